@@ -1,0 +1,1 @@
+"""penchant: the Python SDK."""

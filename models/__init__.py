@@ -1,0 +1,1 @@
+"""Mathematics of personal preference: tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""The HTTP service, its stores and its queue."""
