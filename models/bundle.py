@@ -1,0 +1,207 @@
+"""A bundle: a trained model on disk, as safetensors + manifest. Its content hash is its version.
+
+    bundle/
+      manifest.json      name, encoder, data and licences, metrics, hash of the weights
+      model.safetensors  arrays of the reward model
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from penchant.models.features import KEY_BYTES
+from penchant.models.items import Items
+from penchant.models.likelihood import RatingScale
+from penchant.models.population import Population
+from penchant.models.reward import REFERENCE_KEY, ItemMemory, RewardModel
+from penchant.models.text_prior import LinearTextPrior
+
+FORMAT: Final = 1
+DEFAULT_BUNDLE: Final = Path(__file__).parent / "default_bundle"
+"""The bundle that ships with the package."""
+
+_MANIFEST, _WEIGHTS = "manifest.json", "model.safetensors"
+
+
+class BundleError(RuntimeError):
+    """A bundle is missing, damaged, or not for this version or encoder."""
+
+
+@dataclass(frozen=True)
+class EncoderCard:
+    """The encoder a bundle was fitted with.
+
+    Attributes:
+        name: As for `load_encoder`.
+        identity: `Encoder.identity` at fitting time; serving with another encoder is refused.
+        pooling: `mean` or `last`.
+        max_tokens: Longest sequence.
+        joint: Whether prompt and text are read in one sequence.
+        features: `FeatureExtractor.identity` at fitting time.
+    """
+
+    name: str
+    identity: str
+    pooling: str
+    max_tokens: int
+    joint: bool
+    features: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a person wants to know of a bundle.
+
+    Attributes:
+        name: Short name.
+        encoder: The encoder it needs.
+        data: One entry a data set: name, licence, attribution, sha256, counts.
+        metrics: Measured figures and how they were measured.
+    """
+
+    name: str
+    encoder: EncoderCard
+    data: tuple[dict[str, Any], ...]
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A reward model with its manifest.
+
+    Attributes:
+        reward: The model.
+        manifest: Its description.
+    """
+
+    reward: RewardModel
+    manifest: Manifest = field(repr=False)
+
+    @cached_property
+    def _weights(self) -> bytes:
+        return save_tensors(_arrays(self.reward), metadata={"format": str(FORMAT)})
+
+    @cached_property
+    def version(self) -> str:
+        """`b-` and 16 hex digits of the content: equal weights and encoder, equal version."""
+        digest = hashlib.sha256(self._weights)
+        digest.update(self.manifest.encoder.features.encode())
+        return f"b-{digest.hexdigest()[:16]}"
+
+    def save(self, path: Path) -> None:
+        """Writes the bundle to a folder, the manifest last and each file in one step.
+
+        Raises:
+            BundleError: The folder cannot be written.
+        """
+        manifest = {
+            "format": FORMAT,
+            "version": self.version,
+            "weights_sha256": hashlib.sha256(self._weights).hexdigest(),
+            **asdict(self.manifest),
+        }
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            _write(path / _WEIGHTS, self._weights)
+            _write(path / _MANIFEST, (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+        except OSError as error:
+            raise BundleError(f"cannot write bundle {path}: {error}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> "Bundle":
+        """Reads and checks a bundle.
+
+        Raises:
+            BundleError: It is missing, its hash is wrong, or its format is not this version's.
+        """
+        try:
+            manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+            weights = (path / _WEIGHTS).read_bytes()
+        except (OSError, ValueError) as error:
+            raise BundleError(f"cannot read bundle {path}: {error}") from error
+        try:
+            if manifest["format"] != FORMAT:
+                raise BundleError(f"bundle {path} has format {manifest['format']}, this version reads {FORMAT}")
+            found = hashlib.sha256(weights).hexdigest()
+            if found != manifest["weights_sha256"]:
+                raise BundleError(f"bundle {path}: weights have sha256 {found}, the manifest says otherwise")
+            reward = _reward(load_tensors(weights))
+            described = Manifest(
+                name=manifest["name"],
+                encoder=EncoderCard(**manifest["encoder"]),
+                data=tuple(manifest["data"]),
+                metrics=manifest["metrics"],
+            )
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise BundleError(f"bundle {path} is damaged: {error!r}") from error
+        bundle = cls(reward, described)
+        bundle.__dict__["_weights"] = weights  # the file's own bytes: the version is that of what was read
+        if bundle.version != manifest["version"]:
+            raise BundleError(f"bundle {path}: version is {bundle.version}, the manifest says {manifest['version']}")
+        return bundle
+
+
+def _arrays(reward: RewardModel) -> dict[str, NDArray[Any]]:
+    names = sorted(reward.scales)
+    keys = sorted(reward.memory.rows, key=lambda key: reward.memory.rows[key])
+    return {
+        **reward.text_prior.arrays(),
+        "population.weights": reward.population.weights,
+        "population.means": reward.population.means,
+        "population.precisions": reward.population.precisions,
+        "temperature": np.array([reward.temperature]),
+        "reference": np.concatenate([reward.reference.base, reward.reference.directions[0]]),
+        "scales.names": np.frombuffer("\n".join(names).encode(), np.uint8).copy(),
+        "scales.values": np.array([[s.offset, s.slope, s.noise] for s in map(reward.scales.__getitem__, names)]),
+        "loadings": reward.loadings.astype(np.float32),
+        "memory.keys": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), KEY_BYTES).copy(),
+        "memory.means": reward.memory.means.astype(np.float32),
+        "memory.variances": reward.memory.variances.astype(np.float32),
+    }
+
+
+def _reward(arrays: Mapping[str, NDArray[Any]]) -> RewardModel:
+    population = Population(
+        arrays["population.weights"], arrays["population.means"], arrays["population.precisions"]
+    )
+    reference, directions = arrays["reference"], population.q - 1
+    names = arrays["scales.names"].tobytes().decode().split("\n")
+    return RewardModel(
+        text_prior=LinearTextPrior.from_arrays(arrays),
+        population=population,
+        temperature=float(arrays["temperature"][0]),
+        reference=Items(
+            reference[:1], np.zeros(1), reference[None, 1:], np.zeros((1, directions)), (REFERENCE_KEY,)
+        ),
+        scales={
+            name: RatingScale(*map(float, row))
+            for name, row in zip(names, arrays["scales.values"], strict=True)
+        },
+        loadings=arrays["loadings"].astype(np.float64),
+        memory=ItemMemory(
+            {row.tobytes(): i for i, row in enumerate(arrays["memory.keys"])},
+            arrays["memory.means"].astype(np.float64),
+            arrays["memory.variances"].astype(np.float64),
+        ),
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes beside, then renames: a reader never sees half a file."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,45 @@
+"""`Items`: n candidate texts as the user model sees them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Items:
+    """n texts, described by a `RewardModel`: u(x) = t + b_x + z·v_x, each part with its residual variance.
+
+    Attributes:
+        base: `[n]` base utility b: shared taste.
+        base_variance: `[n]` variance of b that the text does not explain.
+        directions: `[n, k]` v: where the text stands on what people differ in.
+        direction_variance: `[n, k]` variance of v that the text does not explain.
+        keys: n content keys: equal keys are the same text, whose residuals cancel in a comparison.
+    """
+
+    base: NDArray[np.float64]
+    base_variance: NDArray[np.float64]
+    directions: NDArray[np.float64]
+    direction_variance: NDArray[np.float64]
+    keys: tuple[bytes, ...]
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, index: int | Sequence[int]) -> "Items":
+        rows = [index] if isinstance(index, int) else list(index)
+        return Items(
+            self.base[rows],
+            self.base_variance[rows],
+            self.directions[rows],
+            self.direction_variance[rows],
+            tuple(self.keys[i] for i in rows),
+        )
+
+    @cached_property
+    def features(self) -> NDArray[np.float64]:
+        """φ = [1; v], `[n, q]`: what multiplies the user's y = [t; z]."""
+        return np.concatenate([np.ones((len(self), 1)), self.directions], axis=1)

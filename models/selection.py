@@ -1,0 +1,119 @@
+"""From posterior to decision: who beats whom, what is good enough, and in which order.
+
+All probabilities integrate over the user's posterior, the archetypes and the items' residuals, and use the bundle's
+temperature, which was chosen on held-out users.
+"""
+
+from functools import cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+from scipy.stats import norm, qmc
+
+from penchant.models.items import Items
+from penchant.models.posterior import UserPosterior
+from penchant.models.reward import RewardModel
+
+Vector = NDArray[np.float64]
+
+DRAWS: Final = 512
+"""Quasi-random draws for more than two candidates: probabilities repeat to about 0.005."""
+
+
+class NonFiniteScoreError(ArithmeticError):
+    """A score is NaN or infinite; ordering by it would be meaningless."""
+
+
+def order(scores: Vector) -> NDArray[np.int64]:
+    """Indices `[n]` by descending score, ties by index.
+
+    Raises:
+        NonFiniteScoreError: A score is NaN or infinite.
+    """
+    if not np.isfinite(scores).all():
+        raise NonFiniteScoreError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite")
+    return np.argsort(-scores, kind="stable")
+
+
+def relevance(reward: RewardModel, posterior: UserPosterior, items: Items) -> Vector:
+    """P(this user prefers the item to the population's reference answer), `[n]`. Cost: O(n K q²)."""
+    return preference_probability(reward, posterior, items, reward.reference)
+
+
+def preference_probability(reward: RewardModel, posterior: UserPosterior, a: Items, b: Items) -> Vector:
+    """P(a ≻ b) = Σ_c w_c σ(T mean_c / √(1 + πT²v_c/8)) (MacKay 1992), row by row.
+
+    Args:
+        reward: Gives the temperature T.
+        posterior: The user.
+        a: n items.
+        b: n items, or one for all.
+
+    Returns:
+        `[n]`; exactly ½ where both are the same text.
+    """
+    beliefs = posterior.beliefs
+    difference = a.features - b.features
+    means = (a.base - b.base) + beliefs.means @ difference.T
+    user = np.einsum("ni,cij,nj->cn", difference, beliefs.covariances, difference, optimize=True)
+    residual = posterior.residual_by_archetype(a) + posterior.residual_by_archetype(b)
+    same = np.array([key == other for key, other in zip(a.keys, b.keys * (len(a) // len(b)), strict=True)])
+    found = _smoothed(reward.temperature, beliefs.weights, means, user + residual)
+    found[same] = 0.5
+    return found
+
+
+def probability_acceptable(reward: RewardModel, posterior: UserPosterior, items: Items) -> Vector:
+    """P(this user would vote +1), `[n]`: the utility against the user's own threshold."""
+    means, variances = posterior.utility_by_archetype(items)
+    return _smoothed(reward.temperature, posterior.beliefs.weights, means, variances)
+
+
+def probability_best(reward: RewardModel, posterior: UserPosterior, items: Items) -> Vector:
+    """P(the user, asked to choose among these, chooses the item), `[n]`, sum 1.
+
+    For two items this is P(a ≻ b) of `preference_probability`; for more the Plackett–Luce choice E[softmax(T u)],
+    integrated over archetypes, user and residuals with scrambled Sobol draws of a fixed seed, so that equal requests
+    get equal answers. Cost: O(K · draws · n q).
+    """
+    n = len(items)
+    if n == 1:
+        return np.ones(1)
+    if n == 2:
+        first = float(preference_probability(reward, posterior, items[0], items[1])[0])
+        return np.array([first, 1 - first])
+    beliefs, features = posterior.beliefs, items.features
+    unique, inverse = np.unique(np.array([k.hex() for k in items.keys]), return_inverse=True)
+    residual = np.sqrt(posterior.residual_by_archetype(items))
+    q = features.shape[1]
+    user_draws, residual_draws = _normal_draws(q), _residual_draws(len(unique))[:, inverse]
+    total = np.zeros(n)
+    for c, weight in enumerate(beliefs.weights):
+        users = beliefs.means[c] + user_draws @ np.linalg.cholesky(beliefs.covariances[c]).T
+        utilities = items.base + users @ features.T + residual_draws * residual[c]
+        scaled = reward.temperature * utilities
+        chances = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        total += weight * (chances / chances.sum(axis=1, keepdims=True)).mean(axis=0)
+    return total / total.sum()
+
+
+def _smoothed(temperature: float, weights: Vector, means: Vector, variances: Vector) -> Vector:
+    """Σ_c w_c σ(T mean_c / √(1 + πT²v_c/8)), `[n]` from `[K, n]`."""
+    scaled = temperature * means / np.sqrt(1 + (np.pi / 8) * temperature**2 * variances)
+    probability: Vector = weights @ expit(scaled)
+    return probability
+
+
+@cache
+def _normal_draws(q: int) -> Vector:
+    """`[DRAWS, q]` standard normal, scrambled Sobol."""
+    uniform = qmc.Sobol(q, rng=np.random.default_rng(0)).random(DRAWS)
+    draws: Vector = norm.ppf(np.clip(uniform, 1e-9, 1 - 1e-9))
+    return draws
+
+
+def _residual_draws(n: int) -> Vector:
+    """`[DRAWS, n]` standard normal and independent of the users' draws."""
+    return np.random.default_rng(1).standard_normal((DRAWS, n))
