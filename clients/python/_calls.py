@@ -1,0 +1,191 @@
+"""Each endpoint as a value: what to send and how to read the answer, the same for both clients.
+
+A function here is named for the method that uses it and does no input or output, so that `Client` and
+`AsyncClient` differ in the word ``await`` alone.
+"""
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+from urllib.parse import quote
+
+from penchant import _responses as responses
+
+__all__ = [
+    "Call",
+    "Document",
+    "Strategy",
+    "best_of_n",
+    "delete_user",
+    "feedback",
+    "feedback_event",
+    "get_user",
+    "models",
+    "preference",
+    "rating",
+    "ready",
+    "rerank",
+    "score",
+    "vote",
+]
+
+T = TypeVar("T")
+
+Document = str | Mapping[str, Any]
+"""A text, or a mapping with ``text``."""
+
+Strategy = Literal["mean", "lower_bound", "thompson"]
+"""How best-of-n treats uncertainty. A server may serve fewer; it says so with 422."""
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request and how to read its answer.
+
+    Attributes:
+        method: HTTP method.
+        path: Raw path, percent-encoded already.
+        read: Status and decoded JSON (None for an empty body) to the value that the method returns.
+        json: Body.
+        params: Query.
+        idempotency_key: Sent with the first try and each retry.
+        expected: Statuses besides 2xx that are answers rather than errors.
+    """
+
+    method: str
+    path: str
+    read: Callable[[int, object], T]
+    json: Mapping[str, Any] | None = None
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    idempotency_key: str | None = None
+    expected: frozenset[int] = frozenset()
+
+
+def score(
+    *, queries: str | Sequence[str], documents: str | Sequence[str], user: str | None, model: str | None
+) -> Call[responses.Scores]:
+    body = {"queries": queries, "documents": documents, "user": user, "model": model}
+    return Call("POST", "/v1/score", _to(responses.Scores), _given(body))
+
+
+def rerank(
+    *,
+    query: str,
+    documents: Sequence[Document],
+    user: str | None,
+    top_n: int | None,
+    return_documents: bool | None,
+    max_tokens_per_doc: int | None,
+    model: str | None,
+) -> Call[responses.Ranking]:
+    body = {
+        "query": query,
+        "documents": list(documents),
+        "user": user,
+        "top_n": top_n,
+        "return_documents": return_documents,
+        "max_tokens_per_doc": max_tokens_per_doc,
+        "model": model,
+    }
+    return Call("POST", "/v1/rerank", _to(responses.Ranking), _given(body))
+
+
+def best_of_n(
+    *,
+    candidates: Sequence[str],
+    prompt: str | None,
+    user: str | None,
+    strategy: Strategy | None,
+    accept_threshold: float | None,
+    n_return: int | None,
+) -> Call[responses.BestOfN]:
+    body = {
+        "candidates": list(candidates),
+        "prompt": prompt,
+        "user": user,
+        "strategy": strategy,
+        "accept_threshold": accept_threshold,
+        "n_return": n_return,
+    }
+    return Call("POST", "/v1/best-of-n", _to(responses.BestOfN), _given(body))
+
+
+def feedback(
+    events: Sequence[Mapping[str, Any]], user: str | None, idempotency_key: str | None
+) -> Call[responses.FeedbackReceipt]:
+    key = _key(idempotency_key)
+    body = [{"event_id": f"{key}-{index}", **_for_user(user), **event} for index, event in enumerate(events)]
+    return _send_feedback({"events": body}, key)
+
+
+def feedback_event(
+    event: Mapping[str, Any], user: str | None, idempotency_key: str | None
+) -> Call[responses.FeedbackReceipt]:
+    """One bare event, so that a bad one is an error rather than an entry in ``rejected``."""
+    key = _key(idempotency_key)
+    return _send_feedback({"event_id": key, **_for_user(user), **_given(event)}, key)
+
+
+def preference(**fields: str | float | None) -> dict[str, Any]:
+    return {"type": "preference", **fields}
+
+
+def vote(**fields: str | float | None) -> dict[str, Any]:
+    return {"type": "vote", **fields}
+
+
+def rating(*, scale: tuple[float, float], **fields: str | float | None) -> dict[str, Any]:
+    return {"type": "rating", "scale": list(scale), **fields}
+
+
+def get_user(user: str) -> Call[responses.User]:
+    return Call("GET", _user_path(user), _to(responses.User))
+
+
+def delete_user(user: str) -> Call[None]:
+    return Call("DELETE", _user_path(user), lambda _status, _body: None)
+
+
+def models(cursor: str | None = None) -> Call[responses.Listing[responses.ModelCard]]:
+    params = {"cursor": cursor} if cursor else {}
+    return Call("GET", "/v1/models", _to(responses.Listing[responses.ModelCard]), params=params)
+
+
+def ready() -> Call[responses.Readiness]:
+    def read(status: int, body: object) -> responses.Readiness:
+        checks = body if isinstance(body, dict) else {}
+        return responses.Readiness.model_validate({**checks, "ready": status == 200})
+
+    return Call("GET", "/readyz", read, expected=frozenset({503}))
+
+
+def _to(model: type[responses.ResponseT]) -> Callable[[int, object], responses.ResponseT]:
+    return lambda _status, body: model.model_validate(body)
+
+
+def _send_feedback(body: Mapping[str, Any], key: str) -> Call[responses.FeedbackReceipt]:
+    return Call("POST", "/v1/feedback", _to(responses.FeedbackReceipt), body, idempotency_key=key)
+
+
+def _key(given: str | None) -> str:
+    """The call's idempotency key. Event ids follow from it, so that no retry can count an event twice."""
+    return given or f"call_{uuid.uuid4().hex}"
+
+
+def _for_user(user: str | None) -> dict[str, str]:
+    return {} if user is None else {"user": user}
+
+
+def _given(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _user_path(user: str) -> str:
+    """The user's raw path, with every reserved character encoded (``/`` is ``%2F``, ``%`` is ``%25``)."""
+    if not user:
+        raise ValueError("user is empty: a user id has 1 to 128 characters")
+    encoded = quote(user, safe="")
+    if set(encoded) == {"."}:  # quote leaves dots alone, and a path of dots means another path
+        encoded = encoded.replace(".", "%2E")
+    return f"/v1/users/{encoded}"

@@ -1,0 +1,205 @@
+"""What the server answers. Every model keeps fields it does not know, so that a newer server is no error."""
+
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "BestOfN",
+    "Candidate",
+    "FeedbackReceipt",
+    "Listing",
+    "ModelCard",
+    "Personalization",
+    "RankedDocument",
+    "Ranking",
+    "RankingMeta",
+    "Readiness",
+    "RejectedEvent",
+    "ResponseT",
+    "Score",
+    "Scores",
+    "TouchedUser",
+    "Usage",
+    "User",
+]
+
+
+class Response(BaseModel):
+    """Base of all: immutable, unknown fields kept as attributes."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+
+ResponseT = TypeVar("ResponseT", bound=Response)
+
+
+class Usage(Response):
+    """Tokens that the request cost."""
+
+    prompt_tokens: int = 0
+    total_tokens: int = 0
+
+
+class Personalization(Response):
+    """Who a ranking was for, and from how much feedback.
+
+    Attributes:
+        user: The user whose taste ranked, or None where the population did.
+        state: ``population`` where nothing of the user's own was known, else the server's word for it.
+        feedback_events: Events behind the user's state.
+        posterior_version: Grows with each event learned; join key for logs.
+    """
+
+    user: str | None = None
+    state: str = "population"
+    feedback_events: int = 0
+    posterior_version: int | str | None = None
+
+
+class Document(Response):
+    """A document sent back, where ``return_documents`` asked for it."""
+
+    text: str
+
+
+class RankedDocument(Response):
+    """One document of a ranking.
+
+    Attributes:
+        index: Its place in the request's ``documents``.
+        relevance_score: P(this user prefers it to the population's median answer), in [0, 1].
+        score_std: Standard deviation of its utility, where the server tells it.
+        document: The text, where ``return_documents`` asked for it.
+    """
+
+    index: int
+    relevance_score: float
+    score_std: float | None = None
+    document: Document | None = None
+
+
+class RankingMeta(Response):
+    """Beside the results: whose taste, and what was cut."""
+
+    personalization: Personalization = Field(default_factory=Personalization)
+    warnings: list[Any] = Field(default_factory=list)
+
+
+class Ranking(Response):
+    """Documents, best first. ``id`` joins later feedback to what was shown."""
+
+    id: str
+    model: str | None = None
+    results: list[RankedDocument]
+    meta: RankingMeta = Field(default_factory=RankingMeta)
+    usage: Usage = Field(default_factory=Usage)
+
+    @property
+    def order(self) -> list[int]:
+        """Indices of the request's documents, best first."""
+        return [result.index for result in self.results]
+
+
+class Score(Response):
+    """One text's utility for the user: raw (unbounded), with its standard deviation."""
+
+    index: int
+    score: float
+    std: float | None = None
+    probability: float | None = None
+
+
+class Scores(Response):
+    """Scores in the order of the request."""
+
+    id: str
+    model: str | None = None
+    data: list[Score]
+    usage: Usage = Field(default_factory=Usage)
+
+
+class Candidate(Response):
+    """One candidate of best-of-n.
+
+    Attributes:
+        index: Its place in the request's ``candidates``.
+        score: Mean utility.
+        probability_best: P(it has the highest utility of all candidates).
+        probability_acceptable: P(the user would vote +1).
+    """
+
+    index: int
+    score: float
+    probability_best: float
+    probability_acceptable: float
+
+
+class BestOfN(Response):
+    """The candidate to show. ``best`` is None, and ``accepted`` False, where none reached the threshold."""
+
+    id: str
+    best: Candidate | None = None
+    accepted: bool
+    results: list[Candidate]
+
+
+class RejectedEvent(Response):
+    """An event of a batch that was not taken: ``problem`` says why, ``index`` which."""
+
+    index: int
+    problem: Any
+
+
+class TouchedUser(Response):
+    """A user whose state an event changed."""
+
+    user: str
+    posterior_version: int | str | None = None
+    feedback_events: int = 0
+
+
+class FeedbackReceipt(Response):
+    """What became of the events. What is accepted is on disk, and the user's next ranking reflects it."""
+
+    accepted: int
+    duplicates: int = 0
+    rejected: list[RejectedEvent] = Field(default_factory=list)
+    users: list[TouchedUser] = Field(default_factory=list)
+
+
+class User(Response):
+    """What is known of a user. Which fields there are beyond these depends on the server's version."""
+
+    user: str
+    feedback_events: int = 0
+    state: Any = None
+
+
+class Listing(Response, Generic[ResponseT]):
+    """``{data, has_more?, next_cursor?}``; a list without the last two is whole."""
+
+    data: tuple[ResponseT, ...]
+    has_more: bool = False
+    next_cursor: str | None = None
+
+    @property
+    def cursor(self) -> str | None:
+        """What the next page is asked for with; None at the end."""
+        return self.next_cursor if self.has_more else None
+
+
+class ModelCard(Response):
+    """A model that rankings may name, with its limits."""
+
+    id: str
+
+
+class Readiness(Response):
+    """Whether the server can answer; true in a condition exactly if it can. ``checks`` says what it lacks."""
+
+    ready: bool
+    checks: Any = None
+
+    def __bool__(self) -> bool:
+        return self.ready
