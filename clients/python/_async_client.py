@@ -193,7 +193,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
     async def close(self) -> None:
         """As `Client.close`."""
         if self._owned:
-            self._transport.http.aclose()
+            await self._transport.http.aclose()
 
     async def __aenter__(self) -> Self:
         return self

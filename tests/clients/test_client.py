@@ -1,0 +1,409 @@
+"""Each method against the wire: what is asked, how the answer is read, which error comes out."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+import penchant
+from penchant import AsyncClient, Client, errors
+from penchant._constants import DEFAULT_BASE_URL
+
+RANKING = {
+    "id": "rank_1",
+    "model": "penchant",
+    "results": [{"index": 1, "relevance_score": 0.75}, {"index": 0, "relevance_score": 0.25}],
+    "meta": {
+        "api_version": {"version": "2"},
+        "warnings": [],
+        "personalization": {"user": "ana", "state": "personal", "feedback_events": 3, "posterior_version": 3},
+    },
+    "usage": {"prompt_tokens": 9, "total_tokens": 9},
+}
+RECEIPT = {
+    "accepted": 1,
+    "duplicates": 0,
+    "rejected": [],
+    "users": [{"user": "ana", "posterior_version": 1, "feedback_events": 1}],
+}
+USER = {"user": "ana", "feedback_events": 1, "state": "personal"}
+
+
+def test_rerank(call: Any, wire: Any) -> None:
+    wire.answers(RANKING)
+    ranking = call(lambda c: c.rerank(query="Tea?", documents=["Yes.", {"text": "No."}], user="ana", top_n=2))
+    asked = wire.asked[0]
+    assert (asked.method, asked.path) == ("POST", "/v1/rerank")
+    assert asked.body == {"query": "Tea?", "documents": ["Yes.", {"text": "No."}], "user": "ana", "top_n": 2}
+    assert ranking.order == [1, 0]
+    assert ranking.results[0].relevance_score == 0.75
+    assert ranking.results[0].document is None
+    assert ranking.meta.personalization.feedback_events == 3
+    assert ranking.usage.total_tokens == 9
+
+
+def test_score(call: Any, wire: Any) -> None:
+    data = [{"index": 0, "object": "score", "score": -1.5, "std": 0.5, "probability": 0.25}]
+    wire.answers(
+        {"id": "score_1", "object": "list", "created": 1, "model": "penchant", "data": data, "usage": {}}
+    )
+    scores = call(lambda c: c.score(queries="Tea?", documents=["Yes."]))
+    assert wire.asked[0].path == "/v1/score"
+    assert wire.asked[0].body == {"queries": "Tea?", "documents": ["Yes."]}
+    assert (scores.data[0].score, scores.data[0].std, scores.data[0].probability) == (-1.5, 0.5, 0.25)
+
+
+def test_best_of_n(call: Any, wire: Any) -> None:
+    best = {"index": 1, "score": 0.5, "probability_best": 0.7, "probability_acceptable": 0.6}
+    wire.answers({"id": "best_1", "best": best, "accepted": True, "results": [best]})
+    answer = call(
+        lambda c: c.best_of_n(
+            candidates=["a", "b"],
+            prompt="Tea?",
+            user="ana",
+            strategy="mean",
+            accept_threshold=0.5,
+            n_return=1,
+        )
+    )
+    assert wire.asked[0].path == "/v1/best-of-n"
+    assert wire.asked[0].body == {
+        "candidates": ["a", "b"],
+        "prompt": "Tea?",
+        "user": "ana",
+        "strategy": "mean",
+        "accept_threshold": 0.5,
+        "n_return": 1,
+    }
+    assert answer.best.index == 1
+    assert answer.best.probability_best == 0.7
+
+
+def test_best_of_n_may_find_none(call: Any, wire: Any) -> None:
+    wire.answers({"id": "best_1", "best": None, "accepted": False, "results": []})
+    answer = call(lambda c: c.best_of_n(candidates=["a"]))
+    assert answer.best is None
+    assert not answer.accepted
+
+
+def test_feedback_gives_each_event_an_id_and_a_user(call: Any, wire: Any) -> None:
+    rejected = [{"index": 1, "problem": {"code": "rank_not_found"}}]
+    wire.answers({**RECEIPT, "rejected": rejected})
+    events = [
+        {"type": "vote", "text": "Yes.", "value": 1},
+        {"type": "vote", "text": "No.", "value": -1, "event_id": "mine", "user": "bo"},
+    ]
+    receipt = call(lambda c: c.feedback(events=events, user="ana", idempotency_key="k1"))
+    assert wire.asked[0].headers["idempotency-key"] == "k1"
+    assert wire.asked[0].body["events"] == [
+        {"event_id": "k1-0", "user": "ana", "type": "vote", "text": "Yes.", "value": 1},
+        {"event_id": "mine", "user": "bo", "type": "vote", "text": "No.", "value": -1},
+    ]
+    assert receipt.rejected[0].index == 1
+    assert receipt.users[0].posterior_version == 1
+
+
+def test_prefer(call: Any, wire: Any) -> None:
+    wire.answers(RECEIPT)
+    call(lambda c: c.prefer(chosen="Yes.", rejected="No.", prompt="Tea?", user="ana", idempotency_key="k"))
+    assert wire.asked[0].body == {
+        "event_id": "k",
+        "user": "ana",
+        "type": "preference",
+        "chosen": "Yes.",
+        "rejected": "No.",
+        "prompt": "Tea?",
+    }
+
+
+def test_vote(call: Any, wire: Any) -> None:
+    wire.answers(RECEIPT)
+    call(lambda c: c.vote(value=-1, rank_id="rank_1", index=0, user="ana", weight=0.5, idempotency_key="k"))
+    assert wire.asked[0].body == {
+        "event_id": "k",
+        "user": "ana",
+        "type": "vote",
+        "value": -1,
+        "rank_id": "rank_1",
+        "index": 0,
+        "weight": 0.5,
+    }
+
+
+def test_rate(call: Any, wire: Any) -> None:
+    wire.answers(RECEIPT)
+    call(
+        lambda c: c.rate(value=4, scale=(1, 5), text="Yes.", user="ana", source="stars", idempotency_key="k")
+    )
+    assert wire.asked[0].body == {
+        "event_id": "k",
+        "user": "ana",
+        "type": "rating",
+        "value": 4,
+        "scale": [1, 5],
+        "text": "Yes.",
+        "source": "stars",
+    }
+
+
+@pytest.mark.parametrize(
+    ("user", "path"),
+    [
+        ("ana", "ana"),
+        ("a/b", "a%2Fb"),
+        ("100%", "100%25"),
+        ("a%2Fb", "a%252Fb"),
+        ("zoë", "zo%C3%AB"),
+        ("花 子", "%E8%8A%B1%20%E5%AD%90"),
+        ("who?#x&y=z", "who%3F%23x%26y%3Dz"),
+        ("..", "%2E%2E"),
+        (".", "%2E"),
+        ("../ana", "..%2Fana"),
+        ("a+b@c:d", "a%2Bb%40c%3Ad"),
+    ],
+)
+def test_user_ids_are_one_path_segment(call: Any, wire: Any, user: str, path: str) -> None:
+    wire.answers({**USER, "user": user})
+    assert call(lambda c: c.users.get(user=user)).user == user
+    wire.script[:] = [(204, {}, None)]
+    assert call(lambda c: c.users.delete(user=user)) is None
+    assert [(a.method, a.path) for a in wire.asked] == [
+        ("GET", f"/v1/users/{path}"),
+        ("DELETE", f"/v1/users/{path}"),
+    ]
+
+
+@pytest.mark.parametrize("use", [lambda c: c.users.delete(), lambda c: c.users.get(user="")])
+def test_a_user_call_needs_a_user(call: Any, wire: Any, use: Any) -> None:
+    with pytest.raises(ValueError, match="user"):
+        call(use)
+    assert wire.asked == []
+
+
+def test_for_user_names_the_user_of_every_call(call: Any, wire: Any) -> None:
+    wire.answers(RANKING).answers(RECEIPT).answers(USER)
+    call(lambda c: c.for_user("ana").rerank(query="q", documents=["d"]))
+    call(lambda c: c.for_user("ana").vote(value=1, text="Yes."))
+    call(lambda c: c.for_user("ana").users.get())
+    call(lambda c: c.for_user("ana").users.get(user="bo"))
+    assert wire.asked[0].body["user"] == "ana"
+    assert wire.asked[1].body["user"] == "ana"
+    assert [a.path for a in wire.asked[2:]] == ["/v1/users/ana", "/v1/users/bo"]
+
+
+def test_fields_of_a_newer_server_are_kept(call: Any, wire: Any) -> None:
+    wire.answers({**USER, "archetype_weights": [0.5, 0.5]})
+    assert call(lambda c: c.users.get(user="ana")).archetype_weights == [0.5, 0.5]
+
+
+def test_models_go_on_to_the_next_page(wire: Any) -> None:
+    pages = [
+        {"object": "list", "data": [{"id": "a", "max_tokens": 256}], "has_more": True, "next_cursor": "c/1"},
+        {"object": "list", "data": [{"id": "b"}], "has_more": True, "next_cursor": "c2"},
+        {"object": "list", "data": [{"id": "c"}], "has_more": False, "next_cursor": None},
+    ]
+
+    async def awaited() -> list[str]:
+        async with AsyncClient(base_url=wire.url) as client:
+            return [model.id async for model in await client.models()]
+
+    wire.script = [(200, {}, page) for page in pages]
+    with Client(base_url=wire.url) as client:
+        assert [model.id for model in client.models()] == ["a", "b", "c"]
+    wire.script = [(200, {}, page) for page in pages]
+    assert asyncio.run(awaited()) == ["a", "b", "c"]
+    paths = ["/v1/models", "/v1/models?cursor=c%2F1", "/v1/models?cursor=c2"]
+    assert [a.path for a in wire.asked] == paths * 2
+
+
+def test_ready(call: Any, wire: Any) -> None:
+    wire.answers({"checks": {"encoder": "ok"}})
+    ready = call(lambda c: c.ready())
+    assert ready
+    assert ready.checks == {"encoder": "ok"}
+
+
+def test_not_ready_is_an_answer(call: Any, wire: Any) -> None:
+    wire.answers({"checks": {"encoder": "loading"}}, status=503)
+    ready = call(lambda c: c.ready())
+    assert not ready
+    assert ready.checks == {"encoder": "loading"}
+    assert len(wire.asked) == 1
+
+
+PROBLEM = {
+    "type": "about:blank",
+    "title": "Bad",
+    "detail": "documents is empty",
+    "code": "invalid_request",
+    "errors": [{"pointer": "/documents", "detail": "at least one"}],
+    "request_id": "req_9",
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (302, errors.APIStatusError),
+        (400, errors.BadRequestError),
+        (401, errors.AuthenticationError),
+        (403, errors.PermissionDeniedError),
+        (404, errors.NotFoundError),
+        (409, errors.ConflictError),
+        (413, errors.PayloadTooLargeError),
+        (418, errors.APIStatusError),
+        (422, errors.UnprocessableEntityError),
+        (429, errors.RateLimitError),
+        (503, errors.InternalServerError),
+    ],
+)
+def test_a_problem_becomes_its_error(
+    call: Any, wire: Any, status: int, error: type[errors.APIStatusError]
+) -> None:
+    wire.answers(PROBLEM, status=status, Retry_After="61")
+    with pytest.raises(error) as caught:
+        call(lambda c: c.rerank(query="q", documents=[]))
+    assert type(caught.value) is error
+    assert (caught.value.status, caught.value.code, caught.value.request_id) == (
+        status,
+        "invalid_request",
+        "req_9",
+    )
+    assert caught.value.errors[0]["pointer"] == "/documents"
+    assert caught.value.retry_after_s == 61.0
+    assert str(caught.value) == (
+        f"{status} invalid_request: documents is empty; /documents: at least one [request req_9]"
+    )
+    assert len(wire.asked) == 1
+
+
+def test_an_answer_of_a_proxy_is_an_error_too(call: Any, wire: Any) -> None:
+    wire.answers(b"<h1>Bad gateway</h1>", status=502, X_Request_Id="edge-1")
+    with pytest.raises(errors.InternalServerError, match="502 error: Bad Gateway") as caught:
+        call(lambda c: c.models(), max_retries=0)
+    assert caught.value.code is None
+    assert caught.value.request_id == "edge-1"
+    assert caught.value.body == "<h1>Bad gateway</h1>"
+
+
+@pytest.mark.parametrize("body", [b"<h1>Hello</h1>", b"", b"[]", b'{"id": "rank_1"}'])
+def test_a_success_of_another_shape_is_an_error(call: Any, wire: Any, body: bytes) -> None:
+    wire.answers(body)
+    with pytest.raises(errors.APIResponseValidationError, match="POST /v1/rerank"):
+        call(lambda c: c.rerank(query="q", documents=["d"]))
+
+
+def test_an_unknown_shape_does_not_put_texts_into_the_error(call: Any, wire: Any) -> None:
+    wire.answers({"id": "rank_1", "results": [{"index": 0, "document": {"text": "my secret diary"}}]})
+    with pytest.raises(errors.APIResponseValidationError, match=r"results\.0\.relevance_score") as caught:
+        call(lambda c: c.rerank(query="q", documents=["my secret diary"]))
+    assert "diary" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_retries_over_a_real_connection(call: Any, wire: Any) -> None:
+    wire.answers(status=429, Retry_After="0").answers(status=503, Retry_After="0").answers(RECEIPT)
+    assert call(lambda c: c.vote(value=1, text="Yes.", user="ana")).accepted == 1
+    assert len(wire.asked) == 3
+    assert len({a.headers["idempotency-key"] for a in wire.asked}) == 1
+    assert len({a.body["event_id"] for a in wire.asked}) == 1
+
+
+def test_a_connection_that_closes_is_no_answer(call: Any, wire: Any) -> None:
+    wire.answers(status=0)
+    with pytest.raises(errors.APIConnectionError):
+        call(lambda c: c.models(), max_retries=0)
+
+
+def test_nan_never_leaves(call: Any, wire: Any) -> None:
+    with pytest.raises(ValueError, match="Out of range"):
+        call(lambda c: c.rate(value=float("nan"), scale=(0, 1), text="t", user="u"))
+    assert wire.asked == []
+
+
+def test_the_key_is_sent_and_never_shown(call: Any, wire: Any) -> None:
+    wire.answers(PROBLEM, status=401)
+    shown = []
+
+    def use(client: Any) -> Any:
+        shown.append(repr(client) + repr(client.for_user("ana@example.org")) + repr(vars(client)))
+        return client.models()
+
+    with pytest.raises(errors.AuthenticationError) as caught:
+        call(use, api_key="sk-secret")
+    assert wire.asked[0].headers["authorization"] == "Bearer sk-secret"
+    assert "sk-secret" not in shown[0] + repr(caught.value) + str(caught.value)
+    assert "Client" in shown[0]
+
+
+def test_a_password_in_the_address_is_not_shown() -> None:
+    with Client(base_url="http://me:hunter2@127.0.0.1:1") as client:
+        assert "hunter2" not in repr(client)
+
+
+def test_the_environment_is_read_at_construction(monkeypatch: pytest.MonkeyPatch, wire: Any) -> None:
+    monkeypatch.setenv("PENCHANT_BASE_URL", wire.url + "/")
+    monkeypatch.setenv("PENCHANT_API_KEY", "sk-env")
+    wire.answers({"data": []})
+    with Client() as client:
+        monkeypatch.setenv("PENCHANT_BASE_URL", "http://127.0.0.1:1")
+        assert list(client.models()) == []
+    assert wire.asked[0].path == "/v1/models"
+    assert wire.asked[0].headers["authorization"] == "Bearer sk-env"
+
+
+def test_the_default_is_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PENCHANT_BASE_URL", raising=False)
+    with Client() as client:
+        assert DEFAULT_BASE_URL == "http://127.0.0.1:8642"
+        assert DEFAULT_BASE_URL in repr(client)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"api_key": "sk-sécret"},
+        {"api_key": "sk-secret\n"},
+        {"api_key": "sk secret"},
+        {"base_url": "localhost:8642"},
+        {"base_url": "ftp://server"},
+        {"base_url": "http://"},
+        {"base_url": "http://server:port"},
+    ],
+)
+def test_a_wrong_setup_is_refused_at_once(options: dict[str, str]) -> None:
+    with pytest.raises(penchant.PenchantError) as caught:
+        Client(**options)
+    assert "cret" not in str(caught.value)
+
+
+def test_an_injected_client_is_used_and_left_open(wire: Any) -> None:
+    wire.answers({"data": []})
+    with httpx.Client(headers={"X-Mine": "1"}, timeout=5) as http:
+        with Client(base_url=wire.url, http_client=http) as client:
+            client.models()
+        assert not http.is_closed
+        assert wire.asked[0].headers["x-mine"] == "1"
+
+
+def test_a_made_client_is_closed_and_copies_leave_it_open(wire: Any) -> None:
+    wire.answers({"data": []})
+    client = Client(base_url=wire.url)
+    with client.for_user("ana"), client.with_options(timeout=1):
+        pass
+    assert list(client.models()) == []
+    client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        client.models()
+
+
+def test_with_options_leaves_the_first_client_as_it_was(wire: Any) -> None:
+    wire.answers(status=503, Retry_After="0")
+    with Client(base_url=wire.url, max_retries=1) as client:
+        with pytest.raises(errors.InternalServerError):
+            client.with_options(max_retries=0, timeout=3).models()
+        assert len(wire.asked) == 1
+        with pytest.raises(errors.InternalServerError):
+            client.models()
+        assert len(wire.asked) == 3
