@@ -46,6 +46,7 @@ def wire() -> Iterator[Wire]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # one packet an answer: two would wait for each other
 
         def answer(self) -> None:
             size = int(self.headers.get("content-length", 0))
