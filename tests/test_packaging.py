@@ -1,0 +1,126 @@
+"""The installation: what a wheel holds, what the image runs, and that both follow the checkout."""
+
+import re
+import shutil
+import subprocess
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PACKAGES = PROJECT["tool"]["setuptools"]["package-dir"]
+DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
+INSTRUCTIONS = [line.split(maxsplit=1) for line in DOCKERFILE.splitlines() if line and line[0] not in "# "]
+
+
+def instructions(name: str) -> list[str]:
+    return [rest for instruction, rest in INSTRUCTIONS if instruction == name]
+
+
+def test_every_package_of_the_tree_is_listed() -> None:
+    tops = {"clients/python": "penchant", "models": "penchant.models", "service": "penchant.service"}
+    found = {}
+    for folder, name in tops.items():
+        for init in (ROOT / folder).rglob("__init__.py"):
+            inner = init.parent.relative_to(ROOT / folder)
+            found[".".join((name, *inner.parts))] = init.parent.relative_to(ROOT).as_posix()
+    assert found == PACKAGES
+    assert sorted(found) == sorted(PROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_the_client_contract_names_every_sdk_module() -> None:
+    (contract,) = [
+        c for c in PROJECT["tool"]["importlinter"]["contracts"] if c["name"].startswith("clients/")
+    ]
+    modules = {f"penchant.{path.stem}" for path in (ROOT / "clients/python").glob("*.py")}
+    modules = modules - {"penchant.__init__"} | {"penchant"}
+    assert set(contract["source_modules"]) == modules
+
+
+def test_scripts_can_be_run() -> None:
+    for script in [ROOT / ".ci/run", *(path for path in (ROOT / "scripts").iterdir() if not path.suffix)]:
+        assert script.stat().st_mode & 0o111, script
+        assert script.read_text("utf-8").startswith("#!/"), script
+        if script.read_text("utf-8").startswith("#!/bin/sh"):
+            subprocess.run(["sh", "-n", str(script)], check=True)
+
+
+def test_the_image_installs_as_make_serve_does() -> None:
+    serve = re.search(
+        r"^serve:\n\t@scripts/install \$\(VENV\) (\S+)$", (ROOT / "Makefile").read_text("utf-8"), re.M
+    )
+    assert serve
+    (build,) = [run for run in instructions("RUN") if "install /opt" in run]
+    assert build.split()[-4:] == ["scripts/install", "/opt/penchant", serve[1], "--copy"]
+
+
+def test_the_image_has_stages_a_user_and_a_health_check() -> None:
+    assert len(instructions("FROM")) == 2
+    assert "AS build" in instructions("FROM")[0]
+    assert any(copy.startswith("--from=build /opt/penchant") for copy in instructions("COPY"))
+    (user,) = instructions("USER")
+    assert user not in {"root", "0"}
+    (health,) = instructions("HEALTHCHECK")
+    code = re.search(r'"-c", "([^"]*)"', health)
+    assert code
+    compile(code[1], "HEALTHCHECK", "exec")
+    assert ".ready()" in code[1]
+    assert instructions("ENTRYPOINT") == ['["penchant"]']
+
+
+def test_the_image_is_given_what_it_copies() -> None:
+    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line[:1] == "!"]
+    sources = [
+        source for copy in instructions("COPY") if "--from" not in copy for source in copy.split()[:-1]
+    ]
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        assert any(fnmatch(source, pattern) for pattern in kept), source
+    assert set(PACKAGES.values()) <= {p for p in PACKAGES.values() if any(p.startswith(s) for s in sources)}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the image is built from, by itself: an installation leaves build files where it happens."""
+    tree = tmp_path_factory.mktemp("tree")
+    for name in ["pyproject.toml", "README.md", "clients/python", "models", "service", "scripts/install"]:
+        source, target = ROOT / name, tree / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    return tree
+
+
+@pytest.mark.slow
+def test_the_light_installation_is_the_sdk_and_every_file(tree: Path, tmp_path: Path) -> None:
+    """The image's own path with no extra: all files are there, the SDK works, the server says what it lacks."""
+    wanted = {
+        f"{top}/{path.relative_to(tree / folder).as_posix()}"
+        for folder, top in [("clients/python", "."), ("models", "./models"), ("service", "./service")]
+        for path in (tree / folder).rglob("*")
+        if path.is_file()
+    }
+    venv = tmp_path / "venv"
+    install = ["sh", str(tree / "scripts/install"), str(venv), "", "--copy"]
+    subprocess.run(install, check=True, timeout=300, capture_output=True)
+
+    code = "import penchant as p, importlib.util as u; print(u.find_spec('torch'), p.__file__, p.Client())"
+    imported = subprocess.run([venv / "bin/python", "-c", code], capture_output=True, text=True, check=True)
+    torch, file, client = imported.stdout.split(maxsplit=2)
+    assert torch == "None"
+    assert client.startswith("<Client URL(")
+    package = Path(file).parent
+    held = {f"./{path.relative_to(package).as_posix()}" for path in package.rglob("*") if path.is_file()}
+    assert {name for name in held if "__pycache__" not in name} == {
+        f"./{Path(name).as_posix()}" for name in wanted
+    }
+
+    served = subprocess.run([venv / "bin/penchant", "serve"], capture_output=True, text=True, check=False)
+    assert served.returncode == 2
+    assert "pip install 'penchant[server,cpu]'" in served.stderr
+    assert "Traceback" not in served.stderr
