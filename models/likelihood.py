@@ -130,12 +130,8 @@ def _rating(item: Items, value: float, scale: RatingScale, beliefs: Beliefs) -> 
 
 def _residual(item: Items, beliefs: Beliefs) -> float:
     """r = τ_b² + Σ_d τ_d² E[z_d²]: variance that the item's residuals add to its utility for this user."""
-    second = np.einsum("c,cd->d", beliefs.weights, beliefs.means[:, 1:] ** 2 + _diagonals(beliefs.covariances)[:, 1:])
-    return float(item.base_variance[0] + item.direction_variance[0] @ second)
-
-
-def _diagonals(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.diagonal(matrices, axis1=1, axis2=2)
+    second = beliefs.weights @ beliefs.second_moments
+    return float(item.base_variance[0] + item.direction_variance[0] @ second[1:])
 
 
 def _logistic(
@@ -146,18 +142,23 @@ def _logistic(
     Along φ everything is one-dimensional: before the site ψ ~ N(a_c, V_c) per archetype; after it the precision is
     1/V_c + ω and the linear term a_c/V_c + y/2.
     """
-    centres = base + beliefs.means @ direction
-    spreads = np.einsum("i,cij,j->c", direction, beliefs.covariances, direction) + residual
-    xi = math.sqrt(max(float(beliefs.weights @ (centres**2 + spreads)), 1e-12))
-    omega = _omega(xi)
+    centres = (base + beliefs.means @ direction).tolist()
+    spreads = ((beliefs.covariances @ direction) @ direction + residual).tolist()
+    weights = beliefs.weights.tolist()
+    # Scalars per archetype: plain floats are several times faster here than arrays of length K.
+    parts = list(zip(weights, centres, spreads, strict=True))
+    xi = math.sqrt(max(sum(w * (a * a + v) for w, a, v in parts), 1e-12))
     for _ in range(MAX_ITERATIONS):
-        shrink = 1 / (1 + omega * spreads)
-        means = shrink * (centres + 0.5 * label * spreads)
-        updated = math.sqrt(max(float(beliefs.weights @ (means**2 + shrink * spreads)), 1e-12))
-        done = abs(updated - xi) <= TOLERANCE * max(1.0, xi)
-        xi, omega = updated, _omega(updated)
-        if done:
+        omega = _omega(xi)
+        second = 0.0
+        for w, a, v in parts:
+            shrink = 1 / (1 + omega * v)
+            mean = shrink * (a + 0.5 * label * v)
+            second += w * (mean * mean + shrink * v)
+        previous, xi = xi, math.sqrt(max(second, 1e-12))
+        if abs(xi - previous) <= TOLERANCE * max(1.0, xi):
             break
+    omega = _omega(xi)
     damped = 1 + omega * residual
     return Site(direction, omega / damped, (0.5 * label - omega * base) / damped)
 

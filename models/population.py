@@ -28,6 +28,11 @@ class Beliefs:
     means: Vector
     covariances: Vector
 
+    @cached_property
+    def second_moments(self) -> Vector:
+        """E_c[y²], `[K, q]`: per archetype and coordinate."""
+        return self.means**2 + np.diagonal(self.covariances, axis1=1, axis2=2)
+
 
 @dataclass(frozen=True)
 class Population:
@@ -78,7 +83,7 @@ class Population:
         """
         covariances = np.linalg.inv(self.precisions + precision)
         totals = self._linear + linear
-        means = np.einsum("cij,cj->ci", covariances, totals)
+        means = (covariances @ totals[:, :, None])[:, :, 0]
         if len(self.weights) == 1:
             return Beliefs(self.weights, means, covariances)
         log_weights = self._log_prior_evidence + 0.5 * (

@@ -91,14 +91,12 @@ class UserPosterior:
         """Mean and variance `[K, n]` of every item's utility under each archetype, residuals included."""
         beliefs, features = self.beliefs, items.features
         means = items.base + beliefs.means @ features.T
-        user = np.einsum("ni,cij,nj->cn", features, beliefs.covariances, features, optimize=True)
+        user = ((features @ beliefs.covariances) * features).sum(axis=2)
         return means, user + self.residual_by_archetype(items)
 
     def residual_by_archetype(self, items: Items) -> NDArray[np.float64]:
         """τ_b² + Σ_d τ_d² E_c[z_d²], `[K, n]`: what the items' residuals add to the variance of their utility."""
-        beliefs = self.beliefs
-        spread = np.diagonal(beliefs.covariances, axis1=1, axis2=2)[:, 1:]
-        second = beliefs.means[:, 1:] ** 2 + spread
+        second = self.beliefs.second_moments[:, 1:]
         residual: NDArray[np.float64] = items.base_variance + second @ items.direction_variance.T
         return residual
 

@@ -57,7 +57,7 @@ def preference_probability(reward: RewardModel, posterior: UserPosterior, a: Ite
     beliefs = posterior.beliefs
     difference = a.features - b.features
     means = (a.base - b.base) + beliefs.means @ difference.T
-    user = np.einsum("ni,cij,nj->cn", difference, beliefs.covariances, difference, optimize=True)
+    user = ((difference @ beliefs.covariances) * difference).sum(axis=2)
     residual = posterior.residual_by_archetype(a) + posterior.residual_by_archetype(b)
     same = np.array([key == other for key, other in zip(a.keys, b.keys * (len(a) // len(b)), strict=True)])
     found = _smoothed(reward.temperature, beliefs.weights, means, user + residual)

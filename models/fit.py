@@ -1,0 +1,298 @@
+"""Fitting a reward model to judgements: variational EM over users, items and the text prior."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from penchant.models.attributes import ATTRIBUTE_NAMES
+from penchant.models.dataset import Dataset
+from penchant.models.items import Items
+from penchant.models.likelihood import RatingScale
+from penchant.models.population import Population
+from penchant.models.reward import DEFAULT_SOURCE, REFERENCE_KEY, ItemMemory, RewardModel
+from penchant.models.text_fit import Regression, regress, tune
+from penchant.models.text_prior import LinearTextPrior, Standardiser
+from penchant.models.variational import (
+    RATING_NOISE,
+    Factors,
+    RatingScales,
+    item_messages,
+    user_messages,
+    utilities,
+)
+
+Progress = Callable[[str, int, int], None]
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """No progress is shown."""
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How to fit.
+
+    Attributes:
+        rank: Directions of taste k.
+        rounds: Most rounds of EM after the consensus.
+        tolerance: Stop when no utility of a judged cell moves by more than this share of their spread.
+        loadings: `[p]` names of attributes on which users differ whatever the data say of it.
+        loading_variance: Prior variance of a user's weight on each of them.
+        seed: Of the randomised SVD that the directions start from.
+    """
+
+    rank: int = 4
+    rounds: int = 40
+    tolerance: float = 2e-3
+    loadings: tuple[str, ...] = ()
+    loading_variance: float = 0.25
+    seed: int = 0
+
+
+CONSENSUS_ROUNDS: Final = 4
+FROZEN_ROUNDS: Final = 3
+TUNE_EVERY: Final = 5
+DTYPE: Final = torch.float64
+
+
+class Fit:
+    """State of a fit: beliefs about users and items, the text prior, the rating scales."""
+
+    def __init__(self, data: Dataset, options: FitOptions) -> None:
+        self.data, self.options = data, options
+        self.standardiser = Standardiser.of(data.vectors)
+        self.x = torch.from_numpy(self.standardiser(data.vectors))
+        dim = self.x.shape[1]
+        n_attributes = len(ATTRIBUTE_NAMES)
+        self.blocks = torch.tensor([0] * (dim - 1 - n_attributes) + [1] * n_attributes + [2])
+        self.loading_matrix = torch.zeros(dim, len(options.loadings), dtype=DTYPE)
+        for column, name in enumerate(options.loadings):
+            self.loading_matrix[dim - 1 - n_attributes + ATTRIBUTE_NAMES.index(name), column] = 1.0
+        k, p = options.rank, len(options.loadings)
+        self.k, self.p = k, p
+        width = 2 + k + p
+        n_items, n_users = len(data.keys), len(data.users)
+        self.items = Factors(
+            torch.zeros(n_items, width, dtype=DTYPE), torch.zeros(n_items, width, width, dtype=DTYPE), [0, *range(2, 2 + k)]
+        )
+        self.items.mean[:, 1] = 1.0
+        self.items.mean[:, 2 + k :] = self.x @ self.loading_matrix
+        self.users = Factors(
+            torch.zeros(n_users, width, dtype=DTYPE),
+            torch.zeros(n_users, width, width, dtype=DTYPE),
+            list(range(1, width)),
+        )
+        self.users.mean[:, 0] = 1.0
+        self.user_cov = torch.eye(width - 1, dtype=DTYPE)  # prior covariance of the free coordinates
+        if p:
+            self.user_cov[1 + k :, 1 + k :] *= options.loading_variance
+        offset = torch.zeros(len(data.sources), dtype=DTYPE)
+        slope = torch.ones(len(data.sources), dtype=DTYPE)
+        for s in range(len(data.sources)):
+            values = data.ratings[data.rating_source == s]
+            offset[s], slope[s] = values.mean(), values.std().clamp_min(1e-3) / (2 * RATING_NOISE) ** 0.5
+        self.scales = RatingScales(offset, slope)
+        m = 1 + k
+        self.hyper = [np.array([np.log(0.3 / dim), np.log(0.3 / dim), np.log(0.3)]) for _ in range(m)]
+        self.regressions: list[Regression | None] = [None] * m
+        self.text_mean = torch.zeros(n_items, m, dtype=DTYPE)
+        self.residual = torch.full((m,), 0.3, dtype=DTYPE)
+
+    # ------------------------------------------------------------------ rounds
+
+    def run(self, progress: Progress = silent) -> "Fit":
+        """All rounds."""
+        total = CONSENSUS_ROUNDS + self.options.rounds
+        active, self.k_active = self.k, 0
+        for r in range(CONSENSUS_ROUNDS):
+            self._round(tuned=r == CONSENSUS_ROUNDS - 1, active=1)
+            progress("consensus", r + 1, total)
+        if active:
+            self._start_directions()
+        previous = self._judged_utilities()
+        for r in range(self.options.rounds):
+            tuned = r >= FROZEN_ROUNDS and (r - FROZEN_ROUNDS) % TUNE_EVERY == 0
+            self._round(tuned=tuned, active=1 + self.k)
+            current = self._judged_utilities()
+            change = float((current - previous).std() / current.std().clamp_min(1e-9))
+            previous = current
+            progress("directions", CONSENSUS_ROUNDS + r + 1, total)
+            if change < self.options.tolerance and r > FROZEN_ROUNDS + TUNE_EVERY:
+                break
+        self.change = change if self.options.rounds else 0.0
+        self.rounds_run = r + 1
+        return self
+
+    def _round(self, *, tuned: bool, active: int) -> None:
+        self._update_users()
+        if active > 1:
+            self._whiten()
+        else:
+            self._centre()
+        self._update_population(active)
+        self._update_items(active, tuned=tuned)
+        if len(self.data.rated):
+            mean, variance = utilities(self.users, self.items, self.data.rated)
+            self.scales.update(self.data, mean, variance)
+
+    def _update_users(self) -> None:
+        messages = user_messages(self.data, self.users, self.items, self.scales)
+        prior = torch.linalg.inv(self.user_cov)
+        mean, cov = messages.posterior(prior, torch.zeros(len(prior), dtype=DTYPE))
+        self.users.mean[:, 1:] = mean
+        self.users.cov[:, 1:, 1:] = cov
+
+    def _centre(self) -> None:
+        """Moves the mean of the users into the base utility: E y = 0."""
+        mu = self.users.mean[:, 1:].mean(0)
+        self.items.mean[:, 0] += self.items.mean[:, 1:] @ mu
+        self.text_mean[:, 0] += mu[0]
+        self.users.mean[:, 1:] -= mu
+
+    def _whiten(self) -> None:
+        """Rescales z to unit second moment over users, and v with it: Cov z = I."""
+        self._centre()
+        z = slice(2, 2 + self.k)
+        second = self.users.second[:, z, z].mean(0)
+        root = torch.linalg.cholesky(second + 1e-9 * torch.eye(self.k, dtype=DTYPE))
+        inverse = torch.linalg.inv(root)
+        full_user = torch.eye(self.users.mean.shape[1], dtype=DTYPE)
+        full_item = full_user.clone()
+        full_user[z, z], full_item[z, z] = inverse, root.T
+        for side, change in ((self.users, full_user), (self.items, full_item)):
+            side.mean = side.mean @ change.T
+            side.cov = change @ side.cov @ change.T
+        self.text_mean[:, 1:] = self.text_mean[:, 1:] @ root
+
+    def _update_population(self, active: int) -> None:
+        second = self.users.second[:, 1:, 1:].mean(0)
+        if active > 1:
+            self.user_cov = second
+        else:
+            self.user_cov[0, 0] = second[0, 0]
+        self.user_cov[0, 0].clamp_min_(1e-4)
+        if self.p:
+            w = slice(1 + self.k, None)
+            # Inverse-gamma prior worth 100 users around the declared variance: small sets do not switch it off.
+            n, strength = len(self.users.mean), 100.0
+            diagonal = (n * second[w, w].diagonal() + strength * self.options.loading_variance) / (n + strength)
+            self.user_cov[w, :] = 0
+            self.user_cov[:, w] = 0
+            self.user_cov[w, w] = torch.diag(diagonal)
+
+    def _update_items(self, active: int, *, tuned: bool) -> None:
+        messages = item_messages(self.data, self.users, self.items, self.scales)
+        free = self.items.free
+        for j in range(active):
+            precision = messages.precision[:, j, j]
+            current = self.items.mean[:, free].clone()
+            current[:, j] = 0
+            target = (messages.linear[:, j] - (messages.precision[:, j] * current).sum(1)) / precision.clamp_min(1e-12)
+            if tuned:
+                self.hyper[j] = tune(self.x, self.blocks, target, precision, self.hyper[j], max_steps=8)
+            found = regress(self.x, self.blocks, target, precision, self.hyper[j])
+            self.regressions[j] = found
+            self.text_mean[:, j] = self.x @ found.mean
+            self.residual[j] = found.residual_variance
+        prior_precision = torch.diag(1 / self.residual)
+        mean, cov = messages.posterior(prior_precision, self.text_mean / self.residual)
+        if active < len(free):
+            mean[:, active:], cov[:, active:], cov[:, :, active:] = 0, 0, 0
+        rows = torch.tensor(free)
+        self.items.mean[:, rows] = mean
+        self.items.cov[:, rows[:, None], rows] = cov
+
+    def _start_directions(self) -> None:
+        """Starts v and z at the leading singular vectors of what the consensus leaves unexplained."""
+        data = self.data
+        cells, values = [], []
+        if len(data.rated):
+            mean, _ = utilities(self.users, self.items, data.rated)
+            cells.append(data.rated)
+            values.append(self.scales.targets(data) - mean)
+        if len(data.voted):
+            mean, _ = utilities(self.users, self.items, data.voted)
+            cells.append(data.voted)
+            values.append(4 * ((data.votes + 1) / 2 - torch.sigmoid(mean)))
+        if len(data.compared):
+            user, winner, loser = data.compared.T
+            gap = self.items.mean[winner, 0] - self.items.mean[loser, 0]
+            surprise = 2 * (1 - torch.sigmoid(gap))
+            cells += [torch.stack([user, winner], 1), torch.stack([user, loser], 1)]
+            values += [surprise, -surprise]
+        cell, value = torch.cat(cells), torch.cat(values)
+        n_users, n_items = len(data.users), len(data.keys)
+        left = torch.sparse_coo_tensor(cell.T, value, (n_users, n_items)).coalesce()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.options.seed)
+            u, s, v = torch.svd_lowrank(left, q=min(self.k + 6, n_users, n_items), niter=6)
+        k = min(self.k, s.shape[0])
+        z = slice(2, 2 + k)
+        count = torch.zeros(n_items, dtype=DTYPE).index_add_(0, cell[:, 1], torch.ones_like(value))
+        self.users.mean[:, z] = u[:, :k] * n_users**0.5
+        self.items.mean[:, z] = v[:, :k] * s[:k] * n_users**0.5 / (count[:, None] + 10)
+
+    def _judged_utilities(self) -> Tensor:
+        data = self.data
+        cells = [data.rated, data.voted, data.compared[:, :2], data.compared[:, [0, 2]]]
+        return utilities(self.users, self.items, torch.cat(cells))[0]
+
+    # ------------------------------------------------------------------ result
+
+    def reward(self, *, temperature: float = 1.0, remember: bool = True) -> RewardModel:
+        """The reward model of the current beliefs."""
+        found = [r for r in self.regressions if r is not None]
+        assert len(found) == 1 + self.k
+        weights = torch.stack([r.mean for r in found], 1).numpy()
+        prior_variance = torch.stack([r.prior_variance for r in found], 1).numpy()
+        learned = np.stack([_learned(r) for r in found])
+        text_prior = LinearTextPrior(self.standardiser, weights, prior_variance, learned, self.residual.numpy().copy())
+        free = self.items.free
+        means = self.items.mean[:, free].numpy()
+        variances = self.items.cov.diagonal(dim1=1, dim2=2)[:, free].numpy()
+        loadings = self.loading_matrix.numpy()
+        fixed = self.items.mean[:, 2 + self.k :].numpy()
+        reference = np.concatenate([[np.median(means[:, 0])], means[:, 1:].mean(0), fixed.mean(0)])
+        slopes = {
+            name: RatingScale(float(o), float(b), float(b) * RATING_NOISE**0.5)
+            for name, o, b in zip(self.data.sources, self.scales.offset, self.scales.slope, strict=True)
+        }
+        slopes[DEFAULT_SOURCE] = _default_scale(list(slopes.values()))
+        q = len(self.user_cov)
+        memory = (
+            ItemMemory({key: i for i, key in enumerate(self.data.keys)}, means.copy(), variances.copy())
+            if remember
+            else ItemMemory.empty(1 + self.k)
+        )
+        return RewardModel(
+            text_prior=text_prior,
+            population=Population(np.ones(1), np.zeros((1, q)), torch.linalg.inv(self.user_cov).numpy()[None]),
+            temperature=temperature,
+            reference=Items(
+                reference[:1], np.zeros(1), reference[None, 1:], np.zeros((1, len(reference) - 1)), (REFERENCE_KEY,)
+            ),
+            scales=slopes,
+            loadings=loadings,
+            memory=memory,
+        )
+
+
+def _learned(regression: Regression, rank: int = 10_000) -> NDArray[np.float32]:
+    """L `[d, r]` with S = diag(prior) − LLᵀ, the largest directions of what was learned."""
+    taken = torch.diag(regression.prior_variance) - regression.cov
+    values, vectors = torch.linalg.eigh(taken)
+    values, vectors = values[-rank:].clamp_min(0), vectors[:, -rank:]
+    return (vectors * values.sqrt()).numpy().astype(np.float32)
+
+
+def _default_scale(known: list[RatingScale]) -> RatingScale:
+    """For a source nobody fitted: the average of those that were, else a slope that spans the scale in ±2 logits."""
+    if not known:
+        return RatingScale(0.0, 0.5, 0.5 * RATING_NOISE**0.5)
+    offset, slope = (float(np.mean([getattr(s, a) for s in known])) for a in ("offset", "slope"))
+    return RatingScale(offset, slope, slope * RATING_NOISE**0.5)
