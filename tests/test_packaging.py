@@ -98,7 +98,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_light_installation_is_the_sdk_and_every_file(tree: Path, tmp_path: Path) -> None:
-    """The image's own path with no extra: all files are there, the SDK works, the server says what it lacks."""
+    """The image's own path without extras: all files, a working SDK, and a server that says what it lacks."""
     wanted = {
         f"{top}/{path.relative_to(tree / folder).as_posix()}"
         for folder, top in [("clients/python", "."), ("models", "./models"), ("service", "./service")]
