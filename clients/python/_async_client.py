@@ -1,6 +1,7 @@
 """`AsyncClient`: the methods of `Client`, to be awaited. What an argument means is written there."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -122,13 +123,23 @@ class AsyncClient(BaseClient[AsyncTransport]):
         weight: float | None = None,
         source: str | None = None,
         rank_id: str | None = None,
-        idempotency_key: str | None = None,
+        event_id: str | None = None,
+        timestamp: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> responses.FeedbackReceipt:
         """As `Client.prefer`."""
         event = calls.preference(
-            chosen=chosen, rejected=rejected, prompt=prompt, weight=weight, source=source, rank_id=rank_id
+            chosen=chosen,
+            rejected=rejected,
+            prompt=prompt,
+            weight=weight,
+            source=source,
+            rank_id=rank_id,
+            event_id=event_id,
+            timestamp=timestamp,
+            metadata=metadata,
         )
-        return await self._run(calls.feedback_event(event, self._user(user), idempotency_key))
+        return await self._run(calls.feedback_event(event, self._user(user)))
 
     async def vote(
         self,
@@ -141,7 +152,9 @@ class AsyncClient(BaseClient[AsyncTransport]):
         user: str | None = None,
         weight: float | None = None,
         source: str | None = None,
-        idempotency_key: str | None = None,
+        event_id: str | None = None,
+        timestamp: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> responses.FeedbackReceipt:
         """As `Client.vote`."""
         event = calls.vote(
@@ -152,8 +165,11 @@ class AsyncClient(BaseClient[AsyncTransport]):
             index=index,
             weight=weight,
             source=source,
+            event_id=event_id,
+            timestamp=timestamp,
+            metadata=metadata,
         )
-        return await self._run(calls.feedback_event(event, self._user(user), idempotency_key))
+        return await self._run(calls.feedback_event(event, self._user(user)))
 
     async def rate(
         self,
@@ -167,7 +183,9 @@ class AsyncClient(BaseClient[AsyncTransport]):
         user: str | None = None,
         weight: float | None = None,
         source: str | None = None,
-        idempotency_key: str | None = None,
+        event_id: str | None = None,
+        timestamp: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> responses.FeedbackReceipt:
         """As `Client.rate`."""
         event = calls.rating(
@@ -179,8 +197,11 @@ class AsyncClient(BaseClient[AsyncTransport]):
             index=index,
             weight=weight,
             source=source,
+            event_id=event_id,
+            timestamp=timestamp,
+            metadata=metadata,
         )
-        return await self._run(calls.feedback_event(event, self._user(user), idempotency_key))
+        return await self._run(calls.feedback_event(event, self._user(user)))
 
     async def models(self) -> AsyncPage[responses.ModelCard]:
         """As `Client.models`."""
@@ -224,3 +245,15 @@ class AsyncUsers:
     async def delete(self, *, user: str | None = None) -> None:
         """As `Users.delete`."""
         await self._client._run(calls.delete_user(self._client._named_user(user)))
+
+    async def feedback(
+        self, *, user: str | None = None, limit: int | None = None
+    ) -> AsyncPage[responses.LoggedEvent]:
+        """As `Users.feedback`."""
+        return await self._feedback(self._client._named_user(user), limit, None)
+
+    async def _feedback(
+        self, user: str, limit: int | None, cursor: str | None
+    ) -> AsyncPage[responses.LoggedEvent]:
+        listing = await self._client._run(calls.user_feedback(user, limit, cursor))
+        return AsyncPage(listing.data, listing.cursor, lambda cursor: self._feedback(user, limit, cursor))

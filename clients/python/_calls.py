@@ -7,6 +7,7 @@ A function here is named for the method that uses it and does no input or output
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
@@ -27,6 +28,7 @@ __all__ = [
     "ready",
     "rerank",
     "score",
+    "user_feedback",
     "vote",
 ]
 
@@ -34,6 +36,8 @@ T = TypeVar("T")
 
 Document = str | Mapping[str, Any]
 """A text, or a mapping with ``text``."""
+
+Field = str | float | Mapping[str, Any] | None
 
 Strategy = Literal["mean", "lower_bound", "thompson"]
 """How best-of-n treats uncertainty. A server may serve fewer; it says so with 422."""
@@ -119,28 +123,35 @@ def feedback(
     return _send_feedback({"events": body}, key)
 
 
-def feedback_event(
-    event: Mapping[str, Any], user: str | None, idempotency_key: str | None
-) -> Call[responses.FeedbackReceipt]:
+def feedback_event(event: Mapping[str, Any], user: str | None) -> Call[responses.FeedbackReceipt]:
     """One bare event, so that a bad one is an error rather than an entry in ``rejected``."""
-    key = _key(idempotency_key)
+    key = _key(None)
     return _send_feedback({"event_id": key, **_for_user(user), **_given(event)}, key)
 
 
-def preference(**fields: str | float | None) -> dict[str, Any]:
-    return {"type": "preference", **fields}
+def preference(*, timestamp: datetime | None, **fields: Field) -> dict[str, Any]:
+    return {"type": "preference", "timestamp": _rfc3339(timestamp), **fields}
 
 
-def vote(**fields: str | float | None) -> dict[str, Any]:
-    return {"type": "vote", **fields}
+def vote(*, timestamp: datetime | None, **fields: Field) -> dict[str, Any]:
+    return {"type": "vote", "timestamp": _rfc3339(timestamp), **fields}
 
 
-def rating(*, scale: tuple[float, float], **fields: str | float | None) -> dict[str, Any]:
-    return {"type": "rating", "scale": list(scale), **fields}
+def rating(*, scale: tuple[float, float], timestamp: datetime | None, **fields: Field) -> dict[str, Any]:
+    return {"type": "rating", "scale": list(scale), "timestamp": _rfc3339(timestamp), **fields}
 
 
 def get_user(user: str) -> Call[responses.User]:
     return Call("GET", _user_path(user), _to(responses.User))
+
+
+def user_feedback(
+    user: str, limit: int | None, cursor: str | None
+) -> Call[responses.Listing[responses.LoggedEvent]]:
+    params = _given({"limit": limit, "cursor": cursor})
+    return Call(
+        "GET", f"{_user_path(user)}/feedback", _to(responses.Listing[responses.LoggedEvent]), params=params
+    )
 
 
 def delete_user(user: str) -> Call[None]:
@@ -175,6 +186,14 @@ def _key(given: str | None) -> str:
 
 def _for_user(user: str | None) -> dict[str, str]:
     return {} if user is None else {"user": user}
+
+
+def _rfc3339(moment: datetime | None) -> str | None:
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        raise ValueError("timestamp has no time zone: datetime.now(UTC) has")
+    return moment.isoformat()
 
 
 def _given(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`Client`: every endpoint as a method. `AsyncClient` has the same ones, to be awaited."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -159,7 +160,9 @@ class Client(BaseClient[Transport]):
         weight: float | None = None,
         source: str | None = None,
         rank_id: str | None = None,
-        idempotency_key: str | None = None,
+        event_id: str | None = None,
+        timestamp: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> responses.FeedbackReceipt:
         """Teaches that the user prefers ``chosen`` to ``rejected``.
 
@@ -171,12 +174,22 @@ class Client(BaseClient[Transport]):
             weight: How much it counts, in (0, 1].
             source: Where it comes from.
             rank_id: The ``id`` of the ranking that showed them.
-            idempotency_key: One key, one effect; made for you unless given.
+            event_id: Your own id: the same event sent again counts once.
+            timestamp: When it happened, with its time zone; now unless given.
+            metadata: Kept with the event.
         """
         event = calls.preference(
-            chosen=chosen, rejected=rejected, prompt=prompt, weight=weight, source=source, rank_id=rank_id
+            chosen=chosen,
+            rejected=rejected,
+            prompt=prompt,
+            weight=weight,
+            source=source,
+            rank_id=rank_id,
+            event_id=event_id,
+            timestamp=timestamp,
+            metadata=metadata,
         )
-        return self._run(calls.feedback_event(event, self._user(user), idempotency_key))
+        return self._run(calls.feedback_event(event, self._user(user)))
 
     def vote(
         self,
@@ -189,7 +202,9 @@ class Client(BaseClient[Transport]):
         user: str | None = None,
         weight: float | None = None,
         source: str | None = None,
-        idempotency_key: str | None = None,
+        event_id: str | None = None,
+        timestamp: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> responses.FeedbackReceipt:
         """Teaches that a text is good enough for the user (+1), or is not (-1).
 
@@ -202,7 +217,9 @@ class Client(BaseClient[Transport]):
             user: Whose judgement.
             weight: How much it counts, in (0, 1].
             source: Where it comes from.
-            idempotency_key: One key, one effect; made for you unless given.
+            event_id: Your own id: the same event sent again counts once.
+            timestamp: When it happened, with its time zone; now unless given.
+            metadata: Kept with the event.
         """
         event = calls.vote(
             value=value,
@@ -212,8 +229,11 @@ class Client(BaseClient[Transport]):
             index=index,
             weight=weight,
             source=source,
+            event_id=event_id,
+            timestamp=timestamp,
+            metadata=metadata,
         )
-        return self._run(calls.feedback_event(event, self._user(user), idempotency_key))
+        return self._run(calls.feedback_event(event, self._user(user)))
 
     def rate(
         self,
@@ -227,7 +247,9 @@ class Client(BaseClient[Transport]):
         user: str | None = None,
         weight: float | None = None,
         source: str | None = None,
-        idempotency_key: str | None = None,
+        event_id: str | None = None,
+        timestamp: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> responses.FeedbackReceipt:
         """Teaches the user's rating of a text.
 
@@ -241,7 +263,9 @@ class Client(BaseClient[Transport]):
             user: Whose judgement.
             weight: How much it counts, in (0, 1].
             source: Where it comes from; each source has a scale of its own.
-            idempotency_key: One key, one effect; made for you unless given.
+            event_id: Your own id: the same event sent again counts once.
+            timestamp: When it happened, with its time zone; now unless given.
+            metadata: Kept with the event.
         """
         event = calls.rating(
             value=value,
@@ -252,8 +276,11 @@ class Client(BaseClient[Transport]):
             index=index,
             weight=weight,
             source=source,
+            event_id=event_id,
+            timestamp=timestamp,
+            metadata=metadata,
         )
-        return self._run(calls.feedback_event(event, self._user(user), idempotency_key))
+        return self._run(calls.feedback_event(event, self._user(user)))
 
     def models(self) -> Page[responses.ModelCard]:
         """The models that rankings may name, with their limits."""
@@ -297,3 +324,16 @@ class Users:
     def delete(self, *, user: str | None = None) -> None:
         """Forgets a user: state and log. Deleting one who is unknown is fine."""
         self._client._run(calls.delete_user(self._client._named_user(user)))
+
+    def feedback(self, *, user: str | None = None, limit: int | None = None) -> Page[responses.LoggedEvent]:
+        """The user's feedback, as it was sent, oldest first.
+
+        Args:
+            user: Whose.
+            limit: Events a page.
+        """
+        return self._feedback(self._client._named_user(user), limit, None)
+
+    def _feedback(self, user: str, limit: int | None, cursor: str | None) -> Page[responses.LoggedEvent]:
+        listing = self._client._run(calls.user_feedback(user, limit, cursor))
+        return Page(listing.data, listing.cursor, lambda cursor: self._feedback(user, limit, cursor))

@@ -9,6 +9,7 @@ __all__ = [
     "Candidate",
     "FeedbackReceipt",
     "Listing",
+    "LoggedEvent",
     "ModelCard",
     "Personalization",
     "RankedDocument",
@@ -169,11 +170,21 @@ class FeedbackReceipt(Response):
 
 
 class User(Response):
-    """What is known of a user. Which fields there are beyond these depends on the server's version."""
+    """What is known of a user; the server may tell more than is named here.
+
+    Attributes:
+        user: The id.
+        state: ``personal`` or ``population``.
+        feedback_events: Events behind the state.
+        posterior_version: Grows with each event learned.
+        archetype_weights: How much the user is like each of the population's archetypes; they sum to 1.
+    """
 
     user: str
+    state: str
     feedback_events: int = 0
-    state: Any = None
+    posterior_version: int | str | None = None
+    archetype_weights: list[float] = Field(default_factory=list)
 
 
 class Listing(Response, Generic[ResponseT]):
@@ -193,6 +204,13 @@ class ModelCard(Response):
     """A model that rankings may name, with its limits."""
 
     id: str
+
+
+class LoggedEvent(Response):
+    """An event of a user's log: ``event`` is what was sent."""
+
+    event_id: str
+    event: dict[str, Any]
 
 
 class Readiness(Response):

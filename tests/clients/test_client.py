@@ -1,6 +1,7 @@
 """Each method against the wire: what is asked, how the answer is read, which error comes out."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -106,7 +107,12 @@ def test_feedback_gives_each_event_an_id_and_a_user(call: Any, wire: Any) -> Non
 
 def test_prefer(call: Any, wire: Any) -> None:
     wire.answers(RECEIPT)
-    call(lambda c: c.prefer(chosen="Yes.", rejected="No.", prompt="Tea?", user="ana", idempotency_key="k"))
+    when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    call(
+        lambda c: c.prefer(
+            chosen="Yes.", rejected="No.", prompt="Tea?", user="ana", event_id="k", timestamp=when
+        )
+    )
     assert wire.asked[0].body == {
         "event_id": "k",
         "user": "ana",
@@ -114,12 +120,13 @@ def test_prefer(call: Any, wire: Any) -> None:
         "chosen": "Yes.",
         "rejected": "No.",
         "prompt": "Tea?",
+        "timestamp": "2026-01-02T03:04:05+00:00",
     }
 
 
 def test_vote(call: Any, wire: Any) -> None:
     wire.answers(RECEIPT)
-    call(lambda c: c.vote(value=-1, rank_id="rank_1", index=0, user="ana", weight=0.5, idempotency_key="k"))
+    call(lambda c: c.vote(value=-1, rank_id="rank_1", index=0, user="ana", weight=0.5, event_id="k"))
     assert wire.asked[0].body == {
         "event_id": "k",
         "user": "ana",
@@ -133,9 +140,7 @@ def test_vote(call: Any, wire: Any) -> None:
 
 def test_rate(call: Any, wire: Any) -> None:
     wire.answers(RECEIPT)
-    call(
-        lambda c: c.rate(value=4, scale=(1, 5), text="Yes.", user="ana", source="stars", idempotency_key="k")
-    )
+    call(lambda c: c.rate(value=4, scale=(1, 5), text="Yes.", user="ana", source="stars", event_id="k"))
     assert wire.asked[0].body == {
         "event_id": "k",
         "user": "ana",
@@ -197,24 +202,38 @@ def test_fields_of_a_newer_server_are_kept(call: Any, wire: Any) -> None:
     assert call(lambda c: c.users.get(user="ana")).archetype_weights == [0.5, 0.5]
 
 
-def test_models_go_on_to_the_next_page(wire: Any) -> None:
-    pages = [
-        {"object": "list", "data": [{"id": "a", "max_tokens": 256}], "has_more": True, "next_cursor": "c/1"},
-        {"object": "list", "data": [{"id": "b"}], "has_more": True, "next_cursor": "c2"},
-        {"object": "list", "data": [{"id": "c"}], "has_more": False, "next_cursor": None},
-    ]
+def test_models(call: Any, wire: Any) -> None:
+    wire.answers({"object": "list", "data": [{"id": "penchant", "limits": {"max_events": 100}}]})
+    page = call(lambda c: c.models())
+    assert [model.id for model in page.data] == ["penchant"]
+    assert page.data[0].limits == {"max_events": 100}
+    assert page.next_cursor is None
+
+
+def test_iterating_a_page_goes_on_to_the_next(wire: Any) -> None:
+    def page(*ids: str, cursor: str | None = None) -> tuple[int, dict[str, str], Any]:
+        data = [{"seq": 1, "event_id": i, "event": {"type": "vote"}} for i in ids]
+        return 200, {}, {"data": data, "has_more": cursor is not None, "next_cursor": cursor}
 
     async def awaited() -> list[str]:
         async with AsyncClient(base_url=wire.url) as client:
-            return [model.id async for model in await client.models()]
+            return [event.event_id async for event in await client.users.feedback(user="a/b", limit=2)]
 
-    wire.script = [(200, {}, page) for page in pages]
+    pages = [page("e1", "e2", cursor="c/2"), page("e3", "e4", cursor="c4"), page("e5")]
+    wire.script = [*pages]
     with Client(base_url=wire.url) as client:
-        assert [model.id for model in client.models()] == ["a", "b", "c"]
-    wire.script = [(200, {}, page) for page in pages]
-    assert asyncio.run(awaited()) == ["a", "b", "c"]
-    paths = ["/v1/models", "/v1/models?cursor=c%2F1", "/v1/models?cursor=c2"]
-    assert [a.path for a in wire.asked] == paths * 2
+        read = [event.event_id for event in client.users.feedback(user="a/b", limit=2)]
+    assert read == ["e1", "e2", "e3", "e4", "e5"]
+    wire.script = [*pages]
+    assert asyncio.run(awaited()) == read
+    path = "/v1/users/a%2Fb/feedback?limit=2"
+    assert [a.path for a in wire.asked] == [path, f"{path}&cursor=c%2F2", f"{path}&cursor=c4"] * 2
+
+
+def test_a_timestamp_needs_its_time_zone(call: Any, wire: Any) -> None:
+    with pytest.raises(ValueError, match="time zone"):
+        call(lambda c: c.vote(value=1, text="Yes.", user="ana", timestamp=datetime(2026, 1, 2)))
+    assert wire.asked == []
 
 
 def test_ready(call: Any, wire: Any) -> None:

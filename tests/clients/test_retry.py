@@ -120,7 +120,7 @@ def test_retries_repeat_the_request_byte_for_byte(run: Any) -> None:
         httpx.Response(200, json=receipt),
     )
     event = {"type": "vote", "value": 1, "text": "Yes."}
-    assert run(script, feedback_event(event, "ana", None)).accepted == 1
+    assert run(script, feedback_event(event, "ana")).accepted == 1
     first, *others = script.requests
     assert len(others) == 2
     for other in others:
@@ -131,7 +131,7 @@ def test_retries_repeat_the_request_byte_for_byte(run: Any) -> None:
 
 def test_each_call_has_a_key_of_its_own() -> None:
     event = {"type": "vote", "value": 1, "text": "Yes."}
-    one, other = feedback_event(event, "ana", None), feedback_event(event, "ana", None)
+    one, other = feedback_event(event, "ana"), feedback_event(event, "ana")
     assert one.idempotency_key != other.idempotency_key
 
 
