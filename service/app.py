@@ -1,0 +1,96 @@
+"""The application: wiring only."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from penchant.models.bundle import Bundle
+from penchant.models.features import FeatureExtractor
+from penchant.service import openapi, routes_feedback, routes_ops, routes_rank, routes_users
+from penchant.service.edge import Edge
+from penchant.service.errors import ApiError, from_http_status, problem_response
+from penchant.service.identity import KeyRing
+from penchant.service.runtime import load_bundle, load_extractor, start
+from penchant.service.settings import Settings
+from penchant.service.telemetry import Telemetry
+
+
+def create_app(
+    settings: Settings,
+    *,
+    extractor: FeatureExtractor | None = None,
+    bundle: Bundle | None = None,
+    clock: Callable[[], float] = time.time,
+) -> FastAPI:
+    """The service.
+
+    Args:
+        settings: Everything configurable.
+        extractor: In place of the encoder that the bundle names.
+        bundle: In place of the one that the settings name.
+        clock: Unix seconds.
+    """
+    telemetry = Telemetry()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        model = bundle or load_bundle(settings)
+        served = await start(settings, telemetry, model, extractor or load_extractor(settings, model), clock)
+        app.state.runtime = served
+        try:
+            yield
+        finally:
+            app.state.runtime = None
+            await served.stop()
+
+    app = FastAPI(
+        title="penchant",
+        version=version("penchant"),
+        description="Learns what each user likes and ranks text for them.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    app.state.telemetry = telemetry
+    app.state.keyring = KeyRing(settings.tenant_keys())
+    app.state.runtime = None
+    app.add_middleware(Edge, telemetry=telemetry)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    for module in (routes_rank, routes_feedback, routes_users, routes_ops):
+        app.include_router(module.router)
+    served_document: list[bytes] = []
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi_json(_request: Request) -> Response:
+        if not served_document:
+            served_document.append(openapi.serialize(openapi.document(app)))
+        return Response(served_document[0], media_type="application/json")
+
+    return app
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, ApiError):
+        raise error
+    return problem_response(error, **_of(request))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    return problem_response(from_http_status(error.status_code, error.headers), **_of(request))
+
+
+def _of(request: Request) -> dict[str, Any]:
+    raw = request.scope.get("raw_path") or request.scope["path"].encode()
+    return {"instance": raw.decode("latin-1"), "request_id": request.scope["state"]["request_id"]}

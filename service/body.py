@@ -1,0 +1,126 @@
+"""Reading a request body: bounded in bytes and time, strict JSON, faults named by JSON pointer."""
+
+import asyncio
+import json
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from penchant.service.errors import ApiError, Code, InvalidRequestError
+from penchant.service.settings import Settings
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def read_object(request: Request, settings: Settings) -> dict[str, Any]:
+    """The JSON object that is the request's body.
+
+    Raises:
+        ApiError: `unsupported_media_type`, `body_too_large`, `request_timeout`, `invalid_encoding`,
+            `invalid_json`, or `validation_failed` where it is no object or holds a number that is not finite.
+    """
+    _check_media_type(request)
+    try:
+        async with asyncio.timeout(settings.body_timeout_seconds):
+            raw = await _read_bytes(request, settings.max_body_bytes)
+    except TimeoutError:
+        detail = f"The body did not arrive within {settings.body_timeout_seconds:g} s."
+        raise ApiError(Code.REQUEST_TIMEOUT, detail, headers={"Connection": "close"}) from None
+    try:
+        data = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        _explain(raw, error)
+    if not isinstance(data, dict):
+        raise InvalidRequestError(("", "The body must be a JSON object."))
+    return data
+
+
+def validate(model: type[Model], data: object, *, at: str = "") -> Model:
+    """`data` as `model`; `at` is the pointer under which the data lies in the body.
+
+    Raises:
+        InvalidRequestError: Names every field that is wrong.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        faults = [(at + pointer(e["loc"]), _message(e["msg"])) for e in found]
+        raise InvalidRequestError(*faults) from None
+
+
+def pointer(path: Sequence[str | int]) -> str:
+    """A JSON pointer (RFC 6901)."""
+    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
+
+
+def _message(text: str) -> str:
+    return text.removeprefix("Value error, ")
+
+
+def _check_media_type(request: Request) -> None:
+    header = request.headers.get("content-type")
+    if header is None:
+        # Browsers send cross-site posts without a type and without asking first; programs have no Origin.
+        if "origin" not in request.headers:
+            return
+        raise ApiError(Code.UNSUPPORTED_MEDIA_TYPE, "Send `Content-Type: application/json`.")
+    if header == "application/json":
+        return
+    media, *parameters = (part.strip().lower() for part in header.split(";"))
+    if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
+        raise ApiError(Code.UNSUPPORTED_MEDIA_TYPE, "Send `Content-Type: application/json`.")
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name == "charset" and value.strip('"') not in ("utf-8", "utf8", "us-ascii"):
+            raise ApiError(Code.UNSUPPORTED_MEDIA_TYPE, "JSON is UTF-8; no other charset is read.")
+
+
+async def _read_bytes(request: Request, limit: int) -> bytes:
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length) > limit:
+        _too_large(limit)
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            _too_large(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_large(limit: int) -> NoReturn:
+    detail = f"The body may have {limit} bytes."
+    raise ApiError(Code.BODY_TOO_LARGE, detail, headers={"Connection": "close"})
+
+
+def _explain(raw: bytes, error: orjson.JSONDecodeError) -> NoReturn:
+    """Says why bytes are no JSON. Only the failing request pays for a second look."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as fault:
+        detail = f"Byte {fault.start} of the body is not UTF-8."
+        raise ApiError(Code.INVALID_ENCODING, detail) from None
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        data = None
+    if faults := list(_not_finite(data, ())):
+        raise InvalidRequestError(*((pointer(path), "Numbers must be finite.") for path in faults))
+    raise ApiError(Code.INVALID_JSON, f"The body cannot be parsed: {error.msg}.")
+
+
+def _not_finite(value: object, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
+    """Paths of NaN and infinities, which Python's own parser lets through."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _not_finite(inner, (*path, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _not_finite(inner, (*path, index))

@@ -1,0 +1,95 @@
+"""What a route needs to know of its request: who calls, for whom, and the parts of the server."""
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from penchant.service.errors import ApiError, Code
+from penchant.service.identity import KeyRing, decode_user, resolve_user, split_model
+from penchant.service.runtime import Runtime
+from penchant.service.telemetry import Timings
+
+USER_HEADER: Final = "x-user-id"
+
+
+def runtime(request: Request) -> Runtime:
+    """The parts of the server.
+
+    Raises:
+        ApiError: `not_ready`.
+    """
+    found = cast("Runtime | None", getattr(request.app.state, "runtime", None))
+    if found is None:
+        raise ApiError(Code.NOT_READY, "The server is starting or stopping.", headers={"Retry-After": "1"})
+    return found
+
+
+def tenant(request: Request) -> str:
+    """Who calls.
+
+    Raises:
+        ApiError: `unauthenticated`.
+    """
+    keyring: KeyRing = request.app.state.keyring
+    name = keyring.tenant(request.headers)
+    request.scope["state"]["tenant"] = name
+    return name
+
+
+def header_user(request: Request) -> str | None:
+    """The user that `X-User-Id` names, percent-encoded.
+
+    Raises:
+        ApiError: It is not a user id.
+    """
+    raw = request.headers.get(USER_HEADER)
+    return decode_user(raw, "") if raw else None
+
+
+def ranking_user(request: Request, body: str | None, model: str | None) -> str | None:
+    """For whom a ranking is, by whichever channel.
+
+    Raises:
+        ApiError: `user_conflict`, `model_not_found`, or a bad user id.
+    """
+    raw = request.scope["state"].get("path_user")
+    served = runtime(request)
+    user = resolve_user(
+        path=decode_user(raw, "") if raw is not None else None,
+        body=body,
+        header=header_user(request),
+        model=split_model(model, model_names(served)),
+    )
+    request.scope["state"]["user"] = user
+    return user
+
+
+def path_user(request: Request) -> str:
+    """The user of a `/v1/users/{user}` route.
+
+    Raises:
+        ApiError: It is not a user id.
+    """
+    user = decode_user(request.path_params["user"], "")
+    request.scope["state"]["user"] = user
+    return user
+
+
+def model_names(served: Runtime) -> tuple[str, ...]:
+    """Every name of the loaded bundle."""
+    names = (*served.settings.model_aliases, served.bundle.manifest.name, served.bundle.version)
+    return tuple(dict.fromkeys(names))
+
+
+def json_answer(
+    content: object, timings: Timings | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A JSON answer; `content` may be JSON already."""
+    body = content if isinstance(content, bytes) else orjson.dumps(content)
+    all_headers: dict[str, Any] = dict(headers or {})
+    if timings is not None:
+        all_headers["Server-Timing"] = timings.header()
+    return Response(body, 200, all_headers, "application/json")

@@ -1,0 +1,111 @@
+"""Who calls (key → tenant) and for whom (four channels → user)."""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from starlette.datastructures import Headers
+
+from penchant.service.errors import ApiError, Code, InvalidRequestError
+from penchant.service.settings import DEFAULT_TENANT
+
+MAX_USER_CHARS: Final = 128
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class KeyRing:
+    """API keys, kept as hashes, and the tenant that each belongs to.
+
+    Args:
+        keys: Tenant → key. Empty: everybody is `default`.
+    """
+
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        self._digests = [(tenant, _digest(key)) for tenant, key in keys.items()]
+
+    def tenant(self, headers: Headers) -> str:
+        """The tenant whose key the request bears.
+
+        Every key is compared, in constant time, so that the time tells nothing.
+
+        Raises:
+            ApiError: `unauthenticated`.
+        """
+        if not self._digests:
+            return DEFAULT_TENANT
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        presented = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        digest = _digest(presented)
+        found = None
+        for tenant, known in self._digests:
+            if hmac.compare_digest(digest, known):
+                found = tenant
+        if found is None:
+            detail = "Send `Authorization: Bearer <key>` or `X-API-Key: <key>`."
+            raise ApiError(Code.UNAUTHENTICATED, detail)
+        return found
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def user_fault(user: str) -> str | None:
+    """What is wrong with a user id, or None."""
+    if not 1 <= len(user) <= MAX_USER_CHARS:
+        return f"A user id has 1 to {MAX_USER_CHARS} characters; this one has {len(user)}."
+    if _CONTROL.search(user):
+        return "A user id must not contain control characters."
+    return None
+
+
+def decode_user(raw: str, pointer: str) -> str:
+    """A percent-encoded user id (path segment or header) in clear.
+
+    Raises:
+        ApiError: It is not UTF-8 (`invalid_encoding`), or not a user id (`validation_failed`).
+    """
+    try:
+        # Headers and raw paths arrive as Latin-1; a client that sent bare UTF-8 is understood as well.
+        user = unquote_to_bytes(raw.encode("latin-1")).decode("utf-8")
+    except UnicodeError:
+        raise ApiError(Code.INVALID_ENCODING, "The user id is not percent-encoded UTF-8.") from None
+    if fault := user_fault(user):
+        raise InvalidRequestError((pointer, fault))
+    return user
+
+
+def split_model(model: str | None, aliases: Iterable[str]) -> str | None:
+    """The user that a model name carries (`penchant:{user}`), or None.
+
+    Raises:
+        ApiError: `model_not_found`, or a bad user id after the colon.
+    """
+    if model is None or model in aliases:
+        return None
+    name, colon, user = model.partition(":")
+    if not colon or name not in aliases:
+        raise ApiError(
+            Code.MODEL_NOT_FOUND,
+            "The model is not in the list of GET /v1/models.",
+            errors=[{"pointer": "/model", "detail": "unknown model"}],
+        )
+    if fault := user_fault(user):
+        raise InvalidRequestError(("/model", fault))
+    return user
+
+
+def resolve_user(*, path: str | None, body: str | None, header: str | None, model: str | None) -> str | None:
+    """The one user that all channels in use agree on; None is the population.
+
+    Raises:
+        ApiError: `user_conflict`.
+    """
+    channels = {"path": path, "body": body, "header": header, "model": model}
+    named = {channel: user for channel, user in channels.items() if user is not None}
+    if len(set(named.values())) > 1:
+        raise ApiError(Code.USER_CONFLICT, f"Different users are named by: {', '.join(named)}.")
+    return next(iter(named.values()), None)

@@ -1,0 +1,130 @@
+"""What was shown under a `rank_id`, so that feedback can name a candidate by its index for a day."""
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from penchant.service.store.database import Database
+from penchant.service.store.queries import find_ranking
+
+_OVERHEAD_BYTES: Final = 300
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A ranking that was answered.
+
+    Attributes:
+        tenant: Whose app asked.
+        rank_id: Its join key.
+        user: For whom; None for the population.
+        prompts: One for all texts, or one a text.
+        texts: n candidates in the order of the request.
+        created_at: Unix seconds.
+    """
+
+    tenant: str
+    rank_id: str
+    user: str | None
+    prompts: tuple[str, ...]
+    texts: tuple[str, ...]
+    created_at: float
+
+    @property
+    def size(self) -> int:
+        """Bytes held, roughly."""
+        return sum(map(len, self.texts)) + sum(map(len, self.prompts)) + _OVERHEAD_BYTES
+
+    def shown(self, index: int) -> tuple[str, str]:
+        """Prompt and text of a candidate."""
+        return self.prompts[index if len(self.prompts) > 1 else 0], self.texts[index]
+
+    def row(self) -> dict[str, Any]:
+        """Its row in the store."""
+        return {
+            "tenant": self.tenant,
+            "rank_id": self.rank_id,
+            "user_id": self.user,
+            "shown": orjson.dumps({"prompts": self.prompts, "texts": self.texts}),
+            "created_at": self.created_at,
+        }
+
+
+def new_rank_id() -> str:
+    """A join key that cannot be guessed."""
+    return f"rank_{secrets.token_urlsafe(16)}"
+
+
+class Rankings:
+    """Recent rankings in memory over those in the store.
+
+    Args:
+        max_bytes: Bound of the memory.
+        ttl_seconds: How long a ranking can be referred to.
+        clock: Unix seconds.
+        write: Hands a ranking to the writer, without waiting.
+        database: Asked for what is not in memory.
+        readers: Threads in which it is asked.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_bytes: int,
+        ttl_seconds: float,
+        clock: Callable[[], float],
+        write: Callable[[Ranking], None],
+        database: Database,
+        readers: Executor,
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._ttl_seconds = ttl_seconds
+        self._clock = clock
+        self._write = write
+        self._database = database
+        self._readers = readers
+        self._recent: OrderedDict[tuple[str, str], Ranking] = OrderedDict()
+        self._bytes = 0
+
+    def remember(
+        self, tenant: str, rank_id: str, user: str | None, prompts: tuple[str, ...], texts: tuple[str, ...]
+    ) -> None:
+        """Keeps a ranking and has it written soon."""
+        one = prompts[:1] if prompts.count(prompts[0]) == len(prompts) else prompts
+        ranking = Ranking(tenant, rank_id, user, one, texts, self._clock())
+        self._recent[(tenant, rank_id)] = ranking
+        self._bytes += ranking.size
+        while self._bytes > self._max_bytes and len(self._recent) > 1:
+            self._bytes -= self._recent.popitem(last=False)[1].size
+        self._write(ranking)
+
+    async def find(self, tenant: str, rank_id: str) -> Ranking | None:
+        """The ranking under an id, None where it is unknown or too old."""
+        ranking = self._recent.get((tenant, rank_id))
+        if ranking is None:
+            loop = asyncio.get_running_loop()
+            ranking = await loop.run_in_executor(self._readers, self._read, tenant, rank_id)
+        if ranking is None or self._clock() - ranking.created_at > self._ttl_seconds:
+            return None
+        return ranking
+
+    def forget_user(self, tenant: str, user: str) -> None:
+        """Drops a user's rankings from memory."""
+        for key in [k for k, r in self._recent.items() if r.tenant == tenant and r.user == user]:
+            self._bytes -= self._recent.pop(key).size
+
+    def _read(self, tenant: str, rank_id: str) -> Ranking | None:
+        with self._database.reading() as connection:
+            row = find_ranking(connection, tenant, rank_id)
+        if row is None:
+            return None
+        shown = orjson.loads(row.shown)
+        return Ranking(
+            tenant, rank_id, row.user_id, tuple(shown["prompts"]), tuple(shown["texts"]), row.created_at
+        )

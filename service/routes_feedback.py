@@ -1,0 +1,31 @@
+"""`POST /v1/feedback`."""
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from penchant.service import answers
+from penchant.service.body import read_object
+from penchant.service.context import header_user, json_answer, runtime, tenant
+from penchant.service.openapi import FEEDBACK_BODY, describe
+from penchant.service.telemetry import Timings
+
+router = APIRouter(tags=["feedback"])
+
+
+@router.post(
+    "/v1/feedback",
+    summary="Tell what users liked",
+    **describe(FEEDBACK_BODY, answers.FeedbackResponse, idempotent=True),
+)
+async def feedback(request: Request) -> Response:
+    """Learns from a batch of events, or one bare event.
+
+    The events are on disk before the answer, and the next ranking of their users reflects them.
+    """
+    served, owner = runtime(request), tenant(request)
+    body = await read_object(request, served.settings)
+    timings = Timings()
+    key = request.headers.get("idempotency-key")
+    answer = await served.learner.feedback(owner, body, header_user(request), key, timings)
+    return json_answer(answer, timings)

@@ -1,0 +1,102 @@
+"""For operators and for clients that ask what is served."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
+from sqlalchemy import text
+from starlette.requests import Request
+from starlette.responses import Response
+
+from penchant.service import answers
+from penchant.service.context import json_answer, model_names, runtime, tenant
+from penchant.service.errors import ApiError, Code
+from penchant.service.openapi import describe
+from penchant.service.runtime import Runtime
+from penchant.service.telemetry import Telemetry, log
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz", summary="Is the process alive?", **describe(None, answers.Health, open_to_all=True))
+async def healthz(_request: Request) -> Response:
+    """Answers as long as the process does."""
+    return json_answer({"status": "ok"})
+
+
+@router.get("/readyz", summary="Can it serve?", **describe(None, answers.Readiness, open_to_all=True))
+async def readyz(request: Request) -> Response:
+    """200 when encoder and store work, otherwise 503; either way with each check."""
+    served = runtime(request)
+    checks = await _checks(served)
+    if any(check["status"] != "ok" for check in checks.values()):
+        raise ApiError(Code.NOT_READY, "A check failed.", extra={"checks": checks})
+    return json_answer({"status": "ready", "checks": checks})
+
+
+@router.get("/health", summary="As /readyz", **describe(None, answers.Readiness, open_to_all=True))
+async def health(request: Request) -> Response:
+    """As `/readyz`."""
+    return await readyz(request)
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response, include_in_schema=False)
+async def metrics(request: Request) -> Response:
+    """Metrics in Prometheus' text format, without tenants and users."""
+    telemetry: Telemetry = request.app.state.telemetry
+    return Response(telemetry.expose(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/v1/models", summary="Which models are served?", **describe(None, answers.ModelList))
+async def models(request: Request) -> Response:
+    """Every accepted model name; all of them are the loaded bundle."""
+    tenant(request)
+    served = runtime(request)
+    settings = served.settings
+    limits = {
+        "max_candidates": settings.max_candidates,
+        "max_text_chars": settings.max_text_chars,
+        "max_tokens_per_text": served.extractor.encoder.max_tokens,
+        "max_events": settings.max_events,
+        "max_body_bytes": settings.max_body_bytes,
+    }
+    data = [
+        {
+            "id": name,
+            "object": "model",
+            "created": int(served.started_at),
+            "owned_by": "penchant",
+            "bundle": served.bundle.manifest.name,
+            "bundle_version": served.bundle.version,
+            "limits": limits,
+        }
+        for name in model_names(served)
+    ]
+    return json_answer({"object": "list", "data": data})
+
+
+async def _checks(served: Runtime) -> dict[str, dict[str, Any]]:
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.run_in_executor(served.readers, _ping, served)
+        store = _check(
+            served.writer.alive and not served.writer.failing, "writing works", "the last write failed"
+        )
+    except Exception as error:
+        log.error("store_check_failed", exc_info=error)
+        store = _check(False, "", "reading failed")
+    return {
+        "encoder": _check(served.batcher.alive, "warm", "its thread has ended"),
+        "store": store,
+        "bundle": _check(True, served.bundle.version, ""),
+    }
+
+
+def _check(good: bool, detail: str, otherwise: str) -> dict[str, Any]:
+    return {"status": "ok" if good else "failed", "detail": detail if good else otherwise}
+
+
+def _ping(served: Runtime) -> None:
+    with served.database.reading() as connection:
+        connection.execute(text("SELECT 1 FROM installation"))

@@ -1,0 +1,110 @@
+"""What is known of a user, and forgetting it. Paths stay percent-encoded (see `edge`): ids may hold `/`."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Final
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from penchant.service import answers
+from penchant.service.context import json_answer, path_user, runtime, tenant
+from penchant.service.errors import ApiError, Code, InvalidRequestError
+from penchant.service.openapi import describe
+from penchant.service.runtime import Runtime
+from penchant.service.states import UserState
+from penchant.service.store.queries import page_events
+
+router = APIRouter(prefix="/v1/users", tags=["users"])
+
+DEFAULT_LIMIT: Final = 20
+
+
+@router.get("/{user}", summary="What is known of a user", **describe(None, answers.UserResponse, user=True))
+async def get_user(request: Request) -> Response:
+    """How much feedback the user gave, and where that leaves us."""
+    served, owner = runtime(request), tenant(request)
+    user = path_user(request)
+    state = await _known(served, owner, user)
+    reference = served.bundle.reward.reference
+    prior_std = float(served.states.prior.utility(reference).std[0])
+    std = float(state.posterior.utility(reference).std[0])
+    return json_answer(
+        {
+            "user": user,
+            "state": "personal" if state.feedback_events else "population",
+            "feedback_events": state.feedback_events,
+            "posterior_version": state.version,
+            "bundle": served.bundle.version,
+            "archetype_weights": state.posterior.archetype_weights.tolist(),
+            "uncertainty": {"share_of_prior_std": std / prior_std},
+            "updated_at": _rfc3339(state.updated_at),
+        }
+    )
+
+
+@router.delete("/{user}", status_code=204, summary="Forget a user", **describe(None, None, user=True))
+async def delete_user(request: Request) -> Response:
+    """Removes posterior, log, rankings, and features that no other feedback needs. Also 204 where unknown."""
+    served, owner = runtime(request), tenant(request)
+    await served.learner.forget(owner, path_user(request))
+    return Response(status_code=204)
+
+
+@router.get(
+    "/{user}/feedback",
+    summary="A user's feedback log",
+    **describe(None, answers.FeedbackPage, user=True, paged=True),
+)
+async def get_feedback(request: Request) -> Response:
+    """Events in the order in which they were learned."""
+    served, owner = runtime(request), tenant(request)
+    user = path_user(request)
+    limit = _integer(request, "limit", DEFAULT_LIMIT, 1, served.settings.max_page_items)
+    after = _integer(request, "cursor", 0, 0, 2**53)
+    await _known(served, owner, user)
+    loop = asyncio.get_running_loop()
+    data = await loop.run_in_executor(served.readers, _page, served, owner, user, after, limit + 1)
+    more = len(data) > limit
+    page = data[:limit]
+    return json_answer(
+        {"data": page, "has_more": more, "next_cursor": str(page[-1]["seq"]) if more else None}
+    )
+
+
+async def _known(served: Runtime, owner: str, user: str) -> UserState:
+    state = await served.states.get(owner, user)
+    if state is None:
+        raise ApiError(Code.USER_NOT_FOUND, "Nothing is known of this user.")
+    return state
+
+
+def _page(served: Runtime, owner: str, user: str, after: int, limit: int) -> list[dict[str, object]]:
+    with served.database.reading() as connection:
+        rows = page_events(connection, owner, user, after, limit)
+    return [
+        {
+            "seq": row.seq,
+            "event_id": row.event_id,
+            "received_at": _rfc3339(row.received_at),
+            "event": orjson.loads(row.payload),
+        }
+        for row in rows
+    ]
+
+
+def _integer(request: Request, name: str, default: int, low: int, high: int) -> int:
+    raw = request.query_params.get(name)
+    if not raw:
+        return default
+    if not (raw.isascii() and raw.isdigit() and len(raw) < 20 and low <= int(raw) <= high):
+        raise InvalidRequestError(
+            (f"/{name}", f"The query parameter must be an integer from {low} to {high}.")
+        )
+    return int(raw)
+
+
+def _rfc3339(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,188 @@
+"""Everything that lives as long as the server, built in one place and shut down in the reverse order."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from penchant.models.bundle import DEFAULT_BUNDLE, Bundle, BundleError
+from penchant.models.encoder import EncoderError, load_encoder
+from penchant.models.features import FeatureExtractor
+from penchant.service.batching import MicroBatcher
+from penchant.service.feature_cache import FeatureCache
+from penchant.service.featurizer import Featurizer
+from penchant.service.learning import Learner
+from penchant.service.ledger import Ledger
+from penchant.service.rankings import Rankings
+from penchant.service.rebuild import rebuild
+from penchant.service.scoring import Scorer
+from penchant.service.settings import Settings
+from penchant.service.states import StateCache, UserStates
+from penchant.service.store.database import Database
+from penchant.service.telemetry import Telemetry, log
+from penchant.service.writer import Writer
+
+_HOUR: Final = 3600.0
+_READERS: Final = 4
+_WARM_UP: Final = ("A first text, so that the first request does not pay for it.", "Another.")
+
+
+class StartError(RuntimeError):
+    """The server cannot start, for a reason that its operator can change."""
+
+
+def load_bundle(settings: Settings) -> Bundle:
+    """The bundle that the settings name.
+
+    Raises:
+        StartError: It is missing or damaged.
+    """
+    try:
+        return Bundle.load(settings.bundle or DEFAULT_BUNDLE)
+    except BundleError as error:
+        raise StartError(f"The bundle cannot be loaded: {error}") from error
+
+
+def load_extractor(settings: Settings, bundle: Bundle) -> FeatureExtractor:
+    """The feature extractor that the bundle was fitted with.
+
+    Raises:
+        StartError: The encoder is missing, or is another one.
+    """
+    card = bundle.manifest.encoder
+    try:
+        encoder = load_encoder(
+            settings.encoder or card.name,
+            pooling="last" if card.pooling == "last" else "mean",
+            max_tokens=card.max_tokens,
+            joint=card.joint,
+            device=settings.encoder_device,
+        )
+    except EncoderError as error:
+        raise StartError(f"The encoder cannot be loaded: {error}") from error
+    return FeatureExtractor(encoder)
+
+
+def check_match(bundle: Bundle, extractor: FeatureExtractor) -> None:
+    """Refuses features that the bundle was not fitted on.
+
+    Raises:
+        StartError: They differ.
+    """
+    if extractor.identity != bundle.manifest.encoder.features:
+        raise StartError(
+            f"The bundle {bundle.manifest.name} was fitted with the encoder {bundle.manifest.encoder.name} "
+            f"({bundle.manifest.encoder.features}); the loaded one is another ({extractor.identity})."
+        )
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The living parts of a server."""
+
+    settings: Settings
+    telemetry: Telemetry
+    bundle: Bundle
+    extractor: FeatureExtractor
+    database: Database
+    readers: ThreadPoolExecutor
+    batcher: MicroBatcher
+    writer: Writer
+    states: UserStates
+    scorer: Scorer
+    learner: Learner
+    clock: Callable[[], float]
+    started_at: float
+
+    async def stop(self) -> None:
+        """Finishes what was accepted: texts are encoded, feedback and rankings written."""
+        await self.batcher.stop()
+        await self.writer.stop()
+        self.readers.shutdown()
+        self.database.close()
+        log.info("stopped")
+
+
+async def start(
+    settings: Settings,
+    telemetry: Telemetry,
+    bundle: Bundle,
+    extractor: FeatureExtractor,
+    clock: Callable[[], float] = time.time,
+) -> Runtime:
+    """Opens the store, brings it up to date, warms the encoder, and starts the owner threads.
+
+    Raises:
+        StartError: Bundle and encoder do not fit.
+        StoreError: The data folder cannot be used.
+    """
+    check_match(bundle, extractor)
+    extractor.extract(_WARM_UP, [""] * len(_WARM_UP))
+    database = Database(settings.data_dir)
+    try:
+        telemetry.salt = database.salt()
+        rebuild(database, bundle, extractor)
+    except BaseException:
+        database.close()
+        raise
+    readers = ThreadPoolExecutor(_READERS, thread_name_prefix="penchant-reader")
+    batcher = MicroBatcher(extractor, settings, telemetry)
+    state_cache = StateCache(settings.max_cached_users)
+    states = UserStates(state_cache, database, readers, bundle.reward.population)
+    ledger = Ledger(bundle.reward, bundle.version, extractor.identity, state_cache)
+    writer = Writer(
+        database=database,
+        ledger=ledger,
+        cache=state_cache,
+        settings=settings,
+        telemetry=telemetry,
+        clock=clock,
+    )
+    feature_cache = FeatureCache(settings.feature_cache_bytes)
+    featurizer = Featurizer(
+        extractor=extractor,
+        batcher=batcher,
+        cache=feature_cache,
+        database=database,
+        readers=readers,
+        telemetry=telemetry,
+    )
+    rankings = Rankings(
+        max_bytes=settings.ranking_cache_bytes,
+        ttl_seconds=settings.rank_ttl_hours * _HOUR,
+        clock=clock,
+        write=writer.write_ranking,
+        database=database,
+        readers=readers,
+    )
+    scorer = Scorer(bundle, featurizer, states, rankings, telemetry)
+    learner = Learner(
+        settings=settings,
+        featurizer=featurizer,
+        rankings=rankings,
+        writer=writer,
+        cache=feature_cache,
+        database=database,
+        readers=readers,
+        telemetry=telemetry,
+        clock=clock,
+    )
+    batcher.start()
+    writer.start()
+    log.info("ready", bundle=bundle.version, data_dir=str(settings.data_dir.resolve()))
+    return Runtime(
+        settings,
+        telemetry,
+        bundle,
+        extractor,
+        database,
+        readers,
+        batcher,
+        writer,
+        states,
+        scorer,
+        learner,
+        clock,
+        clock(),
+    )

@@ -1,0 +1,165 @@
+"""What requests look like, and the models that validate them.
+
+Types are strict (no `"3"` for 3, no `true` for 1). `null` stands for "not given" in every optional field.
+Unknown fields are ignored where foreign clients call (`Lenient`), and refused elsewhere (`Exact`).
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, WithJsonSchema
+
+from penchant.service.identity import MAX_USER_CHARS, user_fault
+
+
+def _check_user(user: str) -> str:
+    if fault := user_fault(user):
+        raise ValueError(fault)
+    return user
+
+
+UserId = Annotated[
+    str,
+    AfterValidator(_check_user),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_USER_CHARS,
+            "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f]+$",
+        }
+    ),
+]
+Document = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string"}, {"type": "object", "properties": {"text": {"type": "string"}}}],
+            "description": "a text, or an object that holds it under `text` (or the keys of `rank_fields`)",
+        }
+    ),
+]
+TextOrTexts = Annotated[
+    Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+]
+
+
+class Lenient(BaseModel):
+    """Ignores fields it does not know."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
+
+
+class Exact(BaseModel):
+    """Refuses fields it does not know."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class RerankRequest(Lenient):
+    """Candidates to be ranked for a user (Cohere v1 and v2, Jina, vLLM)."""
+
+    model: str | None = None
+    query: str
+    documents: list[Document] = Field(min_length=1)
+    top_n: int | None = Field(default=None, ge=0, description="how many results; absent or 0 means all")
+    return_documents: bool | None = None
+    rank_fields: list[str] | None = None
+    max_tokens_per_doc: int | None = Field(
+        None, description="accepted and not used: see GET /v1/models for limits"
+    )
+    priority: int | None = Field(default=None, description="accepted and not used")
+    user: UserId | None = None
+
+
+class TeiRequest(Lenient):
+    """Texts to be ranked for a user (text-embeddings-inference)."""
+
+    model: str | None = None
+    query: str
+    texts: list[str] = Field(min_length=1)
+    raw_scores: bool | None = Field(default=None, description="utilities in place of probabilities")
+    return_text: bool | None = None
+    truncate: bool | None = Field(default=None, description="accepted; long texts are always truncated")
+    user: UserId | None = None
+
+
+class ScoreRequest(Lenient):
+    """Pairs to be scored (vLLM): one prompt for all texts, or as many prompts as texts."""
+
+    model: str | None = None
+    text_1: TextOrTexts = None
+    text_2: TextOrTexts = None
+    queries: TextOrTexts = None
+    documents: TextOrTexts = None
+    user: UserId | None = None
+
+
+class BestOfNRequest(Exact):
+    """Candidates of which one is to be chosen for a user."""
+
+    user: UserId | None = None
+    prompt: str | None = None
+    candidates: list[str] = Field(min_length=1)
+    strategy: Literal["mean"] | None = None
+    accept_threshold: float | None = Field(
+        None, ge=0, le=1, description="least `probability_acceptable` of the best"
+    )
+    n_return: int | None = Field(default=None, ge=0, description="how many results; absent or 0 means all")
+
+
+class Event(Exact):
+    """What every kind of feedback event has."""
+
+    event_id: str | None = Field(
+        default=None, min_length=1, max_length=128, description="makes the event idempotent"
+    )
+    user: UserId | None = None
+    rank_id: str | None = Field(default=None, min_length=1, max_length=64)
+    timestamp: Annotated[AwareDatetime, Field(strict=False)] | None = Field(
+        default=None, description="RFC 3339"
+    )
+    source: str | None = Field(default=None, min_length=1, max_length=64)
+    weight: float | None = Field(default=None, gt=0, le=1)
+    metadata: dict[str, Any] | None = None
+
+
+class PreferenceEvent(Event):
+    """The user prefers one text to another."""
+
+    type: Literal["preference"]
+    prompt: str | None = None
+    chosen: str = Field(min_length=1)
+    rejected: str = Field(min_length=1)
+    strength: float | None = Field(default=None, gt=0, le=1, description="multiplies `weight`")
+
+
+class TextEvent(Event):
+    """A judgement of one text, given in full or as a candidate of a ranking."""
+
+    prompt: str | None = None
+    text: str | None = Field(default=None, min_length=1)
+    index: int | None = Field(default=None, ge=0)
+
+
+class VoteEvent(TextEvent):
+    """The user finds a text good enough (1) or not (-1)."""
+
+    type: Literal["vote"]
+    value: Literal[1, -1]
+
+
+class RatingEvent(TextEvent):
+    """The user rates a text within a scale."""
+
+    type: Literal["rating"]
+    value: float
+    scale: list[float] = Field(min_length=2, max_length=2, description="[lowest, highest]")
+
+
+AnyEvent = Annotated[PreferenceEvent | VoteEvent | RatingEvent, Field(discriminator="type")]
+
+
+class FeedbackBatch(Exact):
+    """Events in the order in which they happened."""
+
+    events: list[Any] = Field(min_length=1)

@@ -1,0 +1,119 @@
+"""Everything that can be configured, in one place. Read once, at start; every limit names its unit."""
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEFAULT_TENANT: Final = "default"
+
+# Names that rerank clients send unasked; all of them mean the loaded bundle.
+CLIENT_MODEL_NAMES: Final = (
+    "penchant",
+    "rerank-v4.0-pro",
+    "rerank-v4.0-fast",
+    "rerank-v3.5",
+    "rerank-english-v3.0",
+    "rerank-multilingual-v3.0",
+    "rerank-english-v2.0",
+    "rerank-multilingual-v2.0",
+    "jina-reranker-v3",
+    "jina-reranker-v2-base-multilingual",
+    "jina-reranker-v1-base-en",
+    "jina-reranker-m0",
+    "BAAI/bge-reranker-large",
+    "BAAI/bge-reranker-base",
+    "BAAI/bge-reranker-v2-m3",
+)
+
+
+class Settings(BaseSettings):
+    """Settings of one server; each is read from `PENCHANT_` + its name in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PENCHANT_", env_ignore_empty=True, frozen=True, extra="ignore"
+    )
+
+    # Where it listens and what it keeps.
+    host: str = "127.0.0.1"
+    port: int = Field(default=8642, ge=0, le=65535)
+    data_dir: Path = Path(".penchant")
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+
+    # Who may call. With no key at all every caller is the tenant `default`.
+    api_key: SecretStr | None = None
+    api_keys: dict[str, SecretStr] = Field(default_factory=dict, description="tenant → key, as a JSON object")
+    allow_open: bool = Field(default=False, description="serve beyond loopback without a key")
+
+    # What it ranks with; None takes the shipped bundle, and the encoder that the bundle names.
+    bundle: Path | None = None
+    encoder: str | None = None
+    encoder_device: str = "auto"
+    model_aliases: tuple[str, ...] = CLIENT_MODEL_NAMES
+
+    # What a caller may send.
+    max_body_bytes: int = Field(default=8 * 2**20, gt=0)
+    max_candidates: int = Field(default=1000, gt=0)
+    max_text_chars: int = Field(default=1_000_000, gt=0)
+    max_events: int = Field(default=100, gt=0)
+    max_metadata_bytes: int = Field(default=4096, gt=0)
+    max_page_items: int = Field(default=100, gt=0)
+    body_timeout_seconds: float = Field(default=30.0, gt=0)
+
+    # What the server holds.
+    max_queued_texts: int = Field(default=2048, gt=0)
+    max_batch_texts: int = Field(default=256, gt=0)
+    max_batch_chars: int = Field(default=256_000, gt=0)
+    max_queued_events: int = Field(default=4096, gt=0)
+    max_group_events: int = Field(default=256, gt=0)
+    max_queued_rankings: int = Field(default=10_000, gt=0)
+    feature_cache_bytes: int = Field(default=128 * 2**20, ge=0)
+    ranking_cache_bytes: int = Field(default=32 * 2**20, ge=0)
+    max_cached_users: int = Field(default=50_000, gt=0)
+
+    # How long things last.
+    rank_ttl_hours: float = Field(default=24.0, gt=0)
+    idempotency_ttl_hours: float = Field(default=24.0, gt=0)
+    expiry_interval_seconds: float = Field(default=600.0, gt=0)
+    ranking_write_delay_seconds: float = Field(default=0.1, ge=0)
+    shutdown_timeout_seconds: int = Field(default=30, gt=0)
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("api_key")
+    @classmethod
+    def _not_blank(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().strip():
+            raise ValueError("an API key must not be blank")
+        return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _named_and_not_blank(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for tenant, key in value.items():
+            if not 1 <= len(tenant) <= 64 or not key.get_secret_value().strip():
+                raise ValueError(
+                    "API keys are a JSON object from tenant (1 to 64 characters) to a key that is not blank"
+                )
+        return value
+
+    def tenant_keys(self) -> dict[str, str]:
+        """Tenant → key of all that may call; empty means open."""
+        keys = {tenant: key.get_secret_value() for tenant, key in self.api_keys.items()}
+        if self.api_key is not None:
+            keys[DEFAULT_TENANT] = self.api_key.get_secret_value()
+        return keys
+
+    def is_loopback(self) -> bool:
+        """Whether `host` can be reached from this machine alone."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False

@@ -1,0 +1,277 @@
+"""What is asked of the database, one function a question. No statement is written anywhere else."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Delete, Row, Table, and_, bindparam, delete, func, select, update
+from sqlalchemy.dialects.sqlite import insert
+
+from penchant.service.store.tables import (
+    features,
+    feedback_events,
+    idempotency,
+    judged_items,
+    rankings,
+    user_states,
+)
+
+FLOAT16: Final = np.dtype("<f2")
+AnyRow = Row[*tuple[Any, ...]]
+CHUNK: Final = 500  # values in one IN list
+
+_ADD_STATE = insert(user_states)
+_ADD_STATE = _ADD_STATE.on_conflict_do_update(
+    index_elements=["tenant", "user_id"],
+    set_={
+        name: _ADD_STATE.excluded[name]
+        for name in ("version", "feedback_events", "bundle_version", "state", "updated_at")
+    },
+)
+_IGNORING: Final = {
+    table.name: insert(table).on_conflict_do_nothing() for table in (features, rankings, judged_items)
+}
+_INSERTING: Final = {table.name: insert(table) for table in (feedback_events, idempotency)}
+
+_EVENTS_BY_ID = select(
+    feedback_events.c.event_id, feedback_events.c.content_hash, feedback_events.c.user_id
+).where(
+    feedback_events.c.tenant == bindparam("tenant"),
+    feedback_events.c.event_id.in_(bindparam("ids", expanding=True)),
+)
+_STATES = select(user_states).where(
+    user_states.c.tenant == bindparam("tenant"), user_states.c.user_id.in_(bindparam("users", expanding=True))
+)
+_FEATURES = select(features.c.feature_key, features.c.vector, features.c.tokens, features.c.truncated).where(
+    features.c.tenant == bindparam("tenant"),
+    features.c.extractor == bindparam("extractor"),
+    features.c.feature_key.in_(bindparam("keys", expanding=True)),
+)
+
+
+@dataclass(frozen=True)
+class StoredFeature:
+    """One row of `features`.
+
+    Attributes:
+        vector: `[dim]`.
+        tokens: Tokens read.
+        truncated: Whether the text was cut.
+    """
+
+    vector: NDArray[np.float16]
+    tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class LoggedJudgement:
+    """One event of the log, to be learned again; `vectors` `[m, dim]`, winner first, or None."""
+
+    seq: int
+    type: str
+    value: float | None
+    weight: float
+    source: str | None
+    payload: str
+    item_keys: tuple[bytes, ...]
+    vectors: NDArray[np.float16] | None
+
+
+def add(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Inserts rows; for features, rankings and judged items a row that is there already stays."""
+    if rows:
+        statement = _INSERTING.get(table.name)
+        connection.execute(statement if statement is not None else _IGNORING[table.name], rows)
+
+
+def put_states(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Inserts or replaces user states."""
+    if rows:
+        connection.execute(_ADD_STATE, rows)
+
+
+def known_events(
+    connection: Connection, tenant: str, event_ids: Sequence[str]
+) -> dict[str, tuple[bytes, str]]:
+    """Of these event ids the ones in the log: id → (content hash, user)."""
+    found = {}
+    for ids in _chunks(event_ids):
+        for event_id, digest, user in connection.execute(_EVENTS_BY_ID, {"tenant": tenant, "ids": ids}):
+            found[event_id] = (digest, user)
+    return found
+
+
+def find_states(connection: Connection, tenant: str, users: Sequence[str]) -> dict[str, AnyRow]:
+    """Stored states of these users."""
+    found = {}
+    for some in _chunks(users):
+        for row in connection.execute(_STATES, {"tenant": tenant, "users": some}):
+            found[row.user_id] = row
+    return found
+
+
+def find_features(
+    connection: Connection, tenant: str, extractor: str, keys: Sequence[bytes]
+) -> dict[bytes, StoredFeature]:
+    """Stored features of these keys."""
+    found = {}
+    for some in _chunks(keys):
+        parameters = {"tenant": tenant, "extractor": extractor, "keys": some}
+        for key, vector, tokens, truncated in connection.execute(_FEATURES, parameters):
+            found[key] = StoredFeature(np.frombuffer(vector, FLOAT16), tokens, bool(truncated))
+    return found
+
+
+def find_ranking(connection: Connection, tenant: str, rank_id: str) -> AnyRow | None:
+    """One ranking: user_id, shown, created_at."""
+    return connection.execute(
+        select(rankings.c.user_id, rankings.c.shown, rankings.c.created_at).where(
+            rankings.c.tenant == tenant, rankings.c.rank_id == rank_id
+        )
+    ).one_or_none()
+
+
+def find_answer(connection: Connection, tenant: str, key: str) -> AnyRow | None:
+    """The stored answer to an idempotency key: request_hash, answer, created_at."""
+    return connection.execute(
+        select(idempotency.c.request_hash, idempotency.c.answer, idempotency.c.created_at).where(
+            idempotency.c.tenant == tenant, idempotency.c.key == key
+        )
+    ).one_or_none()
+
+
+def page_events(connection: Connection, tenant: str, user: str, after: int, limit: int) -> Sequence[AnyRow]:
+    """Up to `limit` events of a user with seq > `after`, oldest first."""
+    log = feedback_events.c
+    return connection.execute(
+        select(log.seq, log.event_id, log.payload, log.received_at)
+        .where(log.tenant == tenant, log.user_id == user, log.seq > after)
+        .order_by(log.seq)
+        .limit(limit)
+    ).all()
+
+
+def outdated_users(connection: Connection, bundle_version: str) -> list[tuple[str, str]]:
+    """(tenant, user) of all states that another bundle made."""
+    rows = connection.execute(
+        select(user_states.c.tenant, user_states.c.user_id)
+        .where(user_states.c.bundle_version != bundle_version)
+        .order_by(user_states.c.tenant, user_states.c.user_id)
+    )
+    return [(tenant, user) for tenant, user in rows]
+
+
+def replay_events(
+    connection: Connection, tenant: str, user: str, extractor: str
+) -> Iterator[LoggedJudgement]:
+    """A user's log in order, each event with the features that its judged texts have under `extractor`."""
+    log, items = feedback_events.c, judged_items.c
+    vectors: dict[int, list[tuple[bytes, bytes | None]]] = {}
+    for seq, item_key, vector in connection.execute(
+        select(items.seq, items.item_key, features.c.vector)
+        .outerjoin(
+            features,
+            and_(
+                features.c.tenant == items.tenant,
+                features.c.extractor == items.extractor,
+                features.c.feature_key == items.feature_key,
+            ),
+        )
+        .where(items.tenant == tenant, items.user_id == user, items.extractor == extractor)
+        .order_by(items.seq, items.position)
+    ):
+        vectors.setdefault(seq, []).append((item_key, vector))
+    for row in connection.execute(
+        select(log.seq, log.type, log.value, log.weight, log.source, log.payload)
+        .where(log.tenant == tenant, log.user_id == user)
+        .order_by(log.seq)
+    ):
+        judged = vectors.get(row.seq, [])
+        present = [vector for _, vector in judged if vector is not None]
+        complete = bool(judged) and len(present) == len(judged)
+        matrix = np.stack([np.frombuffer(vector, FLOAT16) for vector in present]) if complete else None
+        yield LoggedJudgement(
+            row.seq,
+            row.type,
+            row.value,
+            row.weight,
+            row.source,
+            row.payload,
+            tuple(k for k, _ in judged),
+            matrix,
+        )
+
+
+def delete_user(
+    connection: Connection, tenant: str, user: str, quoted_user: str
+) -> tuple[list[bytes], list[bytes]]:
+    """Removes all that is stored of a user.
+
+    Args:
+        connection: A write transaction.
+        tenant: The user's tenant.
+        user: The user.
+        quoted_user: The user as a JSON string, as stored answers hold it.
+
+    Returns:
+        Keys of removed features (those that no other judgement of the tenant needs), and what the user's
+        rankings had shown.
+    """
+    mine = select(judged_items.c.extractor, judged_items.c.feature_key).where(
+        judged_items.c.tenant == tenant, judged_items.c.user_id == user
+    )
+    candidates = {(extractor, key) for extractor, key in connection.execute(mine)}
+    connection.execute(_of_user(judged_items, tenant, user))
+    removed = [key for extractor, key in candidates if not _is_needed(connection, tenant, extractor, key)]
+    for keys in _chunks(removed):
+        connection.execute(
+            delete(features).where(features.c.tenant == tenant, features.c.feature_key.in_(keys))
+        )
+    shown = connection.scalars(
+        select(rankings.c.shown).where(rankings.c.tenant == tenant, rankings.c.user_id == user)
+    ).all()
+    for table in (feedback_events, user_states, rankings):
+        connection.execute(_of_user(table, tenant, user))
+    connection.execute(
+        delete(idempotency).where(
+            idempotency.c.tenant == tenant, func.instr(idempotency.c.users, quoted_user) > 0
+        )
+    )
+    return removed, list(shown)
+
+
+def expire(connection: Connection, *, rankings_before: float, answers_before: float) -> int:
+    """Removes rankings and stored answers that are too old; returns how many."""
+    old_rankings = connection.execute(delete(rankings).where(rankings.c.created_at < rankings_before))
+    old_answers = connection.execute(delete(idempotency).where(idempotency.c.created_at < answers_before))
+    return old_rankings.rowcount + old_answers.rowcount
+
+
+def set_state(connection: Connection, tenant: str, user: str, values: Mapping[str, Any]) -> None:
+    """Changes columns of a stored state."""
+    connection.execute(
+        update(user_states)
+        .where(user_states.c.tenant == tenant, user_states.c.user_id == user)
+        .values(values)
+    )
+
+
+def _is_needed(connection: Connection, tenant: str, extractor: str, key: bytes) -> bool:
+    items = judged_items.c
+    statement = select(items.seq).where(
+        items.tenant == tenant, items.extractor == extractor, items.feature_key == key
+    )
+    return connection.execute(statement.limit(1)).first() is not None
+
+
+def _of_user(table: Table, tenant: str, user: str) -> Delete:
+    return delete(table).where(table.c.tenant == tenant, table.c.user_id == user)
+
+
+def _chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
+    listed = list(values)
+    for start in range(0, len(listed), CHUNK):
+        yield listed[start : start + CHUNK]

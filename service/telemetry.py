@@ -1,0 +1,135 @@
+"""What the operator sees: JSON logs without texts or user ids, Prometheus metrics, Server-Timing."""
+
+import hashlib
+import logging
+import secrets
+import sys
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+log: Final = structlog.get_logger("penchant")
+
+_REQUEST_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_STAGE_SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
+_BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+def configure_logging(level: str) -> None:
+    """Structured JSON on standard error; the server's own libraries speak the same way."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(serializer=_dumps),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
+        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+            foreign_pre_chain=[
+                structlog.stdlib.add_logger_name,
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.format_exc_info,
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(logging.getLevelNamesMapping()[level], logging.WARNING))
+
+
+def _dumps(event: dict[str, Any], **_: object) -> bytes:
+    return orjson.dumps(event, default=str)
+
+
+@dataclass
+class Timings:
+    """Where a request's time went, in seconds; adds up over the request."""
+
+    queue: float = 0.0
+    encode: float = 0.0
+    posterior: float = 0.0
+    rank: float = 0.0
+
+    def header(self) -> str:
+        """Value of `Server-Timing`, in milliseconds."""
+        return (
+            f"queue;dur={self.queue * 1e3:.3f}, encode;dur={self.encode * 1e3:.3f}, "
+            f"posterior;dur={self.posterior * 1e3:.3f}, rank;dur={self.rank * 1e3:.3f}"
+        )
+
+
+class Telemetry:
+    """Metrics of one server, and the hash under which its logs know a user."""
+
+    def __init__(self) -> None:
+        self.salt = secrets.token_bytes(32)  # replaced by the installation's own when the store opens
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.requests = self._counter(
+            "http_requests", "Answers, by route and status.", "method", "route", "status"
+        )
+        self.request_seconds = self._histogram(
+            "http_request_duration_seconds", "Time to answer.", _REQUEST_SECONDS, "route"
+        )
+        self.stage_seconds = self._histogram(
+            "stage_duration_seconds", "Time by stage.", _STAGE_SECONDS, "stage"
+        )
+        self.encoded_texts = self._counter("encoder_texts", "Texts encoded.")
+        self.encoded_tokens = self._counter("encoder_tokens", "Tokens encoded.")
+        self.encoder_failures = self._counter("encoder_failures", "Batches that the encoder failed.")
+        self.batch_texts = self._histogram("encoder_batch_texts", "Texts in a batch.", _BATCH_SIZES)
+        self.queued_texts = self._gauge("encoder_queued_texts", "Texts that wait for the encoder.")
+        self.cache_hits = self._counter("feature_cache_hits", "Texts whose features were in memory.")
+        self.cache_misses = self._counter("feature_cache_misses", "Texts whose features were not in memory.")
+        self.cache_bytes = self._gauge("feature_cache_bytes", "Memory held by cached features.")
+        self.ranked_texts = self._counter("ranked_texts", "Candidates ranked.")
+        self.events = self._counter(
+            "feedback_events", "Feedback events, by type and outcome.", "type", "outcome"
+        )
+        self.commit_seconds = self._histogram(
+            "commit_duration_seconds", "Time of a durable commit.", _STAGE_SECONDS
+        )
+        self.group_events = self._histogram("commit_events", "Events in one commit.", _BATCH_SIZES)
+        self.lost_rankings = self._counter("rankings_unwritten", "Rankings that could not be stored in time.")
+        self.overloads = self._counter("overloads", "Requests refused because a queue was full.", "queue")
+        self.expired_rows = self._counter("expired_rows", "Rankings and stored answers removed by age.")
+
+    def expose(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def hash_user(self, tenant: str, user: str) -> str:
+        """What logs call a user: the same within an installation, and nothing that can be looked up."""
+        digest = hashlib.blake2b(f"{tenant}\x00{user}".encode(), key=self.salt, digest_size=8)
+        return digest.hexdigest()
+
+    def observe(self, timings: Timings) -> None:
+        """Counts the stages of one ranking."""
+        for stage, seconds in vars(timings).items():
+            self.stage_seconds.labels(stage).observe(seconds)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"penchant_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"penchant_{name}", text, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"penchant_{name}", text, labels, buckets=buckets, registry=self.registry)
