@@ -25,7 +25,7 @@ _EMPHASIS = re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__|<(?:b|strong|em)>")
 _CODE = re.compile(r"```|`[^`\n]+`")
 _LINK = re.compile(r"https?://|www\.|<url>|\]\(", re.IGNORECASE)
 _EMOJI = re.compile("[\U0001f300-\U0001faff\u2600-\u27bf]|[:;]-?[)(DP]")
-_QUOTE = re.compile("[\"“”«»]")
+_QUOTE = re.compile('["“”«»]')
 
 
 def _lexicon(words: str) -> frozenset[str]:

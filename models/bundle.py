@@ -1,8 +1,8 @@
 """A bundle: a trained model on disk, as safetensors + manifest. Its content hash is its version.
 
-    bundle/
-      manifest.json      name, encoder, data and licences, metrics, hash of the weights
-      model.safetensors  arrays of the reward model
+bundle/
+  manifest.json      name, encoder, data and licences, metrics, hash of the weights
+  model.safetensors  arrays of the reward model
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from penchant.models.features import KEY_BYTES
+from penchant.models.features import KEY_BYTES, FeatureExtractor
 from penchant.models.items import Items
 from penchant.models.likelihood import RatingScale
 from penchant.models.population import Population
@@ -57,6 +57,12 @@ class EncoderCard:
     max_tokens: int
     joint: bool
     features: str
+
+    @classmethod
+    def of(cls, extractor: FeatureExtractor) -> "EncoderCard":
+        """The card of the encoder behind an extractor."""
+        e = extractor.encoder
+        return cls(e.name, e.identity, e.pooling, e.max_tokens, e.joint, extractor.identity)
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,9 @@ class Bundle:
             raise BundleError(f"cannot read bundle {path}: {error}") from error
         try:
             if manifest["format"] != FORMAT:
-                raise BundleError(f"bundle {path} has format {manifest['format']}, this version reads {FORMAT}")
+                raise BundleError(
+                    f"bundle {path} has format {manifest['format']}, this version reads {FORMAT}"
+                )
             found = hashlib.sha256(weights).hexdigest()
             if found != manifest["weights_sha256"]:
                 raise BundleError(f"bundle {path}: weights have sha256 {found}, the manifest says otherwise")
@@ -148,8 +156,15 @@ class Bundle:
         bundle = cls(reward, described)
         bundle.__dict__["_weights"] = weights  # the file's own bytes: the version is that of what was read
         if bundle.version != manifest["version"]:
-            raise BundleError(f"bundle {path}: version is {bundle.version}, the manifest says {manifest['version']}")
+            raise BundleError(
+                f"bundle {path}: version is {bundle.version}, the manifest says {manifest['version']}"
+            )
         return bundle
+
+
+def stored(reward: RewardModel) -> RewardModel:
+    """A reward model as it is after saving and loading: figures measured on it are those of the bundle."""
+    return _reward(_arrays(reward))
 
 
 def _arrays(reward: RewardModel) -> dict[str, NDArray[Any]]:
@@ -163,7 +178,9 @@ def _arrays(reward: RewardModel) -> dict[str, NDArray[Any]]:
         "temperature": np.array([reward.temperature]),
         "reference": np.concatenate([reward.reference.base, reward.reference.directions[0]]),
         "scales.names": np.frombuffer("\n".join(names).encode(), np.uint8).copy(),
-        "scales.values": np.array([[s.offset, s.slope, s.noise] for s in map(reward.scales.__getitem__, names)]),
+        "scales.values": np.array(
+            [[s.offset, s.slope, s.noise] for s in map(reward.scales.__getitem__, names)]
+        ),
         "loadings": reward.loadings.astype(np.float32),
         "memory.keys": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), KEY_BYTES).copy(),
         "memory.means": reward.memory.means.astype(np.float32),

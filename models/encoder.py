@@ -42,12 +42,16 @@ class Encoder(Protocol):
     """A text encoder.
 
     Attributes:
+        name: As `load_encoder` takes it.
+        pooling: How token states become one vector.
         identity: Hash of the weights and of every setting that changes an embedding.
         dim: Width of an embedding.
         max_tokens: Longest sequence it reads; what is longer is cut and reported.
         joint: Whether prompt and text are read in one sequence (else the text alone).
     """
 
+    name: str
+    pooling: Pooling
     identity: str
     dim: int
     max_tokens: int
@@ -65,6 +69,8 @@ class HashingEncoder:
     """
 
     def __init__(self, dim: int = 64, *, max_tokens: int = DEFAULT_MAX_TOKENS, joint: bool = False) -> None:
+        self.name = "hashing"
+        self.pooling: Pooling = "mean"
         self.dim = dim
         self.max_tokens = max_tokens
         self.joint = joint

@@ -82,7 +82,11 @@ def read(path: str | Path, *, source: str | None = None) -> Iterator[Judgement]:
     name = source or path.name.removesuffix(".gz").removesuffix(".jsonl")
     number = 0
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+        with (
+            gzip.open(path, "rt", encoding="utf-8")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8") as lines
+        ):
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield _parse(line, path, number, name)
@@ -177,5 +181,7 @@ def _parse(line: str, path: Path, number: int, source: str) -> Judgement:
             scale = (number_of(bounds[0], "scale"), number_of(bounds[1], "scale"))
             if not scale[0] < scale[1] or not scale[0] <= value <= scale[1]:
                 fail(f"'rating' {value} is not within 'scale' {bounds}")
-        return Judgement(kind="rating", texts=(text(row.get("item"), "item"),), value=value, scale=scale, **common)
+        return Judgement(
+            kind="rating", texts=(text(row.get("item"), "item"),), value=value, scale=scale, **common
+        )
     fail("needs one of: chosen + rejected, item + rating, item + vote, ranking, before + after")

@@ -104,7 +104,9 @@ def site(observation: Observation, beliefs: Beliefs) -> Site:
         case Vote(item, value):
             if value not in (-1, 1):
                 raise LikelihoodError(f"a vote is 1 or -1, not {value}")
-            found = _logistic(item.features[0], float(item.base[0]), _residual(item, beliefs), float(value), beliefs)
+            found = _logistic(
+                item.features[0], float(item.base[0]), _residual(item, beliefs), float(value), beliefs
+            )
         case Rating(item, value, scale):
             if not math.isfinite(value):
                 raise LikelihoodError(f"a rating must be finite, is {value}")

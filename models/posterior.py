@@ -117,7 +117,9 @@ class UserPosterior:
         q = population.q
         size = q + q * (q + 1) // 2
         if len(blob) != _HEADER.size + 4 * size:
-            raise PosteriorError(f"{len(blob)} bytes, a posterior of {q} coordinates has {_HEADER.size + 4 * size}")
+            raise PosteriorError(
+                f"{len(blob)} bytes, a posterior of {q} coordinates has {_HEADER.size + 4 * size}"
+            )
         magic, stored_q, archetypes, judgements = _HEADER.unpack_from(blob)
         if (magic, stored_q, archetypes) != (_MAGIC, q, len(population.weights)):
             raise PosteriorError(f"header {(magic, stored_q, archetypes)} does not fit this population")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -98,6 +98,42 @@ class RewardModel:
             if row is not None:
                 means[i], variances[i] = self.memory.means[row], self.memory.variances[row]
         return self._items(means, variances, self.text_prior.standardiser(vectors) @ self.loadings, keys)
+
+    def with_attribute_tastes(self, columns: Sequence[int], variance: float) -> "RewardModel":
+        """This model with tastes for single features beside the learned directions.
+
+        A user may weigh each of these features for themselves, w ~ N(0, variance), whether or not the fitted data show
+        that people differ in it: how long an answer should be is a matter of taste that no set of short statements
+        can teach.
+
+        Args:
+            columns: Standardised features, one a taste.
+            variance: Prior variance of a user's weight.
+        """
+        p, d = len(columns), len(self.text_prior.standardiser.centre) + 1
+        loadings = np.zeros((d, p))
+        loadings[list(columns), range(p)] = 1.0
+        population = self.population
+        k_archetypes, q = population.means.shape
+        precisions = np.zeros((k_archetypes, q + p, q + p))
+        precisions[:, :q, :q] = population.precisions
+        precisions[:, range(q, q + p), range(q, q + p)] = 1 / variance
+        reference = self.reference
+        return replace(
+            self,
+            loadings=np.concatenate([self.loadings, loadings], axis=1),
+            population=Population(
+                population.weights,
+                np.concatenate([population.means, np.zeros((k_archetypes, p))], axis=1),
+                precisions,
+            ),
+            # Features are standardised on the fitted texts: the median answer stands at 0.
+            reference=replace(
+                reference,
+                directions=np.concatenate([reference.directions, np.zeros((1, p))], axis=1),
+                direction_variance=np.concatenate([reference.direction_variance, np.zeros((1, p))], axis=1),
+            ),
+        )
 
     @staticmethod
     def _items(

@@ -33,7 +33,9 @@ def order(scores: Vector) -> NDArray[np.int64]:
         NonFiniteScoreError: A score is NaN or infinite.
     """
     if not np.isfinite(scores).all():
-        raise NonFiniteScoreError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite")
+        raise NonFiniteScoreError(
+            f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite"
+        )
     return np.argsort(-scores, kind="stable")
 
 

@@ -24,10 +24,16 @@ def tiny_bundle(extractor: FeatureExtractor, *, rank: int = 2, seed: int = 0) ->
     weights = rng.normal(0, 0.5, (d, m))
     weights[extractor.encoder.dim :] = 0.0
     text_prior = LinearTextPrior(
-        Standardiser(centre, scale), weights, np.full((d, m), 0.01), np.zeros((m, d, 1), np.float32), np.full(m, 0.05)
+        Standardiser(centre, scale),
+        weights,
+        np.full((d, m), 0.01),
+        np.zeros((m, d, 1), np.float32),
+        np.full(m, 0.05),
     )
     q = 1 + rank + 1
-    reference = Items(np.zeros(1), np.zeros(1), np.zeros((1, rank + 1)), np.zeros((1, rank + 1)), (REFERENCE_KEY,))
+    reference = Items(
+        np.zeros(1), np.zeros(1), np.zeros((1, rank + 1)), np.zeros((1, rank + 1)), (REFERENCE_KEY,)
+    )
     reward = RewardModel(
         text_prior=text_prior,
         population=Population(np.ones(1), np.zeros((1, q)), np.eye(q)[None]),
@@ -37,6 +43,4 @@ def tiny_bundle(extractor: FeatureExtractor, *, rank: int = 2, seed: int = 0) ->
         loadings=loadings,
         memory=ItemMemory.empty(m),
     )
-    encoder = extractor.encoder
-    card = EncoderCard("hashing", encoder.identity, "mean", encoder.max_tokens, encoder.joint, extractor.identity)
-    return Bundle(reward, Manifest(name="tiny", encoder=card, data=(), metrics={}))
+    return Bundle(reward, Manifest(name="tiny", encoder=EncoderCard.of(extractor), data=(), metrics={}))

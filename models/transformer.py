@@ -5,12 +5,12 @@ import importlib.util
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.benchmark import Timer
 
 from penchant.models.encoder import EncoderError, Encoding, Pooling, Precision
 
@@ -92,7 +92,9 @@ class TransformerEncoder:
         max_chars = self.max_tokens * CHARS_PER_TOKEN
         room = self.max_tokens - self._special_tokens
         truncated = np.fromiter((len(t) > max_chars for t in texts), np.bool_, len(texts))
-        encoded = self._tokenizer.encode_batch([_clean(t[:max_chars]) for t in texts], add_special_tokens=False)
+        encoded = self._tokenizer.encode_batch(
+            [_clean(t[:max_chars]) for t in texts], add_special_tokens=False
+        )
         if prompts is None:
             pairs = [None] * len(texts)
         else:
@@ -139,17 +141,16 @@ class TransformerEncoder:
         if not fast:
             return "float32"
         sequences, _ = self._tokenize(_PROBES, [""] * len(_PROBES) if self.joint else None)
-        exact, exact_s = self._timed(sequences)
+        exact, exact_seconds = self._forward(sequences), self._median_seconds(sequences)
         self._model = self._model.to(torch.bfloat16)
-        rough, rough_s = self._timed(sequences)
+        rough, rough_seconds = self._forward(sequences), self._median_seconds(sequences)
         self._model = self._model.to(torch.float32)
         faithful = float((exact * rough).sum(1).min()) >= MIN_COSINE
-        return "bfloat16" if faithful and rough_s < exact_s else "float32"
+        return "bfloat16" if faithful and rough_seconds < exact_seconds else "float32"
 
-    def _timed(self, sequences: list[list[int]]) -> tuple[NDArray[np.float32], float]:
-        self._forward(sequences)
-        start = perf_counter()
-        return self._forward(sequences), perf_counter() - start
+    def _median_seconds(self, sequences: list[list[int]]) -> float:
+        timer = Timer("forward(sequences)", globals={"forward": self._forward, "sequences": sequences})
+        return float(timer.timeit(5).median)
 
 
 def _clean(text: str) -> str:
@@ -172,7 +173,9 @@ def _batches(lengths: NDArray[np.int64]) -> Iterator[list[int]]:
 def _load(name: str) -> tuple[Any, Any, str]:
     """(model in float32, tokenizer, hash of the weights)."""
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging as hf_logging
 
+    hf_logging.disable_progress_bar()
     options: dict[str, Any] = {}
     source = name
     if name == "embedded":

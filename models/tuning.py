@@ -12,7 +12,7 @@ from penchant.models.evaluation import Adapted, Progress, Vectors, adapt, predic
 from penchant.models.fit import Fit, FitOptions
 from penchant.models.judgements import Judgement
 from penchant.models.reward import RewardModel
-from penchant.models.split import Mode, Split, split
+from penchant.models.split import Mode, Split, TestPair, split
 
 RANKS: Final = (0, 1, 2, 4, 8)
 INNER_SHOTS: Final = (0, 3, 10, 30)
@@ -83,13 +83,39 @@ def fit_reward(
         progress: Called with stage, done, total.
     """
     base = options or FitOptions()
-    inner = split(judgements, mode, "inner", unseen_users=INNER_UNSEEN, seen_share=INNER_SEEN, train_share=INNER_TRAIN)
+    inner = inner_split(judgements, mode)
     chosen, temperature, trials = 0, 1.0, ()
     if len(inner.test) >= MIN_INNER_USERS and inner.train:
         chosen, temperature, trials = _choose(inner, vectors, base, ranks, progress)
     final = replace(base, rank=chosen)
     fit = Fit(Dataset.of(judgements, vectors), final).run(_within("fit", progress))
     return Tuned(fit.reward(temperature=temperature, remember=remember), final, trials, len(inner.test))
+
+
+def inner_split(judgements: Sequence[Judgement], mode: Mode) -> Split:
+    """Held-out users and texts within train judgements, every source with an equal number of held-out users at most."""
+    by_source: dict[str, list[Judgement]] = {}
+    for j in judgements:
+        by_source.setdefault(j.source, []).append(j)
+    parts = [
+        split(
+            rows,
+            mode,
+            "inner",
+            seen_users=len(rows),
+            unseen_users=INNER_UNSEEN // len(by_source),
+            seen_share=INNER_SEEN,
+            train_share=INNER_TRAIN,
+        )
+        for rows in by_source.values()
+    ]
+    # A user of two sources is held out in both (the split goes by name), and evaluated in the first.
+    support: dict[str, list[Judgement]] = {}
+    test: dict[str, list[TestPair]] = {}
+    for part in parts:
+        support = {**part.support, **support}
+        test = {**part.test, **test}
+    return Split([j for part in parts for j in part.train], support, test)
 
 
 def _choose(
@@ -133,15 +159,21 @@ def best_temperature(reward: RewardModel, adapted: Sequence[Adapted]) -> float:
         return float(np.mean([-np.log(np.maximum(p, 1e-12)).mean() for p in found.better.values()]))
 
     low, high = np.log(TEMPERATURES)
-    return float(np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 0.02}).x))
+    return float(
+        np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 0.02}).x)
+    )
 
 
-def _user_losses(reward: RewardModel, adapted: Sequence[Adapted]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _user_losses(
+    reward: RewardModel, adapted: Sequence[Adapted]
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """`[n_users]` mean log-loss over the shots with personal judgements."""
     found = predict(reward, adapted)
     counts = np.bincount(found.users)
     per_shot = [
-        np.bincount(found.users, -np.log(np.maximum(p, 1e-12))) / counts for k, p in found.better.items() if k > 0
+        np.bincount(found.users, -np.log(np.maximum(p, 1e-12))) / counts
+        for k, p in found.better.items()
+        if k > 0
     ]
     mean: np.ndarray[tuple[int], np.dtype[np.float64]] = np.mean(per_shot, axis=0)
     return mean

@@ -2,10 +2,9 @@
 
 The utility of item x for user i is written u = g_x·h_i with
 
-    item g = [b, 1, v₁…v_k, a₁…a_p]      user h = [1, t, z₁…z_k, w₁…w_p]        D = 2 + k + p
+    item g = [b, 1, v₁…v_k]      user h = [1, t, z₁…z_k]      D = 2 + k
 
-(b base, v directions, a fixed loadings; t threshold, z and w position). What is known (the ones, a) has no covariance, so
-that one formula serves users and items: a judgement is a Gaussian site −½ωu² + λu, of which a user gets (ωE[ggᵀ], λĝ), an
+(b base, v directions; t threshold, z position). What is known (the ones) has no covariance, so that one formula serves users and items: a judgement is a Gaussian site −½ωu² + λu, of which a user gets (ωE[ggᵀ], λĝ), an
 item (ωE[hhᵀ], λĥ); conditioning on the known coordinates leaves the unknown ones. λ = ω·target for a rating, ±½ for a
 logistic judgement under the Jaakkola–Jordan bound (ξ² = E[u²], ω = tanh(ξ/2)/2ξ).
 """
@@ -77,13 +76,12 @@ class RatingScales:
         """Ratings as pseudo-observations of utility, `[R]`."""
         return (data.ratings - self.offset[data.rating_source]) / self.slope[data.rating_source]
 
-    def update(self, data: Dataset, utility: Tensor, variance: Tensor) -> None:
-        """Maximum likelihood given E[u] and Var[u] of the rated cells, both `[R]`.
+    def update(self, data: Dataset, utility: Tensor) -> None:
+        """Maximum likelihood given E[u] of the rated cells, `[R]`.
 
         offset: mean of r − slope·u. slope: positive root of N s β² + B β − A = 0 with A = Σ(r−o)², B = Σ(r−o)u, the
         stationary point of −N log β − Σ((r−o)/β − u)²/2s; Var[u] does not enter it.
         """
-        del variance
         count = torch.zeros_like(self.offset).index_add_(0, data.rating_source, torch.ones_like(utility))
         fitted = data.ratings - self.slope[data.rating_source] * utility
         self.offset = torch.zeros_like(self.offset).index_add_(0, data.rating_source, fitted) / count
@@ -164,21 +162,9 @@ def _item_sites(
         yield loser, precision, -half + torch.einsum("jde,je->jd", precision, items.mean[winner])
 
 
-def utilities(users: Factors, items: Factors, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """E[u] and Var[u] of (user, item) cells `[J, 2]`."""
-    means, variances = [], []
-    for rows in _chunks(len(cells)):
-        user, item = cells[rows].T
-        g, h = items.mean[item], users.mean[user]
-        mean = (g * h).sum(1)
-        user_part = torch.einsum("jd,jde,je->j", g, users.cov[user], g)
-        item_part = torch.einsum("jde,jde->j", items.cov[item], users.second[user])
-        means.append(mean)
-        variances.append(user_part + item_part)
-    if not means:
-        empty = users.mean.new_zeros(0)
-        return empty, empty
-    return torch.cat(means), torch.cat(variances)
+def utilities(users: Factors, items: Factors, cells: Tensor) -> Tensor:
+    """E[u] of (user, item) cells `[J, 2]`, `[J]`."""
+    return (items.mean[cells[:, 1]] * users.mean[cells[:, 0]]).sum(1)
 
 
 def _difference(items: Factors, winner: Tensor, loser: Tensor) -> tuple[Tensor, Tensor]:
