@@ -1,0 +1,108 @@
+"""The commands of `penchant`. Each imports what it needs as it runs: help comes without loading torch."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.table import Table
+
+from penchant import Client, PenchantError
+from penchant.service.commands_models import bundle_app, evaluate, fit
+from penchant.service.console import err, out, stop
+from penchant.service.demo import CANDIDATES, LESSONS, QUESTION, walk
+from penchant.service.settings import Settings
+
+app = typer.Typer(
+    help="Learns what each user likes and ranks text for them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(fit)
+app.command()(evaluate)
+app.add_typer(bundle_app, name="bundle")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"penchant {version('penchant')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Learns what each user likes and ranks text for them."""
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; beyond loopback it needs a key.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Trained model to rank with; the shipped one unless given.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder for users and their feedback.")] = None,
+) -> None:
+    """Serve on 127.0.0.1:8642. What is not given is read from PENCHANT_*."""
+    given = {"host": host, "port": port, "bundle": bundle, "data_dir": data_dir}
+    settings = _settings({name: value for name, value in given.items() if value is not None})
+    err.print(
+        f"data folder: {settings.data_dir.resolve()}\n"
+        f"address:     http://{settings.host}:{settings.port} (once /readyz answers 200; Ctrl-C ends it)",
+        markup=False,
+        highlight=False,
+    )
+    # torch and the encoder: seconds, and only this command needs them.
+    from penchant.service.runtime import StartError
+    from penchant.service.server import run
+
+    try:
+        run(settings)
+    except StartError as error:
+        stop(error, code=1)
+
+
+@app.command()
+def demo(
+    base_url: Annotated[str | None, typer.Option(help="The server; PENCHANT_BASE_URL unless given.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="Its key; PENCHANT_API_KEY unless given.")] = None,
+) -> None:
+    """Walk through the README's tour against a running server."""
+    try:
+        with Client(base_url=base_url, api_key=api_key) as client:
+            if not client.ready():
+                stop("the server is up but not ready", code=1)
+            tour = walk(client)
+    except PenchantError as error:
+        stop(f"{error}\nIs a server running? `make serve` or `penchant serve` starts one.", code=1)
+    table = Table(
+        title=QUESTION, caption=f"best first, with the relevance score; {len(LESSONS)} preferences each"
+    )
+    for column in ("before, for anybody", "for who likes long answers", "for who likes short answers"):
+        table.add_column(column, ratio=1)
+    for row in zip(tour.before.results, tour.long.results, tour.short.results, strict=True):
+        table.add_row(*(f"{r.relevance_score:.3f}  {_shortened(CANDIDATES[r.index])}" for r in row))
+    out.print(table)
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)
+        )
+        stop(f"settings: {faults}")
+
+
+def _shortened(text: str, width: int = 60) -> str:
+    words = len(text.split())
+    return f"{text if len(text) <= width else text[: width - 1] + '…'} ({words} words)"

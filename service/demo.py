@@ -1,0 +1,83 @@
+"""The tour: two users, the same five candidates, and what three preferences each make of their order.
+
+One of them likes long answers, the other short ones. None of these texts is in any fit.
+"""
+
+import uuid
+from dataclasses import dataclass
+from typing import Final
+
+from penchant import Client, Ranking
+
+QUESTION: Final = "How do I keep basil alive on a windowsill?"
+
+CANDIDATES: Final = (
+    "Sun and water.",
+    "Give it six hours of sun, and water it when the top of the soil feels dry.",
+    "Basil wants sun, warmth and drainage. Set the pot on your brightest sill, water it in the morning when "
+    "the soil feels dry, and empty the saucer afterwards, so that the roots never stand in water.",
+    "Put it on the sill and water it.",
+    "Most basil from a shop dies because twenty seedlings share one pot. Split the clump into four and plant "
+    "each part in fresh compost. Keep them at the sunniest window, away from cold glass at night, and water "
+    "from below when the surface has dried. Feed every second week. Pinch the tips just above a pair of "
+    "leaves before flowers open: each cut makes two new shoots, and the plant stays bushy for months.",
+)
+
+LESSONS: Final = (
+    (
+        "How do I get a coffee stain out of a shirt?",
+        "Rinse the back of the stain with cold water at once, so that the coffee leaves the way it came in. "
+        "Then work in washing-up liquid with a spoonful of white vinegar, leave it for ten minutes, and wash "
+        "the shirt as usual. Look before you tumble-dry it, because heat sets whatever is left.",
+        "Cold water, soap, then wash it.",
+    ),
+    (
+        "Why does my bicycle chain squeak?",
+        "A squeak nearly always means that the oil is gone from inside the rollers. Wipe the chain with a "
+        "rag, put one drop on every roller while you turn the pedals backwards, wait a few minutes, and wipe "
+        "off what is left outside, since oil on the outer plates only collects grit.",
+        "It is dry. Oil it.",
+    ),
+    (
+        "What should I pack for a weekend in the mountains?",
+        "Plan for two seasons in one day: a light waterproof jacket, a fleece and a hat, even in July. Take "
+        "shoes that you have walked in before, a litre and a half of water a day, more food than you think "
+        "you need, a paper map of the valley, and a small torch in case the way down takes longer.",
+        "Boots, jacket, water, snacks.",
+    ),
+)
+"""Question, long answer, short answer."""
+
+
+@dataclass(frozen=True)
+class Tour:
+    """The rankings of the candidates.
+
+    Attributes:
+        before: For a user without feedback: the population's order.
+        long: After three preferences for the longer answer.
+        short: After three preferences for the shorter one.
+    """
+
+    before: Ranking
+    long: Ranking
+    short: Ranking
+
+
+def walk(client: Client) -> Tour:
+    """Walks through the tour with two new users, and deletes them afterwards."""
+    visit = uuid.uuid4().hex[:8]
+    likes_long, likes_short = (client.for_user(f"demo-{taste}-{visit}") for taste in ("long", "short"))
+    try:
+        before = _rank(likes_long)
+        for question, long, short in LESSONS:
+            likes_long.prefer(prompt=question, chosen=long, rejected=short)
+            likes_short.prefer(prompt=question, chosen=short, rejected=long)
+        return Tour(before, _rank(likes_long), _rank(likes_short))
+    finally:
+        likes_long.users.delete()
+        likes_short.users.delete()
+
+
+def _rank(client: Client) -> Ranking:
+    return client.rerank(query=QUESTION, documents=CANDIDATES)
