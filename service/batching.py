@@ -16,7 +16,7 @@ import numpy as np
 from penchant.models.features import FeatureExtractor, Features
 from penchant.service.errors import ApiError, OverloadedError, internal_error
 from penchant.service.settings import Settings
-from penchant.service.telemetry import Telemetry, log
+from penchant.service.telemetry import Telemetry, log_failure
 
 _SMOOTHING: Final = 0.2  # weight of the newest batch in the estimate of the encoder's speed
 
@@ -138,7 +138,7 @@ class MicroBatcher:
                 for job in batch:
                     self._encode([job])
                 return
-            log.error("encoder_failed", exc_info=error)
+            log_failure("encoder_failed", error)
             self._answer(batch, [internal_error()])
             return
         took = time.perf_counter() - started

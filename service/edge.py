@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from penchant.service.errors import internal_error, problem_response
-from penchant.service.telemetry import Telemetry, log
+from penchant.service.telemetry import Telemetry, log, log_failure
 
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -61,7 +61,7 @@ class Edge:
         except ClientDisconnect:
             status = status or _CLIENT_LEFT
         except Exception as error:
-            log.error("request_failed", request_id=request_id, exc_info=error)
+            log_failure("request_failed", error, request_id=request_id)
             if status:
                 raise
             response = problem_response(internal_error(), instance=instance, request_id=request_id)

@@ -19,7 +19,7 @@ from penchant.service.errors import ApiError, Code, InvalidRequestError, interna
 from penchant.service.events import Judged, ParsedEvent, observation
 from penchant.service.states import StateCache, UserKey, UserState
 from penchant.service.store import queries, tables
-from penchant.service.telemetry import log
+from penchant.service.telemetry import log_failure
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Ledger:
         queries.add(connection, tables.judged_items, group.items)
         queries.add(connection, tables.feedback_events, group.events)
         queries.put_states(connection, [self._state_row(key, state) for key, state in changed.items()])
-        queries.add(connection, tables.idempotency, group.answers)
+        queries.add_answers(connection, group.answers)
         return answers, changed
 
     def _load(self, connection: Connection, jobs: Iterable[FeedbackJob], group: _Changes) -> None:
@@ -188,7 +188,7 @@ class Ledger:
                 try:
                     self._learn(job, event, mine, group)
                 except Exception as error:
-                    log.error("learning_failed", exc_info=error, type=kind)
+                    log_failure("learning_failed", error, type=kind)
                     return internal_error()
                 accepted += 1
                 touched[event.user] = None

@@ -14,7 +14,7 @@ from penchant.service.context import json_answer, model_names, runtime, tenant
 from penchant.service.errors import ApiError, Code
 from penchant.service.openapi import describe
 from penchant.service.runtime import Runtime
-from penchant.service.telemetry import Telemetry, log
+from penchant.service.telemetry import Telemetry, log_failure
 
 router = APIRouter(tags=["operations"])
 
@@ -84,7 +84,7 @@ async def _checks(served: Runtime) -> dict[str, dict[str, Any]]:
             served.writer.alive and not served.writer.failing, "writing works", "the last write failed"
         )
     except Exception as error:
-        log.error("store_check_failed", exc_info=error)
+        log_failure("store_check_failed", error)
         store = _check(False, "", "reading failed")
     return {
         "encoder": _check(served.batcher.alive, "warm", "its thread has ended"),

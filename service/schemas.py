@@ -17,6 +17,12 @@ def _check_user(user: str) -> str:
     return user
 
 
+def _check_vote(value: int) -> int:
+    if value not in (1, -1):
+        raise ValueError("A vote is 1 or -1.")
+    return value
+
+
 UserId = Annotated[
     str,
     AfterValidator(_check_user),
@@ -38,6 +44,7 @@ Document = Annotated[
         }
     ),
 ]
+VoteValue = Annotated[int, AfterValidator(_check_vote), WithJsonSchema({"type": "integer", "enum": [1, -1]})]
 TextOrTexts = Annotated[
     Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
 ]
@@ -145,7 +152,7 @@ class VoteEvent(TextEvent):
     """The user finds a text good enough (1) or not (-1)."""
 
     type: Literal["vote"]
-    value: Literal[1, -1]
+    value: VoteValue
 
 
 class RatingEvent(TextEvent):

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import secrets
 import sys
+import traceback
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,7 +27,6 @@ def configure_logging(level: str) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
             structlog.processors.JSONRenderer(serializer=_dumps),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
@@ -55,6 +55,14 @@ def configure_logging(level: str) -> None:
 
 def _dumps(event: dict[str, Any], **_: object) -> bytes:
     return orjson.dumps(event, default=str)
+
+
+def log_failure(event: str, error: BaseException, **fields: object) -> None:
+    """Logs an error with its stack. Never the local variables on it: they hold texts."""
+    stack = [
+        f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    log.error(event, error=type(error).__name__, message=str(error), stack=stack, **fields)
 
 
 @dataclass

@@ -23,7 +23,7 @@ from penchant.service.settings import Settings
 from penchant.service.states import StateCache
 from penchant.service.store import queries, tables
 from penchant.service.store.database import Database
-from penchant.service.telemetry import Telemetry, log
+from penchant.service.telemetry import Telemetry, log_failure
 
 _HOUR: Final = 3600.0
 Answer = TypeVar("Answer")
@@ -259,7 +259,7 @@ class Writer:
 
     def _failure(self, error: Exception) -> ApiError:
         self.failing = True
-        log.error("write_failed", exc_info=error)
+        log_failure("write_failed", error)
         if isinstance(error, SQLAlchemyError | OSError):
             detail = "Nothing of this request was stored; it can be sent again."
             return ApiError(Code.STORAGE_UNAVAILABLE, detail, headers={"Retry-After": "5"})

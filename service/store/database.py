@@ -109,6 +109,7 @@ def _lock(path: Path) -> IO[bytes]:
 def _engine(path: Path, *, readers: int, begin: str) -> Engine:
     engine = create_engine(
         f"sqlite:///{path}",
+        hide_parameters=True,  # texts and user ids must not reach a log by way of an error
         poolclass=QueuePool,
         pool_size=readers,
         max_overflow=0,

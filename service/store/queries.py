@@ -30,10 +30,15 @@ _ADD_STATE = _ADD_STATE.on_conflict_do_update(
         for name in ("version", "feedback_events", "bundle_version", "state", "updated_at")
     },
 )
+_ADD_ANSWER = insert(idempotency)
+_ADD_ANSWER = _ADD_ANSWER.on_conflict_do_update(
+    index_elements=["tenant", "key"],
+    set_={name: _ADD_ANSWER.excluded[name] for name in ("request_hash", "answer", "users", "created_at")},
+)
 _IGNORING: Final = {
     table.name: insert(table).on_conflict_do_nothing() for table in (features, rankings, judged_items)
 }
-_INSERTING: Final = {table.name: insert(table) for table in (feedback_events, idempotency)}
+_INSERTING: Final = {table.name: insert(table) for table in (feedback_events,)}
 
 _EVENTS_BY_ID = select(
     feedback_events.c.event_id, feedback_events.c.content_hash, feedback_events.c.user_id
@@ -78,6 +83,12 @@ class LoggedJudgement:
     payload: str
     item_keys: tuple[bytes, ...]
     vectors: NDArray[np.float16] | None
+
+
+def add_answers(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Keeps answers under their idempotency keys; an expired answer under the same key gives way."""
+    if rows:
+        connection.execute(_ADD_ANSWER, rows)
 
 
 def add(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,0 +1,101 @@
+"""The whole service in this process: real store, real threads, an encoder without weights."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from penchant.models.bundle import Bundle
+from penchant.models.encoder import Encoding, HashingEncoder
+from penchant.models.features import FeatureExtractor
+from penchant.models.testing import tiny_bundle
+from penchant.service.app import create_app
+from penchant.service.settings import Settings
+
+START = 1_800_000_000.0
+
+
+class WatchedEncoder(HashingEncoder):
+    """Counts what it encodes after the warm-up, can be held up, and fails on the word `poison`."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.calls: list[list[str]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+
+    def encode(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> Encoding:
+        self.calls.append(list(texts))
+        self.entered.set()
+        if not self.gate.wait(timeout=30):
+            raise TimeoutError("the gate stayed closed")
+        if any("poison" in text for text in texts):
+            raise RuntimeError("secret reason of the failure")
+        return super().encode(texts, prompts)
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for call in self.calls for text in call]
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def encoder() -> WatchedEncoder:
+    return WatchedEncoder()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data")
+
+
+Serve = Callable[..., TestClient]
+
+
+@pytest.fixture
+def serve(settings: Settings, encoder: WatchedEncoder, clock: Clock) -> Iterator[Serve]:
+    """Starts a server: `serve(max_events=3)`; the one before, if any, is stopped first."""
+    with ExitStack() as stack:
+
+        def start(
+            bundle: Bundle | None = None, using: HashingEncoder | None = None, **changes: Any
+        ) -> TestClient:
+            stack.close()
+            extractor = FeatureExtractor(using or encoder)
+            app = create_app(
+                settings.model_copy(update=changes),
+                extractor=extractor,
+                bundle=bundle or tiny_bundle(extractor),
+                clock=clock,
+            )
+            client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
+            encoder.calls.clear()
+            encoder.entered.clear()
+            return client
+
+        yield start
+        encoder.gate.set()
+
+
+@pytest.fixture
+def client(serve: Serve) -> TestClient:
+    return serve()
