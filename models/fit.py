@@ -95,7 +95,8 @@ class Fit:
         self.scales = RatingScales(offset, slope)
         m = 1 + k
         self.hyper = [np.array([np.log(0.3 / dim), np.log(0.3 / dim), np.log(0.3)]) for _ in range(m)]
-        self.regressions: list[Regression | None] = [None] * m
+        nothing = torch.zeros(n_items, dtype=DTYPE)
+        self.told = [(nothing, nothing)] * m  # per coordinate: what the judgements say of it, and how precisely
         self.text_mean = torch.zeros(n_items, m, dtype=DTYPE)
         self.residual = torch.full((m,), 0.3, dtype=DTYPE)
 
@@ -184,7 +185,7 @@ class Fit:
             if tuned:
                 self.hyper[j] = tune(self.x, self.blocks, target, precision, self.hyper[j], max_steps=8)
             found = regress(self.x, self.blocks, target, precision, self.hyper[j])
-            self.regressions[j] = found
+            self.told[j] = (target, precision)
             self.text_mean[:, j] = self.x @ found.mean
             self.residual[j] = found.residual_variance
         prior_precision = torch.diag(1 / self.residual)
@@ -232,15 +233,28 @@ class Fit:
 
     # ------------------------------------------------------------------ result
 
-    def reward(self, *, temperature: float = 1.0, remember: bool = True) -> RewardModel:
-        """The reward model of the current beliefs."""
-        found = [r for r in self.regressions if r is not None]
-        assert len(found) == 1 + self.k
-        weights = torch.stack([r.mean for r in found], 1).numpy()
-        prior_variance = torch.stack([r.prior_variance for r in found], 1).numpy()
-        learned = np.stack([_learned(r) for r in found])
+    def reward(
+        self, *, temperature: float = 1.0, remember: bool = True, without: NDArray[np.bool_] | None = None
+    ) -> RewardModel:
+        """The reward model of the current beliefs.
+
+        Args:
+            temperature: Of probabilities.
+            remember: Keep an item memory.
+            without: `[n_items]` items that the text prior and the memory must not know, for cross-validation over texts.
+        """
+        kept = np.ones(len(self.data.keys), np.bool_) if without is None else ~without
+        mask = torch.from_numpy(kept).to(DTYPE)
+        found = [
+            regress(self.x, self.blocks, target, precision * mask, hyper)
+            for (target, precision), hyper in zip(self.told, self.hyper, strict=True)
+        ]
         text_prior = LinearTextPrior(
-            self.standardiser, weights, prior_variance, learned, self.residual.numpy().copy()
+            self.standardiser,
+            torch.stack([r.mean for r in found], 1).numpy(),
+            torch.stack([r.prior_variance for r in found], 1).numpy(),
+            np.stack([_learned(r) for r in found]),
+            self.residual.numpy().copy(),
         )
         free = self.items.free
         means = self.items.mean[:, free].numpy()
@@ -253,7 +267,11 @@ class Fit:
         slopes[DEFAULT_SOURCE] = _default_scale(list(slopes.values()))
         q = len(self.user_cov)
         memory = (
-            ItemMemory({key: i for i, key in enumerate(self.data.keys)}, means.copy(), variances.copy())
+            ItemMemory(
+                {key: i for i, key in enumerate(key for key, keep in zip(self.data.keys, kept, strict=True) if keep)},
+                means[kept],
+                variances[kept],
+            )
             if remember
             else ItemMemory.empty(1 + self.k)
         )

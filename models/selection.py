@@ -1,7 +1,11 @@
 """From posterior to decision: who beats whom, what is good enough, and in which order.
 
-All probabilities integrate over the user's posterior, the archetypes and the items' residuals, and use the bundle's
-temperature, which was chosen on held-out users.
+All probabilities integrate over the user's posterior, the archetypes and the items' residuals:
+
+    P(ψ > 0) = Σ_c w_c σ(T mean_c / √(1 + πv_c/8))        (MacKay 1992, eq. 10, with a temperature)
+
+T multiplies the smoothed logit, not the utility inside the root: comparisons of ratings without ties are easier than the
+noise of single ratings says, whatever the uncertainty; it was chosen on held-out users.
 """
 
 from functools import cache
@@ -45,7 +49,7 @@ def relevance(reward: RewardModel, posterior: UserPosterior, items: Items) -> Ve
 
 
 def preference_probability(reward: RewardModel, posterior: UserPosterior, a: Items, b: Items) -> Vector:
-    """P(a ≻ b) = Σ_c w_c σ(T mean_c / √(1 + πT²v_c/8)) (MacKay 1992), row by row.
+    """P(a ≻ b), row by row.
 
     Args:
         reward: Gives the temperature T.
@@ -76,9 +80,9 @@ def probability_acceptable(reward: RewardModel, posterior: UserPosterior, items:
 def probability_best(reward: RewardModel, posterior: UserPosterior, items: Items) -> Vector:
     """P(the user, asked to choose among these, chooses the item), `[n]`, sum 1.
 
-    For two items this is P(a ≻ b) of `preference_probability`; for more the Plackett–Luce choice E[softmax(T u)],
-    integrated over archetypes, user and residuals with scrambled Sobol draws of a fixed seed, so that equal requests
-    get equal answers. Cost: O(K · draws · n q).
+    For two items this is P(a ≻ b) of `preference_probability`; for more the Plackett–Luce choice E[softmax(T mean + e)],
+    integrated over archetypes and the joint spread e of user and residuals with scrambled Sobol draws of a fixed seed,
+    so that equal requests get equal answers. Cost: O(K · draws · n q).
     """
     n = len(items)
     if n == 1:
@@ -93,17 +97,17 @@ def probability_best(reward: RewardModel, posterior: UserPosterior, items: Items
     user_draws, residual_draws = _normal_draws(q), _residual_draws(len(unique))[:, inverse]
     total = np.zeros(n)
     for c, weight in enumerate(beliefs.weights):
-        users = beliefs.means[c] + user_draws @ np.linalg.cholesky(beliefs.covariances[c]).T
-        utilities = items.base + users @ features.T + residual_draws * residual[c]
-        scaled = reward.temperature * utilities
+        mean = items.base + features @ beliefs.means[c]
+        spread = user_draws @ np.linalg.cholesky(beliefs.covariances[c]).T @ features.T + residual_draws * residual[c]
+        scaled = reward.temperature * mean + spread
         chances = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         total += weight * (chances / chances.sum(axis=1, keepdims=True)).mean(axis=0)
     return total / total.sum()
 
 
 def _smoothed(temperature: float, weights: Vector, means: Vector, variances: Vector) -> Vector:
-    """Σ_c w_c σ(T mean_c / √(1 + πT²v_c/8)), `[n]` from `[K, n]`."""
-    scaled = temperature * means / np.sqrt(1 + (np.pi / 8) * temperature**2 * variances)
+    """Σ_c w_c σ(T mean_c / √(1 + πv_c/8)), `[n]` from `[K, n]`."""
+    scaled = temperature * means / np.sqrt(1 + (np.pi / 8) * variances)
     probability: Vector = weights @ expit(scaled)
     return probability
 

@@ -12,7 +12,7 @@ It depends on the judgements' text and the repetition's number alone (BLAKE2 has
 import hashlib
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -69,8 +69,6 @@ def split(
     *,
     seen_users: int = SEEN_USERS,
     unseen_users: int = UNSEEN_USERS,
-    seen_share: float = SEEN_SHARE,
-    train_share: float = TRAIN_SHARE,
 ) -> Split:
     """Splits judgements; authors' own automatic votes are left out. Cost: linear, about 5 µs a judgement.
 
@@ -80,37 +78,48 @@ def split(
         repetition: Which of the many such splits.
         seen_users: Most users to fit on.
         unseen_users: Most users to evaluate.
-        seen_share: Share of users that may be fitted on.
-        train_share: Share of texts or cells that are not held out.
     """
 
     def held_out(judgement: Judgement) -> bool:
         texts = _file_order(judgement)
         if mode == "warm":
-            return bucket(str(repetition), "cell", judgement.user, *texts) >= train_share
-        return any(bucket(str(repetition), "text", text) >= train_share for text in texts)
+            return bucket(str(repetition), "cell", judgement.user, *texts) >= TRAIN_SHARE
+        return any(bucket(str(repetition), "text", text) >= TRAIN_SHARE for text in texts)
 
-    by_user: dict[str, list[Judgement]] = defaultdict(list)
+    by_user = group_by_user(judgements)
+    train: set[str] = set()
+    support: dict[str, list[Judgement]] = {}
+    test: dict[str, list[TestPair]] = {}
+    for user, rows in by_user.items():
+        if bucket(str(repetition), "user", user) < SEEN_SHARE:
+            if len(train) < seen_users and sum(not held_out(j) for j in rows) >= MIN_TRAIN:
+                train.add(user)
+        elif len(support) < unseen_users and (found := few_shot(rows, held_out)) is not None:
+            support[user], test[user] = found
+    kept = [j for j in judgements if not j.own and j.user in train and not held_out(j)]
+    return Split(kept, support, test)
+
+
+def group_by_user(judgements: Sequence[Judgement]) -> dict[str, list[Judgement]]:
+    """Judgements by user in order of first appearance, authors' own automatic votes left out."""
+    by_user: dict[str, list[Judgement]] = {j.user: [] for j in judgements}
     for j in judgements:
         if not j.own:
             by_user[j.user].append(j)
-    order = {user: i for i, user in enumerate(dict.fromkeys(j.user for j in judgements))}
-    train: dict[str, list[Judgement]] = {}
-    support: dict[str, list[Judgement]] = {}
-    test: dict[str, list[TestPair]] = {}
-    for user in sorted(by_user, key=order.__getitem__):
-        rows = by_user[user]
-        fit = [j for j in rows if not held_out(j)]
-        if bucket(str(repetition), "user", user) < seen_share:
-            if len(fit) >= MIN_TRAIN and len(train) < seen_users:
-                train[user] = fit
-        elif len(fit) >= MIN_SUPPORT and len(support) < unseen_users:
-            pairs = test_pairs([j for j in rows if held_out(j)])
-            if len(pairs) >= MIN_TEST:
-                support[user] = sorted(fit, key=lambda j: bucket("order", user, *_file_order(j)))  # noqa: B023
-                test[user] = pairs
-    kept = [j for j in judgements if not j.own and j.user in train and not held_out(j)]
-    return Split(kept, support, test)
+    return by_user
+
+
+def few_shot(
+    rows: Sequence[Judgement], held_out: Callable[[Judgement], bool]
+) -> tuple[list[Judgement], list[TestPair]] | None:
+    """One user's support in its hashed order, and test pairs; None where either is too small to evaluate."""
+    support = [j for j in rows if not held_out(j)]
+    if len(support) < MIN_SUPPORT:
+        return None
+    pairs = test_pairs([j for j in rows if held_out(j)])
+    if len(pairs) < MIN_TEST:
+        return None
+    return sorted(support, key=lambda j: bucket("order", j.user, *_file_order(j))), pairs
 
 
 def test_pairs(judgements: Sequence[Judgement]) -> list[TestPair]:

@@ -1,12 +1,12 @@
 """From judgements to a bundle, and from judgements to a report: what the command line does."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penchant.models.attributes import ATTRIBUTE_NAMES
 from penchant.models.bundle import Bundle, BundleError, EncoderCard, Manifest, stored
 from penchant.models.evaluation import Predictions, Progress, Report, Vectors, adapt, curve, predict, silent
 from penchant.models.features import FeatureExtractor
@@ -83,10 +83,9 @@ def fit_bundle(
 def summary(tuned: Tuned) -> dict[str, Any]:
     """How a model was chosen, for a manifest."""
     return {
-        "rank": tuned.options.rank,
-        "temperature": tuned.reward.temperature,
+        "choice": asdict(tuned.choice),
         "held_out_users": tuned.held_out_users,
-        "trials": [vars(trial) for trial in tuned.trials],
+        "trials": [asdict(trial) for trial in tuned.trials],
     }
 
 
@@ -147,11 +146,6 @@ def _repetition(
         else stored(fit_reward(parts.train, vectors, mode=mode, progress=progress).reward)
     )
     return predict(reward, adapt(reward, vectors, parts.support, parts.test, progress=progress))
-
-
-def attribute_columns(extractor: FeatureExtractor, names: Sequence[str]) -> list[int]:
-    """Columns of attributes in a standardised feature vector."""
-    return [extractor.encoder.dim + ATTRIBUTE_NAMES.index(name) for name in names]
 
 
 def _numbered(progress: Progress, repetition: int, repetitions: int) -> Progress:

@@ -1,42 +1,92 @@
-"""Choosing rank and temperature on held-out train users and held-out train texts, then fitting on all of them."""
+"""Choosing rank, attribute tastes and temperature on held-out train users and left-out train texts, then fitting on all of them.
 
-from collections.abc import Sequence
+A quarter of the users is held out. For every rank one model is fitted to the others. In `cold` mode the texts are then
+left out in turn, fold by fold: text prior and item memory are formed without the fold's texts, the held-out users learn
+from their judgements of the other texts and their comparisons of the fold's texts are predicted. All texts serve: which
+texts are held out moves the figures by several points, so that one fold would choose by chance.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from penchant.models.attributes import ATTRIBUTE_NAMES
 from penchant.models.dataset import Dataset
 from penchant.models.evaluation import Adapted, Progress, Vectors, adapt, predict, silent
 from penchant.models.fit import Fit, FitOptions
 from penchant.models.judgements import Judgement
-from penchant.models.reward import RewardModel
-from penchant.models.split import Mode, Split, TestPair, split
+from penchant.models.reward import RewardModel, item_key
+from penchant.models.split import Mode, TestPair, bucket, few_shot, group_by_user
 
 RANKS: Final = (0, 1, 2, 4, 8)
-INNER_SHOTS: Final = (0, 3, 10, 30)
-INNER_SEEN: Final = 0.75
-INNER_TRAIN: Final = 0.8
-INNER_UNSEEN: Final = 300
-MIN_INNER_USERS: Final = 20
+SHOTS: Final = (0, 3, 10, 30)
+HELD_OUT_USERS: Final = 0.25
+MOST_USERS: Final = 240
+FOLDS: Final = 5
+TASTE_VARIANCES: Final = (0.01, 0.03, 0.1, 0.3)
+TASTES: Final[tuple[tuple[str, ...], ...]] = (
+    ("length",),
+    (
+        "length",
+        "sentence_length",
+        "word_length",
+        "bullets",
+        "courtesy",
+        "questions",
+        "exclamations",
+        "digits",
+        "first_person_singular",
+        "second_person",
+    ),
+)
+"""Attributes that a user may weigh for themselves beside the learned directions; none, one or ten are tried."""
+MIN_USERS: Final = 20
 """With fewer held-out users than this nothing can be chosen: rank 0 and temperature 1, the safe default."""
 
-TEMPERATURES: Final = (0.3, 3.0)
+TEMPERATURES: Final = (0.3, 4.0)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What held-out users decide.
+
+    Attributes:
+        rank: Directions of taste.
+        tastes: Names of attributes that users weigh for themselves.
+        taste_variance: Prior variance of such a weight.
+        temperature: Of probabilities.
+    """
+
+    rank: int = 0
+    tastes: tuple[str, ...] = ()
+    taste_variance: float = 0.0
+    temperature: float = 1.0
+
+    def shape(self, reward: RewardModel) -> RewardModel:
+        """Gives a fitted reward model the chosen tastes and temperature."""
+        if self.tastes:
+            first = len(reward.text_prior.standardiser.centre) - len(ATTRIBUTE_NAMES)
+            columns = [first + ATTRIBUTE_NAMES.index(name) for name in self.tastes]
+            reward = reward.with_attribute_tastes(columns, self.taste_variance)
+        return replace(reward, temperature=self.temperature)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What one rank was worth on held-out train users.
+    """What one choice was worth on held-out users.
 
     Attributes:
-        rank: Directions of taste.
-        log_loss: Mean over users and shots.
-        gain: Mean reduction of it against rank 0, paired by user.
+        choice: What was tried, with its best temperature.
+        log_loss: Mean over users of their few-shot log-loss, k > 0.
+        gain: Mean reduction of it against the first trial, paired by user.
         gain_error: Standard error of the gain.
     """
 
-    rank: int
+    choice: Choice
     log_loss: float
     gain: float
     gain_error: float
@@ -48,13 +98,13 @@ class Tuned:
 
     Attributes:
         reward: Fitted on all train judgements.
-        options: The options it was fitted with.
-        trials: One per rank tried.
+        choice: What was chosen.
+        trials: All that was tried.
         held_out_users: How many users the choice rests on.
     """
 
     reward: RewardModel
-    options: FitOptions
+    choice: Choice
     trials: tuple[Trial, ...]
     held_out_users: int
 
@@ -69,9 +119,7 @@ def fit_reward(
     remember: bool = True,
     progress: Progress = silent,
 ) -> Tuned:
-    """Fits a reward model; rank and temperature are chosen within the given judgements.
-
-    The smallest rank is taken whose held-out few-shot log-loss is within one standard error (paired by user) of the best.
+    """Fits a reward model; rank, tastes and temperature are chosen within the given judgements.
 
     Args:
         judgements: Train judgements.
@@ -83,72 +131,110 @@ def fit_reward(
         progress: Called with stage, done, total.
     """
     base = options or FitOptions()
-    inner = inner_split(judgements, mode)
-    chosen, temperature, trials = 0, 1.0, ()
-    if len(inner.test) >= MIN_INNER_USERS and inner.train:
-        chosen, temperature, trials = _choose(inner, vectors, base, ranks, progress)
-    final = replace(base, rank=chosen)
-    fit = Fit(Dataset.of(judgements, vectors), final).run(_within("fit", progress))
-    return Tuned(fit.reward(temperature=temperature, remember=remember), final, trials, len(inner.test))
+    held_out = HeldOut(judgements, vectors, mode)
+    choice, trials = Choice(), ()
+    if len(held_out.users) >= MIN_USERS and held_out.train:
+        choice, trials = _choose(held_out, base, ranks, progress)
+    fit = Fit(Dataset.of(judgements, vectors), replace(base, rank=choice.rank)).run(_within("fit", progress))
+    return Tuned(choice.shape(fit.reward(remember=remember)), choice, trials, len(held_out.users))
 
 
-def inner_split(judgements: Sequence[Judgement], mode: Mode) -> Split:
-    """Held-out users and texts within train judgements, every source with an equal number of held-out users at most."""
-    by_source: dict[str, list[Judgement]] = {}
-    for j in judgements:
-        by_source.setdefault(j.source, []).append(j)
-    parts = [
-        split(
-            rows,
-            mode,
-            "inner",
-            seen_users=len(rows),
-            unseen_users=INNER_UNSEEN // len(by_source),
-            seen_share=INNER_SEEN,
-            train_share=INNER_TRAIN,
-        )
-        for rows in by_source.values()
-    ]
-    # A user of two sources is held out in both (the split goes by name), and evaluated in the first.
-    support: dict[str, list[Judgement]] = {}
-    test: dict[str, list[TestPair]] = {}
-    for part in parts:
-        support = {**part.support, **support}
-        test = {**part.test, **test}
-    return Split([j for part in parts for j in part.train], support, test)
+class HeldOut:
+    """Held-out users and what is asked of them.
+
+    Attributes:
+        train: Judgements of the other users.
+        users: Names of the held-out users with enough judgements.
+    """
+
+    def __init__(self, judgements: Sequence[Judgement], vectors: Vectors, mode: Mode) -> None:
+        self.vectors = vectors
+        self._cold = mode == "cold"
+        by_user = group_by_user(judgements)
+        left_out = {user for user in by_user if bucket("inner", "user", user) < HELD_OUT_USERS}
+        sources = {j.source: 0 for j in judgements}
+        self._folds: list[tuple[dict[str, list[Judgement]], dict[str, list[TestPair]]]] = []
+        self.users: list[str] = []
+        tasks = [_fold(f) for f in range(FOLDS)] if self._cold else [_held_out_cell]
+        self._folds = [({}, {}) for _ in tasks]
+        for user in sorted(left_out, key=lambda user: bucket("inner", "order", user)):
+            source = by_user[user][0].source if by_user[user] else ""
+            found = [few_shot(by_user[user], task) for task in tasks]
+            # Every source gives the same number of users at most, or the largest would choose for all.
+            if not any(found) or sources[source] >= MOST_USERS // len(sources):
+                continue
+            sources[source] += 1
+            self.users.append(user)
+            for (support, test), answer in zip(self._folds, found, strict=True):
+                if answer is not None:
+                    support[user], test[user] = answer
+        self.train = [
+            j
+            for j in judgements
+            if not j.own and j.user not in left_out and (self._cold or not _held_out_cell(j))
+        ]
+
+    def adapt(self, fit: Fit, shape: Callable[[RewardModel], RewardModel] = lambda reward: reward) -> list[Adapted]:
+        """The held-out users after their few shots, in every fold, under a fit to the other users."""
+        adapted = []
+        for number, (support, test) in enumerate(self._folds):
+            if not test:
+                continue
+            without = self._fold_items(fit.data, number) if self._cold else None
+            reward = shape(fit.reward(without=without))
+            asked = {(p.context, t) for pairs in test.values() for p in pairs for t in (p.better, p.worse)}
+            asked |= {(j.context, t) for rows in support.values() for j in rows[: max(SHOTS)] for t in j.texts}
+            needed = {item: self.vectors[item] for item in sorted(asked)}
+            adapted += adapt(reward, needed, support, test, shots=SHOTS)
+        return adapted
+
+    def _fold_items(self, data: Dataset, fold: int) -> NDArray[np.bool_]:
+        left_out = {item_key(context, text) for context, text in self.vectors if _fold_of(text) == fold}
+        return np.array([key in left_out for key in data.keys], np.bool_)
 
 
 def _choose(
-    inner: Split, vectors: Vectors, base: FitOptions, ranks: Sequence[int], progress: Progress
-) -> tuple[int, float, tuple[Trial, ...]]:
-    used = {(p.context, t) for pairs in inner.test.values() for p in pairs for t in (p.better, p.worse)}
-    used |= {(j.context, t) for rows in inner.support.values() for j in rows for t in j.texts}
-    needed = {item: vectors[item] for item in sorted(used)}
-    data = Dataset.of(inner.train, vectors)
-    losses, tried = [], {}
+    held_out: HeldOut, base: FitOptions, ranks: Sequence[int], progress: Progress
+) -> tuple[Choice, tuple[Trial, ...]]:
+    """Rank first, then tastes beside it: each the simplest that is not measurably worse than the best."""
+    data = Dataset.of(held_out.train, held_out.vectors)
+    losses: list[NDArray[np.float64]] = []
+    trials: list[Trial] = []
+
+    def attempt(fit: Fit, choice: Choice) -> None:
+        adapted = held_out.adapt(fit, choice.shape)
+        choice = replace(choice, temperature=best_temperature(choice.shape(fit.reward()), adapted))
+        losses.append(_losses(choice.shape(fit.reward()), adapted))
+        gain = losses[0] - losses[-1]
+        error = float(gain.std(ddof=1) / len(gain) ** 0.5)
+        trials.append(Trial(choice, float(losses[-1].mean()), float(gain.mean()), error))
+
+    fits = []
     for rank in ranks:
-        fit = Fit(data, replace(base, rank=rank)).run(_within(f"try rank {rank}", progress))
-        reward = fit.reward()
-        adapted = adapt(reward, needed, inner.support, inner.test, shots=INNER_SHOTS)
-        temperature = best_temperature(reward, adapted)
-        losses.append(_user_losses(replace(reward, temperature=temperature), adapted))
-        tried[rank] = temperature
-        if len(losses) > 2 and losses[-1].mean() > losses[-2].mean() > losses[-3].mean():
+        fits.append(Fit(data, replace(base, rank=rank)).run(_within(f"try rank {rank}", progress)))
+        attempt(fits[-1], Choice(rank))
+        if len(trials) > 2 and trials[-1].log_loss > trials[-2].log_loss > trials[-3].log_loss:
             break
-    table = np.stack(losses)
-    best = int(table.mean(axis=1).argmin())
-    chosen = best
-    for i in range(best, -1, -1):
-        difference = table[i] - table[best]
-        if difference.mean() <= difference.std(ddof=1) / len(difference) ** 0.5:
-            chosen = i
-    gains = table[0] - table
-    trials = tuple(
-        Trial(rank, float(loss.mean()), float(gain.mean()), float(gain.std(ddof=1) / len(gain) ** 0.5))
-        for rank, loss, gain in zip(tried, table, gains, strict=True)
-    )
-    rank = trials[chosen].rank
-    return rank, tried[rank], trials
+    by_rank = _simplest(losses)
+    fit, plain = fits[by_rank], trials[by_rank].choice
+    tried = [by_rank]
+    options = [(tastes, variance) for tastes in TASTES for variance in TASTE_VARIANCES]
+    for number, (tastes, variance) in enumerate(options):
+        tried.append(len(trials))
+        attempt(fit, replace(plain, tastes=tastes, taste_variance=variance))
+        progress("try tastes", number + 1, len(options))
+    chosen = tried[_simplest([losses[i] for i in tried])]
+    return trials[chosen].choice, tuple(trials)
+
+
+def _simplest(losses: Sequence[NDArray[np.float64]]) -> int:
+    """The one-standard-error rule, paired by user: the first that is not measurably worse than the best."""
+    best = min(range(len(losses)), key=lambda i: float(losses[i].mean()))
+    for i in range(best):
+        excess = losses[i] - losses[best]
+        if excess.mean() <= excess.std(ddof=1) / len(excess) ** 0.5:
+            return i
+    return best
 
 
 def best_temperature(reward: RewardModel, adapted: Sequence[Adapted]) -> float:
@@ -159,24 +245,29 @@ def best_temperature(reward: RewardModel, adapted: Sequence[Adapted]) -> float:
         return float(np.mean([-np.log(np.maximum(p, 1e-12)).mean() for p in found.better.values()]))
 
     low, high = np.log(TEMPERATURES)
-    return float(
-        np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 0.02}).x)
-    )
+    return float(np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 0.02}).x))
 
 
-def _user_losses(
-    reward: RewardModel, adapted: Sequence[Adapted]
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """`[n_users]` mean log-loss over the shots with personal judgements."""
+def _losses(reward: RewardModel, adapted: Sequence[Adapted]) -> NDArray[np.float64]:
+    """`[len(adapted)]` mean log-loss over the shots with personal judgements."""
     found = predict(reward, adapted)
     counts = np.bincount(found.users)
     per_shot = [
-        np.bincount(found.users, -np.log(np.maximum(p, 1e-12))) / counts
-        for k, p in found.better.items()
-        if k > 0
+        np.bincount(found.users, -np.log(np.maximum(p, 1e-12))) / counts for k, p in found.better.items() if k > 0
     ]
-    mean: np.ndarray[tuple[int], np.dtype[np.float64]] = np.mean(per_shot, axis=0)
-    return mean
+    return np.asarray(np.mean(per_shot, axis=0))
+
+
+def _fold_of(text: str) -> int:
+    return int(bucket("inner", "fold", text) * FOLDS)
+
+
+def _fold(number: int) -> Callable[[Judgement], bool]:
+    return lambda judgement: any(_fold_of(text) == number for text in judgement.texts)
+
+
+def _held_out_cell(judgement: Judgement) -> bool:
+    return bucket("inner", "cell", judgement.user, *judgement.texts) < 0.3
 
 
 def _within(stage: str, progress: Progress) -> Progress:
