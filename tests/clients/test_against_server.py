@@ -1,0 +1,92 @@
+"""The SDK and the service, together: what one sends the other understands."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from penchant import Client, NotFoundError, UnprocessableEntityError
+
+
+@pytest.fixture(scope="module")
+def client(live: str) -> Iterator[Client]:
+    with Client(base_url=live) as client:
+        yield client
+
+
+def test_the_server_is_ready(client: Client) -> None:
+    ready = client.ready()
+    assert ready
+    assert set(ready.checks) == {"encoder", "store", "bundle"}
+
+
+def test_feedback_moves_the_next_ranking(client: Client) -> None:
+    ana = client.for_user("sdk-ana")
+    texts = [
+        "It is dry. Oil it.",
+        "Wipe the chain with a rag, then put one drop of oil on every single roller.",
+    ]
+    before = ana.rerank(query="Why does it squeak?", documents=texts, return_documents=True)
+    assert before.meta.personalization.state == "population"
+    assert {result.document.text for result in before.results if result.document} == set(texts)
+    first, last = (texts[index] for index in before.order)
+    event = {"type": "preference", "prompt": "Why does it squeak?", "chosen": last, "rejected": first}
+    assert ana.feedback(events=[event] * 20).accepted == 20
+    after = ana.rerank(query="Why does it squeak?", documents=texts)
+    assert after.order == before.order[::-1]
+    assert after.meta.personalization.feedback_events == 20
+    best = ana.best_of_n(prompt="Why does it squeak?", candidates=texts, accept_threshold=0.0)
+    assert best.best is not None
+    assert best.best.index == after.order[0]
+    assert sum(candidate.probability_best for candidate in best.results) == pytest.approx(1.0)
+    scores = ana.score(queries="Why does it squeak?", documents=texts)
+    assert [s.index for s in sorted(scores.data, key=lambda s: -s.score)] == after.order
+
+
+def test_a_ranking_s_id_stands_for_its_texts(client: Client) -> None:
+    bo = client.for_user("sdk-bo")
+    ranking = bo.rerank(query="Tea?", documents=["Yes.", "No, thank you."])
+    assert bo.vote(value=1, rank_id=ranking.id, index=0).accepted == 1
+    assert bo.rate(value=4, scale=(1, 5), rank_id=ranking.id, index=1, source="stars").accepted == 1
+    assert bo.users.get().feedback_events == 2
+
+
+def test_an_event_sent_twice_counts_once(client: Client) -> None:
+    events = [{"type": "vote", "text": "Yes.", "value": 1, "event_id": "sdk-once"}]
+    first = client.feedback(events=events, user="sdk-cy")
+    again = client.feedback(events=events, user="sdk-cy")
+    assert (first.accepted, first.duplicates) == (1, 0)
+    assert (again.accepted, again.duplicates) == (0, 1)
+    assert client.users.get(user="sdk-cy").feedback_events == 1
+
+
+def test_a_bad_event_in_a_batch_is_listed_and_alone_is_an_error(client: Client) -> None:
+    bad = {"type": "vote", "text": "Yes.", "value": 3}
+    receipt = client.feedback(events=[bad, {**bad, "value": -1}], user="sdk-di")
+    assert receipt.accepted == 1
+    assert [rejected.index for rejected in receipt.rejected] == [0]
+    with pytest.raises(UnprocessableEntityError) as caught:
+        client.vote(value=3, text="Yes.", user="sdk-di")  # type: ignore[arg-type]
+    assert caught.value.errors[0]["pointer"] == "/value"
+
+
+@pytest.mark.parametrize("user", ["a/b", "100%", "a%2Fb", "zoë 花", "..", "who?#x&y=z+1"])
+def test_any_user_id_can_be_read_and_forgotten(client: Client, user: str) -> None:
+    one = client.for_user(user)
+    one.vote(value=1, text="Yes.")
+    one.vote(value=-1, text="No.")
+    one.vote(value=-1, text="Never.")
+    assert one.users.get().user == user
+    log = one.users.feedback(limit=2)
+    assert len(log.data) == 2
+    assert [entry.event["text"] for entry in log] == ["Yes.", "No.", "Never."]
+    one.users.delete()
+    with pytest.raises(NotFoundError) as caught:
+        one.users.get()
+    assert caught.value.code == "user_not_found"
+    one.users.delete()
+
+
+def test_models_tell_their_limits(client: Client) -> None:
+    names = {model.id for model in client.models()}
+    assert "penchant" in names
+    assert client.models().data[0].limits["max_events"] == 100  # type: ignore[attr-defined]
