@@ -1,18 +1,20 @@
 """Few-shot evaluation: how well is a new user's next comparison predicted after k of their own judgements?"""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from penchant.models.items import Items
 from penchant.models.judgements import Judgement
 from penchant.models.likelihood import Observation, Pair, Rating, Vote
 from penchant.models.posterior import UserPosterior
 from penchant.models.reward import RewardModel, item_key
-from penchant.models.selection import preference_probability
+from penchant.models.selection import preference_logits
 from penchant.models.split import TestPair
 
 Vector = NDArray[np.float64]
@@ -38,6 +40,10 @@ class Catalogue:
         keys = [item_key(context, text) for context, text in vectors]
         self.items = reward.describe(np.stack(list(vectors.values())), keys)
 
+    def row(self, context: str, text: str) -> Items:
+        """One item."""
+        return self.items[self._rows[context, text]]
+
     def rows(self, items: Sequence[tuple[str, str]]) -> Items:
         """Items of (context, text) pairs."""
         return self.items[[self._rows[item] for item in items]]
@@ -45,14 +51,14 @@ class Catalogue:
 
 def observations(judgement: Judgement, reward: RewardModel, catalogue: Catalogue) -> list[Observation]:
     """A judgement in its native form: a rating is a rating, a ranking its adjacent pairs."""
-    items = catalogue.rows([(judgement.context, text) for text in judgement.texts])
+    items = [catalogue.row(judgement.context, text) for text in judgement.texts]
     match judgement.kind:
         case "rating":
             return [Rating(items[0], judgement.normalised, reward.rating_scale(judgement.source))]
         case "vote":
             return [Vote(items[0], int(judgement.value))]
         case _:
-            return [Pair(items[i], items[i + 1]) for i in range(len(items) - 1)]
+            return [Pair(better, worse) for better, worse in itertools.pairwise(items)]
 
 
 @dataclass(frozen=True)
@@ -122,18 +128,32 @@ class Predictions:
     better: dict[int, Vector]
 
 
+class Forecast:
+    """Predictions for any temperature: the part that does not depend on it is computed once."""
+
+    def __init__(self, adapted: Sequence[Adapted]) -> None:
+        self._users = np.concatenate([np.full(len(a.better), number) for number, a in enumerate(adapted)])
+        self._texts = np.concatenate([a.texts for a in adapted])
+        self._weights: dict[int, Vector] = {}
+        self._logits: dict[int, Vector] = {}
+        for k in adapted[0].posteriors:
+            logits = [preference_logits(a.posteriors[k], a.better, a.worse) for a in adapted]
+            self._logits[k] = np.concatenate(logits, axis=1)
+            weights = [a.posteriors[k].archetype_weights for a in adapted]
+            self._weights[k] = np.stack(weights, axis=1)[:, self._users]
+
+    def at(self, temperature: float) -> Predictions:
+        """P(better ≻ worse) of every test pair at every k."""
+        better = {
+            k: np.asarray((self._weights[k] * expit(temperature * logits)).sum(axis=0))
+            for k, logits in self._logits.items()
+        }
+        return Predictions(self._users, self._texts, better)
+
+
 def predict(reward: RewardModel, adapted: Sequence[Adapted]) -> Predictions:
     """P(better ≻ worse) of every test pair at every k, with the reward model's temperature."""
-    return Predictions(
-        np.concatenate([np.full(len(a.better), number) for number, a in enumerate(adapted)]),
-        np.concatenate([a.texts for a in adapted]),
-        {
-            k: np.concatenate(
-                [preference_probability(reward, a.posteriors[k], a.better, a.worse) for a in adapted]
-            )
-            for k in adapted[0].posteriors
-        },
-    )
+    return Forecast(adapted).at(reward.temperature)
 
 
 @dataclass(frozen=True)

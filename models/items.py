@@ -30,13 +30,15 @@ class Items:
         return len(self.base)
 
     def __getitem__(self, index: int | Sequence[int]) -> "Items":
-        rows = [index] if isinstance(index, int) else list(index)
+        if isinstance(index, int):
+            row = slice(index, index + 1) if index >= 0 else slice(index, index + 1 or None)
+            return self._take(row, self.keys[row])
+        rows = list(index)
+        return self._take(rows, tuple(self.keys[i] for i in rows))
+
+    def _take(self, rows: slice | list[int], keys: tuple[bytes, ...]) -> "Items":
         return Items(
-            self.base[rows],
-            self.base_variance[rows],
-            self.directions[rows],
-            self.direction_variance[rows],
-            tuple(self.keys[i] for i in rows),
+            self.base[rows], self.base_variance[rows], self.directions[rows], self.direction_variance[rows], keys
         )
 
     @cached_property

@@ -60,21 +60,26 @@ def preference_probability(reward: RewardModel, posterior: UserPosterior, a: Ite
     Returns:
         `[n]`; exactly ½ where both are the same text.
     """
+    return _mixed(reward.temperature, posterior.archetype_weights, preference_logits(posterior, a, b))
+
+
+def preference_logits(posterior: UserPosterior, a: Items, b: Items) -> Vector:
+    """Smoothed logits mean_c / √(1 + πv_c/8) of a ≻ b under each archetype, `[K, n]`; 0 where both are the same text."""
     beliefs = posterior.beliefs
     difference = a.features - b.features
     means = (a.base - b.base) + beliefs.means @ difference.T
     user = ((difference @ beliefs.covariances) * difference).sum(axis=2)
     residual = posterior.residual_by_archetype(a) + posterior.residual_by_archetype(b)
-    same = np.array([key == other for key, other in zip(a.keys, b.keys * (len(a) // len(b)), strict=True)])
-    found = _smoothed(reward.temperature, beliefs.weights, means, user + residual)
-    found[same] = 0.5
-    return found
+    logits = _smoothed(means, user + residual)
+    same = [i for i, (key, other) in enumerate(zip(a.keys, b.keys * (len(a) // len(b)), strict=True)) if key == other]
+    logits[:, same] = 0.0
+    return logits
 
 
 def probability_acceptable(reward: RewardModel, posterior: UserPosterior, items: Items) -> Vector:
     """P(this user would vote +1), `[n]`: the utility against the user's own threshold."""
     means, variances = posterior.utility_by_archetype(items)
-    return _smoothed(reward.temperature, posterior.beliefs.weights, means, variances)
+    return _mixed(reward.temperature, posterior.archetype_weights, _smoothed(means, variances))
 
 
 def probability_best(reward: RewardModel, posterior: UserPosterior, items: Items) -> Vector:
@@ -105,10 +110,15 @@ def probability_best(reward: RewardModel, posterior: UserPosterior, items: Items
     return total / total.sum()
 
 
-def _smoothed(temperature: float, weights: Vector, means: Vector, variances: Vector) -> Vector:
-    """Σ_c w_c σ(T mean_c / √(1 + πv_c/8)), `[n]` from `[K, n]`."""
-    scaled = temperature * means / np.sqrt(1 + (np.pi / 8) * variances)
-    probability: Vector = weights @ expit(scaled)
+def _smoothed(means: Vector, variances: Vector) -> Vector:
+    """mean / √(1 + πv/8): the logit of a Gaussian smoothed by the logistic function."""
+    logits: Vector = means / np.sqrt(1 + (np.pi / 8) * variances)
+    return logits
+
+
+def _mixed(temperature: float, weights: Vector, logits: Vector) -> Vector:
+    """Σ_c w_c σ(T logit_c), `[n]` from `[K, n]`."""
+    probability: Vector = weights @ expit(temperature * logits)
     return probability
 
 

@@ -16,7 +16,7 @@ from scipy.optimize import minimize_scalar
 
 from penchant.models.attributes import ATTRIBUTE_NAMES
 from penchant.models.dataset import Dataset
-from penchant.models.evaluation import Adapted, Progress, Vectors, adapt, predict, silent
+from penchant.models.evaluation import Adapted, Forecast, Predictions, Progress, Vectors, adapt, silent
 from penchant.models.fit import Fit, FitOptions
 from penchant.models.judgements import Judgement
 from penchant.models.reward import RewardModel, item_key
@@ -25,7 +25,7 @@ from penchant.models.split import Mode, TestPair, bucket, few_shot, group_by_use
 RANKS: Final = (0, 1, 2, 4, 8)
 SHOTS: Final = (0, 3, 10, 30)
 HELD_OUT_USERS: Final = 0.25
-MOST_USERS: Final = 240
+MOST_USERS: Final = 200
 FOLDS: Final = 5
 TASTE_VARIANCES: Final = (0.01, 0.03, 0.1, 0.3)
 TASTES: Final[tuple[tuple[str, ...], ...]] = (
@@ -202,9 +202,9 @@ def _choose(
     trials: list[Trial] = []
 
     def attempt(fit: Fit, choice: Choice) -> None:
-        adapted = held_out.adapt(fit, choice.shape)
-        choice = replace(choice, temperature=best_temperature(choice.shape(fit.reward()), adapted))
-        losses.append(_losses(choice.shape(fit.reward()), adapted))
+        forecast = Forecast(held_out.adapt(fit, choice.shape))
+        choice = replace(choice, temperature=best_temperature(forecast))
+        losses.append(_losses(forecast.at(choice.temperature)))
         gain = losses[0] - losses[-1]
         error = float(gain.std(ddof=1) / len(gain) ** 0.5)
         trials.append(Trial(choice, float(losses[-1].mean()), float(gain.mean()), error))
@@ -218,11 +218,15 @@ def _choose(
     by_rank = _simplest(losses)
     fit, plain = fits[by_rank], trials[by_rank].choice
     tried = [by_rank]
-    options = [(tastes, variance) for tastes in TASTES for variance in TASTE_VARIANCES]
-    for number, (tastes, variance) in enumerate(options):
-        tried.append(len(trials))
-        attempt(fit, replace(plain, tastes=tastes, taste_variance=variance))
-        progress("try tastes", number + 1, len(options))
+    for number, tastes in enumerate(TASTES):
+        previous = trials[by_rank].log_loss
+        for variance in TASTE_VARIANCES:
+            tried.append(len(trials))
+            attempt(fit, replace(plain, tastes=tastes, taste_variance=variance))
+            if trials[-1].log_loss > previous:
+                break
+            previous = trials[-1].log_loss
+        progress("try tastes", number + 1, len(TASTES))
     chosen = tried[_simplest([losses[i] for i in tried])]
     return trials[chosen].choice, tuple(trials)
 
@@ -237,20 +241,19 @@ def _simplest(losses: Sequence[NDArray[np.float64]]) -> int:
     return best
 
 
-def best_temperature(reward: RewardModel, adapted: Sequence[Adapted]) -> float:
-    """Temperature of least pooled log-loss over all shots."""
+def best_temperature(forecast: Forecast) -> float:
+    """Temperature of least pooled log-loss, mean over all shots."""
 
     def loss(log_temperature: float) -> float:
-        found = predict(replace(reward, temperature=float(np.exp(log_temperature))), adapted)
-        return float(np.mean([-np.log(np.maximum(p, 1e-12)).mean() for p in found.better.values()]))
+        better = forecast.at(float(np.exp(log_temperature))).better.values()
+        return float(np.mean([-np.log(np.maximum(p, 1e-12)).mean() for p in better]))
 
     low, high = np.log(TEMPERATURES)
-    return float(np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 0.02}).x))
+    return float(np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 0.01}).x))
 
 
-def _losses(reward: RewardModel, adapted: Sequence[Adapted]) -> NDArray[np.float64]:
-    """`[len(adapted)]` mean log-loss over the shots with personal judgements."""
-    found = predict(reward, adapted)
+def _losses(found: Predictions) -> NDArray[np.float64]:
+    """Per user and fold, the mean log-loss over the shots with personal judgements."""
     counts = np.bincount(found.users)
     per_shot = [
         np.bincount(found.users, -np.log(np.maximum(p, 1e-12))) / counts for k, p in found.better.items() if k > 0
