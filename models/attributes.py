@@ -104,7 +104,12 @@ def _type_token_ratio(r: _Reading) -> float:
 
 
 def _capitalised_words(r: _Reading) -> float:
-    return sum(len(w) > 1 and w.isupper() for w in _WORD.findall(r.text)) / r.n_words
+    shouted = [w for w in _WORD.findall(r.text) if len(w) > 1 and w.isupper()]
+    return len(shouted) / r.n_words
+
+
+def _share(words: frozenset[str]) -> Callable[[_Reading], float]:
+    return lambda r: r.share(words)
 
 
 _ATTRIBUTES: Final[dict[str, Callable[[_Reading], float]]] = {
@@ -136,7 +141,7 @@ _ATTRIBUTES: Final[dict[str, Callable[[_Reading], float]]] = {
     "shouting": _capitalised_words,
     "lowercase_start": lambda r: float(r.text.lstrip()[:1].islower()),
     "contractions": lambda r: sum("'" in w for w in r.words) / r.n_words,
-    **{name: (lambda r, words=words: r.share(words)) for name, words in _LEXICONS.items()},  # type: ignore[misc]
+    **{name: _share(words) for name, words in _LEXICONS.items()},
 }
 
 ATTRIBUTE_NAMES: Final[tuple[str, ...]] = tuple(_ATTRIBUTES)

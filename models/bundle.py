@@ -96,7 +96,7 @@ class Bundle:
 
     @cached_property
     def _weights(self) -> bytes:
-        return save_tensors(_arrays(self.reward), metadata={"format": str(FORMAT)})
+        return bytes(save_tensors(_arrays(self.reward), metadata={"format": str(FORMAT)}))
 
     @cached_property
     def version(self) -> str:

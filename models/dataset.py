@@ -1,5 +1,6 @@
 """`Dataset`: judgements as index tensors, ready for batch fitting."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -74,7 +75,7 @@ class Dataset:
                 voted.append((user, at[0]))
                 votes.append(j.value)
             else:
-                compared += [(user, a, b) for a, b in zip(at, at[1:], strict=False) if a != b]
+                compared += [(user, a, b) for a, b in itertools.pairwise(at) if a != b]
         return cls(
             users=tuple(users),
             keys=tuple(item_key(context, text) for context, text in items),
@@ -90,5 +91,5 @@ class Dataset:
         )
 
 
-def _indices(rows: list[tuple[int, ...]], width: int) -> Tensor:
+def _indices(rows: Sequence[tuple[int, ...]], width: int) -> Tensor:
     return torch.tensor(rows, dtype=torch.long).reshape(-1, width)

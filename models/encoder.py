@@ -121,7 +121,7 @@ def load_encoder(
         EncoderError: The model is not there, cannot be read, or its hash is wrong.
     """
     # torch and transformers take a second to import; a light consumer of this module must not pay it.
-    from penchant.models.transformer import TransformerEncoder
+    from penchant.models.transformer import TransformerEncoder  # noqa: PLC0415
 
     return TransformerEncoder(
         name, pooling=pooling, max_tokens=max_tokens, joint=joint, precision=precision, device=device

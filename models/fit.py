@@ -1,7 +1,7 @@
 """Fitting a reward model to judgements: variational EM over users, items and the text prior."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -96,7 +96,9 @@ class Fit:
         m = 1 + k
         self.hyper = [np.array([np.log(0.3 / dim), np.log(0.3 / dim), np.log(0.3)]) for _ in range(m)]
         nothing = torch.zeros(n_items, dtype=DTYPE)
-        self.told = [(nothing, nothing)] * m  # per coordinate: what the judgements say of it, and how precisely
+        self.told = [
+            (nothing, nothing)
+        ] * m  # per coordinate: what the judgements say of it, and how precisely
         self.text_mean = torch.zeros(n_items, m, dtype=DTYPE)
         self.residual = torch.full((m,), 0.3, dtype=DTYPE)
 
@@ -268,7 +270,12 @@ class Fit:
         q = len(self.user_cov)
         memory = (
             ItemMemory(
-                {key: i for i, key in enumerate(key for key, keep in zip(self.data.keys, kept, strict=True) if keep)},
+                {
+                    key: i
+                    for i, key in enumerate(
+                        key for key, keep in zip(self.data.keys, kept, strict=True) if keep
+                    )
+                },
                 means[kept],
                 variances[kept],
             )
@@ -299,7 +306,8 @@ def _learned(regression: Regression) -> NDArray[np.float32]:
     taken = torch.diag(regression.prior_variance) - regression.cov
     values, vectors = torch.linalg.eigh(taken)
     values, vectors = values[-UNCERTAINTY_RANK:].clamp_min(0), vectors[:, -UNCERTAINTY_RANK:]
-    return (vectors * values.sqrt()).numpy().astype(np.float32)
+    root: NDArray[np.float32] = (vectors * values.sqrt()).float().numpy()
+    return root
 
 
 def _default_scale(known: list[RatingScale]) -> RatingScale:

@@ -38,7 +38,11 @@ class Items:
 
     def _take(self, rows: slice | list[int], keys: tuple[bytes, ...]) -> "Items":
         return Items(
-            self.base[rows], self.base_variance[rows], self.directions[rows], self.direction_variance[rows], keys
+            self.base[rows],
+            self.base_variance[rows],
+            self.directions[rows],
+            self.direction_variance[rows],
+            keys,
         )
 
     @cached_property

@@ -5,12 +5,13 @@ A line has `user` and `context` and one of: `chosen`, `rejected` (`strength`?) Â
 """
 
 import gzip
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn
+from typing import Final, Literal
 
 Kind = Literal["pair", "rating", "vote", "ranking", "edit"]
 
@@ -63,7 +64,7 @@ class Judgement:
 
     def pairs(self) -> list[tuple[str, str]]:
         """Comparisons (better, worse) that it states; none for a rating or vote."""
-        return [p for p in zip(self.texts, self.texts[1:], strict=False) if p[0] != p[1]]
+        return [p for p in itertools.pairwise(self.texts) if p[0] != p[1]]
 
 
 def read(path: str | Path, *, source: str | None = None) -> Iterator[Judgement]:
@@ -121,67 +122,87 @@ def with_scales(judgements: list[Judgement]) -> list[Judgement]:
     return [replace(j, scale=spans[j.source]) if math.isnan(j.scale[0]) else j for j in judgements]
 
 
-def _parse(line: str, path: Path, number: int, source: str) -> Judgement:
-    def fail(problem: str) -> NoReturn:
-        raise JudgementError(path, number, problem)
+class _Line:
+    """One line of a file, whose complaints name the place."""
 
-    try:
-        row: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        fail(f"not JSON: {error.msg} at column {error.colno}")
-    if not isinstance(row, dict):
-        fail("not a JSON object")
+    def __init__(self, line: str, path: Path, number: int) -> None:
+        self._path, self._number = path, number
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise self.fault(f"not JSON: {error.msg} at column {error.colno}") from error
+        if not isinstance(row, dict):
+            raise self.fault("not a JSON object")
+        self.row: dict[str, object] = row
 
-    def text(value: Any, key: str) -> str:
+    def fault(self, problem: str) -> JudgementError:
+        return JudgementError(self._path, self._number, problem)
+
+    def text(self, key: str) -> str:
+        return self._text(self.row.get(key), key)
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self.row[key]
+        if not isinstance(value, list) or len(value) < 2:
+            raise self.fault(f"'{key}' must be a list of at least two texts")
+        return tuple(self._text(one, key) for one in value)
+
+    def _text(self, value: object, key: str) -> str:
         if not isinstance(value, str) or not value.strip():
-            fail(f"'{key}' must be a text that is not empty")
+            raise self.fault(f"'{key}' must be a text that is not empty")
         if len(value) > MAX_TEXT_CHARS:
-            fail(f"'{key}' has {len(value)} characters, the limit is {MAX_TEXT_CHARS}")
-        return str(value)
+            raise self.fault(f"'{key}' has {len(value)} characters, the limit is {MAX_TEXT_CHARS}")
+        return value
 
-    def number_of(value: Any, key: str) -> float:
+    def finite(self, value: object, key: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            fail(f"'{key}' must be a finite number")
+            raise self.fault(f"'{key}' must be a finite number")
         return float(value)
 
-    user = text(row.get("user"), "user")
-    context = row.get("context", "")
+    def scale(self) -> tuple[float, float]:
+        """The declared scale, NaN where there is none."""
+        bounds = self.row.get("scale")
+        if bounds is None:
+            return math.nan, math.nan
+        if not isinstance(bounds, list) or len(bounds) != 2:
+            raise self.fault("'scale' must be [lowest, highest]")
+        low, high = self.finite(bounds[0], "scale"), self.finite(bounds[1], "scale")
+        if not low < high:
+            raise self.fault(f"'scale' {bounds} must rise")
+        return low, high
+
+
+def _parse(line: str, path: Path, number: int, source: str) -> Judgement:
+    at = _Line(line, path, number)
+    context, named = at.row.get("context", ""), at.row.get("source")
     if not isinstance(context, str):
-        fail("'context' must be a text")
-    named = row.get("source")
-    common: dict[str, Any] = {
-        "user": user,
-        "context": context,
-        "source": named if isinstance(named, str) and named else source,
-        "own": row.get("own") is True,
-    }
-    if "chosen" in row or "rejected" in row:
-        texts = (text(row.get("chosen"), "chosen"), text(row.get("rejected"), "rejected"))
-        return Judgement(kind="pair", texts=texts, **common)
-    if "ranking" in row:
-        order = row["ranking"]
-        if not isinstance(order, list) or len(order) < 2:
-            fail("'ranking' must be a list of at least two texts")
-        return Judgement(kind="ranking", texts=tuple(text(t, "ranking") for t in order), **common)
-    if "before" in row or "after" in row:
-        texts = (text(row.get("after"), "after"), text(row.get("before"), "before"))
-        return Judgement(kind="edit", texts=texts, **common)
-    if "vote" in row:
-        value = number_of(row["vote"], "vote")
-        if value not in (-1.0, 1.0):
-            fail("'vote' must be 1 or -1")
-        return Judgement(kind="vote", texts=(text(row.get("item"), "item"),), value=value, **common)
-    if "rating" in row:
-        value = number_of(row["rating"], "rating")
-        scale = (math.nan, math.nan)
-        if row.get("scale") is not None:
-            bounds = row["scale"]
-            if not isinstance(bounds, list) or len(bounds) != 2:
-                fail("'scale' must be [lowest, highest]")
-            scale = (number_of(bounds[0], "scale"), number_of(bounds[1], "scale"))
-            if not scale[0] < scale[1] or not scale[0] <= value <= scale[1]:
-                fail(f"'rating' {value} is not within 'scale' {bounds}")
-        return Judgement(
-            kind="rating", texts=(text(row.get("item"), "item"),), value=value, scale=scale, **common
-        )
-    fail("needs one of: chosen + rejected, item + rating, item + vote, ranking, before + after")
+        raise at.fault("'context' must be a text")
+    plain = Judgement(
+        user=at.text("user"),
+        context=context,
+        kind="pair",
+        texts=(),
+        source=named if isinstance(named, str) and named else source,
+        own=at.row.get("own") is True,
+    )
+    match at.row:
+        case {"chosen": _} | {"rejected": _}:
+            return replace(plain, texts=(at.text("chosen"), at.text("rejected")))
+        case {"ranking": _}:
+            return replace(plain, kind="ranking", texts=at.texts("ranking"))
+        case {"before": _} | {"after": _}:
+            return replace(plain, kind="edit", texts=(at.text("after"), at.text("before")))
+        case {"vote": vote}:
+            value = at.finite(vote, "vote")
+            if value not in (-1.0, 1.0):
+                raise at.fault("'vote' must be 1 or -1")
+            return replace(plain, kind="vote", texts=(at.text("item"),), value=value)
+        case {"rating": rating}:
+            value, scale = at.finite(rating, "rating"), at.scale()
+            if not math.isnan(scale[0]) and not scale[0] <= value <= scale[1]:
+                raise at.fault(f"'rating' {value} is not within 'scale' {list(scale)}")
+            return replace(plain, kind="rating", texts=(at.text("item"),), value=value, scale=scale)
+        case _:
+            raise at.fault(
+                "needs one of: chosen + rejected, item + rating, item + vote, ranking, before + after"
+            )

@@ -1,13 +1,13 @@
 """What each kind of judgement says about a user: one rank-one Gaussian site in natural parameters.
 
-A judgement is about ψ = b + φ·y + e: base utility b, features φ `[q]` of what was judged (a difference for a pair), user y,
-and e ~ N(0, r), the item residual that the text does not tell. With e integrated out the site is
+A judgement is about ψ = b + φ·y + e: base utility b, features φ `[q]` of what was judged (a difference for a pair), user
+y, and e ~ N(0, r), the item residual that the text does not tell. With e integrated out the site is
 
     exp(−½ ω' (φ·y)² + l (φ·y)),   ω' = ω/(1 + ωr),   l = ω' (m − b)
 
 where (m, ω) are the pseudo-observation of ψ and its precision: exact for a rating; for a logistic judgement the
-Jaakkola–Jordan bound (2000, eq. 13; equal to the Pólya–Gamma mean of Polson et al. 2013), m = y/(2ω), ω = tanh(ξ/2)/(2ξ),
-with ξ² = E[ψ²] iterated to its fixed point under the posterior that includes this very site.
+Jaakkola–Jordan bound (2000, eq. 13; equal to the Pólya–Gamma mean of Polson et al. 2013), m = y/(2ω),
+ω = tanh(ξ/2)/(2ξ), with ξ² = E[ψ²] iterated to its fixed point under the posterior that includes this very site.
 """
 
 import math
@@ -124,14 +124,14 @@ def _pair(winner: Items, loser: Items, beliefs: Beliefs) -> Site:
 
 
 def _rating(item: Items, value: float, scale: RatingScale, beliefs: Beliefs) -> Site:
-    """r = o + β(b + φ·y + e) + ε: exact given the residual variance."""
+    """R = o + β(b + φ·y + e) + ε: exact given the residual variance."""
     noise = (scale.noise / scale.slope) ** 2 + _residual(item, beliefs)
     target = (value - scale.offset) / scale.slope
     return Site(item.features[0], 1 / noise, (target - float(item.base[0])) / noise)
 
 
 def _residual(item: Items, beliefs: Beliefs) -> float:
-    """r = τ_b² + Σ_d τ_d² E[z_d²]: variance that the item's residuals add to its utility for this user."""
+    """R = τ_b² + Σ_d τ_d² E[z_d²]: variance that the item's residuals add to its utility for this user."""
     second = beliefs.weights @ beliefs.second_moments
     return float(item.base_variance[0] + item.direction_variance[0] @ second[1:])
 

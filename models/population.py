@@ -1,8 +1,8 @@
 """The population: a mixture of Gaussians over users (archetypes) and what a user's evidence makes of it.
 
 A user is y = [t; z], q numbers: the threshold t ("good enough" starts there) and the position z in the space of taste.
-y ~ Σ_c π_c N(μ_c, P_c⁻¹). A user's judgements are one Gaussian site in natural parameters, precision Λ and linear term η,
-shared by all archetypes; everything here is the closed form of prior × site.
+y ~ Σ_c π_c N(μ_c, P_c⁻¹). A user's judgements are one Gaussian site in natural parameters, precision Λ and linear
+term η, shared by all archetypes; everything here is the closed form of prior × site.
 """
 
 from dataclasses import dataclass
@@ -56,15 +56,17 @@ class Population:
     @cached_property
     def prior(self) -> Beliefs:
         """What is believed of a user without judgements."""
-        return Beliefs(self.weights, self.means, np.linalg.inv(self.precisions))
+        covariances = np.linalg.inv(self.precisions).astype(np.float64, copy=False)
+        return Beliefs(self.weights, self.means, covariances)
 
     @cached_property
     def _linear(self) -> Vector:
-        return np.einsum("cij,cj->ci", self.precisions, self.means)
+        linear: Vector = np.einsum("cij,cj->ci", self.precisions, self.means)
+        return linear
 
     @cached_property
     def _log_prior_evidence(self) -> Vector:
-        """log π_c + ½ log|P_c| − ½ μ_cᵀP_cμ_c: the part of the evidence that no judgement changes, `[K]`."""
+        """Log π_c + ½ log|P_c| − ½ μ_cᵀP_cμ_c: the part of the evidence that no judgement changes, `[K]`."""
         quadratic = np.einsum("ci,ci->c", self.means, self._linear)
         evidence: Vector = np.log(self.weights) + 0.5 * (np.linalg.slogdet(self.precisions)[1] - quadratic)
         return evidence
@@ -81,7 +83,7 @@ class Population:
 
         Cost: O(K q³); 17 coordinates and one archetype take about 25 µs.
         """
-        covariances = np.linalg.inv(self.precisions + precision)
+        covariances = np.linalg.inv(self.precisions + precision).astype(np.float64, copy=False)
         totals = self._linear + linear
         means = (covariances @ totals[:, :, None])[:, :, 0]
         if len(self.weights) == 1:

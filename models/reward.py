@@ -79,7 +79,7 @@ class RewardModel:
     @cached_property
     def rank(self) -> int:
         """Directions of taste that were learned."""
-        return self.q - 1 - self.loadings.shape[1]
+        return int(self.q - 1 - self.loadings.shape[1])
 
     def describe(self, vectors: NDArray[np.float16], item_keys: Sequence[bytes] | None = None) -> Items:
         """Items of n texts.

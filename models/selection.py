@@ -71,7 +71,11 @@ def preference_logits(posterior: UserPosterior, a: Items, b: Items) -> Vector:
     user = ((difference @ beliefs.covariances) * difference).sum(axis=2)
     residual = posterior.residual_by_archetype(a) + posterior.residual_by_archetype(b)
     logits = _smoothed(means, user + residual)
-    same = [i for i, (key, other) in enumerate(zip(a.keys, b.keys * (len(a) // len(b)), strict=True)) if key == other]
+    same = [
+        i
+        for i, (key, other) in enumerate(zip(a.keys, b.keys * (len(a) // len(b)), strict=True))
+        if key == other
+    ]
     logits[:, same] = 0.0
     return logits
 
@@ -103,15 +107,19 @@ def probability_best(reward: RewardModel, posterior: UserPosterior, items: Items
     total = np.zeros(n)
     for c, weight in enumerate(beliefs.weights):
         mean = items.base + features @ beliefs.means[c]
-        spread = user_draws @ np.linalg.cholesky(beliefs.covariances[c]).T @ features.T + residual_draws * residual[c]
+        spread = (
+            user_draws @ np.linalg.cholesky(beliefs.covariances[c]).T @ features.T
+            + residual_draws * residual[c]
+        )
         scaled = reward.temperature * mean + spread
         chances = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         total += weight * (chances / chances.sum(axis=1, keepdims=True)).mean(axis=0)
-    return total / total.sum()
+    probabilities: Vector = total / total.sum()
+    return probabilities
 
 
 def _smoothed(means: Vector, variances: Vector) -> Vector:
-    """mean / √(1 + πv/8): the logit of a Gaussian smoothed by the logistic function."""
+    """Mean / √(1 + πv/8): the logit of a Gaussian smoothed by the logistic function."""
     logits: Vector = means / np.sqrt(1 + (np.pi / 8) * variances)
     return logits
 

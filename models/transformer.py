@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.benchmark import Timer
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging as hf_logging
 
 from penchant.models.encoder import EncoderError, Encoding, Pooling, Precision
 
@@ -21,7 +23,7 @@ BATCH_TOKENS: Final = 4096
 """Padded tokens in one forward pass: beyond this, larger batches no longer pay on a CPU."""
 
 CHARS_PER_TOKEN: Final = 64
-"""A text is cut at `max_tokens` times this before it is tokenized, so that a megabyte of text costs what a page costs."""
+"""A text is cut at `max_tokens` times this before it is tokenized: a megabyte of text costs what a page costs."""
 
 PROMPT_SHARE: Final = 0.25
 """In joint mode a prompt may take this share of the sequence, and whatever the text leaves free."""
@@ -96,7 +98,7 @@ class TransformerEncoder:
             [_clean(t[:max_chars]) for t in texts], add_special_tokens=False
         )
         if prompts is None:
-            pairs = [None] * len(texts)
+            pairs: list[Any] = [None] * len(texts)
         else:
             pairs = self._tokenizer.encode_batch(
                 [_clean(p[:max_chars]) + "\n\n" for p in prompts], add_special_tokens=False
@@ -137,7 +139,7 @@ class TransformerEncoder:
         """Resolves `auto` by measuring: bfloat16 serves only where it is faster and cosine ≥ 0.9999 on the probes."""
         if precision != "auto":
             return precision
-        fast = self._device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001
+        fast = self._device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
         if not fast:
             return "float32"
         sequences, _ = self._tokenize(_PROBES, [""] * len(_PROBES) if self.joint else None)
@@ -172,9 +174,6 @@ def _batches(lengths: NDArray[np.int64]) -> Iterator[list[int]]:
 
 def _load(name: str) -> tuple[Any, Any, str]:
     """(model in float32, tokenizer, hash of the weights)."""
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging as hf_logging
-
     hf_logging.disable_progress_bar()
     options: dict[str, Any] = {}
     source = name

@@ -1,4 +1,4 @@
-"""Choosing rank, attribute tastes and temperature on held-out train users and left-out train texts, then fitting on all of them.
+"""Choosing rank, attribute tastes and temperature on held-out train users and texts, then fitting on all of them.
 
 A quarter of the users is held out. For every rank one model is fitted to the others. In `cold` mode the texts are then
 left out in turn, fold by fold: text prior and item memory are formed without the fold's texts, the held-out users learn
@@ -132,7 +132,8 @@ def fit_reward(
     """
     base = options or FitOptions()
     held_out = HeldOut(judgements, vectors, mode)
-    choice, trials = Choice(), ()
+    choice = Choice()
+    trials: tuple[Trial, ...] = ()
     if len(held_out.users) >= MIN_USERS and held_out.train:
         choice, trials = _choose(held_out, base, ranks, progress)
     fit = Fit(Dataset.of(judgements, vectors), replace(base, rank=choice.rank)).run(_within("fit", progress))
@@ -174,7 +175,9 @@ class HeldOut:
             if not j.own and j.user not in left_out and (self._cold or not _held_out_cell(j))
         ]
 
-    def adapt(self, fit: Fit, shape: Callable[[RewardModel], RewardModel] = lambda reward: reward) -> list[Adapted]:
+    def adapt(
+        self, fit: Fit, shape: Callable[[RewardModel], RewardModel] = lambda reward: reward
+    ) -> list[Adapted]:
         """The held-out users after their few shots, in every fold, under a fit to the other users."""
         adapted = []
         for number, (support, test) in enumerate(self._folds):
@@ -183,7 +186,9 @@ class HeldOut:
             without = self._fold_items(fit.data, number) if self._cold else None
             reward = shape(fit.reward(without=without))
             asked = {(p.context, t) for pairs in test.values() for p in pairs for t in (p.better, p.worse)}
-            asked |= {(j.context, t) for rows in support.values() for j in rows[: max(SHOTS)] for t in j.texts}
+            asked |= {
+                (j.context, t) for rows in support.values() for j in rows[: max(SHOTS)] for t in j.texts
+            }
             needed = {item: self.vectors[item] for item in sorted(asked)}
             adapted += adapt(reward, needed, support, test, shots=SHOTS)
         return adapted
@@ -249,14 +254,18 @@ def best_temperature(forecast: Forecast) -> float:
         return float(np.mean([-np.log(np.maximum(p, 1e-12)).mean() for p in better]))
 
     low, high = np.log(TEMPERATURES)
-    return float(np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 0.01}).x))
+    return float(
+        np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 0.01}).x)
+    )
 
 
 def _losses(found: Predictions) -> NDArray[np.float64]:
     """Per user and fold, the mean log-loss over the shots with personal judgements."""
     counts = np.bincount(found.users)
     per_shot = [
-        np.bincount(found.users, -np.log(np.maximum(p, 1e-12))) / counts for k, p in found.better.items() if k > 0
+        np.bincount(found.users, -np.log(np.maximum(p, 1e-12))) / counts
+        for k, p in found.better.items()
+        if k > 0
     ]
     return np.asarray(np.mean(per_shot, axis=0))
 

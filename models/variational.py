@@ -4,9 +4,10 @@ The utility of item x for user i is written u = g_x·h_i with
 
     item g = [b, 1, v₁…v_k]      user h = [1, t, z₁…z_k]      D = 2 + k
 
-(b base, v directions; t threshold, z position). What is known (the ones) has no covariance, so that one formula serves users and items: a judgement is a Gaussian site −½ωu² + λu, of which a user gets (ωE[ggᵀ], λĝ), an
-item (ωE[hhᵀ], λĥ); conditioning on the known coordinates leaves the unknown ones. λ = ω·target for a rating, ±½ for a
-logistic judgement under the Jaakkola–Jordan bound (ξ² = E[u²], ω = tanh(ξ/2)/2ξ).
+(b base, v directions; t threshold, z position). What is known (the ones) has no covariance, so that one formula serves
+users and items: a judgement is a Gaussian site −½ωu² + λu, of which a user gets (ωE[ggᵀ], λĝ), an item (ωE[hhᵀ], λĥ);
+conditioning on the known coordinates leaves the unknown ones. λ = ω·target for a rating, ±½ for a logistic judgement under
+the Jaakkola–Jordan bound (ξ² = E[u²], ω = tanh(ξ/2)/2ξ).
 """
 
 import math
@@ -127,8 +128,7 @@ def _user_sites(
     targets = scales.targets(data)
     for rows in _chunks(len(data.rated)):
         user, item = data.rated[rows].T
-        omega = 1 / RATING_NOISE
-        yield user, omega * second[item], omega * targets[rows, None] * items.mean[item]
+        yield user, second[item] / RATING_NOISE, targets[rows, None] / RATING_NOISE * items.mean[item]
     for rows in _chunks(len(data.voted)):
         user, item = data.voted[rows].T
         omega = _omega(second[item], users, user)
@@ -147,8 +147,7 @@ def _item_sites(
     targets = scales.targets(data)
     for rows in _chunks(len(data.rated)):
         user, item = data.rated[rows].T
-        omega = 1 / RATING_NOISE
-        yield item, omega * second[user], omega * targets[rows, None] * users.mean[user]
+        yield item, second[user] / RATING_NOISE, targets[rows, None] / RATING_NOISE * users.mean[user]
     for rows in _chunks(len(data.voted)):
         user, item = data.voted[rows].T
         omega = _omega(items.second[item], users, user)
@@ -168,7 +167,7 @@ def utilities(users: Factors, items: Factors, cells: Tensor) -> Tensor:
 
 
 def _difference(items: Factors, winner: Tensor, loser: Tensor) -> tuple[Tensor, Tensor]:
-    """d = ĝ_a − ĝ_b `[j, D]` and M = ddᵀ + C_a + C_b `[j, D, D]`."""
+    """D = ĝ_a − ĝ_b `[j, D]` and M = ddᵀ + C_a + C_b `[j, D, D]`."""
     d = items.mean[winner] - items.mean[loser]
     return d, d[:, :, None] * d[:, None, :] + items.cov[winner] + items.cov[loser]
 
