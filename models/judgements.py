@@ -74,13 +74,13 @@ def read(path: str | Path, *, source: str | None = None) -> Iterator[Judgement]:
 
     Args:
         path: The file.
-        source: Name of the source; the line's own `source`, else the file's stem, where None.
+        source: Name of the source; the line's own `source`, else `source_name`, where None.
 
     Raises:
         JudgementError: The file cannot be read, or a line is no judgement; with the line's number.
     """
     path = Path(path)
-    name = source or path.name.removesuffix(".gz").removesuffix(".jsonl")
+    name = source or source_name(path)
     number = 0
     try:
         with (
@@ -93,6 +93,12 @@ def read(path: str | Path, *, source: str | None = None) -> Iterator[Judgement]:
                     yield _parse(line, path, number, name)
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise JudgementError(path, number + 1 if number else 0, str(error)) from error
+
+
+def source_name(path: Path) -> str:
+    """The file's stem, or its folder's name where the file is just called data.jsonl(.gz)."""
+    stem = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    return path.resolve().parent.name if stem == "data" else stem
 
 
 def load(paths: Iterable[str | Path]) -> list[Judgement]:

@@ -12,7 +12,7 @@ from penchant.models.evaluation import Predictions, Progress, Report, Vectors, a
 from penchant.models.features import FeatureExtractor
 from penchant.models.fit import FitOptions
 from penchant.models.judgements import Judgement
-from penchant.models.split import Mode, split
+from penchant.models.split import MIN_SUPPORT, MIN_TEST, Mode, Split, split
 from penchant.models.tuning import RANKS, Tuned, fit_reward
 
 EXTRACT_BATCH: Final = 256
@@ -127,18 +127,12 @@ def evaluate(
     )
 
 
-def _repetition(
-    judgements: Sequence[Judgement],
-    vectors: Vectors,
-    mode: Mode,
-    repetition: int,
-    bundle: Bundle | None,
-    progress: Progress,
+def _predictions(
+    parts: Split, vectors: Vectors, *, mode: Mode, bundle: Bundle | None, progress: Progress
 ) -> Predictions:
-    parts = split(judgements, mode, repetition)
     if not parts.test:
         raise NothingToEvaluateError(
-            f"repetition {repetition}: no unseen user has 10 support judgements and 4 test pairs in split {mode!r}"
+            f"no unseen user has {MIN_SUPPORT} support judgements and {MIN_TEST} test pairs in split {mode!r}"
         )
     reward = (
         bundle.reward

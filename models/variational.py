@@ -6,8 +6,8 @@ The utility of item x for user i is written u = g_x·h_i with
 
 (b base, v directions; t threshold, z position). What is known (the ones) has no covariance, so that one formula serves
 users and items: a judgement is a Gaussian site −½ωu² + λu, of which a user gets (ωE[ggᵀ], λĝ), an item (ωE[hhᵀ], λĥ);
-conditioning on the known coordinates leaves the unknown ones. λ = ω·target for a rating, ±½ for a logistic judgement under
-the Jaakkola–Jordan bound (ξ² = E[u²], ω = tanh(ξ/2)/2ξ).
+conditioning on the known coordinates leaves the unknown ones. λ = ω·target for a rating, ±½ for a logistic judgement
+under the Jaakkola–Jordan bound (ξ² = E[u²], ω = tanh(ξ/2)/2ξ).
 """
 
 import math
