@@ -185,7 +185,7 @@ class Fit:
                 messages.linear[:, j] - (messages.precision[:, j] * current).sum(1)
             ) / precision.clamp_min(1e-12)
             if tuned:
-                self.hyper[j] = tune(self.x, self.blocks, target, precision, self.hyper[j], max_steps=8)
+                self.hyper[j] = tune(self.x, self.blocks, target, precision, self.hyper[j], max_steps=5)
             found = regress(self.x, self.blocks, target, precision, self.hyper[j])
             self.told[j] = (target, precision)
             self.text_mean[:, j] = self.x @ found.mean

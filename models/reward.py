@@ -99,7 +99,7 @@ class RewardModel:
                 means[i], variances[i] = self.memory.means[row], self.memory.variances[row]
         return self._items(means, variances, self.text_prior.standardiser(vectors) @ self.loadings, keys)
 
-    def with_attribute_tastes(self, columns: Sequence[int], variance: float) -> "RewardModel":
+    def with_attribute_tastes(self, variances: Mapping[int, float]) -> "RewardModel":
         """This model with tastes for single features beside the learned directions.
 
         A user may weigh each of these features for themselves, w ~ N(0, variance), whether or not the fitted data show
@@ -107,17 +107,16 @@ class RewardModel:
         can teach.
 
         Args:
-            columns: Standardised features, one a taste.
-            variance: Prior variance of a user's weight.
+            variances: Standardised feature to prior variance of a user's weight on it.
         """
-        p, d = len(columns), len(self.text_prior.standardiser.centre) + 1
+        p, d = len(variances), len(self.text_prior.standardiser.centre) + 1
         loadings = np.zeros((d, p))
-        loadings[list(columns), range(p)] = 1.0
+        loadings[list(variances), range(p)] = 1.0
         population = self.population
         k_archetypes, q = population.means.shape
         precisions = np.zeros((k_archetypes, q + p, q + p))
         precisions[:, :q, :q] = population.precisions
-        precisions[:, range(q, q + p), range(q, q + p)] = 1 / variance
+        precisions[:, range(q, q + p), range(q, q + p)] = 1 / np.array(list(variances.values()))
         reference = self.reference
         return replace(
             self,

@@ -112,8 +112,12 @@ def evaluate(
         raise BundleError(f"bundle {bundle.version} was fitted with encoder {bundle.manifest.encoder.name!r}")
     vectors = extract(judgements, extractor, progress)
     found = [
-        _repetition(
-            judgements, vectors, mode, repetition, bundle, _numbered(progress, repetition, repetitions)
+        _predictions(
+            split(judgements, mode, repetition),
+            vectors,
+            mode=mode,
+            bundle=bundle,
+            progress=_numbered(progress, repetition, repetitions),
         )
         for repetition in range(repetitions)
     ]

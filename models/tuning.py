@@ -6,7 +6,7 @@ from their judgements of the other texts and their comparisons of the fold's tex
 texts are held out moves the figures by several points, so that one fold would choose by chance.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -27,23 +27,24 @@ SHOTS: Final = (0, 3, 10, 30)
 HELD_OUT_USERS: Final = 0.25
 MOST_USERS: Final = 200
 FOLDS: Final = 5
-TASTE_VARIANCES: Final = (0.01, 0.03, 0.1, 0.3)
-TASTES: Final[tuple[tuple[str, ...], ...]] = (
-    ("length",),
-    (
-        "length",
-        "sentence_length",
-        "word_length",
-        "bullets",
-        "courtesy",
-        "questions",
-        "exclamations",
-        "digits",
-        "first_person_singular",
-        "second_person",
-    ),
-)
-"""Attributes that a user may weigh for themselves beside the learned directions; none, one or ten are tried."""
+TASTE_VARIANCES: Final = (0.01, 0.03, 0.1)
+TASTES: Final[Mapping[str, Mapping[str, float]]] = {
+    "none": {},
+    "length": {"length": 1.0},
+    "style": {
+        "length": 3.0,
+        "sentence_length": 1.0,
+        "word_length": 1.0,
+        "bullets": 1.0,
+        "courtesy": 1.0,
+        "questions": 1.0,
+        "exclamations": 1.0,
+        "digits": 1.0,
+        "first_person_singular": 1.0,
+        "second_person": 1.0,
+    },
+}
+"""Attributes that a user may weigh for themselves beside the learned directions, with relative prior variances."""
 MIN_USERS: Final = 20
 """With fewer held-out users than this nothing can be chosen: rank 0 and temperature 1, the safe default."""
 
@@ -56,22 +57,25 @@ class Choice:
 
     Attributes:
         rank: Directions of taste.
-        tastes: Names of attributes that users weigh for themselves.
-        taste_variance: Prior variance of such a weight.
+        tastes: Which of `TASTES`.
+        taste_variance: Prior variance of a user's weight on an attribute, times the attribute's relative one.
         temperature: Of probabilities.
     """
 
     rank: int = 0
-    tastes: tuple[str, ...] = ()
+    tastes: str = "none"
     taste_variance: float = 0.0
     temperature: float = 1.0
 
     def shape(self, reward: RewardModel) -> RewardModel:
         """Gives a fitted reward model the chosen tastes and temperature."""
-        if self.tastes:
-            first = len(reward.text_prior.standardiser.centre) - len(ATTRIBUTE_NAMES)
-            columns = [first + ATTRIBUTE_NAMES.index(name) for name in self.tastes]
-            reward = reward.with_attribute_tastes(columns, self.taste_variance)
+        first = len(reward.text_prior.standardiser.centre) - len(ATTRIBUTE_NAMES)
+        variances = {
+            first + ATTRIBUTE_NAMES.index(name): self.taste_variance * relative
+            for name, relative in TASTES[self.tastes].items()
+        }
+        if variances:
+            reward = reward.with_attribute_tastes(variances)
         return replace(reward, temperature=self.temperature)
 
 
@@ -117,6 +121,7 @@ def fit_reward(
     options: FitOptions | None = None,
     ranks: Sequence[int] = RANKS,
     remember: bool = True,
+    open_minded: bool = False,
     progress: Progress = silent,
 ) -> Tuned:
     """Fits a reward model; rank, tastes and temperature are chosen within the given judgements.
@@ -128,6 +133,8 @@ def fit_reward(
         options: Everything but the rank.
         ranks: Ranks to try, ascending.
         remember: Keep an item memory.
+        open_minded: Of the tastes that are not measurably worse than the best choose the widest, not the narrowest: for
+            a model that will meet texts and users unlike those it was fitted on.
         progress: Called with stage, done, total.
     """
     base = options or FitOptions()
@@ -135,7 +142,7 @@ def fit_reward(
     choice = Choice()
     trials: tuple[Trial, ...] = ()
     if len(held_out.users) >= MIN_USERS and held_out.train:
-        choice, trials = _choose(held_out, base, ranks, progress)
+        choice, trials = _choose(held_out, base, ranks, open_minded=open_minded, progress=progress)
     fit = Fit(Dataset.of(judgements, vectors), replace(base, rank=choice.rank)).run(_within("fit", progress))
     return Tuned(choice.shape(fit.reward(remember=remember)), choice, trials, len(held_out.users))
 
@@ -199,7 +206,7 @@ class HeldOut:
 
 
 def _choose(
-    held_out: HeldOut, base: FitOptions, ranks: Sequence[int], progress: Progress
+    held_out: HeldOut, base: FitOptions, ranks: Sequence[int], *, open_minded: bool, progress: Progress
 ) -> tuple[Choice, tuple[Trial, ...]]:
     """Rank first, then tastes beside it: each the simplest that is not measurably worse than the best."""
     data = Dataset.of(held_out.train, held_out.vectors)
@@ -218,20 +225,18 @@ def _choose(
     for rank in ranks:
         fits.append(Fit(data, replace(base, rank=rank)).run(_within(f"try rank {rank}", progress)))
         attempt(fits[-1], Choice(rank))
-        if len(trials) > 2 and trials[-1].log_loss > trials[-2].log_loss > trials[-3].log_loss:
+        if len(trials) > 2 and trials[-1].log_loss > trials[-2].log_loss:
             break
     by_rank = _simplest(losses)
     fit, plain = fits[by_rank], trials[by_rank].choice
     tried = [by_rank]
-    for number, tastes in enumerate(TASTES):
-        previous = trials[by_rank].log_loss
-        for variance in TASTE_VARIANCES:
-            tried.append(len(trials))
-            attempt(fit, replace(plain, tastes=tastes, taste_variance=variance))
-            if trials[-1].log_loss > previous:
-                break
-            previous = trials[-1].log_loss
-        progress("try tastes", number + 1, len(TASTES))
+    wider = [(tastes, variance) for tastes in TASTES if TASTES[tastes] for variance in TASTE_VARIANCES]
+    for number, (tastes, variance) in enumerate(wider):
+        tried.append(len(trials))
+        attempt(fit, replace(plain, tastes=tastes, taste_variance=variance))
+        progress("try tastes", number + 1, len(wider))
+    if open_minded:
+        tried.reverse()
     chosen = tried[_simplest([losses[i] for i in tried])]
     return trials[chosen].choice, tuple(trials)
 
