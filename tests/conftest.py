@@ -26,6 +26,9 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
+        while not server.started:
+            assert thread.is_alive(), "the server did not start: its log says why"
+            thread.join(timeout=0.01)
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         server.should_exit = True
         thread.join(timeout=30)
