@@ -89,6 +89,7 @@ def test_a_status_error_survives_a_process_border() -> None:
 
 def test_importing_the_sdk_loads_nothing_heavy() -> None:
     heavy = ["torch", "numpy", "fastapi", "starlette", "sqlalchemy", "transformers", "penchant.models"]
+    heavy += ["langchain_core", "llama_index", "penchant.service"]
     code = f"import sys, penchant; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
