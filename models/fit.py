@@ -67,7 +67,7 @@ class Fit:
     def __init__(self, data: Dataset, options: FitOptions) -> None:
         self.data, self.options = data, options
         self.standardiser = Standardiser.of(data.vectors)
-        self.x = torch.from_numpy(self.standardiser(data.vectors))
+        self.x = torch.from_numpy(self.standardiser(data.vectors).astype(np.float32))
         dim = self.x.shape[1]
         n_attributes = len(ATTRIBUTE_NAMES)
         self.blocks = torch.tensor([0] * (dim - 1 - n_attributes) + [1] * n_attributes + [2])
@@ -188,7 +188,7 @@ class Fit:
                 self.hyper[j] = tune(self.x, self.blocks, target, precision, self.hyper[j], max_steps=5)
             found = regress(self.x, self.blocks, target, precision, self.hyper[j])
             self.told[j] = (target, precision)
-            self.text_mean[:, j] = self.x @ found.mean
+            self.text_mean[:, j] = self.x.double() @ found.mean
             self.residual[j] = found.residual_variance
         prior_precision = torch.diag(1 / self.residual)
         mean, cov = messages.posterior(prior_precision, self.text_mean / self.residual)

@@ -44,7 +44,7 @@ def regress(
     """Bayesian linear regression at fixed hyperparameters.
 
     Args:
-        x: `[n, d]`.
+        x: `[n, d]`, float32 or float64.
         blocks: `[d]` block of each feature, ascending from 0; the last block is the intercept.
         target: `[n]`.
         precision: `[n]` of the messages; 0 where nothing was said.
@@ -52,7 +52,7 @@ def regress(
 
     Cost: O(n d² + d³).
     """
-    log_hyper = torch.as_tensor(hyper, dtype=x.dtype)
+    log_hyper = torch.as_tensor(hyper)
     variances = torch.cat([log_hyper[:-1].exp(), log_hyper.new_tensor([INTERCEPT_VARIANCE])])
     prior = variances[blocks]
     tau2 = log_hyper[-1].exp()
@@ -60,10 +60,11 @@ def regress(
     x, target, precision = x[told], target[told], precision[told]
     r = 1 / (tau2 + 1 / precision)
     root = prior.sqrt()
-    gram = (x * r[:, None]).T @ x
-    chol = torch.linalg.cholesky(torch.eye(len(prior), dtype=x.dtype) + root[:, None] * gram * root)
+    # The two products of n d² run in the precision of x, all else in float64.
+    gram = ((x * r.to(x.dtype)[:, None]).T @ x).double()
+    chol = torch.linalg.cholesky(torch.eye(len(prior), dtype=gram.dtype) + root[:, None] * gram * root)
     cov = root[:, None] * torch.cholesky_inverse(chol) * root
-    projected = x.T @ (r * target)
+    projected = x.T.double() @ (r * target)
     mean = cov @ projected
     log_evidence = 0.5 * (
         r.log().sum() - 2 * chol.diagonal().log().sum() - (r * target**2).sum() + projected @ mean
@@ -71,7 +72,7 @@ def regress(
     # d/d log α = ½ Σ_block (E[w²]/α − 1);  d/d log τ² = ½ τ² Σ_x r(r E[residual²] − 1).
     relative = (mean**2 + cov.diagonal()) / prior - 1
     by_block = torch.zeros_like(variances).index_add_(0, blocks, relative)[:-1]
-    squared = (target - x @ mean) ** 2 + ((x @ cov) * x).sum(1)
+    squared = (target - x.double() @ mean) ** 2 + ((x @ cov.to(x.dtype)) * x).sum(1).double()
     by_noise = tau2 * (r * (r * squared - 1)).sum()
     gradient = 0.5 * torch.cat([by_block, by_noise[None]])
     return Regression(mean, cov, prior, float(tau2), float(log_evidence), gradient.numpy())
