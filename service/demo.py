@@ -28,21 +28,21 @@ LESSONS: Final = (
         "How do I get a coffee stain out of a shirt?",
         "Rinse the back of the stain with cold water at once, so that the coffee leaves the way it came in. "
         "Then work in washing-up liquid with a spoonful of white vinegar, leave it for ten minutes, and wash "
-        "the shirt as usual. Look before you tumble-dry it, because heat sets whatever is left.",
+        "the shirt as usual.",
         "Cold water, soap, then wash it.",
     ),
     (
         "Why does my bicycle chain squeak?",
         "A squeak nearly always means that the oil is gone from inside the rollers. Wipe the chain with a "
         "rag, put one drop on every roller while you turn the pedals backwards, wait a few minutes, and wipe "
-        "off what is left outside, since oil on the outer plates only collects grit.",
+        "off what is left.",
         "It is dry. Oil it.",
     ),
     (
         "What should I pack for a weekend in the mountains?",
         "Plan for two seasons in one day: a light waterproof jacket, a fleece and a hat, even in July. Take "
-        "shoes that you have walked in before, a litre and a half of water a day, more food than you think "
-        "you need, a paper map of the valley, and a small torch in case the way down takes longer.",
+        "shoes that you have walked in before, a litre and a half of water a day, and more food than you "
+        "think you need.",
         "Boots, jacket, water, snacks.",
     ),
 )

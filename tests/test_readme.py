@@ -1,0 +1,182 @@
+"""Every snippet of the README runs, in order, against a real server, and prints what the README says.
+
+    UPDATE_README=1 scripts/test tests/test_readme.py     writes what they print into the README
+
+A fence of `bash` or `python` is run, unless the line before it is `<!-- not run: why -->`; a fence of `json` or `text` that
+follows is what it prints. Ids, times and versions are not compared, and numbers may differ by 0.02: processors
+round differently.
+"""
+
+import ast
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from penchant.service import demo
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+ADDRESS = "http://127.0.0.1:8642"
+FENCE = re.compile(
+    r"(?P<skip><!-- not run: [^\n]+ -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```\n"
+    r"(?:\n```(?P<kind>json|text)\n(?P<output>.*?)```\n)?",
+    re.DOTALL,
+)
+NOT_COMPARED = [
+    (r"\b(rank|score|best)_[0-9A-Za-z]+", r"\1_…"),
+    (r"\bb-[0-9a-f]{16}", "b-…"),
+    (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "…Z"),
+]
+NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
+TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A fence that is run, and where its output stands in the README."""
+
+    language: str
+    code: str
+    output: str | None
+    span: tuple[int, int]
+
+
+def snippets() -> list[Snippet]:
+    found = FENCE.finditer(README.read_text("utf-8"))
+    return [
+        Snippet(m["language"], m["code"], m["output"], m.span("output")) for m in found if m["skip"] is None
+    ]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`penchant serve` with its defaults but for port and data folder, as a process of its own."""
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    command = [sys.executable, "-m", "penchant.service.cli", "serve", "--port", str(port)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PENCHANT_")}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--data-dir", str(folder / "data")],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd=folder,
+        )
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
+    try:
+        while True:
+            assert process.poll() is None, (folder / "log").read_text("utf-8")
+            assert time.monotonic() < deadline, (folder / "log").read_text("utf-8")
+            try:
+                if httpx.get(f"{url}/readyz").status_code == 200:
+                    break
+            except httpx.TransportError:
+                with pytest.raises(subprocess.TimeoutExpired):  # it lives: look again in a moment
+                    process.wait(timeout=0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def outputs(server: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What each snippet prints."""
+    folder = tmp_path_factory.mktemp("reader")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "PENCHANT_BASE_URL": server, "COLUMNS": "110", "NO_COLOR": "1"}
+    printed = []
+    for snippet in snippets():
+        code = snippet.code.replace(ADDRESS, server)
+        shell = ["bash", "-euo", "pipefail", "-c"] if snippet.language == "bash" else [sys.executable, "-c"]
+        done = subprocess.run(
+            [*shell, code],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env=environment,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, f"{snippet.code}\n{done.stdout}\n{done.stderr}"
+        lines = [line.rstrip() for line in done.stdout.replace(server, ADDRESS).splitlines()]
+        printed.append("\n".join(lines) + "\n" if lines else "")
+    if os.environ.get("UPDATE_README"):
+        update(printed)
+    return printed
+
+
+def update(printed: list[str]) -> None:
+    text = README.read_text("utf-8")
+    for snippet, output in reversed(list(zip(snippets(), printed, strict=True))):
+        if snippet.output is not None:
+            start, end = snippet.span
+            text = text[:start] + output + text[end:]
+    README.write_text(text, encoding="utf-8")
+
+
+def comparable(output: str) -> tuple[str, list[float]]:
+    for pattern, replacement in NOT_COMPARED:
+        output = re.sub(pattern, replacement, output)
+    return NUMBER.sub("#", output), [float(number) for number in NUMBER.findall(output)]
+
+
+def test_there_is_something_to_run() -> None:
+    found = snippets()
+    assert {snippet.language for snippet in found} == {"bash", "python"}
+    assert sum(snippet.output is not None for snippet in found) >= 4
+    assert shutil.which("curl"), "the README's requests are made with curl"
+
+
+def test_the_demo_is_the_readme_s_tour() -> None:
+    stated = {}
+    for snippet in snippets():
+        if snippet.language == "python":
+            for node in ast.parse(snippet.code).body:
+                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper():
+                    stated[ast.unparse(node.targets[0])] = ast.literal_eval(node.value)
+    assert stated == {
+        "QUESTION": demo.QUESTION,
+        "CANDIDATES": list(demo.CANDIDATES),
+        "LESSONS": list(demo.LESSONS),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(snippets())))
+def test_a_snippet_prints_what_the_readme_says(outputs: list[str], number: int) -> None:
+    stated = snippets()[number].output
+    if stated is None:
+        assert outputs[number] == "", "it prints something that the README does not show"
+        return
+    text, numbers = comparable(stated)
+    printed_text, printed_numbers = comparable(outputs[number])
+    assert printed_text == text
+    assert printed_numbers == pytest.approx(numbers, abs=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_the_tour_s_users_have_opposite_orders(outputs: list[str]) -> None:
+    """The claim that the tour makes, whatever the figures: long first for one, short first for the other."""
+    (tour,) = [output for output in outputs if output.startswith("anybody")]
+    orders = {
+        line.split()[0]: [int(n) for n in re.findall(r"(\d+)w", line)] for line in tour.splitlines()[:3]
+    }
+    lengths = sorted(len(text.split()) for text in demo.CANDIDATES)
+    assert orders["cleo"] == lengths
+    assert orders["ben"] == lengths[::-1]
