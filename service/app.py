@@ -17,8 +17,9 @@ from penchant.service import openapi, routes_feedback, routes_ops, routes_rank, 
 from penchant.service.edge import Edge
 from penchant.service.errors import ApiError, from_http_status, problem_response
 from penchant.service.identity import KeyRing
-from penchant.service.runtime import load_bundle, load_extractor, start
+from penchant.service.runtime import StartError, load_bundle, load_extractor, start
 from penchant.service.settings import Settings
+from penchant.service.store.database import StoreError
 from penchant.service.telemetry import Telemetry
 
 
@@ -42,7 +43,13 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         model = bundle or load_bundle(settings)
-        served = await start(settings, telemetry, model, extractor or load_extractor(settings, model), clock)
+        try:
+            served = await start(
+                settings, telemetry, model, extractor or load_extractor(settings, model), clock
+            )
+        except (StartError, StoreError) as error:
+            app.state.start_failure = error
+            raise
         app.state.runtime = served
         try:
             yield
@@ -59,10 +66,12 @@ def create_app(
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.telemetry = telemetry
     app.state.keyring = KeyRing(settings.tenant_keys())
     app.state.runtime = None
+    app.state.start_failure = None
     app.add_middleware(Edge, telemetry=telemetry)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)

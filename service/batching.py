@@ -107,9 +107,9 @@ class MicroBatcher:
             batch, held, stopping = self._gather(first)
             batch = [job for job in batch if not job.done.cancelled()]
             if batch:
-                self._encode(batch)
+                self._serve(batch)
         if held is not None:
-            self._encode([held])
+            self._serve([held])
 
     def _gather(self, first: _Job) -> tuple[list[_Job], _Job | None, bool]:
         """What waits, within the budget; the job that did not fit; whether the queue has ended."""
@@ -126,6 +126,13 @@ class MicroBatcher:
                 return batch, job, False
             batch.append(job)
 
+    def _serve(self, batch: Sequence[_Job]) -> None:
+        try:
+            self._encode(batch)
+        except Exception as error:  # whatever it is, the thread goes on and nobody waits for ever
+            self._answer(batch, [internal_error() for _ in batch])
+            log_failure("encoder_thread_failed", error)
+
     def _encode(self, batch: Sequence[_Job]) -> None:
         started = time.perf_counter()
         try:
@@ -138,8 +145,8 @@ class MicroBatcher:
                 for job in batch:
                     self._encode([job])
                 return
-            log_failure("encoder_failed", error)
             self._answer(batch, [internal_error()])
+            log_failure("encoder_failed", error)
             return
         took = time.perf_counter() - started
         self._telemetry.batch_texts.observe(len(features.tokens))

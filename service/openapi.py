@@ -4,8 +4,8 @@
 """
 
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Set
+from typing import Any, Final, Literal
 
 import orjson
 from fastapi import FastAPI
@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from penchant.service.answers import Problem
 from penchant.service.edge import RANKING_PATHS
-from penchant.service.errors import PROBLEM_JSON, STATUS
+from penchant.service.errors import PROBLEM_JSON, STATUS, Code
 from penchant.service.schemas import (
     AnyEvent,
     BestOfNRequest,
@@ -27,6 +27,11 @@ from penchant.service.schemas import (
     TeiRequest,
     VoteEvent,
 )
+
+
+def _header(text: str) -> dict[str, Any]:
+    return {"description": text, "schema": {"type": "string"}}
+
 
 _REF: Final = "#/components/schemas/{model}"
 _BODIES: Final = (
@@ -48,56 +53,85 @@ _USER: Final = {
     "description": "user id, percent-encoded",
     "schema": {"type": "string", "minLength": 1, "maxLength": 128},
 }
-_COMMON: Final = (401, 500, 503)
-_WRITE: Final = (400, 408, 413, 415, 422, 429)
+_ALWAYS: Final = frozenset({Code.INTERNAL, Code.NOT_READY})
+_BODY: Final = frozenset(
+    {
+        Code.INVALID_JSON,
+        Code.INVALID_ENCODING,
+        Code.REQUEST_TIMEOUT,
+        Code.BODY_TOO_LARGE,
+        Code.UNSUPPORTED_MEDIA_TYPE,
+        Code.VALIDATION_FAILED,
+    }
+)
+_RANKING: Final = frozenset({Code.USER_CONFLICT, Code.MODEL_NOT_FOUND, Code.OVERLOADED})
+_FEEDBACK: Final = frozenset(
+    {
+        Code.USER_CONFLICT,
+        Code.RANK_NOT_FOUND,
+        Code.IDEMPOTENCY_IN_FLIGHT,
+        Code.IDEMPOTENCY_KEY_REUSED,
+        Code.EVENT_ID_CONFLICT,
+        Code.UNSUPPORTED_EVENT_TYPE,
+        Code.OVERLOADED,
+        Code.STORAGE_UNAVAILABLE,
+    }
+)
+_USERS: Final = frozenset({Code.INVALID_ENCODING, Code.VALIDATION_FAILED})
+
+Kind = Literal["ranking", "feedback", "user", "page", "forget", "models", "health"]
+
+_CODES: Final[Mapping[Kind, frozenset[Code]]] = {
+    "ranking": _ALWAYS | _BODY | _RANKING | {Code.UNAUTHENTICATED},
+    "feedback": _ALWAYS | _BODY | _FEEDBACK | {Code.UNAUTHENTICATED},
+    "user": _ALWAYS | _USERS | {Code.UNAUTHENTICATED, Code.USER_NOT_FOUND},
+    "page": _ALWAYS | _USERS | {Code.UNAUTHENTICATED, Code.USER_NOT_FOUND},
+    "forget": _ALWAYS | _USERS | {Code.UNAUTHENTICATED, Code.STORAGE_UNAVAILABLE},
+    "models": _ALWAYS | {Code.UNAUTHENTICATED},
+    "health": _ALWAYS,
+}
+_HEADERS: Final = {"X-Request-Id": _header("names the request in logs")}
+_TIMED: Final = _HEADERS | {
+    "Server-Timing": _header("milliseconds in `queue`, `encode`, `posterior` and `rank`")
+}
 
 
 def describe(
-    body: type[BaseModel] | tuple[type[BaseModel], ...] | None,
+    kind: Kind,
     answer: object,
-    *,
-    ranking: bool = False,
-    idempotent: bool = False,
-    user: bool = False,
-    paged: bool = False,
-    open_to_all: bool = False,
+    body: type[BaseModel] | tuple[type[BaseModel], ...] | None = None,
 ) -> dict[str, Any]:
     """Arguments of a route that document it.
 
     Args:
+        kind: What parameters it takes and how it can fail.
+        answer: Model of the answer, or two; None for an empty one.
         body: Model of the request's body, or several of which one fits.
-        answer: Model of the answer, or several; None for an empty one.
-        ranking: Whether the user can come by header, and a model can be unknown.
-        idempotent: Whether `Idempotency-Key` is read.
-        user: Whether the path names a user.
-        paged: Whether it takes `cursor` and `limit`.
-        open_to_all: Whether it needs no key.
     """
-    statuses = {500, 503} if open_to_all else set(_COMMON)
-    extra: dict[str, Any] = {"parameters": list(_parameters(ranking, idempotent, user, paged))}
+    extra: dict[str, Any] = {"parameters": list(_parameters(kind))}
     if body is not None:
-        statuses |= set(_WRITE)
         bodies = body if isinstance(body, tuple) else (body,)
         extra["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": _any_of(bodies)}},
         }
-    if ranking or user:
-        statuses |= {400, 404, 422}
-    if idempotent:
-        statuses |= {404, 409}
-    if open_to_all:
+    if kind == "health":
         extra["security"] = []
-    responses: dict[int | str, dict[str, Any]] = {status: _problem(status) for status in sorted(statuses)}
-    if answer is not None:
-        union = answer[0] | answer[1] if isinstance(answer, tuple) else answer
-        responses[200] = {"model": union, "description": "Success", "headers": _HEADERS}
+    statuses = sorted({STATUS[code][0] for code in _CODES[kind]})
+    responses: dict[int | str, dict[str, Any]] = {
+        status: _problem(status, _CODES[kind]) for status in statuses
+    }
+    if answer is None:
+        responses[204] = {"description": "Done", "headers": _HEADERS}
     else:
-        responses[204] = {"description": "Done"}
+        headers = _TIMED if kind in ("ranking", "feedback") else _HEADERS
+        if isinstance(answer, tuple):
+            answer = answer[0] | answer[1]
+            headers = headers | {
+                "X-Rank-Id": _header("`id` of the ranking, where the answer is a bare array")
+            }
+        responses[200] = {"model": answer, "description": "Success", "headers": headers}
     return {"responses": responses, "openapi_extra": extra}
-
-
-_HEADERS: Final = {"X-Request-Id": {"description": "names the request in logs", "schema": {"type": "string"}}}
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -145,38 +179,27 @@ def _for_user(item: Mapping[str, Any]) -> dict[str, Any]:
     return {"post": post}
 
 
-def _parameters(ranking: bool, idempotent: bool, user: bool, paged: bool) -> Iterator[dict[str, Any]]:
-    if user:
+def _parameters(kind: Kind) -> Iterator[dict[str, Any]]:
+    if kind in ("user", "page", "forget"):
         yield _USER
-    if ranking or idempotent:
-        yield {
-            "name": "X-User-Id",
-            "in": "header",
-            "required": False,
-            "description": "user id, percent-encoded; one of the ways to name the user",
-            "schema": {"type": "string"},
-        }
-    if idempotent:
-        yield {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "required": False,
-            "description": "a repeated request with this key gets the first one's answer, for 24 h",
-            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-        }
-    if paged:
-        yield {
-            "name": "cursor",
-            "in": "query",
-            "required": False,
-            "schema": {"type": "string", "pattern": "^[0-9]*$"},
-        }
-        yield {
-            "name": "limit",
-            "in": "query",
-            "required": False,
-            "schema": {"type": "integer", "minimum": 1, "maximum": 100},
-        }
+    if kind in ("ranking", "feedback"):
+        yield _parameter("X-User-Id", "header", "user id, percent-encoded: one of the ways to name the user")
+    if kind == "feedback":
+        text = "a repeated request with this key gets the first one's answer, for 24 h"
+        yield _parameter("Idempotency-Key", "header", text, minLength=1, maxLength=255)
+    if kind == "page":
+        yield _parameter("cursor", "query", "`next_cursor` of the page before", pattern="^[0-9]*$")
+        yield _parameter("limit", "query", "events in a page", type="integer", minimum=1, maximum=100)
+
+
+def _parameter(name: str, place: str, text: str, **schema: object) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": place,
+        "required": False,
+        "description": text,
+        "schema": {"type": "string"} | schema,
+    }
 
 
 def _any_of(models: tuple[type[BaseModel], ...]) -> dict[str, Any]:
@@ -184,10 +207,10 @@ def _any_of(models: tuple[type[BaseModel], ...]) -> dict[str, Any]:
     return refs[0] if len(refs) == 1 else {"anyOf": refs}
 
 
-def _problem(status: int) -> dict[str, Any]:
-    codes = ", ".join(f"`{code}`" for code, (its_status, _) in STATUS.items() if its_status == status)
+def _problem(status: int, possible: Set[Code]) -> dict[str, Any]:
+    codes = ", ".join(f"`{code}`" for code in STATUS if code in possible and STATUS[code][0] == status)
     schema = {"$ref": _REF.format(model="Problem")}
-    return {"description": f"One of {codes}", "content": {PROBLEM_JSON: {"schema": schema}}}
+    return {"description": codes, "content": {PROBLEM_JSON: {"schema": schema}}, "headers": _HEADERS}
 
 
 if __name__ == "__main__":

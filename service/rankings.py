@@ -68,7 +68,7 @@ class Rankings:
         max_bytes: Bound of the memory.
         ttl_seconds: How long a ranking can be referred to.
         clock: Unix seconds.
-        write: Hands a ranking to the writer, without waiting.
+        write: Hands a ranking to the writer, without waiting; what to call when that is done with it.
         database: Asked for what is not in memory.
         readers: Threads in which it is asked.
     """
@@ -79,7 +79,7 @@ class Rankings:
         max_bytes: int,
         ttl_seconds: float,
         clock: Callable[[], float],
-        write: Callable[[Ranking], None],
+        write: Callable[[Ranking, Callable[[], object]], None],
         database: Database,
         readers: Executor,
     ) -> None:
@@ -90,6 +90,7 @@ class Rankings:
         self._database = database
         self._readers = readers
         self._recent: OrderedDict[tuple[str, str], Ranking] = OrderedDict()
+        self._unwritten: dict[tuple[str, str], Ranking] = {}
         self._bytes = 0
 
     def remember(
@@ -98,15 +99,18 @@ class Rankings:
         """Keeps a ranking and has it written soon."""
         one = prompts[:1] if prompts.count(prompts[0]) == len(prompts) else prompts
         ranking = Ranking(tenant, rank_id, user, one, texts, self._clock())
-        self._recent[(tenant, rank_id)] = ranking
+        key = (tenant, rank_id)
+        self._recent[key] = ranking
         self._bytes += ranking.size
         while self._bytes > self._max_bytes and len(self._recent) > 1:
             self._bytes -= self._recent.popitem(last=False)[1].size
-        self._write(ranking)
+        self._unwritten[key] = ranking
+        self._write(ranking, lambda: self._unwritten.pop(key, None))
 
     async def find(self, tenant: str, rank_id: str) -> Ranking | None:
         """The ranking under an id, None where it is unknown or too old."""
-        ranking = self._recent.get((tenant, rank_id))
+        key = (tenant, rank_id)
+        ranking = self._recent.get(key) or self._unwritten.get(key)
         if ranking is None:
             loop = asyncio.get_running_loop()
             ranking = await loop.run_in_executor(self._readers, self._read, tenant, rank_id)
@@ -118,6 +122,8 @@ class Rankings:
         """Drops a user's rankings from memory."""
         for key in [k for k, r in self._recent.items() if r.tenant == tenant and r.user == user]:
             self._bytes -= self._recent.pop(key).size
+        for key in [k for k, r in self._unwritten.items() if r.tenant == tenant and r.user == user]:
+            del self._unwritten[key]
 
     def _read(self, tenant: str, rank_id: str) -> Ranking | None:
         with self._database.reading() as connection:

@@ -16,7 +16,7 @@ router = APIRouter(tags=["feedback"])
 @router.post(
     "/v1/feedback",
     summary="Tell what users liked",
-    **describe(FEEDBACK_BODY, answers.FeedbackResponse, idempotent=True),
+    **describe("feedback", answers.FeedbackResponse, FEEDBACK_BODY),
 )
 async def feedback(request: Request) -> Response:
     """Learns from a batch of events, or one bare event.

@@ -19,13 +19,13 @@ from penchant.service.telemetry import Telemetry, log_failure
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/healthz", summary="Is the process alive?", **describe(None, answers.Health, open_to_all=True))
+@router.get("/healthz", summary="Is the process alive?", **describe("health", answers.Health))
 async def healthz(_request: Request) -> Response:
     """Answers as long as the process does."""
     return json_answer({"status": "ok"})
 
 
-@router.get("/readyz", summary="Can it serve?", **describe(None, answers.Readiness, open_to_all=True))
+@router.get("/readyz", summary="Can it serve?", **describe("health", answers.Readiness))
 async def readyz(request: Request) -> Response:
     """200 when encoder and store work, otherwise 503; either way with each check."""
     served = runtime(request)
@@ -35,7 +35,7 @@ async def readyz(request: Request) -> Response:
     return json_answer({"status": "ready", "checks": checks})
 
 
-@router.get("/health", summary="As /readyz", **describe(None, answers.Readiness, open_to_all=True))
+@router.get("/health", summary="As /readyz", **describe("health", answers.Readiness))
 async def health(request: Request) -> Response:
     """As `/readyz`."""
     return await readyz(request)
@@ -48,7 +48,7 @@ async def metrics(request: Request) -> Response:
     return Response(telemetry.expose(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/models", summary="Which models are served?", **describe(None, answers.ModelList))
+@router.get("/v1/models", summary="Which models are served?", **describe("models", answers.ModelList))
 async def models(request: Request) -> Response:
     """Every accepted model name; all of them are the loaded bundle."""
     tenant(request)

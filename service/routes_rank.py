@@ -25,7 +25,7 @@ from penchant.service.telemetry import Timings
 
 router = APIRouter(tags=["ranking"])
 
-_RERANK = describe(RerankRequest, answers.RerankResponse, ranking=True)
+_RERANK = describe("ranking", answers.RerankResponse, RerankRequest)
 
 
 @router.post("/v1/rerank", summary="Rank documents for a user (Cohere v1, Jina, vLLM)", **_RERANK)
@@ -43,7 +43,7 @@ async def rerank_v2(request: Request) -> Response:
 @router.post(
     "/rerank",
     summary="Rank documents or texts for a user (Cohere, Jina, vLLM; TEI where `texts` is sent)",
-    **describe((RerankRequest, TeiRequest), (answers.RerankResponse, list[answers.TeiResult]), ranking=True),
+    **describe("ranking", (answers.RerankResponse, list[answers.TeiResult]), (RerankRequest, TeiRequest)),
 )
 async def rerank_short(request: Request) -> Response:
     """As `/v2/rerank`; a body with `texts` in place of `documents` gets TEI's bare array."""
@@ -56,7 +56,7 @@ async def rerank_short(request: Request) -> Response:
 @router.post(
     "/score",
     summary="Score texts for a user (vLLM)",
-    **describe(ScoreRequest, answers.ScoreResponse, ranking=True),
+    **describe("ranking", answers.ScoreResponse, ScoreRequest),
 )
 async def score_short(request: Request) -> Response:
     """As `/v1/score`."""
@@ -66,7 +66,7 @@ async def score_short(request: Request) -> Response:
 @router.post(
     "/v1/score",
     summary="Score texts for a user (vLLM)",
-    **describe(ScoreRequest, answers.ScoreResponse, ranking=True),
+    **describe("ranking", answers.ScoreResponse, ScoreRequest),
 )
 async def score(request: Request) -> Response:
     """The utility of each text for this user, in the order of the request."""
@@ -76,7 +76,7 @@ async def score(request: Request) -> Response:
 @router.post(
     "/v1/best-of-n",
     summary="Choose the best candidate for a user",
-    **describe(BestOfNRequest, answers.BestOfNResponse, ranking=True),
+    **describe("ranking", answers.BestOfNResponse, BestOfNRequest),
 )
 async def best_of_n(request: Request) -> Response:
     """The candidate with the highest utility, if it is good enough, and how sure that is."""

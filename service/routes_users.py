@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1/users", tags=["users"])
 DEFAULT_LIMIT: Final = 20
 
 
-@router.get("/{user}", summary="What is known of a user", **describe(None, answers.UserResponse, user=True))
+@router.get("/{user}", summary="What is known of a user", **describe("user", answers.UserResponse))
 async def get_user(request: Request) -> Response:
     """How much feedback the user gave, and where that leaves us."""
     served, owner = runtime(request), tenant(request)
@@ -45,7 +45,7 @@ async def get_user(request: Request) -> Response:
     )
 
 
-@router.delete("/{user}", status_code=204, summary="Forget a user", **describe(None, None, user=True))
+@router.delete("/{user}", status_code=204, summary="Forget a user", **describe("forget", None))
 async def delete_user(request: Request) -> Response:
     """Removes posterior, log, rankings, and features that no other feedback needs. Also 204 where unknown."""
     served, owner = runtime(request), tenant(request)
@@ -56,7 +56,7 @@ async def delete_user(request: Request) -> Response:
 @router.get(
     "/{user}/feedback",
     summary="A user's feedback log",
-    **describe(None, answers.FeedbackPage, user=True, paged=True),
+    **describe("page", answers.FeedbackPage),
 )
 async def get_feedback(request: Request) -> Response:
     """Events in the order in which they were learned."""

@@ -4,17 +4,31 @@ Types are strict (no `"3"` for 3, no `true` for 1). `null` stands for "not given
 Unknown fields are ignored where foreign clients call (`Lenient`), and refused elsewhere (`Exact`).
 """
 
-from typing import Annotated, Any, Literal
+import re
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from penchant.service.identity import MAX_USER_CHARS, user_fault
+
+_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
 
 def _check_user(user: str) -> str:
     if fault := user_fault(user):
         raise ValueError(fault)
     return user
+
+
+def _check_timestamp(text: str) -> str:
+    try:
+        known = _RFC3339.fullmatch(text) and datetime.fromisoformat(text.upper())
+    except ValueError:
+        known = None
+    if not known:
+        raise ValueError("A timestamp is RFC 3339 with an offset, such as 2026-01-31T12:00:00Z.")
+    return text
 
 
 def _check_vote(value: int) -> int:
@@ -43,6 +57,9 @@ Document = Annotated[
             "description": "a text, or an object that holds it under `text` (or the keys of `rank_fields`)",
         }
     ),
+]
+Timestamp = Annotated[
+    str, AfterValidator(_check_timestamp), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
 VoteValue = Annotated[int, AfterValidator(_check_vote), WithJsonSchema({"type": "integer", "enum": [1, -1]})]
 TextOrTexts = Annotated[
@@ -122,9 +139,7 @@ class Event(Exact):
     )
     user: UserId | None = None
     rank_id: str | None = Field(default=None, min_length=1, max_length=64)
-    timestamp: Annotated[AwareDatetime, Field(strict=False)] | None = Field(
-        default=None, description="RFC 3339"
-    )
+    timestamp: Timestamp | None = Field(default=None, description="RFC 3339, with offset")
     source: str | None = Field(default=None, min_length=1, max_length=64)
     weight: float | None = Field(default=None, gt=0, le=1)
     metadata: dict[str, Any] | None = None

@@ -4,6 +4,8 @@ import sys
 
 import uvicorn
 
+from penchant.models.bundle import Bundle
+from penchant.models.features import FeatureExtractor
 from penchant.service.app import create_app
 from penchant.service.runtime import StartError, load_bundle, load_extractor
 from penchant.service.settings import Settings
@@ -25,16 +27,23 @@ def check_exposure(settings: Settings) -> None:
     )
 
 
-def run(settings: Settings) -> None:
+def run(
+    settings: Settings, *, bundle: Bundle | None = None, extractor: FeatureExtractor | None = None
+) -> None:
     """Serves until it is told to stop, then finishes what it accepted.
+
+    Args:
+        settings: Everything configurable.
+        bundle: In place of the one that the settings name.
+        extractor: In place of the encoder that the bundle names.
 
     Raises:
         StartError: It cannot start, for a reason that its operator can change.
     """
     check_exposure(settings)
     configure_logging(settings.log_level)
-    bundle = load_bundle(settings)
-    extractor = load_extractor(settings, bundle)
+    bundle = bundle or load_bundle(settings)
+    extractor = extractor or load_extractor(settings, bundle)
     app = create_app(settings, extractor=extractor, bundle=bundle)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     database = settings.data_dir.resolve() / FILE_NAME
@@ -53,7 +62,8 @@ def run(settings: Settings) -> None:
     )
     server.run()
     if not server.started:
-        raise StartError("The server could not start; the log above says why.")
+        reason = app.state.start_failure or "the log above says why"
+        raise StartError(f"The server could not start: {reason}")
 
 
 if __name__ == "__main__":

@@ -59,10 +59,10 @@ def _dumps(event: dict[str, Any], **_: object) -> bytes:
 
 def log_failure(event: str, error: BaseException, **fields: object) -> None:
     """Logs an error with its stack. Never the local variables on it: they hold texts."""
-    stack = [
+    frames = [
         f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)
     ]
-    log.error(event, error=type(error).__name__, message=str(error), stack=stack, **fields)
+    log.error(event, error=type(error).__name__, message=str(error), frames=frames, **fields)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import orjson
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,6 +26,7 @@ from penchant.service.store.database import Database
 from penchant.service.telemetry import Telemetry, log_failure
 
 _HOUR: Final = 3600.0
+_PROBE_SECONDS: Final = 1.0  # after a failed write the store is tried this often
 Answer = TypeVar("Answer")
 
 
@@ -55,7 +56,13 @@ class _Deletion:
     done: "asyncio.Future[Deleted]"
 
 
-_Work = _Feedback | _Deletion | Ranking | None
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    ranking: Ranking
+    done: Callable[[], object]
+
+
+_Task = _Feedback | _Deletion | _Shown
 
 
 class Writer:
@@ -86,8 +93,8 @@ class Writer:
         self._settings = settings
         self._telemetry = telemetry
         self._clock = clock
-        self._queue: queue.SimpleQueue[_Work] = queue.SimpleQueue()
-        self._held: _Work = None
+        self._queue: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._held: _Task | None = None
         self._stopping = False
         self._queued_events = 0
         self._queued_rankings = 0
@@ -142,16 +149,19 @@ class Writer:
         self._queue.put(_Deletion(tenant, user, done))
         return await done
 
-    def write_ranking(self, ranking: Ranking) -> None:
-        """Has a ranking stored soon; where too many wait it is only in memory, and counted."""
+    def write_ranking(self, ranking: Ranking, done: Callable[[], object]) -> None:
+        """Has a ranking stored soon, then calls `done`; where too many wait it is not stored, and counted."""
         if self._queued_rankings >= self._settings.max_queued_rankings:
             self._telemetry.lost_rankings.inc()
+            done()
             return
         self._queued_rankings += 1
-        self._queue.put(ranking)
+        self._queue.put(_Shown(ranking, done))
 
-    def _rankings_left(self, count: int) -> None:
-        self._queued_rankings -= count
+    def _leave(self, shown: Sequence[_Shown]) -> None:
+        self._queued_rankings -= len(shown)
+        for work in shown:
+            work.done()
 
     # On the owner thread
 
@@ -159,17 +169,17 @@ class Writer:
         while not self._stopping:
             group = self._gather()
             if group:
-                self._write(group)
-            if self._clock() >= self._next_expiry:
+                self._serve(group)
+            if self.failing or self._clock() >= self._next_expiry:
                 self._next_expiry = self._clock() + self._settings.expiry_interval_seconds
                 self._expire()
 
-    def _gather(self) -> list[_Feedback | _Deletion | Ranking]:
+    def _gather(self) -> list[_Task]:
         """What waits, up to the bound; a deletion is always alone."""
-        first = self._take(self._settings.expiry_interval_seconds)
+        first = self._take(_PROBE_SECONDS if self.failing else self._settings.expiry_interval_seconds)
         if first is None or isinstance(first, _Deletion):
             return [] if first is None else [first]
-        group: list[_Feedback | _Deletion | Ranking] = [first]
+        group: list[_Task] = [first]
         feedback = isinstance(first, _Feedback)
         deadline = time.monotonic() + self._settings.ranking_write_delay_seconds
         while len(group) < self._settings.max_group_events:
@@ -183,7 +193,7 @@ class Writer:
             group.append(work)
         return group
 
-    def _take(self, timeout: float) -> _Work:
+    def _take(self, timeout: float) -> _Task | None:
         """The next work; None after `timeout` seconds, or when it was told to stop."""
         if self._held is not None:
             held, self._held = self._held, None
@@ -197,14 +207,26 @@ class Writer:
         self._stopping = work is None
         return work
 
-    def _write(self, group: Sequence[_Feedback | _Deletion | Ranking]) -> None:
+    def _serve(self, group: Sequence[_Task]) -> None:
+        try:
+            self._write(group)
+        except Exception as error:  # whatever it is, the thread goes on and nobody waits for ever
+            waiting: list[tuple[asyncio.Future[Any], ApiError]] = [
+                (work.done, internal_error()) for work in group if not isinstance(work, _Shown)
+            ]
+            self._call(lambda: _resolve(waiting))
+            log_failure("writer_thread_failed", error)
+        shown = [work for work in group if isinstance(work, _Shown)]
+        if shown:
+            self._call(lambda: self._leave(shown))
+
+    def _write(self, group: Sequence[_Task]) -> None:
         if isinstance(group[0], _Deletion):
             self._delete(group[0])
             return
         feedback = [work for work in group if isinstance(work, _Feedback)]
-        rankings = [work for work in group if isinstance(work, Ranking)]
-        if rankings:
-            self._call(lambda: self._rankings_left(len(rankings)))
+        rankings = [work.ranking for work in group if isinstance(work, _Shown)]
+        answers: Sequence[FeedbackAnswer | ApiError]
         try:
             answers = self._commit(feedback, rankings)
         except Exception as error:
@@ -212,7 +234,8 @@ class Writer:
                 for work in group:
                     self._write([work])
                 return
-            answers = [self._failure(error)] * len(feedback)
+            failure = self._failure(error)
+            answers = [failure for _ in feedback]
             self._telemetry.lost_rankings.inc(len(rankings))
         resolved = [(work.done, answer) for work, answer in zip(feedback, answers, strict=True)]
         self._call(lambda: _resolve(resolved))
@@ -253,6 +276,7 @@ class Writer:
                     rankings_before=now - settings.rank_ttl_hours * _HOUR,
                     answers_before=now - settings.idempotency_ttl_hours * _HOUR,
                 )
+            self.failing = False
             self._telemetry.expired_rows.inc(removed)
         except Exception as error:
             self._failure(error)

@@ -1,0 +1,61 @@
+"""Settings, and what the server refuses to start with."""
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from penchant.models.bundle import BundleError
+from penchant.service.runtime import StartError, load_bundle
+from penchant.service.server import check_exposure, run
+from penchant.service.settings import Settings
+
+
+def test_settings_come_from_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("PENCHANT_PORT", "9000")
+    monkeypatch.setenv("PENCHANT_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("PENCHANT_API_KEY", "secret")
+    monkeypatch.setenv("PENCHANT_API_KEYS", '{"acme": "other"}')
+    monkeypatch.setenv("PENCHANT_MAX_CANDIDATES", "5")
+    monkeypatch.setenv("PENCHANT_LOG_LEVEL", "debug")
+    monkeypatch.setenv("PENCHANT_BUNDLE", "")
+    settings = Settings()
+    assert (settings.port, settings.data_dir, settings.max_candidates) == (9000, tmp_path, 5)
+    assert settings.tenant_keys() == {"acme": "other", "default": "secret"}
+    assert (settings.log_level, settings.bundle) == ("DEBUG", None)
+    assert "secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "70000"),
+        ("PORT", "x"),
+        ("API_KEY", "  "),
+        ("API_KEYS", '{"acme": ""}'),
+        ("MAX_CANDIDATES", "0"),
+        ("LOG_LEVEL", "loud"),
+    ],
+)
+def test_settings_that_make_no_sense(monkeypatch, name, value):
+    monkeypatch.setenv(f"PENCHANT_{name}", value)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
+def test_loopback_is_open(host):
+    check_exposure(Settings(host=host))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
+def test_beyond_loopback_a_key_is_needed(host, tmp_path):
+    with pytest.raises(StartError, match="PENCHANT_API_KEY"):
+        run(Settings(host=host, data_dir=tmp_path))
+    check_exposure(Settings(host=host, api_key=SecretStr("k")))
+    check_exposure(Settings(host=host, api_keys={"acme": SecretStr("k")}))
+    check_exposure(Settings(host=host, allow_open=True))
+
+
+def test_a_missing_bundle_is_said_clearly(tmp_path):
+    with pytest.raises(StartError, match="bundle cannot be loaded") as failure:
+        load_bundle(Settings(bundle=tmp_path / "nothing"))
+    assert isinstance(failure.value.__cause__, BundleError)

@@ -1,0 +1,315 @@
+"""The store: migrations, one server a folder, rebuilding states, failures of the disk, expiry."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import create_engine, event, inspect
+from structlog.testing import capture_logs
+
+from penchant.models.encoder import HashingEncoder
+from penchant.models.features import FeatureExtractor
+from penchant.models.testing import tiny_bundle
+from penchant.service.runtime import StartError, check_match
+from penchant.service.store.database import Database, StoreError
+from penchant.service.store.tables import metadata
+
+LONG = "a long answer that goes on and on, and then on, with many words, until everybody has left the room"
+
+
+def test_migrations_make_the_declared_tables(tmp_path):
+    database = Database(tmp_path)
+    with database.reading() as connection:
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, metadata) == []
+        keys = {name: inspect(connection).get_pk_constraint(name) for name in metadata.tables}
+    database.close()
+    assert all(key["constrained_columns"][0] == "tenant" for key in keys.values())
+
+
+def test_a_store_is_opened_again(tmp_path):
+    database = Database(tmp_path)
+    salt = database.salt()
+    database.close()
+    database = Database(tmp_path)
+    assert database.salt() == salt
+    database.close()
+
+
+def test_commits_are_durable(tmp_path):
+    database = Database(tmp_path)
+    with database.writing() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+    database.close()
+
+
+def test_a_reader_does_not_wait_for_the_writer(tmp_path):
+    database = Database(tmp_path)
+    with database.writing() as writing, database.reading() as reading:
+        writing.exec_driver_sql("INSERT INTO installation VALUES ('', 'x', x'00')")
+        assert reading.exec_driver_sql("SELECT count(*) FROM installation").scalar() == 0
+    with database.reading() as reading:
+        assert reading.exec_driver_sql("SELECT count(*) FROM installation").scalar() == 1
+    database.close()
+
+
+def test_two_servers_cannot_share_a_folder(tmp_path):
+    database = Database(tmp_path)
+    with pytest.raises(StoreError, match="Another server uses"):
+        Database(tmp_path)
+    script = (
+        "import sys; from pathlib import Path; from penchant.service.store.database import Database; "
+        "Database(Path(sys.argv[1]))"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert "Another server uses the data folder" in other.stderr
+    database.close()
+    Database(tmp_path).close()
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot be used"):
+        Database(tmp_path / "file")
+
+
+def test_a_database_that_is_none(tmp_path):
+    (tmp_path / "penchant.sqlite3").write_bytes(b"this is no database, whatever its name may say" * 100)
+    with pytest.raises(StoreError, match="cannot be opened"):
+        Database(tmp_path)
+
+
+def teach(client, user="u", events=12):
+    rng = np.random.default_rng(0)
+    words = ["boat", "sea", "tree", "house", "cloud", "river"]
+    for n in range(events):
+        text = f"{' '.join(rng.permutation(words)[:3])} {n}"
+        body = [
+            {"type": "vote", "user": user, "text": text, "value": 1 if n % 2 else -1, "weight": 0.7},
+            {"type": "rating", "user": user, "prompt": "p", "text": text, "value": n % 5, "scale": [0, 4]},
+            {"type": "preference", "user": user, "chosen": text, "rejected": LONG, "source": "tests"},
+        ][n % 3]
+        assert client.post("/v1/feedback", json=body).status_code == 200
+
+
+ASK = {"prompt": "p", "candidates": ["boat sea 1", "tree house", LONG], "user": "u"}
+
+
+def answers(client):
+    return client.post("/v1/best-of-n", json=ASK).json()["results"]
+
+
+def test_a_rebuilt_state_is_the_saved_one(serve, settings):
+    """Learning again from the log gives the very bytes that were saved."""
+    teach(serve())
+    serve()
+    path = settings.data_dir / "penchant.sqlite3"
+    saved = states(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE user_states SET bundle_version = 'another', state = x'00'")
+    connection.close()
+    serve()
+    assert states(path) == saved
+
+
+def states(path):
+    connection = sqlite3.connect(path)
+    try:
+        return connection.execute(
+            "SELECT tenant, user_id, feedback_events, bundle_version, state FROM user_states"
+        ).fetchall()
+    finally:
+        connection.close()
+
+
+def test_a_new_bundle_learns_the_log_without_the_encoder(serve, encoder, tmp_path, settings):
+    extractor = FeatureExtractor(encoder)
+    other = tiny_bundle(extractor, seed=7)
+    client = serve()
+    teach(client)
+    teach(client, "w", events=3)
+    before = answers(client)
+    encoder.calls.clear()
+    with capture_logs() as logs:
+        client = serve(bundle=other)
+    rebuilt = next(line for line in logs if line["event"] == "rebuild_finished")
+    assert (rebuilt["users"], rebuilt["texts_encoded"]) == (2, 0)
+    told = client.get("/v1/users/u").json()
+    assert (told["bundle"], told["feedback_events"], told["posterior_version"]) == (other.version, 12, 13)
+    after = answers(client)
+    assert after != before
+    # The same feedback given to the new bundle from the start leads to the same place.
+    shutil.rmtree(settings.data_dir.parent / "fresh", ignore_errors=True)
+    client = serve(bundle=other, data_dir=tmp_path / "fresh")
+    teach(client)
+    assert answers(client) == after
+
+
+def test_a_new_encoder_reads_the_log_again(serve, tmp_path):
+    client = serve()
+    teach(client)
+    rank_id = client.post("/v1/rerank", json={"query": "p", "documents": ["boat sea"], "user": "u"}).json()[
+        "id"
+    ]
+    client.post("/v1/feedback", json={"type": "vote", "rank_id": rank_id, "index": 0, "value": 1})
+    with capture_logs() as logs:
+        client = serve(using=HashingEncoder(dim=32))
+    assert next(line for line in logs if line["event"] == "rebuild_finished")["texts_encoded"] == 17
+    after = answers(client)
+    client = serve(using=HashingEncoder(dim=32), data_dir=tmp_path / "fresh")
+    teach(client)
+    client.post(
+        "/v1/feedback", json={"type": "vote", "user": "u", "prompt": "p", "text": "boat sea", "value": 1}
+    )
+    assert answers(client) == after
+    # What was read again is stored: back and forth costs nothing more.
+    with capture_logs() as logs:
+        serve()
+        serve(using=HashingEncoder(dim=32))
+    finished = [line["texts_encoded"] for line in logs if line["event"] == "rebuild_finished"]
+    assert finished == [0, 0]
+
+
+def test_a_bundle_of_another_encoder_is_refused(encoder):
+    bundle = tiny_bundle(FeatureExtractor(encoder))
+    check_match(bundle, FeatureExtractor(encoder))
+    with pytest.raises(StartError, match="was fitted with"):
+        check_match(bundle, FeatureExtractor(HashingEncoder(dim=32)))
+
+
+VOTE = {"type": "vote", "user": "u", "text": "t", "value": 1}
+
+
+def fail_writes(client):
+    """Every INSERT fails from now on, as on a full disk; call the result to end that."""
+    engine = client.app.state.runtime.database._writer
+
+    def full(_connection, _cursor, statement, *_rest):
+        if statement.startswith(("INSERT", "DELETE")):
+            raise sqlite3.OperationalError("database or disk is full")
+
+    event.listen(engine, "before_cursor_execute", full)
+    return lambda: event.remove(engine, "before_cursor_execute", full)
+
+
+def test_a_full_disk_acknowledges_nothing(serve):
+    client = serve()
+    client.post("/v1/feedback", json=VOTE)
+    before = client.get("/v1/users/u").json(), answers(client)
+    heal = fail_writes(client)
+    refused = client.post("/v1/feedback", json=VOTE | {"text": "other"})
+    assert (refused.status_code, refused.json()["code"]) == (503, "storage_unavailable")
+    assert refused.headers["retry-after"] == "5"
+    assert "disk" not in refused.text
+    assert client.delete("/v1/users/u").status_code == 503
+    assert client.get("/readyz").status_code == 503
+    assert (client.get("/v1/users/u").json(), answers(client)) == before  # ranking goes on
+    heal()
+    assert client.post("/v1/feedback", json=VOTE | {"text": "other"}).status_code == 200
+    assert client.get("/readyz").status_code == 200
+    assert serve().get("/v1/users/u").json()["feedback_events"] == 2
+
+
+def test_concurrent_feedback_loses_nothing(serve, settings):
+    client = serve()
+    failures = []
+
+    def send(worker):
+        for n in range(15):
+            user = "shared" if n % 3 else f"own {worker}"
+            body = VOTE | {"user": user, "text": f"{worker} {n % 4}", "event_id": f"{worker}-{n}"}
+            answer = client.post("/v1/feedback", json=body)
+            if answer.json().get("accepted") != 1:
+                failures.append(answer.text)
+
+    workers = [threading.Thread(target=send, args=(worker,)) for worker in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert failures == []
+    shared = client.get("/v1/users/shared").json()
+    assert (shared["feedback_events"], shared["posterior_version"]) == (80, 80)
+    saved = answers(client)
+    client = serve()
+    assert client.get("/v1/users/shared").json() == shared
+    assert answers(client) == saved
+    connection = sqlite3.connect(settings.data_dir / "penchant.sqlite3")
+    logged = connection.execute(
+        "SELECT seq FROM feedback_events WHERE user_id = 'shared' ORDER BY seq"
+    ).fetchall()
+    connection.close()
+    assert [seq for (seq,) in logged] == list(range(1, 81))
+
+
+def test_what_waits_at_the_same_time_is_one_commit(serve, encoder):
+    client = serve()
+    commits = []
+    event.listen(client.app.state.runtime.database._writer, "commit", lambda _: commits.append(1))
+    encoder.gate.clear()
+    events = [VOTE | {"text": f"text {n}"} for n in range(6)]
+    senders = [
+        threading.Thread(target=client.post, args=("/v1/feedback",), kwargs={"json": e}) for e in events
+    ]
+    for sender in senders:
+        sender.start()
+    encoder.entered.wait()
+    encoder.gate.set()
+    for sender in senders:
+        sender.join()
+    assert client.get("/v1/users/u").json()["feedback_events"] == 6
+    assert 1 <= len(commits) <= 6
+
+
+def test_the_same_key_in_flight_is_409(serve, encoder):
+    client = serve()
+    encoder.gate.clear()
+    answers_ = []
+    key = {"Idempotency-Key": "k"}
+    first = threading.Thread(
+        target=lambda: answers_.append(client.post("/v1/feedback", json=VOTE, headers=key))
+    )
+    first.start()
+    encoder.entered.wait()
+    second = client.post("/v1/feedback", json=VOTE, headers=key)
+    assert (second.status_code, second.json()["code"]) == (409, "idempotency_in_flight")
+    encoder.gate.set()
+    first.join()
+    assert answers_[0].json()["accepted"] == 1
+    assert client.post("/v1/feedback", json=VOTE, headers=key).content == answers_[0].content
+
+
+def test_old_rankings_and_answers_are_removed(serve, clock, settings):
+    client = serve()
+    client.post("/v1/rerank", json={"query": "q", "documents": ["a"]})
+    client.post("/v1/feedback", json=VOTE, headers={"Idempotency-Key": "k"})
+    clock.now += 24 * 3600 + 1
+    client.post("/v1/feedback", json=VOTE)
+    serve()
+    connection = sqlite3.connect(settings.data_dir / "penchant.sqlite3")
+    counts = [
+        connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("rankings", "idempotency")
+    ]
+    connection.close()
+    assert counts == [0, 0]
+
+
+def test_metadata_compiles_for_postgresql():
+    """The tables hold nothing that only SQLite knows."""
+    from sqlalchemy.schema import CreateTable
+
+    engine = create_engine("sqlite://")
+    engine.dispose()
+    from sqlalchemy.dialects import postgresql
+
+    for table in metadata.sorted_tables:
+        assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=postgresql.dialect()))
