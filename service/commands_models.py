@@ -68,7 +68,9 @@ def evaluate(
     split: SplitOption,
     bundle: Annotated[
         Path | None,
-        typer.Option(help="Bundle to evaluate; unless given, one is fitted on the set's train part."),
+        typer.Option(
+            help="Bundle to evaluate, or 'default'; unless given, one is fitted on the set's train part."
+        ),
     ] = None,
     repetitions: Annotated[
         int, typer.Option(min=1, help="How many random splits the figures are the mean of.")
@@ -101,7 +103,7 @@ def evaluate(
         typer.echo(json.dumps(found.to_json(), indent=2))
         return
     table = Table(
-        title=f"{found.set}, {found.split}: {found.users} users, {found.repetitions} repetitions",
+        title=f"{found.set}, {found.split}: {found.users} users, mean of {found.repetitions}",
         caption=found.bundle,
     )
     for column in ("k", "accuracy", "95 %", "log-loss", "95 %", "calibration error", "made worse"):
@@ -176,10 +178,10 @@ def _described(path: Path, judgements: "Sequence[Judgement]") -> dict[str, Any]:
 
 
 def _load(path: Path) -> "Bundle":
-    from penchant.models.bundle import Bundle, BundleError
+    from penchant.models.bundle import DEFAULT_BUNDLE, Bundle, BundleError
 
     try:
-        return Bundle.load(path)
+        return Bundle.load(DEFAULT_BUNDLE if path == Path("default") and not path.exists() else path)
     except BundleError as error:
         stop(error)
 

@@ -2,9 +2,9 @@
 
     UPDATE_README=1 scripts/test tests/test_readme.py     writes what they print into the README
 
-A fence of `bash` or `python` is run, unless the line before it is `<!-- not run: why -->`; a fence of `json` or `text` that
-follows is what it prints. Ids, times and versions are not compared, and numbers may differ by 0.02: processors
-round differently.
+A fence of `bash` or `python` is run, unless the line before it is `<!-- not run: why -->`; a fence of `json` or
+`text` that follows is what it prints. Ids, times and versions are not compared, and numbers may differ by 0.02:
+processors round differently.
 """
 
 import ast
