@@ -99,9 +99,10 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_light_installation_is_the_sdk_and_every_file(tree: Path, tmp_path: Path) -> None:
     """The image's own path without extras: all files, a working SDK, and a server that says what it lacks."""
+    tops = {"clients/python": Path(), "models": Path("models"), "service": Path("service")}
     wanted = {
-        f"{top}/{path.relative_to(tree / folder).as_posix()}"
-        for folder, top in [("clients/python", "."), ("models", "./models"), ("service", "./service")]
+        top / path.relative_to(tree / folder)
+        for folder, top in tops.items()
         for path in (tree / folder).rglob("*")
         if path.is_file()
     }
@@ -115,10 +116,8 @@ def test_the_light_installation_is_the_sdk_and_every_file(tree: Path, tmp_path: 
     assert torch == "None"
     assert client.startswith("<Client URL(")
     package = Path(file).parent
-    held = {f"./{path.relative_to(package).as_posix()}" for path in package.rglob("*") if path.is_file()}
-    assert {name for name in held if "__pycache__" not in name} == {
-        f"./{Path(name).as_posix()}" for name in wanted
-    }
+    held = {path.relative_to(package) for path in package.rglob("*") if path.is_file()}
+    assert {path for path in held if "__pycache__" not in path.parts} == wanted
 
     served = subprocess.run([venv / "bin/penchant", "serve"], capture_output=True, text=True, check=False)
     assert served.returncode == 2
