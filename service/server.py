@@ -60,10 +60,15 @@ def run(
             timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
         )
     )
-    server.run()
-    if not server.started:
+    try:
+        server.run()
+    except KeyboardInterrupt:  # uvicorn has stopped in good order, then hands the signal on
+        return
+    except SystemExit as end:
+        if server.started:
+            raise
         reason = app.state.start_failure or "the log above says why"
-        raise StartError(f"The server could not start: {reason}")
+        raise StartError(f"The server could not start: {reason}") from end
 
 
 if __name__ == "__main__":

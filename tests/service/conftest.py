@@ -99,3 +99,17 @@ def serve(settings: Settings, encoder: WatchedEncoder, clock: Clock) -> Iterator
 @pytest.fixture
 def client(serve: Serve) -> TestClient:
     return serve()
+
+
+@pytest.fixture(scope="module")
+def serve_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Starts a server for all tests of a module, which must not mind each other."""
+    with ExitStack() as stack:
+
+        def start(**changes: Any) -> TestClient:
+            extractor = FeatureExtractor(HashingEncoder())
+            settings = Settings(data_dir=tmp_path_factory.mktemp("data"), **changes)
+            app = create_app(settings, extractor=extractor, bundle=tiny_bundle(extractor))
+            return stack.enter_context(TestClient(app, raise_server_exceptions=False))
+
+        yield start

@@ -1,14 +1,8 @@
 """Bad input to every endpoint: the documented status, and the field by name."""
 
 import pytest
-from starlette.testclient import TestClient
 
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
-from penchant.models.testing import tiny_bundle
 from penchant.service.answers import Problem
-from penchant.service.app import create_app
-from penchant.service.settings import Settings
 
 RERANK = {"query": "q", "documents": ["a", "b"]}
 SCORE = {"text_1": "q", "text_2": ["a"]}
@@ -137,15 +131,11 @@ INVALID = [
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
+def client(serve_module):
     """One server for all: none of these requests changes anything."""
-    extractor = FeatureExtractor(HashingEncoder())
-    app = create_app(
-        Settings(data_dir=tmp_path_factory.mktemp("data")), extractor=extractor, bundle=tiny_bundle(extractor)
-    )
-    with TestClient(app, raise_server_exceptions=False) as client:
-        yield client
-        assert client.get("/v1/users/u").status_code == 404
+    client = serve_module()
+    yield client
+    assert client.get("/v1/users/u").status_code == 404
 
 
 @pytest.mark.parametrize(("path", "body", "pointer"), INVALID)

@@ -9,6 +9,11 @@ ODD_IDS = ["u42", "a/b", "50%", "a%2Fb", "ünïcode", "日本 語", "..", "a?b#c
 BODY = {"query": "q", "documents": ["a", "b"]}
 
 
+@pytest.fixture(scope="module")
+def client(serve_module):
+    return serve_module()
+
+
 def who(answer):
     assert answer.status_code == 200, answer.text
     return answer.json()["meta"]["personalization"]["user"]
@@ -101,9 +106,9 @@ def test_a_path_that_is_not_utf8(client):
 KEYS = {"acme": "acme-key", "umbrella": "umbrella-key"}
 
 
-@pytest.fixture
-def locked(serve):
-    return serve(api_keys={tenant: SecretStr(key) for tenant, key in KEYS.items()})
+@pytest.fixture(scope="module")
+def locked(serve_module):
+    return serve_module(api_keys={tenant: SecretStr(key) for tenant, key in KEYS.items()})
 
 
 def bearer(tenant):
@@ -166,7 +171,8 @@ def test_tenants_see_nothing_of_each_other(locked):
     assert locked.post("/v1/feedback", json=vote | {"value": -1}, headers=other).json()["accepted"] == 1
 
 
-def test_tenants_do_not_share_features(locked, encoder):
+def test_tenants_do_not_share_features(serve, encoder):
+    locked = serve(api_keys={tenant: SecretStr(key) for tenant, key in KEYS.items()})
     for tenant in ("acme", "umbrella", "acme"):
         locked.post(
             "/v1/rerank", json={"query": "q", "documents": ["only once each"]}, headers=bearer(tenant)
