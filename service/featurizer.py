@@ -91,6 +91,10 @@ class Featurizer:
             np.array([row.truncated for row in rows], np.bool_),
         )
 
+    def count_hits(self, texts: int) -> None:
+        """Counts texts that were known without asking here."""
+        self._telemetry.cache_hits.inc(texts)
+
     async def _stored(self, tenant: str, keys: Sequence[bytes]) -> dict[bytes, CachedFeature]:
         loop = asyncio.get_running_loop()
         rows = await loop.run_in_executor(self._readers, self._read, tenant, keys)

@@ -10,11 +10,12 @@ from typing import Any
 import orjson
 
 from penchant.models.reward import item_key
+from penchant.service.describer import Describer
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.events import Judged, ParsedEvent, judged, parse_event, split_body
 from penchant.service.feature_cache import FeatureCache
 from penchant.service.featurizer import Featurizer
-from penchant.service.ledger import FeedbackJob, Idempotency, JudgedFeatures, ReadyEvent
+from penchant.service.jobs import FeedbackJob, Idempotency, JudgedFeatures, ReadyEvent
 from penchant.service.rankings import Rankings
 from penchant.service.schemas import TextEvent
 from penchant.service.settings import Settings
@@ -45,6 +46,7 @@ class Learner:
         rankings: Resolves `rank_id`.
         writer: Logs and learns.
         cache: Features in memory, to forget with a user.
+        describer: Items in memory, likewise.
         database: Holds answers to idempotency keys.
         readers: Threads in which it is asked.
         telemetry: Counts events.
@@ -59,6 +61,7 @@ class Learner:
         rankings: Rankings,
         writer: Writer,
         cache: FeatureCache,
+        describer: Describer,
         database: Database,
         readers: Executor,
         telemetry: Telemetry,
@@ -69,6 +72,7 @@ class Learner:
         self._rankings = rankings
         self._writer = writer
         self._cache = cache
+        self._describer = describer
         self._database = database
         self._readers = readers
         self._telemetry = telemetry
@@ -113,12 +117,14 @@ class Learner:
         deleted = await self._writer.delete_user(tenant, user)
         self._rankings.forget_user(tenant, user)
         self._cache.forget(tenant, deleted.feature_keys)
+        self._describer.forget(tenant, deleted.item_keys)
         for stored in deleted.shown:
             shown = orjson.loads(stored)
             prompts, texts = shown["prompts"], shown["texts"]
             for i, text in enumerate(texts):
                 prompt = prompts[i if len(prompts) > 1 else 0]
                 self._cache.forget(tenant, [self._featurizer.extractor.key(text, prompt)])
+                self._describer.forget(tenant, [item_key(prompt, text)])
 
     async def _earlier(self, tenant: str, idempotency: Idempotency) -> bytes | None:
         """The answer that was given under this key, None where it is new or has expired."""

@@ -17,7 +17,7 @@ from penchant.models.features import FeatureExtractor
 from penchant.models.posterior import UserPosterior
 from penchant.models.reward import item_key
 from penchant.service.events import judged_texts, observation
-from penchant.service.ledger import JudgedFeatures, feature_rows, item_rows
+from penchant.service.jobs import JudgedFeatures, feature_rows, item_rows
 from penchant.service.store import queries, tables
 from penchant.service.store.database import Database
 from penchant.service.store.queries import LoggedJudgement

@@ -80,9 +80,7 @@ async def _checks(served: Runtime) -> dict[str, dict[str, Any]]:
     loop = asyncio.get_running_loop()
     try:
         await loop.run_in_executor(served.readers, _ping, served)
-        store = _check(
-            served.writer.alive and not served.writer.failing, "writing works", "the last write failed"
-        )
+        store = _check(served.writer.works, "writing works", "the last write failed")
     except Exception as error:
         log_failure("store_check_failed", error)
         store = _check(False, "", "reading failed")

@@ -10,6 +10,8 @@ from penchant.models.bundle import DEFAULT_BUNDLE, Bundle, BundleError
 from penchant.models.encoder import EncoderError, load_encoder
 from penchant.models.features import FeatureExtractor
 from penchant.service.batching import MicroBatcher
+from penchant.service.commits import Commits
+from penchant.service.describer import Describer
 from penchant.service.feature_cache import FeatureCache
 from penchant.service.featurizer import Featurizer
 from penchant.service.learning import Learner
@@ -131,7 +133,7 @@ async def start(
     state_cache = StateCache(settings.max_cached_users)
     states = UserStates(state_cache, database, readers, bundle.reward.population)
     ledger = Ledger(bundle.reward, bundle.version, extractor.identity, state_cache)
-    writer = Writer(
+    commits = Commits(
         database=database,
         ledger=ledger,
         cache=state_cache,
@@ -139,6 +141,7 @@ async def start(
         telemetry=telemetry,
         clock=clock,
     )
+    writer = Writer(commits, settings, telemetry)
     feature_cache = FeatureCache(settings.feature_cache_bytes)
     featurizer = Featurizer(
         extractor=extractor,
@@ -156,13 +159,15 @@ async def start(
         database=database,
         readers=readers,
     )
-    scorer = Scorer(bundle, featurizer, states, rankings, telemetry)
+    describer = Describer(bundle.reward, featurizer, settings.item_cache_bytes)
+    scorer = Scorer(bundle, describer, states, rankings, telemetry)
     learner = Learner(
         settings=settings,
         featurizer=featurizer,
         rankings=rankings,
         writer=writer,
         cache=feature_cache,
+        describer=describer,
         database=database,
         readers=readers,
         telemetry=telemetry,

@@ -1,8 +1,8 @@
-"""The hot path: candidates → features → the user's utilities → order.
+"""The hot path: candidates → items → the user's utilities → order.
 
-rerank, score, best_of_n        one of three answers
+rank, best_of_n                 one of two answers
 └─ _judge                     who likes what
-├─ Featurizer.features   cache | store | encoder
+├─ Describer.describe    memory | Featurizer.features (cache | store | encoder) → RewardModel.describe
 └─ UserStates.get        memory | store
 """
 
@@ -10,12 +10,10 @@ import time
 from dataclasses import dataclass
 
 from penchant.models.bundle import Bundle
-from penchant.models.items import Items
 from penchant.models.posterior import UserPosterior, Utility
-from penchant.models.reward import item_key
 from penchant.models.selection import order, probability_acceptable, probability_best, relevance
+from penchant.service.describer import Described, Describer
 from penchant.service.dialects import Choice, Personal, Ranked, Task, truncation_warnings
-from penchant.service.featurizer import FeatureBatch, Featurizer
 from penchant.service.rankings import Rankings, new_rank_id
 from penchant.service.states import UserStates
 from penchant.service.telemetry import Telemetry, Timings
@@ -25,11 +23,10 @@ from penchant.service.telemetry import Telemetry, Timings
 class _Judged:
     """A task seen with a user's eyes."""
 
-    items: Items
+    described: Described
     posterior: UserPosterior
     utility: Utility
     personal: Personal
-    features: FeatureBatch
 
 
 class Scorer:
@@ -37,7 +34,7 @@ class Scorer:
 
     Args:
         bundle: The model.
-        featurizer: Features of texts.
+        describer: Texts as the user model sees them.
         states: What is known of users.
         rankings: Where answers are remembered for feedback.
         telemetry: Counts and times.
@@ -46,14 +43,14 @@ class Scorer:
     def __init__(
         self,
         bundle: Bundle,
-        featurizer: Featurizer,
+        describer: Describer,
         states: UserStates,
         rankings: Rankings,
         telemetry: Telemetry,
     ) -> None:
         self.bundle = bundle
         self._reward = bundle.reward
-        self._featurizer = featurizer
+        self._describer = describer
         self._states = states
         self._rankings = rankings
         self._telemetry = telemetry
@@ -68,7 +65,7 @@ class Scorer:
         """
         judged = await self._judge(tenant, user, task, timings)
         started = time.perf_counter()
-        probability = relevance(self._reward, judged.posterior, judged.items)
+        probability = relevance(self._reward, judged.posterior, judged.described.items)
         mean, std = judged.utility.mean, judged.utility.std
         ranked = Ranked(
             rank_id=new_rank_id(),
@@ -78,9 +75,9 @@ class Scorer:
             std=std,
             probability=probability,
             order=order(mean if by_utility else probability),
-            tokens=int(judged.features.tokens.sum()),
+            tokens=judged.described.tokens,
             warnings=truncation_warnings(
-                task, judged.features.truncated, self._featurizer.extractor.encoder.max_tokens
+                task, judged.described.truncated, self._describer.featurizer.extractor.encoder.max_tokens
             ),
         )
         timings.rank += time.perf_counter() - started
@@ -98,8 +95,8 @@ class Scorer:
         choice = Choice(
             rank_id=new_rank_id(),
             mean=judged.utility.mean,
-            best=probability_best(self._reward, judged.posterior, judged.items),
-            acceptable=probability_acceptable(self._reward, judged.posterior, judged.items),
+            best=probability_best(self._reward, judged.posterior, judged.described.items),
+            acceptable=probability_acceptable(self._reward, judged.posterior, judged.described.items),
             order=order(judged.utility.mean),
         )
         timings.rank += time.perf_counter() - started
@@ -107,18 +104,16 @@ class Scorer:
         return choice
 
     async def _judge(self, tenant: str, user: str | None, task: Task, timings: Timings) -> _Judged:
-        features = await self._featurizer.features(tenant, task.texts, task.prompts, timings)
+        described = await self._describer.describe(tenant, task.texts, task.prompts, timings)
         started = time.perf_counter()
         state = await self._states.get(tenant, user) if user is not None else None
         posterior = state.posterior if state is not None else self._states.prior
         personal = Personal(user, state.feedback_events if state else 0, state.version if state else 0)
         timings.posterior += time.perf_counter() - started
         started = time.perf_counter()
-        keys = [item_key(prompt, text) for prompt, text in zip(task.prompts, task.texts, strict=True)]
-        items = self._reward.describe(features.vectors, keys)
-        utility = posterior.utility(items)
+        utility = posterior.utility(described.items)
         timings.rank += time.perf_counter() - started
-        return _Judged(items, posterior, utility, personal, features)
+        return _Judged(described, posterior, utility, personal)
 
     def _finish(self, tenant: str, rank_id: str, user: str | None, task: Task, timings: Timings) -> None:
         self._rankings.remember(tenant, rank_id, user, task.prompts, task.texts)

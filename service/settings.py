@@ -70,6 +70,7 @@ class Settings(BaseSettings):
     max_group_events: int = Field(default=256, gt=0)
     max_queued_rankings: int = Field(default=10_000, gt=0)
     feature_cache_bytes: int = Field(default=128 * 2**20, ge=0)
+    item_cache_bytes: int = Field(default=64 * 2**20, ge=0)
     ranking_cache_bytes: int = Field(default=32 * 2**20, ge=0)
     max_cached_users: int = Field(default=50_000, gt=0)
 

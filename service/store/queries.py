@@ -218,7 +218,7 @@ def replay_events(
 
 def delete_user(
     connection: Connection, tenant: str, user: str, quoted_user: str
-) -> tuple[list[bytes], list[bytes]]:
+) -> tuple[tuple[bytes, ...], tuple[bytes, ...], tuple[bytes, ...]]:
     """Removes all that is stored of a user.
 
     Args:
@@ -228,13 +228,14 @@ def delete_user(
         quoted_user: The user as a JSON string, as stored answers hold it.
 
     Returns:
-        Keys of removed features (those that no other judgement of the tenant needs), and what the user's
-        rankings had shown.
+        Keys of removed features (those that no other judgement of the tenant needs), keys of all judged items,
+        and what the user's rankings had shown.
     """
-    mine = select(judged_items.c.extractor, judged_items.c.feature_key).where(
+    mine = select(judged_items.c.extractor, judged_items.c.feature_key, judged_items.c.item_key).where(
         judged_items.c.tenant == tenant, judged_items.c.user_id == user
     )
-    candidates = {(extractor, key) for extractor, key in connection.execute(mine)}
+    judged = connection.execute(mine).all()
+    candidates = {(row.extractor, row.feature_key) for row in judged}
     connection.execute(_of_user(judged_items, tenant, user))
     removed = [key for extractor, key in candidates if not _is_needed(connection, tenant, extractor, key)]
     for keys in _chunks(removed):
@@ -251,7 +252,7 @@ def delete_user(
             idempotency.c.tenant == tenant, func.instr(idempotency.c.users, quoted_user) > 0
         )
     )
-    return removed, list(shown)
+    return tuple(removed), tuple({row.item_key for row in judged}), tuple(shown)
 
 
 def expire(connection: Connection, *, rankings_before: float, answers_before: float) -> int:

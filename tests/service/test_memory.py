@@ -53,7 +53,7 @@ def test_a_cache_without_room_keeps_nothing():
 
 
 def test_ranking_works_without_a_cache(serve):
-    client = serve(feature_cache_bytes=0, ranking_cache_bytes=0, max_cached_users=1)
+    client = serve(feature_cache_bytes=0, item_cache_bytes=0, ranking_cache_bytes=0, max_cached_users=1)
     asked = {"query": "q", "documents": ["a", "b", "a"]}
     for user in ("u", "v", "u"):
         rank_id = client.post("/v1/rerank", json=asked | {"user": user}).json()["id"]
