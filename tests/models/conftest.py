@@ -1,15 +1,19 @@
 """Small random models with known truth; every number is seeded."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import hypothesis
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.special import expit
 
+from penchant.models.attributes import ATTRIBUTE_NAMES
 from penchant.models.encoder import HashingEncoder
 from penchant.models.features import FeatureExtractor
 from penchant.models.items import Items
+from penchant.models.judgements import Judgement
 from penchant.models.population import Population
 
 # The same examples on every run, no database of failures, no clock.
@@ -20,6 +24,10 @@ hypothesis.settings.load_profile("seeded")
 
 MakeItems = Callable[..., Items]
 MakePopulation = Callable[..., Population]
+Plant = Callable[..., "Planted"]
+
+CONTEXT = "Which of these?"
+LOGISTIC_STD = 1.28  # of half the variance of a logistic pair: the noise of one rating in units of utility
 
 
 @pytest.fixture
@@ -70,3 +78,83 @@ def make_population() -> MakePopulation:
         )
 
     return make
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Judgements drawn from known utilities u = t + b + z·v, b and v linear in six of the features.
+
+    Attributes:
+        judgements: User by user.
+        vectors: `[dim]` float16 by (context, text).
+        texts: n names.
+        users: m names.
+        utility: `[m, n]`.
+        base: `[n]`.
+        directions: `[n, 2]`.
+        stars: Offset and slope of the rating scale, ratings being normalised to [-1, 1].
+    """
+
+    judgements: list[Judgement]
+    vectors: dict[tuple[str, str], NDArray[np.float16]]
+    texts: list[str]
+    users: list[str]
+    utility: NDArray[np.float64]
+    base: NDArray[np.float64]
+    directions: NDArray[np.float64]
+    stars: tuple[float, float]
+
+
+@pytest.fixture(scope="session")
+def plant() -> Plant:
+    """Draws a `Planted` set: `plant(taste=0.0)` is one whose users agree but for noise."""
+
+    def draw(
+        *,
+        seed: int = 0,
+        n_users: int = 120,
+        n_texts: int = 90,
+        per_user: int = 24,
+        taste: float = 1.5,
+        residual: float = 0.3,
+        kinds: tuple[str, ...] = ("pair", "rating", "vote"),
+    ) -> Planted:
+        rng = np.random.default_rng(seed)
+        x = rng.normal(0, 1, (n_texts, 6))
+        noise = rng.normal(0, 1, (n_texts, len(ATTRIBUTE_NAMES)))
+        texts = [f"text {i}" for i in range(n_texts)]
+        vectors = np.concatenate([x, noise], axis=1).astype(np.float16)
+        base = x @ [1.0, 0.5, 0, 0, 0, 0] + residual * rng.normal(size=n_texts)
+        directions = taste * x[:, 2:4]
+        z, t = rng.normal(0, 1, (n_users, 2)), rng.normal(0, 0.5, (n_users, 1))
+        utility = t + base + z @ directions.T
+        offset, slope = 0.1, 0.08
+        judgements = []
+        for i in range(n_users):
+            for j in range(per_user):
+                kind = kinds[j % len(kinds)]
+                a, b = rng.choice(n_texts, 2, replace=False)
+                known = {"user": f"user {i}", "context": CONTEXT, "kind": kind}
+                match kind:
+                    case "pair":
+                        if rng.random() > expit(utility[i, a] - utility[i, b]):
+                            a, b = b, a
+                        judgements.append(Judgement(**known, texts=(texts[a], texts[b])))
+                    case "vote":
+                        value = 1.0 if rng.random() < expit(utility[i, a]) else -1.0
+                        judgements.append(Judgement(**known, texts=(texts[a],), value=value))
+                    case _:
+                        value = float(offset + slope * (utility[i, a] + LOGISTIC_STD * rng.normal()))
+                        judgements.append(Judgement(**known, texts=(texts[a],), value=value, source="stars"))
+        return Planted(
+            judgements,
+            {(CONTEXT, text): vector for text, vector in zip(texts, vectors, strict=True)},
+            texts,
+            [f"user {i}" for i in range(n_users)],
+            utility,
+            base,
+            directions,
+            (offset, slope),
+        )
+
+    return draw

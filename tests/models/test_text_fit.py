@@ -1,0 +1,117 @@
+"""Bayesian regression with noisy messages: torch's multivariate normal, finite differences and a direct solve."""
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import MultivariateNormal
+
+from penchant.models.text_fit import INTERCEPT_VARIANCE, gradient, regress, tune
+
+HYPER = np.array([-0.5, -1.5, -1.0])  # log variance of block 0, of block 1, log τ²
+BLOCKS = torch.tensor([0, 0, 0, 1, 1, 2])
+
+
+@pytest.fixture
+def messages(rng):
+    """x `[40, 6]` with the constant last, targets and precisions; ten of the items were never judged."""
+    x = np.column_stack([rng.normal(size=(40, 5)), np.ones(40)])
+    weights = np.array([0.8, -0.6, 0.4, 0.0, 0.0, 0.5])
+    precision = np.where(np.arange(40) % 4 == 0, 0.0, rng.uniform(0.5, 20, 40))
+    noise = np.sqrt(0.3 + 1 / np.maximum(precision, 1e-9))
+    target = np.where(precision > 0, x @ weights + noise * rng.normal(size=40), 0.0)
+    return torch.tensor(x), torch.tensor(target), torch.tensor(precision)
+
+
+def prior_variance() -> torch.Tensor:
+    return torch.tensor([*np.exp(HYPER[[0, 0, 0, 1, 1]]), INTERCEPT_VARIANCE])
+
+
+def test_the_evidence_is_that_of_the_marginal_gaussian(messages):
+    x, target, precision = messages
+    told = precision > 0
+    noise = torch.diag(float(np.exp(HYPER[-1])) + 1 / precision[told])
+    cov = x[told] @ torch.diag(prior_variance()) @ x[told].T + noise
+    expected = MultivariateNormal(torch.zeros(int(told.sum()), dtype=x.dtype), cov).log_prob(target[told])
+    constant = 0.5 * int(told.sum()) * np.log(2 * np.pi)
+    found = regress(x, BLOCKS, target, precision, HYPER)
+    assert found.log_evidence == pytest.approx(float(expected) + constant, rel=1e-10)
+
+
+def test_the_posterior_is_a_direct_solve(messages):
+    x, target, precision = messages
+    told = precision > 0
+    found = regress(x, BLOCKS, target, precision, HYPER)
+    # Kriging form: prior covariance times inverse of the marginal covariance, nothing shared with the weight form.
+    prior, rows = torch.diag(prior_variance()), x[told]
+    marginal = rows @ prior @ rows.T + torch.diag(float(np.exp(HYPER[-1])) + 1 / precision[told])
+    gain = torch.linalg.solve(marginal, rows @ prior).T
+    torch.testing.assert_close(found.mean, gain @ target[told], rtol=0, atol=1e-10)
+    torch.testing.assert_close(found.cov, prior - gain @ rows @ prior, rtol=0, atol=1e-10)
+    torch.testing.assert_close(found.prior_variance, prior_variance())
+    assert found.residual_variance == pytest.approx(np.exp(HYPER[-1]))
+
+
+def test_the_gradient_is_that_of_finite_differences(messages):
+    x, target, precision = messages
+    found = gradient(x, BLOCKS, target, precision, regress(x, BLOCKS, target, precision, HYPER))
+    for i, step in enumerate(np.eye(3) * 1e-5):
+        up, down = (regress(x, BLOCKS, target, precision, HYPER + s).log_evidence for s in (step, -step))
+        assert found[i] == pytest.approx((up - down) / 2e-5, rel=1e-5, abs=1e-7)
+
+
+def test_items_nobody_judged_say_nothing(messages):
+    x, target, precision = messages
+    told = precision > 0
+    garbage = torch.where(told, target, torch.full_like(target, 1e6))
+    found, fewer = (
+        regress(x, BLOCKS, garbage, precision, HYPER),
+        regress(x[told], BLOCKS, target[told], precision[told], HYPER),
+    )
+    torch.testing.assert_close(found.mean, fewer.mean, rtol=0, atol=1e-12)
+    assert found.log_evidence == pytest.approx(fewer.log_evidence)
+
+
+def test_without_any_message_the_prior_remains(messages):
+    x, target, precision = messages
+    found = regress(x, BLOCKS, target, torch.zeros_like(precision), HYPER)
+    torch.testing.assert_close(found.mean, torch.zeros(6, dtype=x.dtype))
+    torch.testing.assert_close(found.cov, torch.diag(prior_variance()))
+    assert found.log_evidence == 0.0
+
+
+def test_single_precision_features_lose_nothing_that_matters(messages):
+    x, target, precision = messages
+    exact, single = (regress(y, BLOCKS, target, precision, HYPER) for y in (x, x.float()))
+    torch.testing.assert_close(single.mean, exact.mean, rtol=0, atol=1e-5)
+    assert single.log_evidence == pytest.approx(exact.log_evidence, rel=1e-5)
+    np.testing.assert_allclose(
+        gradient(x.float(), BLOCKS, target, precision, single),
+        gradient(x, BLOCKS, target, precision, exact),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_tuning_climbs_to_a_stationary_point(messages):
+    x, target, precision = messages
+    start = np.array([2.0, 2.0, -6.0])
+    few, many = (tune(x, BLOCKS, target, precision, start, max_steps=steps) for steps in (3, 200))
+    values = [regress(x, BLOCKS, target, precision, h).log_evidence for h in (start, few, many)]
+    assert values == sorted(values)
+    assert values[1] > values[0] + 1
+    slope = gradient(x, BLOCKS, target, precision, regress(x, BLOCKS, target, precision, many))
+    inside = (many > -13.9) & (many < 3.9)
+    np.testing.assert_allclose(slope[inside], 0, atol=1e-2)
+    assert slope[~inside & (many < 0)].max(initial=-1.0) <= 0  # at the lower bound it would go lower still
+
+
+def test_tuning_finds_which_block_matters_and_how_much_is_left(rng):
+    """400 items: block 0 carries signal, block 1 none, and the residual variance is 0.5 whatever the messages' noise."""
+    x = torch.tensor(np.column_stack([rng.normal(size=(400, 5)), np.ones(400)]))
+    precision = torch.tensor(rng.uniform(2, 50, 400))
+    signal = x @ torch.tensor([1.0, -1.0, 0.8, 0.0, 0.0, 0.3], dtype=x.dtype)
+    noise = torch.tensor(rng.normal(size=400)) * (0.5 + 1 / precision).sqrt()
+    found = tune(x, BLOCKS, signal + noise, precision, np.zeros(3), max_steps=100)
+    assert np.exp(found[0]) > 0.2
+    assert np.exp(found[1]) < 0.02
+    assert np.exp(found[2]) == pytest.approx(0.5, rel=0.25)
