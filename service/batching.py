@@ -77,13 +77,14 @@ class MicroBatcher:
         """Features of n texts (n prompts, read by a joint encoder alone).
 
         Raises:
-            OverloadedError: The queue has no room for n more texts.
+            OverloadedError: The queue has no room for n more texts, or they would wait too long.
             ApiError: The encoder failed on these texts.
         """
-        limit = self._settings.max_queued_texts
-        if self._queued_texts and self._queued_texts + len(texts) > limit:
+        limit, wait = self._settings.max_queued_texts, self._queued_texts * self._seconds_per_text
+        full = self._queued_texts + len(texts) > limit or wait > self._settings.max_queue_seconds
+        if self._queued_texts and full:
             self._telemetry.overloads.labels("encoder").inc()
-            raise OverloadedError("encoder", limit, self._queued_texts * self._seconds_per_text)
+            raise OverloadedError("encoder", limit, wait)
         done: asyncio.Future[Extracted] = asyncio.get_running_loop().create_future()
         self._count(len(texts))
         self._queue.put(_Job(tuple(texts), tuple(prompts), done, sum(map(len, texts))))

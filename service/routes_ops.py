@@ -31,7 +31,9 @@ async def readyz(request: Request) -> Response:
     served = runtime(request)
     checks = await _checks(served)
     if any(check["status"] != "ok" for check in checks.values()):
-        raise ApiError(Code.NOT_READY, "A check failed.", extra={"checks": checks})
+        raise ApiError(
+            Code.NOT_READY, "A check failed.", headers={"Retry-After": "1"}, extra={"checks": checks}
+        )
     return json_answer({"status": "ready", "checks": checks})
 
 

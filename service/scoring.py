@@ -1,22 +1,41 @@
 """The hot path: candidates → items → the user's utilities → order.
 
 rank, best_of_n                 one of two answers
-└─ _judge                     who likes what
-├─ Describer.describe    memory | Featurizer.features (cache | store | encoder) → RewardModel.describe
-└─ UserStates.get        memory | store
+  └─ _judge                     who likes what
+       ├─ Describer.describe    memory | Featurizer.features (cache | store | encoder) → RewardModel.describe
+       └─ UserStates.get        memory | store
 """
 
+import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from penchant.models.bundle import Bundle
+from penchant.models.items import Items
 from penchant.models.posterior import UserPosterior, Utility
-from penchant.models.selection import order, probability_acceptable, probability_best, relevance
+from penchant.models.reward import RewardModel
+from penchant.models.selection import (
+    NonFiniteScoreError,
+    order,
+    probability_acceptable,
+    probability_best,
+    relevance,
+)
 from penchant.service.describer import Described, Describer
 from penchant.service.dialects import Choice, Personal, Ranked, Task, truncation_warnings
 from penchant.service.rankings import Rankings, new_rank_id
 from penchant.service.states import UserStates
 from penchant.service.telemetry import Telemetry, Timings
+
+INLINE_TEXTS: Final = 64
+"""Up to so many candidates the mathematics is done on the event loop: handing it to a thread would take longer."""
+
+Probability = Callable[[RewardModel, UserPosterior, Items], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +84,7 @@ class Scorer:
         """
         judged = await self._judge(tenant, user, task, timings)
         started = time.perf_counter()
-        probability = relevance(self._reward, judged.posterior, judged.described.items)
+        probability = await self._off_loop(relevance, judged)
         mean, std = judged.utility.mean, judged.utility.std
         ranked = Ranked(
             rank_id=new_rank_id(),
@@ -95,8 +114,8 @@ class Scorer:
         choice = Choice(
             rank_id=new_rank_id(),
             mean=judged.utility.mean,
-            best=probability_best(self._reward, judged.posterior, judged.described.items),
-            acceptable=probability_acceptable(self._reward, judged.posterior, judged.described.items),
+            best=await self._off_loop(probability_best, judged),
+            acceptable=await self._off_loop(probability_acceptable, judged),
             order=order(judged.utility.mean),
         )
         timings.rank += time.perf_counter() - started
@@ -112,8 +131,17 @@ class Scorer:
         timings.posterior += time.perf_counter() - started
         started = time.perf_counter()
         utility = posterior.utility(described.items)
+        if not (np.isfinite(utility.mean).all() and np.isfinite(utility.std).all()):
+            raise NonFiniteScoreError("a utility is not finite")
         timings.rank += time.perf_counter() - started
         return _Judged(described, posterior, utility, personal)
+
+    async def _off_loop(self, probability: Probability, judged: _Judged) -> NDArray[np.float64]:
+        """`probability` of the judged items; of many of them in a thread, so that other requests go on."""
+        arguments = (self._reward, judged.posterior, judged.described.items)
+        if len(judged.described.items) <= INLINE_TEXTS:
+            return probability(*arguments)
+        return await asyncio.to_thread(probability, *arguments)
 
     def _finish(self, tenant: str, rank_id: str, user: str | None, task: Task, timings: Timings) -> None:
         self._rankings.remember(tenant, rank_id, user, task.prompts, task.texts)

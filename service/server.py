@@ -57,6 +57,7 @@ def run(
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=settings.keep_alive_seconds,
             timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
         )
     )

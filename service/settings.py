@@ -64,6 +64,7 @@ class Settings(BaseSettings):
 
     # What the server holds.
     max_queued_texts: int = Field(default=2048, gt=0)
+    max_queue_seconds: float = Field(default=5.0, gt=0)
     max_batch_texts: int = Field(default=256, gt=0)
     max_batch_chars: int = Field(default=256_000, gt=0)
     max_queued_events: int = Field(default=4096, gt=0)
@@ -79,6 +80,7 @@ class Settings(BaseSettings):
     idempotency_ttl_hours: float = Field(default=24.0, gt=0)
     expiry_interval_seconds: float = Field(default=600.0, gt=0)
     ranking_write_delay_seconds: float = Field(default=0.1, ge=0)
+    keep_alive_seconds: int = Field(default=75, gt=0)
     shutdown_timeout_seconds: int = Field(default=30, gt=0)
 
     @field_validator("log_level", mode="before")

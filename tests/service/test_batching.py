@@ -173,3 +173,15 @@ def test_overload_reaches_the_caller_as_429(serve, encoder):
     waiting.join()
     assert answers[0].status_code == 200
     assert client.post("/v1/rerank", json=body).status_code == 200
+
+
+def test_a_queue_that_would_take_too_long_refuses(encoder):
+    async def scenario(batcher):
+        first = await held_up(batcher, encoder)  # one text that may take 10 ms, as far as is known
+        with pytest.raises(OverloadedError):
+            await ask(batcher, "a")
+        encoder.gate.set()
+        await first
+        await ask(batcher, "a")
+
+    run(encoder, scenario, max_queue_seconds=0.001)
