@@ -33,7 +33,7 @@ FENCE = re.compile(
     re.DOTALL,
 )
 NOT_COMPARED = [
-    (r"\b(rank|score|best)_[0-9A-Za-z]+", r"\1_…"),
+    (r"\b(rank|score|best)_[-_0-9A-Za-z]{16,}", r"\1_…"),
     (r"\bb-[0-9a-f]{16}", "b-…"),
     (r" +\d+\.\d%", " …%"),
     (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "…Z"),
