@@ -83,13 +83,14 @@ def demo(
             tour = walk(client)
     except PenchantError as error:
         stop(f"{error}\nIs a server running? `make serve` or `penchant serve` starts one.", code=1)
-    table = Table(
-        title=QUESTION, caption=f"best first, with the relevance score; {len(LESSONS)} preferences each"
-    )
-    for column in ("before, for anybody", "for who likes long answers", "for who likes short answers"):
-        table.add_column(column, ratio=1)
+    taught = f"after {len(LESSONS)} preferences for"
+    table = Table(title=QUESTION, caption="best first: relevance score, length in words, text")
+    for column in ("for anybody, before", f"{taught} long answers", f"{taught} short answers"):
+        table.add_column(column, ratio=1, no_wrap=True)
     for row in zip(tour.before.results, tour.long.results, tour.short.results, strict=True):
-        table.add_row(*(f"{r.relevance_score:.3f}  {_shortened(CANDIDATES[r.index])}" for r in row))
+        texts = [CANDIDATES[result.index] for result in row]
+        lines = zip(row, texts, strict=True)
+        table.add_row(*(f"{r.relevance_score:.3f} {len(t.split()):2}w {t}" for r, t in lines))
     out.print(table)
 
 
@@ -101,8 +102,3 @@ def _settings(given: dict[str, Any]) -> Settings:
             f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)
         )
         stop(f"settings: {faults}")
-
-
-def _shortened(text: str, width: int = 60) -> str:
-    words = len(text.split())
-    return f"{text if len(text) <= width else text[: width - 1] + '…'} ({words} words)"

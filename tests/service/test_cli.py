@@ -177,7 +177,7 @@ def test_serve_names_its_data_folder(tmp_path: Path) -> None:
 def test_demo_walks_through_and_leaves_no_user(live: str) -> None:
     result = run("demo", "--base-url", live)
     assert "How do I keep basil alive" in result.stdout
-    assert result.stdout.count("Sun and water. (3 words)") == 3
+    assert result.stdout.count(" 3w Sun and water.") == 3
 
 
 def test_demo_without_a_server_says_how_to_start_one() -> None:
