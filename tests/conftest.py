@@ -1,10 +1,20 @@
 """A whole server on loopback for what talks to it as a stranger does: sockets and store, but no weights."""
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobody_s_settings() -> Iterator[None]:
+    """Tests see no `PENCHANT_*` of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("PENCHANT_")]:
+            patch.delenv(name)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`penchant serve` with its defaults but for port and data folder, as a process of its own."""
     folder, port = tmp_path_factory.mktemp("server"), free_port()
     command = [sys.executable, "-m", "penchant.service.cli", "serve", "--port", str(port)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PENCHANT_")}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [*command, "--data-dir", str(folder / "data")],
