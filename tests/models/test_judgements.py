@@ -1,0 +1,188 @@
+"""Reading judgement files: every kind, every complaint with file and line."""
+
+import gzip
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from penchant.models.judgements import (
+    MAX_TEXT_CHARS,
+    Judgement,
+    JudgementError,
+    load,
+    read,
+    source_name,
+    with_scales,
+)
+
+PAIR = {"user": "u", "context": "c", "chosen": "better", "rejected": "worse"}
+
+
+def write(path: Path, *rows: object) -> Path:
+    text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text, encoding="utf-8")
+    return path
+
+
+# ---------------------------------------------------------------- what is read
+
+
+def test_every_kind_winner_first(tmp_path):
+    path = write(
+        tmp_path / "set.jsonl",
+        {**PAIR, "strength": 2, "extra": None},
+        {"user": "u", "context": "c", "item": "rated", "rating": 4, "scale": [1, 5]},
+        {"user": "u", "context": "c", "item": "liked", "vote": -1, "own": True},
+        {"user": "v", "context": "c", "ranking": ["best", "middle", "worst"]},
+        {"user": "v", "context": "c", "before": "draft", "after": "edited", "source": "editor"},
+        {"user": "w", "item": "no context", "rating": 0.5},
+    )
+    pair, rating, vote, ranking, edit, bare = read(path)
+    assert pair == Judgement("u", "c", "pair", ("better", "worse"), source="set")
+    assert (rating.kind, rating.texts, rating.value, rating.scale) == ("rating", ("rated",), 4.0, (1.0, 5.0))
+    assert rating.normalised == 0.5
+    assert (vote.kind, vote.value, vote.own) == ("vote", -1.0, True)
+    assert ranking.texts == ("best", "middle", "worst")
+    assert ranking.pairs() == [("best", "middle"), ("middle", "worst")]
+    assert (edit.kind, edit.texts, edit.source) == ("edit", ("edited", "draft"), "editor")
+    assert edit.pairs() == [("edited", "draft")]
+    assert bare.context == ""
+    assert math.isnan(bare.scale[0])
+    assert bare.pairs() == []
+
+
+def test_gzip_and_blank_lines_and_line_ends(tmp_path):
+    plain = write(tmp_path / "set.jsonl", PAIR, "", "   ", {**PAIR, "user": "v"})
+    packed = write(tmp_path / "set.jsonl.gz", PAIR, "", "   ", {**PAIR, "user": "v"})
+    assert list(read(plain)) == list(read(packed))
+    assert [j.user for j in read(plain)] == ["u", "v"]
+    windows = tmp_path / "set2.jsonl"
+    windows.write_bytes(plain.read_bytes().replace(b"\n", b"\r\n"))
+    assert [j.texts for j in read(windows)] == [j.texts for j in read(plain)]
+
+
+def test_texts_are_kept_as_they_are(tmp_path):
+    odd = "  two lines\nü 🎉 \u2028 \u0000 end  "
+    (found,) = read(write(tmp_path / "a.jsonl", {**PAIR, "chosen": odd}))
+    assert found.texts[0] == odd
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("polis.jsonl", "polis"),
+        ("polis.jsonl.gz", "polis"),
+        ("data.jsonl.gz", "folder"),
+        ("a.b.jsonl", "a.b"),
+    ],
+)
+def test_a_source_is_named_after_file_or_folder(tmp_path, name, source):
+    (tmp_path / "folder").mkdir()
+    path = write(tmp_path / "folder" / name, PAIR, {**PAIR, "source": "its own"}, {**PAIR, "source": ""})
+    assert source_name(path) == source
+    assert [j.source for j in read(path)] == [source, "its own", source]
+    assert next(read(path, source="given")).source == "given"
+
+
+def test_one_line_is_in_memory_at_a_time(tmp_path):
+    """The lines before a bad one can be had: reading is lazy."""
+    rows = read(write(tmp_path / "a.jsonl", PAIR, PAIR, "nonsense"))
+    assert next(rows).user == "u"
+    assert next(rows).user == "u"
+    with pytest.raises(JudgementError):
+        next(rows)
+
+
+# ---------------------------------------------------------------- scales
+
+
+def test_ratings_without_scale_get_the_range_of_their_source(tmp_path):
+    def rating(value: float, **more: object) -> dict[str, object]:
+        return {"user": "u", "item": f"t{value}", "rating": value, **more}
+
+    rows = load(
+        [
+            write(tmp_path / "one.jsonl", rating(2), rating(10), rating(4)),
+            write(tmp_path / "two.jsonl", rating(-1), rating(1), rating(0, scale=[-2, 2])),
+            write(tmp_path / "three.jsonl", rating(7), rating(7)),
+        ]
+    )
+    assert [j.scale for j in rows] == [(2, 10)] * 3 + [(-1, 1)] * 2 + [(-2, 2)] + [(7, 8)] * 2
+    assert [j.normalised for j in rows] == [-1, 1, -0.5, -1, 1, 0, -1, -1]
+
+
+def test_scales_leave_other_kinds_alone():
+    rows = [Judgement("u", "c", "pair", ("a", "b")), Judgement("u", "c", "vote", ("a",), 1.0)]
+    assert with_scales(rows) == rows
+
+
+# ---------------------------------------------------------------- what is refused, and where
+
+BAD = {
+    "not JSON: Expecting value at column 1": "nonsense",
+    "not JSON: Expecting ',' delimiter at column 14": '{"user": "u" "context"}',
+    "not a JSON object": "[1, 2]",
+    "'user' must be a text that is not empty": {**PAIR, "user": " "},
+    "'user' must be a text": {**PAIR, "user": 7},
+    "'context' must be a text": {**PAIR, "context": None},
+    "'rejected' must be a text": {"user": "u", "context": "c", "chosen": "a"},
+    "'chosen' must be a text": {"user": "u", "context": "c", "chosen": ["a"], "rejected": "b"},
+    "'ranking' must be a list of at least two texts": {"user": "u", "ranking": ["one"]},
+    "'ranking' must be a text that is not empty": {"user": "u", "ranking": ["one", ""]},
+    "'after' must be a text": {"user": "u", "before": "a"},
+    "'vote' must be 1 or -1": {"user": "u", "item": "a", "vote": 0},
+    "'vote' must be a finite number": {"user": "u", "item": "a", "vote": True},
+    "'item' must be a text": {"user": "u", "vote": 1},
+    "'rating' must be a finite number": '{"user": "u", "item": "a", "rating": NaN}',
+    "'rating' must be a finite": '{"user": "u", "item": "a", "rating": -Infinity}',
+    "'rating' must be": {"user": "u", "item": "a", "rating": "5"},
+    "'rating' 6.0 is not within 'scale'": {"user": "u", "item": "a", "rating": 6, "scale": [1, 5]},
+    "'scale' [5, 1] must rise": {"user": "u", "item": "a", "rating": 3, "scale": [5, 1]},
+    "'scale' must be [lowest, highest]": {"user": "u", "item": "a", "rating": 3, "scale": [1, 3, 5]},
+    "'scale' must be a finite number": {"user": "u", "item": "a", "rating": 3, "scale": [1, "5"]},
+    "needs one of: chosen + rejected": {"user": "u", "context": "c"},
+    f"'chosen' has {MAX_TEXT_CHARS + 1} characters": {**PAIR, "chosen": "x" * (MAX_TEXT_CHARS + 1)},
+}
+
+
+@pytest.mark.parametrize(("problem", "row"), BAD.items(), ids=range(len(BAD)))
+@pytest.mark.parametrize("name", ["bad.jsonl", "bad.jsonl.gz"])
+def test_a_bad_line_is_named_by_file_and_number(tmp_path, problem, row, name):
+    path = write(tmp_path / name, PAIR, "", PAIR, row, PAIR)
+    with pytest.raises(JudgementError) as caught:
+        list(read(path))
+    assert str(caught.value).startswith(f"{path}:4: {problem}")
+    assert (caught.value.path, caught.value.line) == (path, 4)
+    assert caught.value.problem.startswith(problem)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    missing, folder = tmp_path / "missing.jsonl", tmp_path / "folder.jsonl"
+    folder.mkdir()
+    not_gzip = tmp_path / "plain.jsonl.gz"
+    not_gzip.write_text(json.dumps(PAIR))
+    for path in (missing, folder, not_gzip):
+        with pytest.raises(JudgementError) as caught:
+            list(read(path))
+        assert caught.value.line == 0
+        assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_cut_gzip_file_is_named(tmp_path):
+    path = write(tmp_path / "cut.jsonl.gz", *[{**PAIR, "user": f"user {i}"} for i in range(2000)])
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(JudgementError, match="ended before the end-of-stream") as caught:
+        list(read(path))
+    assert caught.value.line > 1
+
+
+def test_a_file_without_judgements_is_refused_where_they_are_needed(tmp_path):
+    empty = write(tmp_path / "empty.jsonl", "", "  ")
+    assert list(read(empty)) == []
+    with pytest.raises(JudgementError, match="holds no judgement"):
+        load([write(tmp_path / "full.jsonl", PAIR), empty])

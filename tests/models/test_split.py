@@ -1,0 +1,165 @@
+"""The few-shot split, held to constants of the reference implementation that every benchmark shares.
+
+The constants below were computed by that separate script on the file this module generates, not by this package.
+"""
+
+import hashlib
+import json
+
+import pytest
+
+from penchant.models.judgements import Judgement, read
+from penchant.models.split import bucket, few_shot, split, test_pairs
+
+# hash → number in [0, 1); parts are joined by the unit separator
+BUCKETS = {
+    ("",): 0.8931675160897388,
+    ("a",): 0.25379361057584854,
+    ("0", "user", "u1"): 0.0019411461274528145,
+    ("0", "text", "héllo 🎉"): 0.788817738859934,
+    ("a", "b"): 0.9699142814205318,
+    ("a\x1fb",): 0.9699142814205318,
+}
+
+# (mode, repetition): train judgements, unseen users, support judgements, test pairs, sha256 of support and of test pairs
+SPLITS = {
+    ("cold", 0): (286, 15, 264, 283, "6ffaf2ef878a06eb", "68021fcbe99ac078"),
+    ("cold", 3): (335, 10, 180, 196, "d05c4dd4e0a8de48", "a278d48341e68258"),
+    ("warm", 0): (343, 15, 354, 154, "5d38d8555241b130", "f48aefb7c07ef62e"),
+    ("warm", 3): (477, 9, 213, 99, "bca38edf785b4b62", "b503cef4dd6790e8"),
+}
+
+# (mode, repetition): first unseen user, texts of their first three support judgements, their first three test pairs
+FIRST = {
+    ("cold", 0): (
+        "user 4",
+        [["text 21", "text 30"], ["text 9"], ["text 4"]],
+        [("text 28", "text 33"), ("text 0", "text 7"), ("text 7", "text 19")],
+    ),
+    ("warm", 3): (
+        "user 2",
+        [["text 38"], ["text 17", "text 25"], ["text 35"]],
+        [("text 14", "text 17"), ("text 3", "text 47"), ("text 4", "text 2")],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def judgements(tmp_path_factory) -> list[Judgement]:
+    """30 users, 36 judgements each: pairs, ratings, rankings, edits, and automatic votes of the author."""
+    path = tmp_path_factory.mktemp("split") / "generated.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(30):
+            for j in range(36):
+                n = (i * 7 + j * 11) % 50
+                m, k = (n + 1 + (i + j) % 9) % 50, (n + 17 + j % 5) % 50
+                row = {"user": f"user {i}", "context": f"context {j % 2}"}
+                row |= [
+                    {"chosen": f"text {n}", "rejected": f"text {m}"},
+                    {"item": f"text {n}", "rating": (i + j) % 5 + 1},
+                    {"ranking": [f"text {n}", f"text {m}", f"text {k}"]},
+                    {"before": f"text {n}", "after": f"text {m}"},
+                    {"item": f"text {m}", "rating": (i * j) % 5 + 1, "own": j % 20 == 4},
+                ][j % 5]
+                file.write(json.dumps(row) + "\n")
+    return list(read(path))
+
+
+def as_stated(judgement: Judgement) -> list[str]:
+    """Texts in the order of the file: an edit has `before` first."""
+    return list(judgement.texts[::-1] if judgement.kind == "edit" else judgement.texts)
+
+
+def digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(("parts", "number"), BUCKETS.items())
+def test_buckets_are_the_reference_s(parts, number):
+    assert bucket(*parts) == number
+
+
+@pytest.mark.parametrize(("case", "expected"), SPLITS.items())
+def test_splits_are_the_reference_s(judgements, case, expected):
+    found = split(judgements, *case)
+    support = [[user, [[j.context, as_stated(j)] for j in rows]] for user, rows in found.support.items()]
+    test = [[user, [[p.context, p.better, p.worse] for p in pairs]] for user, pairs in found.test.items()]
+    sizes = (len(found.train), len(support), sum(len(r) for _, r in support), sum(len(p) for _, p in test))
+    assert (*sizes, digest(support), digest(test)) == expected
+    if case in FIRST:
+        user, texts, pairs = FIRST[case]
+        assert support[0][0] == test[0][0] == user
+        assert [row[1] for row in support[0][1][:3]] == texts
+        assert [(better, worse) for _, better, worse in test[0][1][:3]] == pairs
+
+
+@pytest.mark.parametrize("mode", ["cold", "warm"])
+def test_nothing_leaks(judgements, mode):
+    # Two texts in the middle of a ranking that is held out for its third may be known: rankings are left out here.
+    found = split([j for j in judgements if j.kind != "ranking"], mode, 1)
+    train_users = {j.user for j in found.train}
+    assert train_users
+    assert found.test
+    assert train_users.isdisjoint(found.test)
+    assert found.support.keys() == found.test.keys()
+    assert not any(j.own for rows in [found.train, *found.support.values()] for j in rows)
+    if mode == "cold":
+        known = {t for rows in [found.train, *found.support.values()] for j in rows for t in j.texts}
+        for pairs in found.test.values():
+            assert all(
+                {p.better, p.worse} - known for p in pairs
+            )  # every comparison has a text nobody judged
+
+
+def test_repetitions_differ_and_repeat(judgements):
+    one, again, two = (split(judgements, "cold", repetition) for repetition in (0, 0, 1))
+    assert one == again
+    assert one.test.keys() != two.test.keys()
+
+
+def test_limits_take_users_in_order_of_first_appearance(judgements):
+    whole, some = split(judgements, "cold", 0), split(judgements, "cold", 0, seen_users=3, unseen_users=2)
+    assert list(some.test) == list(whole.test)[:2]
+    users = list(dict.fromkeys(j.user for j in whole.train))
+    assert list(dict.fromkeys(j.user for j in some.train)) == users[:3]
+    assert [j for j in whole.train if j.user in users[:3]] == some.train
+
+
+def rating(text: str, value: float, context: str = "c") -> Judgement:
+    return Judgement("u", context, "rating", (text,), value, (1.0, 5.0))
+
+
+def test_pairs_of_ratings_need_one_context_and_a_difference():
+    rows = [rating("a", 5), rating("b", 1), rating("c", 5), rating("d", 3, "other"), rating("a", 1)]
+    found = {(p.better, p.worse) for p in test_pairs(rows)}
+    assert found == {
+        ("a", "b"),
+        ("c", "b"),
+        ("c", "a"),
+    }  # a against itself, a–c tie and d's other context left out
+
+
+def test_stated_comparisons_come_first_and_whole_then_forty_of_ratings():
+    rows = [Judgement("u", "c", "ranking", tuple(f"r{i}" for i in range(60)))]
+    rows += [rating(f"t{i}", float(i % 5)) for i in range(30)]
+    found = test_pairs(rows)
+    assert [(p.better, p.worse) for p in found[:59]] == [(f"r{i}", f"r{i + 1}") for i in range(59)]
+    assert len(found) == 59 + 40
+    assert found == test_pairs(rows)
+
+
+def test_few_shot_needs_ten_and_four():
+    rows = [Judgement("u", "c", "pair", (f"a{i}", f"b{i}")) for i in range(14)]
+    held = {j.texts for j in rows[10:]}
+    found = few_shot(rows, lambda j: j.texts in held)
+    assert found
+    assert sorted(j.texts for j in found[0]) == sorted(j.texts for j in rows[:10])
+    assert len(found[1]) == 4
+    assert few_shot(rows[1:], lambda j: j.texts in held) is None  # nine for support
+    assert few_shot(rows[:-1], lambda j: j.texts in held) is None  # three to test
+
+
+def test_the_author_s_own_votes_never_count():
+    rows = [Judgement("u", "c", "vote", (f"t{i}",), 1.0, own=True) for i in range(50)]
+    found = split(rows, "cold", 0)
+    assert (found.train, found.support, found.test) == ([], {}, {})
