@@ -4,12 +4,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from penchant.models.bundle import Bundle
 from penchant.models.features import FeatureExtractor
@@ -21,6 +22,8 @@ from penchant.service.runtime import StartError, load_bundle, load_extractor, st
 from penchant.service.settings import Settings
 from penchant.service.store.database import StoreError
 from penchant.service.telemetry import Telemetry
+
+_MODULES: Final = (routes_rank, routes_feedback, routes_users, routes_ops)
 
 
 def create_app(
@@ -75,7 +78,7 @@ def create_app(
     app.add_middleware(Edge, telemetry=telemetry)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
-    for module in (routes_rank, routes_feedback, routes_users, routes_ops):
+    for module in _MODULES:
         app.include_router(module.router)
     served_document: list[bytes] = []
 
@@ -97,7 +100,21 @@ async def _api_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    return problem_response(from_http_status(error.status_code, error.headers), **_of(request))
+    headers = dict(error.headers or {})
+    if "Allow" in headers:  # the framework names the methods of the first route only
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return problem_response(from_http_status(error.status_code, headers), **_of(request))
+
+
+def _methods(request: Request) -> set[str]:
+    """Every method that the path of a request knows."""
+    routes = [route for module in _MODULES for route in module.router.routes]
+    return {
+        method
+        for route in routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
 
 
 def _of(request: Request) -> dict[str, Any]:

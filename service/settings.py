@@ -64,7 +64,7 @@ class Settings(BaseSettings):
 
     # What the server holds.
     max_queued_texts: int = Field(default=2048, gt=0)
-    max_queue_seconds: float = Field(default=5.0, gt=0)
+    max_queue_seconds: float = Field(default=30.0, gt=0)
     max_batch_texts: int = Field(default=256, gt=0)
     max_batch_chars: int = Field(default=256_000, gt=0)
     max_queued_events: int = Field(default=4096, gt=0)

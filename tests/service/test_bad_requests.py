@@ -243,7 +243,12 @@ def test_addresses_without_anything(client, path):
 
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
-    [("GET", "/v1/rerank", "POST"), ("POST", "/healthz", "GET"), ("DELETE", "/v1/feedback", "POST")],
+    [
+        ("GET", "/v1/rerank", "POST"),
+        ("POST", "/healthz", "GET"),
+        ("DELETE", "/v1/feedback", "POST"),
+        ("PUT", "/v1/users/a%2Fb", "DELETE, GET"),
+    ],
 )
 def test_methods_that_are_not_known(client, method, path, allow):
     answer = client.request(method, path)
