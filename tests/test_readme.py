@@ -74,7 +74,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             [*command, "--data-dir", str(folder / "data")],
             stdout=log,
             stderr=log,
-            env=environment,
             cwd=folder,
         )
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
