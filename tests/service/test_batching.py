@@ -185,3 +185,15 @@ def test_a_queue_that_would_take_too_long_refuses(encoder):
         await ask(batcher, "a")
 
     run(encoder, scenario, max_queue_seconds=0.001)
+
+
+def test_the_thread_outlives_what_nobody_foresaw(encoder, monkeypatch):
+    async def scenario(batcher):
+        with monkeypatch.context() as patch:
+            patch.setattr(batcher, "_encode", lambda _batch: {}["unforeseen"])
+            with pytest.raises(ApiError) as failure:
+                await ask(batcher, "a")
+        assert failure.value.code is Code.INTERNAL
+        return await ask(batcher, "a")
+
+    assert len(run(encoder, scenario).features.vectors) == 1

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, event, inspect
+from sqlalchemy import event, inspect
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
 from structlog.testing import capture_logs
 
 from penchant.models.encoder import HashingEncoder
 from penchant.models.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
+from penchant.service import ledger
+from penchant.service.events import observation
 from penchant.service.runtime import StartError, check_match
 from penchant.service.store.database import Database, StoreError
 from penchant.service.store.tables import metadata
@@ -251,23 +255,101 @@ def test_concurrent_feedback_loses_nothing(serve, settings):
     assert [seq for (seq,) in logged] == list(range(1, 81))
 
 
-def test_what_waits_at_the_same_time_is_one_commit(serve, encoder):
-    client = serve()
-    commits = []
-    event.listen(client.app.state.runtime.database._writer, "commit", lambda _: commits.append(1))
-    encoder.gate.clear()
-    events = [VOTE | {"text": f"text {n}"} for n in range(6)]
-    senders = [
-        threading.Thread(target=client.post, args=("/v1/feedback",), kwargs={"json": e}) for e in events
-    ]
-    for sender in senders:
-        sender.start()
-    encoder.entered.wait()
-    encoder.gate.set()
-    for sender in senders:
-        sender.join()
-    assert client.get("/v1/users/u").json()["feedback_events"] == 6
-    assert 1 <= len(commits) <= 6
+class HeldWriter:
+    """The writer stops before its next transaction; what is sent meanwhile is one group."""
+
+    def __init__(self, client):
+        self.client = client
+        self.gate = threading.Event()
+        self.engine = client.app.state.runtime.database._writer
+        event.listen(self.engine, "begin", lambda _: self.gate.wait(timeout=30))
+
+    def send(self, *events):
+        """Sends the first event alone and the others while it is held up; returns all answers in order."""
+        answers = {}
+        senders = []
+        for n, body in enumerate(events):
+            sender = threading.Thread(target=lambda n=n, body=body: answers.update({n: self.post(body)}))
+            sender.start()
+            senders.append(sender)
+            while self.client.app.state.runtime.writer._queued_events < n + 1:
+                sender.join(timeout=0.001)
+        self.gate.set()
+        for sender in senders:
+            sender.join()
+        return [answers[n] for n in range(len(events))]
+
+    def post(self, body):
+        return self.client.post("/v1/feedback", json=body)
+
+
+def test_what_waits_at_the_same_time_is_one_commit(client):
+    held = HeldWriter(client)
+    answers_ = held.send(*[VOTE | {"text": f"text {n}"} for n in range(6)])
+    assert [answer.json()["users"][0]["feedback_events"] for answer in answers_] == [1, 2, 3, 4, 5, 6]
+    metrics = client.get("/metrics").text
+    assert "penchant_commit_events_count 2.0" in metrics
+    assert "penchant_commit_events_sum 6.0" in metrics
+
+
+def test_one_request_of_a_group_cannot_fail_another(client, monkeypatch):
+    def explode(*arguments, weight, **named):
+        if weight == 0.125:
+            raise ArithmeticError("secret reason")
+        return observation(*arguments, weight=weight, **named)
+
+    monkeypatch.setattr(ledger, "observation", explode)
+    held = HeldWriter(client)
+    batch = {"events": [VOTE | {"text": "in a batch"}, VOTE | {"weight": 0.125}]}
+    answers_ = held.send(VOTE, VOTE | {"weight": 0.125}, VOTE | {"text": "other"}, batch)
+    assert [answer.status_code for answer in answers_] == [200, 500, 200, 500]
+    assert "secret" not in answers_[1].text
+    # A request is learned from whole or not at all.
+    assert client.get("/v1/users/u").json()["feedback_events"] == 2
+    texts = [entry["event"]["text"] for entry in client.get("/v1/users/u/feedback").json()["data"]]
+    assert texts == ["t", "other"]
+
+
+def test_a_row_that_cannot_be_written_harms_only_its_request(client):
+    def refuse(_connection, _cursor, statement, parameters, *_rest):
+        if "INTO feedback_events" in statement and "unwritable" in repr(parameters):
+            raise sqlite3.DatabaseError("constraint failed")
+
+    held = HeldWriter(client)
+    event.listen(held.engine, "before_cursor_execute", refuse)
+    answers_ = held.send(
+        VOTE, VOTE | {"text": "other"}, VOTE | {"event_id": "unwritable"}, VOTE | {"text": "third"}
+    )
+    assert [answer.status_code for answer in answers_] == [200, 200, 503, 200]
+    assert client.get("/v1/users/u").json()["feedback_events"] == 3
+
+
+def test_the_writer_outlives_what_nobody_foresaw(client, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(client.app.state.runtime.writer, "_write", lambda _group: {}["unforeseen"])
+        assert client.post("/v1/feedback", json=VOTE).status_code == 500
+        assert client.delete("/v1/users/u").status_code == 500
+    assert client.post("/v1/feedback", json=VOTE).json()["users"][0]["feedback_events"] == 1
+
+
+def test_a_full_writer_refuses(serve):
+    client = serve(max_queued_events=2)
+    held = HeldWriter(client)
+    refused = []
+
+    def overfill():
+        while client.app.state.runtime.writer._queued_events < 2:
+            waiting.join(timeout=0.001)
+        refused.append(held.post(VOTE))
+        held.gate.set()
+
+    waiting = threading.Thread(target=held.post, args=({"events": [VOTE, VOTE]},))
+    waiting.start()
+    overfill()
+    waiting.join()
+    assert (refused[0].status_code, refused[0].json()["code"]) == (429, "overloaded")
+    assert refused[0].headers["ratelimit-policy"] == '"feedback";q=2'
+    assert client.get("/v1/users/u").json()["feedback_events"] == 2
 
 
 def test_the_same_key_in_flight_is_409(serve, encoder):
@@ -304,13 +386,6 @@ def test_old_rankings_and_answers_are_removed(serve, clock, settings):
     assert counts == [0, 0]
 
 
-def test_metadata_compiles_for_postgresql():
-    """The tables hold nothing that only SQLite knows."""
-    from sqlalchemy.schema import CreateTable
-
-    engine = create_engine("sqlite://")
-    engine.dispose()
-    from sqlalchemy.dialects import postgresql
-
+def test_the_tables_hold_nothing_that_only_sqlite_knows():
     for table in metadata.sorted_tables:
         assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=postgresql.dialect()))
