@@ -28,9 +28,6 @@ async def get_user(request: Request) -> Response:
     served, owner = runtime(request), tenant(request)
     user = path_user(request)
     state = await _known(served, owner, user)
-    reference = served.bundle.reward.reference
-    prior_std = float(served.states.prior.utility(reference).std[0])
-    std = float(state.posterior.utility(reference).std[0])
     return json_answer(
         {
             "user": user,
@@ -39,7 +36,7 @@ async def get_user(request: Request) -> Response:
             "posterior_version": state.version,
             "bundle": served.bundle.version,
             "archetype_weights": state.posterior.archetype_weights.tolist(),
-            "uncertainty": {"share_of_prior_std": std / prior_std},
+            "uncertainty": {"share_of_prior_std": state.share_of_prior_std},
             "updated_at": _rfc3339(state.updated_at),
         }
     )

@@ -6,6 +6,9 @@ from collections import OrderedDict
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from penchant.models.population import Population
 from penchant.models.posterior import UserPosterior
 from penchant.service.store.database import Database
@@ -31,11 +34,25 @@ class UserState:
     posterior: UserPosterior
     updated_at: float
 
+    @property
+    def share_of_prior_std(self) -> float:
+        """What is not known yet: standard deviation over the prior's, geometric mean over the user's coordinates."""
+        prior = UserPosterior.at_prior(self.posterior.population)
+        return float(np.exp(np.log(_std(self.posterior) / _std(prior)).mean()))
+
     @classmethod
     def from_row(cls, row: AnyRow, population: Population) -> "UserState":
         """A stored state."""
         posterior = UserPosterior.from_bytes(row.state, population)
         return cls(row.version, row.feedback_events, posterior, row.updated_at)
+
+
+def _std(posterior: UserPosterior) -> NDArray[np.float64]:
+    """Standard deviation of each of the user's coordinates over the whole mixture, `[q]`."""
+    beliefs = posterior.beliefs
+    second = np.diagonal(beliefs.covariances, axis1=1, axis2=2) + beliefs.means**2
+    variance: NDArray[np.float64] = beliefs.weights @ second - (beliefs.weights @ beliefs.means) ** 2
+    return np.sqrt(variance)
 
 
 @dataclass(eq=False)
