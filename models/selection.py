@@ -13,8 +13,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
-from scipy.stats import norm, qmc
+from scipy.special import expit, ndtri
 
 from penchant.models.items import Items
 from penchant.models.posterior import UserPosterior
@@ -133,8 +132,10 @@ def _mixed(temperature: float, weights: Vector, logits: Vector) -> Vector:
 @cache
 def _normal_draws(q: int) -> Vector:
     """`[DRAWS, q]` standard normal, scrambled Sobol."""
+    from scipy.stats import qmc  # noqa: PLC0415 - a second of import that most requests never need
+
     uniform = qmc.Sobol(q, rng=np.random.default_rng(0)).random(DRAWS)
-    draws: Vector = norm.ppf(np.clip(uniform, 1e-9, 1 - 1e-9))
+    draws: Vector = ndtri(np.clip(uniform, 1e-9, 1 - 1e-9))
     return draws
 
 

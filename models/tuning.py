@@ -22,12 +22,15 @@ from penchant.models.judgements import Judgement
 from penchant.models.reward import RewardModel, item_key
 from penchant.models.split import Mode, TestPair, bucket, few_shot, group_by_user
 
-RANKS: Final = (0, 1, 2, 4, 8)
-SHOTS: Final = (0, 3, 10, 30)
+RANKS: Final = (0, 1, 2, 4)
+SHOTS: Final = (0, 3, 10, 30, 100)
 HELD_OUT_USERS: Final = 0.25
-MOST_USERS: Final = 200
+MOST_USERS: Final[Mapping[Mode, int]] = {"cold": 120, "warm": 400}
+"""A user serves in five folds in `cold` mode, in one in `warm` mode."""
+
 FOLDS: Final = 5
-TASTE_VARIANCES: Final = (0.01, 0.03, 0.1)
+TRIAL_ROUNDS: Final = 20
+TASTE_VARIANCES: Final = (0.01, 0.03, 0.1, 0.3)
 TASTES: Final[Mapping[str, Mapping[str, float]]] = {
     "none": {},
     "length": {"length": 1.0},
@@ -66,6 +69,11 @@ class Choice:
     tastes: str = "none"
     taste_variance: float = 0.0
     temperature: float = 1.0
+
+    @property
+    def width(self) -> float:
+        """Prior variance of a user's taste for length, the widest taste of each family."""
+        return self.taste_variance * max(TASTES[self.tastes].values(), default=0.0)
 
     def shape(self, reward: RewardModel) -> RewardModel:
         """Gives a fitted reward model the chosen tastes and temperature."""
@@ -133,8 +141,9 @@ def fit_reward(
         options: Everything but the rank.
         ranks: Ranks to try, ascending.
         remember: Keep an item memory.
-        open_minded: Of the tastes that are not measurably worse than the best choose the widest, not the narrowest: for
-            a model that will meet texts and users unlike those it was fitted on.
+        open_minded: Choose the widest tastes that are not measurably worse than none, rather than the narrowest that
+            are not measurably worse than the best: for a model that will meet texts and users unlike those it was
+            fitted on.
         progress: Called with stage, done, total.
     """
     base = options or FitOptions()
@@ -169,7 +178,7 @@ class HeldOut:
             source = by_user[user][0].source if by_user[user] else ""
             found = [few_shot(by_user[user], task) for task in tasks]
             # Every source gives the same number of users at most, or the largest would choose for all.
-            if not any(found) or sources[source] >= MOST_USERS // len(sources):
+            if not any(found) or sources[source] >= MOST_USERS[mode] // len(sources):
                 continue
             sources[source] += 1
             self.users.append(user)
@@ -223,10 +232,9 @@ def _choose(
 
     fits = []
     for rank in ranks:
-        fits.append(Fit(data, replace(base, rank=rank)).run(_within(f"try rank {rank}", progress)))
+        short = replace(base, rank=rank, rounds=min(base.rounds, TRIAL_ROUNDS))
+        fits.append(Fit(data, short).run(_within(f"try rank {rank}", progress)))
         attempt(fits[-1], Choice(rank))
-        if len(trials) > 2 and trials[-1].log_loss > trials[-2].log_loss:
-            break
     by_rank = _simplest(losses)
     fit, plain = fits[by_rank], trials[by_rank].choice
     tried = [by_rank]
@@ -236,19 +244,24 @@ def _choose(
         attempt(fit, replace(plain, tastes=tastes, taste_variance=variance))
         progress("try tastes", number + 1, len(wider))
     if open_minded:
-        tried.reverse()
-    chosen = tried[_simplest([losses[i] for i in tried])]
+        chosen = max(
+            (i for i in tried if not _worse(losses[i], losses[by_rank])), key=lambda i: trials[i].choice.width
+        )
+    else:
+        chosen = tried[_simplest([losses[i] for i in tried])]
     return trials[chosen].choice, tuple(trials)
 
 
 def _simplest(losses: Sequence[NDArray[np.float64]]) -> int:
     """The one-standard-error rule, paired by user: the first that is not measurably worse than the best."""
     best = min(range(len(losses)), key=lambda i: float(losses[i].mean()))
-    for i in range(best):
-        excess = losses[i] - losses[best]
-        if excess.mean() <= excess.std(ddof=1) / len(excess) ** 0.5:
-            return i
-    return best
+    return next(i for i in range(best + 1) if not _worse(losses[i], losses[best]))
+
+
+def _worse(losses: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
+    """Is the mean loss higher by more than one standard error, paired by user?"""
+    excess = losses - others
+    return bool(excess.mean() > excess.std(ddof=1) / len(excess) ** 0.5)
 
 
 def best_temperature(forecast: Forecast) -> float:
