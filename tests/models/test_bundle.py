@@ -1,0 +1,277 @@
+"""A bundle on disk: what is loaded is what was saved, or a `BundleError`."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save
+
+from penchant.models.bundle import FORMAT, Bundle, BundleError, EncoderCard, stored
+from penchant.models.encoder import HashingEncoder
+from penchant.models.features import FeatureExtractor
+from penchant.models.likelihood import Pair, Rating, RatingScale, Vote
+from penchant.models.posterior import UserPosterior
+from penchant.models.reward import ItemMemory, RewardModel, item_key
+from penchant.models.selection import probability_best, relevance
+from penchant.models.testing import tiny_bundle
+
+TEXTS = ["A short answer.", "A much longer answer, with reasons: because it helps.", "No!", "Why not?"]
+
+
+@pytest.fixture
+def bundle(rng, extractor) -> Bundle:
+    """With everything a bundle may hold: memory, two archetypes, several scales, a dropped feature, a temperature."""
+    tiny = tiny_bundle(extractor)
+    q = tiny.reward.q
+    prior = tiny.reward.text_prior
+    scale = prior.standardiser.scale.copy()
+    scale[5] = np.inf
+    keys = [item_key("context", text) for text in TEXTS[:2]]
+    reward = replace(
+        tiny.reward,
+        text_prior=replace(
+            prior,
+            standardiser=replace(prior.standardiser, scale=scale),
+            learned=rng.normal(0, 0.01, prior.learned.shape).astype(np.float32),
+        ),
+        population=replace(
+            tiny.reward.population,
+            weights=np.array([0.3, 0.7]),
+            means=rng.normal(size=(2, q)),
+            precisions=np.stack([np.eye(q), 2 * np.eye(q)]),
+        ),
+        temperature=1.7,
+        scales={
+            "default": RatingScale(0.0, 0.4, 0.5),
+            "stars, of five": RatingScale(0.1, 0.2, 0.3),
+            "Größe": RatingScale(-0.1, 1.2, 0.9),
+        },
+        memory=ItemMemory(
+            {keys[1]: 0, keys[0]: 1}, rng.normal(size=(2, 3)), rng.uniform(0.1, 0.2, size=(2, 3))
+        ),
+    )
+    manifest = replace(
+        tiny.manifest, data=({"name": "set", "licence": "CC BY 4.0"},), metrics={"cold": {"accuracy": 0.5}}
+    )
+    return Bundle(reward, manifest)
+
+
+@pytest.fixture
+def saved(bundle, tmp_path) -> Path:
+    bundle.save(tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def predictions(reward: RewardModel, extractor: FeatureExtractor) -> list[np.ndarray]:
+    keys = [item_key("context", text) for text in TEXTS]
+    items = reward.describe(extractor.extract(TEXTS).vectors, keys)
+    posterior = UserPosterior.at_prior(reward.population)
+    posterior = posterior.learn(Pair(items[1], items[0])).learn(Vote(items[2], -1))
+    posterior = posterior.learn(Rating(items[3], 0.4, reward.rating_scale("stars, of five")))
+    utility = posterior.utility(items)
+    return [
+        relevance(reward, posterior, items),
+        probability_best(reward, posterior, items),
+        utility.mean,
+        utility.std,
+        posterior.archetype_weights,
+    ]
+
+
+# ---------------------------------------------------------------- round trip
+
+
+def test_what_is_loaded_predicts_as_what_was_saved(bundle, saved, extractor):
+    loaded = Bundle.load(saved)
+    # Bit for bit as the model after its rounding for storage, and close to the one in memory.
+    for found, exact, near in zip(
+        predictions(loaded.reward, extractor),
+        predictions(stored(bundle.reward), extractor),
+        predictions(bundle.reward, extractor),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, exact)
+        np.testing.assert_allclose(found, near, rtol=1e-3, atol=1e-4)
+
+
+def test_version_and_manifest_survive(bundle, saved):
+    loaded = Bundle.load(saved)
+    assert loaded.version == bundle.version
+    assert loaded.manifest == bundle.manifest
+    assert loaded.reward.scales == bundle.reward.scales
+    assert loaded.reward.temperature == 1.7
+    assert (loaded.reward.q, loaded.reward.rank) == (bundle.reward.q, bundle.reward.rank)
+    assert set(loaded.reward.memory.rows) == set(bundle.reward.memory.rows)
+    assert loaded.manifest.encoder.pooling == "mean"
+
+
+def test_saving_again_writes_the_same_bytes(saved, tmp_path):
+    Bundle.load(saved).save(tmp_path / "copy")
+    for name in ("manifest.json", "model.safetensors"):
+        assert (tmp_path / "copy" / name).read_bytes() == (saved / name).read_bytes()
+
+
+def test_nothing_but_the_two_files_is_left(saved):
+    assert sorted(path.name for path in saved.iterdir()) == ["manifest.json", "model.safetensors"]
+
+
+def test_the_version_is_that_of_the_content(bundle, extractor):
+    assert bundle.version.startswith("b-")
+    assert len(bundle.version) == 18
+    again = Bundle(bundle.reward, replace(bundle.manifest, name="another name", metrics={}))
+    assert again.version == bundle.version  # what it is called does not change what it computes
+    warmer = Bundle(replace(bundle.reward, temperature=1.8), bundle.manifest)
+    other = FeatureExtractor(HashingEncoder(max_tokens=32))
+    moved = Bundle(bundle.reward, replace(bundle.manifest, encoder=EncoderCard.of(other)))
+    assert len({bundle.version, warmer.version, moved.version}) == 3
+
+
+def test_the_card_names_the_encoder(extractor):
+    card = EncoderCard.of(extractor)
+    encoder = extractor.encoder
+    assert (card.name, card.identity, card.max_tokens) == ("hashing", encoder.identity, 256)
+    assert card.features == extractor.identity
+    assert not card.joint
+
+
+def test_no_scale_but_the_default_and_no_memory(extractor, tmp_path):
+    tiny = tiny_bundle(extractor, rank=0)
+    tiny.save(tmp_path / "tiny")
+    loaded = Bundle.load(tmp_path / "tiny")
+    assert loaded.version == tiny.version
+    assert loaded.reward.memory.rows == {}
+    assert loaded.reward.rank == 0
+
+
+def test_a_bundle_replaces_another_in_place(bundle, saved, extractor):
+    tiny = tiny_bundle(extractor)
+    tiny.save(saved)
+    assert Bundle.load(saved).version == tiny.version != bundle.version
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def rewrite(folder: Path, change: Callable[[dict], object]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def forge(folder: Path, change: Callable[[dict[str, np.ndarray]], object]) -> None:
+    """Other arrays, all hashes made right: what a bundle of a buggy writer would be."""
+    arrays = load_file(folder / "model.safetensors")
+    change(arrays)
+    weights = save(arrays)
+    (folder / "model.safetensors").write_bytes(weights)
+
+    def update(manifest: dict) -> None:
+        digest = hashlib.sha256(weights)
+        manifest["weights_sha256"] = digest.hexdigest()
+        digest.update(manifest["encoder"]["features"].encode())
+        manifest["version"] = f"b-{digest.hexdigest()[:16]}"
+
+    rewrite(folder, update)
+
+
+def test_a_missing_bundle_or_file(saved, tmp_path):
+    with pytest.raises(BundleError, match="cannot read bundle"):
+        Bundle.load(tmp_path / "missing")
+    for name in ("manifest.json", "model.safetensors"):
+        folder = tmp_path / name
+        shutil.copytree(saved, folder)
+        (folder / name).unlink()
+        with pytest.raises(BundleError, match=name):
+            Bundle.load(folder)
+
+
+def test_one_bit_of_the_weights(saved):
+    weights = bytearray((saved / "model.safetensors").read_bytes())
+    weights[-100] ^= 1
+    (saved / "model.safetensors").write_bytes(weights)
+    with pytest.raises(BundleError, match="weights have sha256"):
+        Bundle.load(saved)
+
+
+def test_half_a_file_is_never_read(saved):
+    whole = (saved / "model.safetensors").read_bytes()
+    (saved / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BundleError, match="weights have sha256"):
+        Bundle.load(saved)
+    (saved / "model.safetensors").write_bytes(whole)
+    manifest = (saved / "manifest.json").read_bytes()
+    (saved / "manifest.json").write_bytes(manifest[: len(manifest) // 2])
+    with pytest.raises(BundleError, match="cannot read bundle"):
+        Bundle.load(saved)
+
+
+def test_a_writer_that_died_leaves_the_old_bundle_or_a_refusal(bundle, saved, extractor, tmp_path):
+    """Files are written beside and renamed, the manifest last: at no moment is a mixture accepted."""
+    tiny_bundle(extractor).save(tmp_path / "new")
+    # It died while it wrote the weights: the half file has another name.
+    (saved / "model.safetensors.partial").write_bytes(b"half")
+    assert Bundle.load(saved).version == bundle.version
+    # It died between the weights and the manifest.
+    shutil.copy(tmp_path / "new" / "model.safetensors", saved)
+    with pytest.raises(BundleError, match="weights have sha256"):
+        Bundle.load(saved)
+
+
+@pytest.mark.parametrize("number", [FORMAT + 1, 0, "1", None])
+def test_another_format(saved, number):
+    rewrite(saved, lambda m: m.update(format=number))
+    with pytest.raises(BundleError, match="has format"):
+        Bundle.load(saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.update(version="b-0000000000000000"),
+        lambda m: m["encoder"].update(features="another"),
+        lambda m: m.pop("name"),
+        lambda m: m.pop("format"),
+        lambda m: m.update(encoder={}),
+        lambda m: m["encoder"].update(surprise=1),
+        lambda m: m.update(data=5),
+    ],
+)
+def test_a_manifest_that_does_not_fit(saved, change):
+    rewrite(saved, change)
+    with pytest.raises(BundleError):
+        Bundle.load(saved)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", '"text"', "{}"])
+def test_a_manifest_that_is_none(saved, content):
+    (saved / "manifest.json").write_text(content)
+    with pytest.raises(BundleError):
+        Bundle.load(saved)
+
+
+def test_weights_that_are_no_safetensors(saved):
+    (saved / "model.safetensors").write_bytes(b"not safetensors at all")
+    digest = hashlib.sha256(b"not safetensors at all").hexdigest()
+    rewrite(saved, lambda m: m.update(weights_sha256=digest))
+    with pytest.raises(BundleError, match="damaged"):
+        Bundle.load(saved)
+
+
+def test_an_array_that_is_not_there(saved, tmp_path):
+    for name in load_file(saved / "model.safetensors"):
+        folder = tmp_path / name
+        shutil.copytree(saved, folder)
+        forge(folder, lambda arrays, name=name: arrays.pop(name))
+        with pytest.raises(BundleError, match=name):
+            Bundle.load(folder)
+
+
+def test_a_folder_that_cannot_be_written(bundle, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundleError, match="cannot write bundle"):
+        bundle.save(tmp_path / "file")
