@@ -22,10 +22,10 @@ TEXTS = [
     "Yes!",
     "",
     "Die Katze schläft. 今天天气很好。 🎉",
-    "1. Heat the oven.\n2. Mix flour and sugar.\n" * 12,
+    "1. Heat the oven.\n2. Mix flour and sugar.\n" * 4,
     "lone \ud800 surrogate \x00 and control \x07 characters",
-    "word " * 400,
 ]
+LONG = "word " * 400
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_embeddings_are_those_of_sentence_transformers(minilm):
 
 def test_embeddings_are_plain_mean_pooling(minilm, wheel):
     """transformers alone, padded in one batch by the tokenizer: another path to the same numbers."""
-    texts = [t for t in TEXTS if "\ud800" not in t]
+    texts = [*(t for t in TEXTS if "\ud800" not in t), LONG]
     tokenizer, model = AutoTokenizer.from_pretrained(wheel), AutoModel.from_pretrained(wheel).eval()
     batch = tokenizer(texts, padding=True, truncation=True, max_length=256, return_tensors="pt")
     with torch.inference_mode():
@@ -78,9 +78,8 @@ def test_company_does_not_matter(minilm):
     alone = np.concatenate([minilm.encode([t]).embeddings for t in TEXTS])
     np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1.0, atol=1e-5)
     np.testing.assert_allclose(minilm.encode(TEXTS[::-1]).embeddings[::-1], alone, atol=1e-5)
-    np.testing.assert_allclose(
-        minilm.encode([*TEXTS, *TEXTS, "filler " * 100]).embeddings[: len(TEXTS)], alone, atol=1e-5
-    )
+    padded = minilm.encode([*TEXTS, *TEXTS, LONG]).embeddings[: len(TEXTS)]
+    np.testing.assert_allclose(padded, alone, atol=1e-5)
 
 
 def test_meaning_is_there(minilm):
@@ -101,7 +100,7 @@ def test_auto_precision_is_faithful(minilm):
 def test_a_huge_prompt_never_pushes_the_text_out(joint):
     huge = "Tell me everything about the history of bread. " * 2000
     texts = ["Rye came first.", "Wheat came first."]
-    found = joint.encode([*texts, "word " * 400], [huge] * 3)
+    found = joint.encode([*texts, LONG], [huge] * 3)
     assert found.truncated.tolist() == [False, False, True]
     assert (found.tokens == 256).all()
     assert np.abs(found.embeddings[0] - found.embeddings[1]).max() > 1e-3
@@ -165,7 +164,7 @@ def smollm2() -> Encoder:
 
 def test_smollm2_loads_and_company_does_not_matter(smollm2):
     assert smollm2.dim == 576
-    texts = ["A cat is sleeping on the sofa.", "Yes!", "", "word " * 100]
+    texts = ["A cat is sleeping on the sofa.", "Yes!", "", LONG]
     alone = np.concatenate([smollm2.encode([t]).embeddings for t in texts])
     together = smollm2.encode(texts)
     np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1.0, atol=1e-5)
