@@ -30,7 +30,7 @@ MOST_USERS: Final[Mapping[Mode, int]] = {"cold": 120, "warm": 400}
 
 FOLDS: Final = 5
 TRIAL_ROUNDS: Final = 20
-TASTE_VARIANCES: Final = (0.01, 0.03, 0.1, 0.3)
+TASTE_VARIANCES: Final = (0.03, 0.1, 0.3)
 TASTES: Final[Mapping[str, Mapping[str, float]]] = {
     "none": {},
     "length": {"length": 1.0},
@@ -191,16 +191,18 @@ class HeldOut:
             if not j.own and j.user not in left_out and (self._cold or not _held_out_cell(j))
         ]
 
-    def adapt(
-        self, fit: Fit, shape: Callable[[RewardModel], RewardModel] = lambda reward: reward
-    ) -> list[Adapted]:
-        """The held-out users after their few shots, in every fold, under a fit to the other users."""
+    def rewards(self, fit: Fit) -> list[RewardModel]:
+        """One reward model a fold, of a fit to the other users: in `cold` mode without the fold's texts."""
+        if not self._cold:
+            return [fit.reward()]
+        return [fit.reward(without=self._fold_items(fit.data, number)) for number in range(FOLDS)]
+
+    def adapt(self, rewards: Sequence[RewardModel]) -> list[Adapted]:
+        """The held-out users after their few shots, in every fold, by that fold's reward model."""
         adapted = []
-        for number, (support, test) in enumerate(self._folds):
+        for reward, (support, test) in zip(rewards, self._folds, strict=True):
             if not test:
                 continue
-            without = self._fold_items(fit.data, number) if self._cold else None
-            reward = shape(fit.reward(without=without))
             asked = {(p.context, t) for pairs in test.values() for p in pairs for t in (p.better, p.worse)}
             asked |= {
                 (j.context, t) for rows in support.values() for j in rows[: max(SHOTS)] for t in j.texts
@@ -222,26 +224,26 @@ def _choose(
     losses: list[NDArray[np.float64]] = []
     trials: list[Trial] = []
 
-    def attempt(fit: Fit, choice: Choice) -> None:
-        forecast = Forecast(held_out.adapt(fit, choice.shape))
+    def attempt(rewards: Sequence[RewardModel], choice: Choice) -> None:
+        forecast = Forecast(held_out.adapt([choice.shape(reward) for reward in rewards]))
         choice = replace(choice, temperature=best_temperature(forecast))
         losses.append(_losses(forecast.at(choice.temperature)))
         gain = losses[0] - losses[-1]
         error = float(gain.std(ddof=1) / len(gain) ** 0.5)
         trials.append(Trial(choice, float(losses[-1].mean()), float(gain.mean()), error))
 
-    fits = []
+    fitted = []
     for rank in ranks:
         short = replace(base, rank=rank, rounds=min(base.rounds, TRIAL_ROUNDS))
-        fits.append(Fit(data, short).run(_within(f"try rank {rank}", progress)))
-        attempt(fits[-1], Choice(rank))
+        fitted.append(held_out.rewards(Fit(data, short).run(_within(f"try rank {rank}", progress))))
+        attempt(fitted[-1], Choice(rank))
     by_rank = _simplest(losses)
-    fit, plain = fits[by_rank], trials[by_rank].choice
+    rewards, plain = fitted[by_rank], trials[by_rank].choice
     tried = [by_rank]
     wider = [(tastes, variance) for tastes in TASTES if TASTES[tastes] for variance in TASTE_VARIANCES]
     for number, (tastes, variance) in enumerate(wider):
         tried.append(len(trials))
-        attempt(fit, replace(plain, tastes=tastes, taste_variance=variance))
+        attempt(rewards, replace(plain, tastes=tastes, taste_variance=variance))
         progress("try tastes", number + 1, len(wider))
     if open_minded:
         chosen = max(
