@@ -70,11 +70,6 @@ class Choice:
     taste_variance: float = 0.0
     temperature: float = 1.0
 
-    @property
-    def width(self) -> float:
-        """Prior variance of a user's taste for length, the widest taste of each family."""
-        return self.taste_variance * max(TASTES[self.tastes].values(), default=0.0)
-
     def shape(self, reward: RewardModel) -> RewardModel:
         """Gives a fitted reward model the chosen tastes and temperature."""
         first = len(reward.text_prior.standardiser.centre) - len(ATTRIBUTE_NAMES)
@@ -129,7 +124,7 @@ def fit_reward(
     options: FitOptions | None = None,
     ranks: Sequence[int] = RANKS,
     remember: bool = True,
-    open_minded: bool = False,
+    declared: tuple[str, float] | None = None,
     progress: Progress = silent,
 ) -> Tuned:
     """Fits a reward model; rank, tastes and temperature are chosen within the given judgements.
@@ -141,9 +136,8 @@ def fit_reward(
         options: Everything but the rank.
         ranks: Ranks to try, ascending.
         remember: Keep an item memory.
-        open_minded: Choose the widest tastes that are not measurably worse than none, rather than the narrowest that
-            are not measurably worse than the best: for a model that will meet texts and users unlike those it was
-            fitted on.
+        declared: Tastes and their variance, declared instead of chosen: for a model that will meet texts and users
+            unlike those it was fitted on. The trials tell what they cost on these.
         progress: Called with stage, done, total.
     """
     base = options or FitOptions()
@@ -151,7 +145,7 @@ def fit_reward(
     choice = Choice()
     trials: tuple[Trial, ...] = ()
     if len(held_out.users) >= MIN_USERS and held_out.train:
-        choice, trials = _choose(held_out, base, ranks, open_minded=open_minded, progress=progress)
+        choice, trials = _choose(held_out, base, ranks, declared=declared, progress=progress)
     fit = Fit(Dataset.of(judgements, vectors), replace(base, rank=choice.rank)).run(_within("fit", progress))
     return Tuned(choice.shape(fit.reward(remember=remember)), choice, trials, len(held_out.users))
 
@@ -217,9 +211,14 @@ class HeldOut:
 
 
 def _choose(
-    held_out: HeldOut, base: FitOptions, ranks: Sequence[int], *, open_minded: bool, progress: Progress
+    held_out: HeldOut,
+    base: FitOptions,
+    ranks: Sequence[int],
+    *,
+    declared: tuple[str, float] | None,
+    progress: Progress,
 ) -> tuple[Choice, tuple[Trial, ...]]:
-    """Rank first, then tastes beside it: each the simplest that is not measurably worse than the best."""
+    """Rank first, then tastes beside it; what personalizes must be measurably better than what does not."""
     data = Dataset.of(held_out.train, held_out.vectors)
     losses: list[NDArray[np.float64]] = []
     trials: list[Trial] = []
@@ -237,33 +236,29 @@ def _choose(
         short = replace(base, rank=rank, rounds=min(base.rounds, TRIAL_ROUNDS))
         fitted.append(held_out.rewards(Fit(data, short).run(_within(f"try rank {rank}", progress))))
         attempt(fitted[-1], Choice(rank))
-    by_rank = _simplest(losses)
+    by_rank = _best(losses, range(len(losses)), harmless=declared is not None)
     rewards, plain = fitted[by_rank], trials[by_rank].choice
     tried = [by_rank]
-    wider = [(tastes, variance) for tastes in TASTES if TASTES[tastes] for variance in TASTE_VARIANCES]
+    families = [(tastes, variance) for tastes in TASTES if TASTES[tastes] for variance in TASTE_VARIANCES]
+    wider = [declared] if declared else families
     for number, (tastes, variance) in enumerate(wider):
         tried.append(len(trials))
         attempt(rewards, replace(plain, tastes=tastes, taste_variance=variance))
         progress("try tastes", number + 1, len(wider))
-    if open_minded:
-        chosen = max(
-            (i for i in tried if not _worse(losses[i], losses[by_rank])), key=lambda i: trials[i].choice.width
-        )
-    else:
-        chosen = tried[_simplest([losses[i] for i in tried])]
+    chosen = tried[-1] if declared else _best(losses, tried)
     return trials[chosen].choice, tuple(trials)
 
 
-def _simplest(losses: Sequence[NDArray[np.float64]]) -> int:
-    """The one-standard-error rule, paired by user: the first that is not measurably worse than the best."""
-    best = min(range(len(losses)), key=lambda i: float(losses[i].mean()))
-    return next(i for i in range(best + 1) if not _worse(losses[i], losses[best]))
+def _best(losses: Sequence[NDArray[np.float64]], among: Sequence[int], *, harmless: bool = False) -> int:
+    """The choice of least mean loss, if it beats the first and simplest by one standard error, paired by user.
 
-
-def _worse(losses: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
-    """Is the mean loss higher by more than one standard error, paired by user?"""
-    excess = losses - others
-    return bool(excess.mean() > excess.std(ddof=1) / len(excess) ** 0.5)
+    Between choices that personalize the mean decides: the standard error of a few hundred users is wider than the steps
+    between ranks, and superfluous directions are shrunk by the fit itself. With `harmless` the mean decides alone.
+    """
+    best = min(among, key=lambda i: float(losses[i].mean()))
+    gain = losses[among[0]] - losses[best]
+    measurable = gain.mean() > gain.std(ddof=1) / len(gain) ** 0.5
+    return best if harmless or measurable else among[0]
 
 
 def best_temperature(forecast: Forecast) -> float:
