@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fits the bundle that ships with penchant, and measures it.
 
-Usage: scripts/fit-default-bundle DATA_FOLDER [--out FOLDER] [--repetitions N]
+Usage: scripts/fit_default_bundle.py DATA_FOLDER [--out FOLDER] [--repetitions N]
 
 DATA_FOLDER holds one folder a set (the four below), each with data.jsonl.gz, and nothing else of it is used. The shipped
 weights are fitted on all of it; the figures in the manifest come from the same recipe fitted on the train parts of the
@@ -95,8 +95,8 @@ SOURCES = (
 )
 RANKS = (0, 2, 4)
 TASTE = ("length", 0.2)
-"""Declared, not fitted: short statements and arguments cannot teach that people differ in how long an answer should be.
-With 0.2 three preferences turn the order of a long and a short answer; what it costs on these sets the manifest tells."""
+"""Declared, not fitted: short statements and arguments cannot teach that people differ in how long an answer should
+be. With 0.2 three preferences turn the order of a long and a short answer; what it costs on these sets the manifest tells."""
 CITATION = re.compile(r"\s*\[\d+(,\s*\d+)*\]")
 
 
