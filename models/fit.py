@@ -218,7 +218,7 @@ class Fit:
             values += [surprise, -surprise]
         cell, value = torch.cat(cells), torch.cat(values)
         n_users, n_items = len(data.users), len(data.keys)
-        left = torch.sparse_coo_tensor(cell.T, value, (n_users, n_items)).coalesce()
+        left = torch.sparse_coo_tensor(cell.T, value, (n_users, n_items), check_invariants=False).coalesce()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.options.seed)
             u, s, v = torch.svd_lowrank(left, q=min(self.k + 6, n_users, n_items), niter=6)

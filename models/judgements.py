@@ -8,6 +8,7 @@ import gzip
 import itertools
 import json
 import math
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,15 +84,15 @@ def read(path: str | Path, *, source: str | None = None) -> Iterator[Judgement]:
     name = source or source_name(path)
     number = 0
     try:
-        with (
-            gzip.open(path, "rt", encoding="utf-8")
-            if path.suffix == ".gz"
-            else path.open(encoding="utf-8") as lines
-        ):
+        # Bytes, decoded line by line: a bad byte is then reported where it stands.
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield _parse(line, path, number, name)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+                    yield _parse(line.decode(), path, number, name)
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8: {error.reason} at byte {error.start + 1} of the line"
+        raise JudgementError(path, number, problem) from error
+    except (OSError, EOFError, zlib.error) as error:
         raise JudgementError(path, number + 1 if number else 0, str(error)) from error
 
 
