@@ -1,0 +1,175 @@
+"""What held-out users choose: directions where people differ, none where they do not, and the right temperature."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from penchant.models import tuning
+from penchant.models.attributes import ATTRIBUTE_NAMES
+from penchant.models.evaluation import Adapted, Forecast
+from penchant.models.fit import FitOptions
+from penchant.models.items import Items
+from penchant.models.population import Population
+from penchant.models.posterior import UserPosterior
+from penchant.models.testing import tiny_bundle
+from penchant.models.tuning import (
+    HELD_OUT_USERS,
+    MIN_USERS,
+    TASTES,
+    TEMPERATURES,
+    Choice,
+    HeldOut,
+    Tuned,
+    best_temperature,
+    fit_reward,
+)
+
+QUICK = FitOptions(rounds=12)
+
+
+@pytest.fixture(scope="module")
+def differing(plant):
+    """Ratings of users that differ in two directions."""
+    return plant(kinds=("rating",), per_user=28, n_users=110, n_texts=40, seed=7)
+
+
+@pytest.fixture(scope="module")
+def agreeing(plant):
+    return plant(kinds=("rating",), per_user=28, n_users=160, n_texts=40, seed=8, taste=0.0)
+
+
+@pytest.fixture(scope="module")
+def tuned(differing) -> Tuned:
+    return fit_reward(differing.judgements, differing.vectors, options=QUICK, ranks=(0, 2))
+
+
+def test_users_who_differ_get_directions(tuned):
+    assert tuned.choice.rank == tuned.reward.rank == 2
+    assert tuned.held_out_users >= MIN_USERS
+    none, two = tuned.trials[:2]
+    assert (none.choice.rank, two.choice.rank) == (0, 2)
+    assert (none.gain, none.gain_error) == (0.0, 0.0)
+    assert two.gain > 5 * two.gain_error > 0
+    assert two.log_loss == pytest.approx(none.log_loss - two.gain)
+    assert tuned.reward.temperature == tuned.choice.temperature
+    assert TEMPERATURES[0] <= tuned.choice.temperature <= TEMPERATURES[1]
+
+
+def test_users_who_agree_get_none(agreeing):
+    """The safe default: where people hardly differ, personalization does nothing."""
+    found = fit_reward(agreeing.judgements, agreeing.vectors, mode="warm", options=QUICK, ranks=(0, 2))
+    assert found.held_out_users >= MIN_USERS
+    assert found.choice.rank == 0
+    assert found.choice.tastes == "none"
+    assert (found.reward.rank, found.reward.q) == (0, 1)
+
+
+def test_every_taste_is_tried_beside_the_chosen_rank(tuned):
+    tried = [t.choice for t in tuned.trials[2:]]
+    assert {c.tastes for c in tried} == TASTES.keys() - {"none"}
+    assert {c.rank for c in tried} == {2}
+    assert all(c.taste_variance > 0 for c in tried)
+
+
+def test_choosing_repeats_itself(differing):
+    one, two = (
+        fit_reward(differing.judgements, differing.vectors, mode="warm", options=QUICK, ranks=(0, 1))
+        for _ in range(2)
+    )
+    assert one.held_out_users >= MIN_USERS
+    assert one.choice == two.choice
+    assert one.trials == two.trials
+    np.testing.assert_array_equal(one.reward.population.precisions, two.reward.population.precisions)
+
+
+def test_with_few_users_nothing_is_chosen(plant):
+    small = plant(n_users=30, seed=9)
+    found = fit_reward(small.judgements, small.vectors, ranks=(0, 2), options=QUICK)
+    assert found.choice == Choice()
+    assert found.trials == ()
+    assert found.held_out_users < MIN_USERS
+    assert (found.reward.rank, found.reward.temperature) == (0, 1.0)
+
+
+def test_the_memory_may_be_left_out(plant):
+    small = plant(n_users=30, seed=9)
+    with_memory, without = (
+        fit_reward(small.judgements, small.vectors, options=QUICK, remember=remember).reward
+        for remember in (True, False)
+    )
+    assert len(with_memory.memory.rows) > 0
+    assert without.memory.rows == {}
+
+
+def test_progress_names_what_is_tried(plant):
+    small = plant(n_users=30, seed=9)
+    stages: list[str] = []
+    fit_reward(
+        small.judgements,
+        small.vectors,
+        options=QUICK,
+        progress=lambda stage, done, total: stages.append(stage) if done <= total else pytest.fail(stage),
+    )
+    assert set(stages) == {"fit"}
+
+
+# ---------------------------------------------------------------- held-out users
+
+
+@pytest.mark.parametrize("mode", ["cold", "warm"])
+def test_held_out_users_are_not_fitted_to(differing, mode):
+    held_out = HeldOut(differing.judgements, differing.vectors, mode)
+    fitted = {j.user for j in held_out.train}
+    assert fitted.isdisjoint(held_out.users)
+    assert len(held_out.users) == len(set(held_out.users))
+    share = 1 - len(fitted) / len(differing.users)
+    assert share == pytest.approx(HELD_OUT_USERS, abs=0.12)
+    if mode == "warm":  # some cells of the others are held out too
+        whole = [j for j in differing.judgements if j.user in fitted]
+        assert 0.5 < len(held_out.train) / len(whole) < 0.9
+
+
+def test_the_largest_source_does_not_choose_alone(plant, monkeypatch):
+    """Every source gives the same number of users at most."""
+    monkeypatch.setitem(tuning.MOST_USERS, "warm", 60)
+    many = plant(kinds=("rating",), n_users=300, per_user=26, seed=1)
+    few = plant(kinds=("rating",), n_users=60, per_user=26, seed=2)
+    rows = [replace(j, source="many", user=f"many {j.user}") for j in many.judgements]
+    rows += [replace(j, source="few") for j in few.judgements]
+    users = HeldOut(rows, many.vectors, "warm").users
+    from_many = sum(user.startswith("many") for user in users)
+    assert from_many == 30
+    assert 5 < len(users) - from_many < 30
+
+
+# ---------------------------------------------------------------- temperature and shape
+
+
+def test_the_temperature_that_drew_the_choices_is_found(rng, make_items):
+    """Choices drawn with σ(2·gap) by users about whom nothing is uncertain: 2 is the best temperature."""
+    certain = UserPosterior.at_prior(Population(np.ones(1), np.zeros((1, 1)), np.full((1, 1, 1), 1e12)))
+
+    def items(base: np.ndarray) -> Items:
+        return make_items(rng, len(base), k=0, base=base, residual=0.0)
+
+    for truth in (0.5, 2.0):
+        a, b = rng.normal(size=(2, 8_000))
+        first = rng.random(8_000) < expit(truth * (a - b))
+        better, worse = np.where(first, a, b), np.where(first, b, a)
+        adapted = Adapted({0: certain}, items(better), items(worse), np.zeros((8_000, 2), np.int64))
+        assert best_temperature(Forecast([adapted])) == pytest.approx(truth, rel=0.05)
+
+
+def test_a_choice_gives_a_model_its_tastes_and_temperature(extractor):
+    reward = tiny_bundle(extractor).reward
+    plain = Choice(temperature=1.5).shape(reward)
+    assert (plain.q, plain.temperature) == (reward.q, 1.5)
+    shaped = Choice(tastes="style", taste_variance=0.03).shape(reward)
+    style = TASTES["style"]
+    assert shaped.q == reward.q + len(style)
+    variances = np.diag(shaped.population.prior.covariances[0])[reward.q :]
+    np.testing.assert_allclose(variances, [0.03 * relative for relative in style.values()])
+    columns = shaped.loadings[:, reward.loadings.shape[1] :].argmax(axis=0)
+    assert [ATTRIBUTE_NAMES[c - 64] for c in columns] == list(style)
