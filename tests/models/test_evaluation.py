@@ -1,0 +1,266 @@
+"""Figures of an evaluation on cases computed by hand, intervals, harm, and the honesty probes on planted truth."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from penchant.models.dataset import Dataset
+from penchant.models.evaluation import (
+    Adapted,
+    Catalogue,
+    Forecast,
+    Predictions,
+    Report,
+    adapt,
+    calibration_error,
+    curve,
+    observations,
+    predict,
+)
+from penchant.models.fit import Fit, FitOptions
+from penchant.models.judgements import Judgement
+from penchant.models.likelihood import Pair, Rating, Vote
+from penchant.models.posterior import UserPosterior
+from penchant.models.reward import item_key
+from penchant.models.selection import preference_probability
+from penchant.models.split import split
+from penchant.models.testing import tiny_bundle
+
+
+def many(
+    better: dict[int, list[float]], *, users: np.ndarray | None = None, n_texts: int = 40
+) -> Predictions:
+    """Predictions for pairs of texts drawn from a pool, so that a bootstrap of texts leaves some."""
+    n = len(next(iter(better.values())))
+    rng = np.random.default_rng(n)
+    texts = np.array([rng.choice(n_texts, 2, replace=False) for _ in range(n)])
+    return Predictions(
+        np.array(users if users is not None else [0] * n), texts, {k: np.array(v) for k, v in better.items()}
+    )
+
+
+# ---------------------------------------------------------------- by hand
+
+
+def test_accuracy_and_log_loss_by_hand():
+    """Half the users: hit, miss, tie, certain hit; half: hit, miss. Accuracy is the users' mean, log-loss the pairs'."""
+    one, other = [0.8, 0.4, 0.5, 1.0] * 5, [0.9, 0.1] * 5
+    users = np.repeat(np.arange(8), [20, 10] * 4)
+    (point,) = curve([many({0: (one + other) * 4}, users=users, n_texts=12)])
+    assert point.k == 0
+    assert point.accuracy == pytest.approx(((1 + 0 + 0.5 + 1) / 4 + (1 + 0) / 2) / 2)
+    assert point.log_loss == pytest.approx(-np.log(one + other).mean())
+    assert point.user_log_loss == pytest.approx(-(np.log(one).mean() + np.log(other).mean()) / 2)
+    assert point.harmed == 0.0
+
+
+def test_repetitions_are_averaged():
+    good, bad = many({0: [0.9] * 60}), many({0: [0.2] * 60})
+    (point,) = curve([good, bad, bad])
+    assert point.accuracy == pytest.approx(1 / 3)
+    assert point.log_loss == pytest.approx(-(np.log(0.9) + 2 * np.log(0.2)) / 3)
+
+
+def test_a_certain_mistake_costs_a_finite_loss():
+    (point,) = curve([many({0: [0.0] * 60})])
+    assert point.log_loss == pytest.approx(-np.log(1e-12))
+
+
+def test_calibration_error_by_hand():
+    # Fifteen bins of two, confidence .9 and right half of the time in each: gap .4.
+    assert calibration_error(np.array([0.9, 0.1] * 15)) == pytest.approx(0.4)
+    # Confidence .5 and a tie: exactly calibrated.
+    assert calibration_error(np.full(30, 0.5)) == 0.0
+    # Always right at confidence .7: gap .3.
+    assert calibration_error(np.full(45, 0.7)) == pytest.approx(0.3)
+    # Bins of four; eight of them at .6 with half right (gap .1), seven at .99 all right (gap .01).
+    sixty = np.concatenate([np.tile([0.6, 0.4], 16), np.full(28, 0.99)])
+    assert calibration_error(sixty) == pytest.approx((32 * 0.1 + 28 * 0.01) / 60)
+
+
+def test_a_calibrated_predictor_has_little_error_with_many_pairs(rng):
+    probability = rng.uniform(size=50_000)
+    better = np.where(rng.random(50_000) < probability, probability, 1 - probability)
+    assert calibration_error(better) < 0.01
+    # Claiming more than that is seen, on whichever side of ½ the winner is.
+    bolder = better**2 / (better**2 + (1 - better) ** 2)
+    assert calibration_error(bolder) > 0.08
+    np.testing.assert_allclose(calibration_error(bolder[::-1]), calibration_error(bolder), atol=1e-3)
+
+
+# ---------------------------------------------------------------- intervals and harm
+
+
+def test_intervals_hold_the_estimate_and_shrink_with_users(rng):
+    widths = []
+    for n_users in (6, 60):
+        users = np.repeat(np.arange(n_users), 12)
+        probability = np.clip(rng.normal(0.6, 0.25, len(users)), 0.02, 0.98)
+        found = many({0: probability, 3: np.clip(probability + 0.05, 0, 1)}, users=users, n_texts=80)
+        for point in curve([found, found]):
+            assert point.accuracy_interval[0] < point.accuracy < point.accuracy_interval[1]
+            assert point.log_loss_interval[0] < point.log_loss < point.log_loss_interval[1]
+        widths.append(np.ptp(curve([found])[0].accuracy_interval))
+    assert widths[1] < 0.6 * widths[0]
+
+
+def test_intervals_are_those_of_their_seed():
+    found = many({0: [0.9, 0.4, 0.6, 0.2] * 20})
+    assert curve([found], seed=1) == curve([found], seed=1)
+    assert curve([found], seed=1)[0].accuracy_interval != curve([found], seed=2)[0].accuracy_interval
+
+
+def test_few_texts_widen_the_interval(rng):
+    """The texts are a sample too: hits that hang on the text, not the pair, must show."""
+    users = np.repeat(np.arange(40), 20)
+    easy = rng.random(200) < 0.6
+    widths = []
+    for n_texts in (8, 200):
+        texts = np.array([rng.choice(n_texts, 2, replace=False) for _ in users])
+        better = np.where(easy[texts[:, 0]], 0.9, 0.3)
+        (point,) = curve([Predictions(users, texts, {0: better})])
+        widths.append(np.ptp(point.accuracy_interval))
+    assert widths[0] > 1.5 * widths[1]
+
+
+def test_harm_is_found_where_it_is_and_nowhere_else(rng):
+    """Ten users: three get much worse with labels, three better, four change by noise alone."""
+    users = np.repeat(np.arange(10), 40)
+    before = rng.uniform(0.45, 0.75, 400)
+    noise = rng.normal(0, 0.02, 400)
+    shift = np.select([users < 3, users < 6], [-0.25, 0.2], 0.0)
+    start, after = curve([many({0: before, 10: before + shift + noise}, users=users)])
+    assert start.harmed == 0.0
+    assert after.harmed == pytest.approx(0.3)
+
+
+def test_harm_needs_evidence():
+    """Three pairs can never show harm at p < .01, however much worse they are."""
+    users = np.repeat(np.arange(12), 3)
+    _, after = curve([many({0: [0.9] * 36, 3: [0.1] * 36}, users=users)])
+    assert after.harmed == 0.0
+
+
+def test_a_report_is_plain_data():
+    report = Report("set", "cold", 1, 3, "b-0", curve([many({0: [0.9] * 60, 3: [0.8] * 60})]))
+    plain = report.to_json()
+    assert plain["set"] == "set"
+    assert [point["k"] for point in plain["curve"]] == [0, 3]
+    assert {"accuracy", "log_loss", "accuracy_interval", "calibration_error"} <= plain["curve"][0].keys()
+
+
+# ---------------------------------------------------------------- learning and predicting
+
+
+@pytest.fixture(scope="module")
+def planted(plant):
+    return plant(kinds=("pair", "rating"), per_user=60, n_users=100, n_texts=70, seed=6)
+
+
+@pytest.fixture(scope="module")
+def parts(planted):
+    return split(planted.judgements, "warm", 0)
+
+
+@pytest.fixture(scope="module")
+def reward(planted, parts):
+    return Fit(Dataset.of(parts.train, planted.vectors), FitOptions(rank=2)).run().reward()
+
+
+def accuracy(reward, planted, support, test, shots=(0, 30)) -> dict[int, float]:
+    points = curve([predict(reward, adapt(reward, planted.vectors, support, test, shots=shots))])
+    return {point.k: point.accuracy for point in points}
+
+
+def test_labels_help_and_flipped_labels_hurt(planted, parts, reward):
+    """The honesty probes: a flipped user falls below k = 0, another user's labels are no better than none."""
+    plain = accuracy(reward, planted, parts.support, parts.test)
+    assert plain[30] > plain[0] + 0.05
+
+    def flipped(j: Judgement) -> Judgement:
+        if j.kind == "pair":
+            return replace(j, texts=j.texts[::-1])
+        return replace(j, value=2 * planted.stars[0] - j.value)
+
+    wrong = {user: [flipped(j) for j in rows] for user, rows in parts.support.items()}
+    assert accuracy(reward, planted, wrong, parts.test)[30] < plain[0] - 0.05
+    users = list(parts.support)
+    swapped = dict(zip(users, [parts.support[u] for u in [*users[1:], users[0]]], strict=True))
+    assert accuracy(reward, planted, swapped, parts.test)[30] < plain[0] + 0.01
+
+
+def test_accuracy_and_loss_improve_with_every_step(planted, parts, reward):
+    points = curve(
+        [predict(reward, adapt(reward, planted.vectors, parts.support, parts.test, shots=(0, 3, 10, 30)))]
+    )
+    assert (np.diff([p.accuracy for p in points]) > 0).all()
+    assert (np.diff([p.log_loss for p in points]) < 0).all()
+    assert points[-1].calibration_error < 0.05
+    assert points[-1].harmed <= 0.05
+
+
+def test_adapting_is_learning_one_by_one(planted, parts, reward):
+    user = next(iter(parts.test))
+    one = {user: parts.test[user]}
+    (adapted,) = adapt(reward, planted.vectors, parts.support, one, shots=(5, 0, 1000))
+    catalogue = Catalogue(reward, planted.vectors)
+    posterior = UserPosterior.at_prior(reward.population)
+    expected = {0: posterior}
+    for number, judgement in enumerate(parts.support[user], start=1):
+        for observation in observations(judgement, reward, catalogue):
+            posterior = posterior.learn(observation)
+        expected[number] = posterior
+    assert adapted.posteriors.keys() == {0, 5, 1000}
+    for k, of in (
+        (0, 0),
+        (5, 5),
+        (1000, len(parts.support[user])),
+    ):  # k beyond what there is means all there is
+        assert adapted.posteriors[k].to_bytes() == expected[of].to_bytes()
+    direct = preference_probability(reward, expected[5], adapted.better, adapted.worse)
+    np.testing.assert_allclose(predict(reward, [adapted]).better[5], direct, rtol=1e-12)
+    assert adapted.texts.shape == (len(parts.test[user]), 2)
+
+
+def test_a_forecast_serves_every_temperature(planted, parts, reward):
+    adapted: list[Adapted] = adapt(reward, planted.vectors, parts.support, parts.test, shots=(0, 10))
+    forecast = Forecast(adapted)
+    for temperature in (0.5, 1.0, 2.0):
+        direct = predict(replace(reward, temperature=temperature), adapted)
+        found = forecast.at(temperature)
+        np.testing.assert_array_equal(found.users, direct.users)
+        np.testing.assert_array_equal(found.texts, direct.texts)
+        for k in (0, 10):
+            np.testing.assert_array_equal(found.better[k], direct.better[k])
+            one_by_one = [
+                preference_probability(
+                    replace(reward, temperature=temperature), a.posteriors[k], a.better, a.worse
+                )
+                for a in adapted
+            ]
+            np.testing.assert_allclose(found.better[k], np.concatenate(one_by_one), rtol=1e-12)
+
+
+def test_judgements_are_learned_in_their_native_form(extractor):
+    reward = tiny_bundle(extractor).reward
+    texts = ["a", "b", "c"]
+    vectors = {("q", t): v for t, v in zip(texts, extractor.extract(texts).vectors, strict=True)}
+    catalogue = Catalogue(reward, vectors)
+    keys = [item_key("q", t) for t in texts]
+
+    def said(kind: str, *texts: str, value: float = 0.0):
+        return observations(Judgement("u", "q", kind, texts, value, (1.0, 5.0)), reward, catalogue)
+
+    (rating,) = said("rating", "a", value=4.0)
+    assert isinstance(rating, Rating)
+    assert (rating.item.keys, rating.value, rating.scale) == ((keys[0],), 0.5, reward.rating_scale())
+    (vote,) = said("vote", "b", value=-1.0)
+    assert isinstance(vote, Vote)
+    assert (vote.item.keys, vote.value) == ((keys[1],), -1)
+    pairs = said("ranking", "c", "a", "b")
+    assert all(isinstance(pair, Pair) for pair in pairs)
+    assert [(p.winner.keys[0], p.loser.keys[0]) for p in pairs] == [(keys[2], keys[0]), (keys[0], keys[1])]
+    (edit,) = said("edit", "b", "a")
+    assert (edit.winner.keys[0], edit.loser.keys[0]) == (keys[1], keys[0])
+    np.testing.assert_array_equal(catalogue.rows([("q", "c"), ("q", "a")]).keys, [keys[2], keys[0]])
