@@ -115,7 +115,7 @@ def test_a_bad_line_is_named_by_file_and_number(hashing: FeatureExtractor, tmp_p
     [
         (None, "No such file"),
         (b"", "holds no judgement"),
-        (b"\xff\xfe", "can't decode byte 0xff"),
+        (b"\xff\xfe", ":1: not UTF-8"),
         (b'{"user": "u"', ":1: not JSON"),
         (b'{"user": "u", "item": "t", "rating": 1, "scale": [0, 1]}\n', "no unseen user"),
     ],
