@@ -22,6 +22,7 @@ from penchant.models.variational import (
     Factors,
     RatingScales,
     item_messages,
+    leading_directions,
     user_messages,
     utilities,
 )
@@ -62,7 +63,13 @@ DTYPE: Final = torch.float64
 
 
 class Fit:
-    """State of a fit: beliefs about users and items, the text prior, the rating scales."""
+    """State of a fit: beliefs about users and items, the text prior, the rating scales.
+
+    Attributes:
+        rounds_run: Rounds until utilities settled, after `run`.
+    """
+
+    rounds_run = 0
 
     def __init__(self, data: Dataset, options: FitOptions) -> None:
         self.data, self.options = data, options
@@ -87,32 +94,27 @@ class Fit:
         )
         self.users.mean[:, 0] = 1.0
         self.user_cov = torch.eye(width - 1, dtype=DTYPE)  # prior covariance of the free coordinates
-        offset = torch.zeros(len(data.sources), dtype=DTYPE)
-        slope = torch.ones(len(data.sources), dtype=DTYPE)
-        for s in range(len(data.sources)):
-            values = data.ratings[data.rating_source == s]
-            offset[s], slope[s] = values.mean(), values.std().clamp_min(1e-3) / (2 * RATING_NOISE) ** 0.5
-        self.scales = RatingScales(offset, slope)
+        self.scales = RatingScales.of(data)
         m = 1 + k
         self.hyper = [np.array([np.log(0.3 / dim), np.log(0.3 / dim), np.log(0.3)]) for _ in range(m)]
         nothing = torch.zeros(n_items, dtype=DTYPE)
-        self.told = [
-            (nothing, nothing)
-        ] * m  # per coordinate: what the judgements say of it, and how precisely
+        # Per coordinate: what the judgements say of it, and how precisely.
+        self.told = [(nothing, nothing)] * m
         self.text_mean = torch.zeros(n_items, m, dtype=DTYPE)
         self.residual = torch.full((m,), 0.3, dtype=DTYPE)
-
-    # ------------------------------------------------------------------ rounds
 
     def run(self, progress: Progress = silent) -> "Fit":
         """All rounds."""
         total = CONSENSUS_ROUNDS + self.options.rounds
-        active, self.k_active = self.k, 0
         for r in range(CONSENSUS_ROUNDS):
             self._round(tuned=r == CONSENSUS_ROUNDS - 1, active=1)
             progress("consensus", r + 1, total)
-        if active:
-            self._start_directions()
+        if self.k:
+            z, v = leading_directions(
+                self.data, self.users, self.items, self.scales, rank=self.k, seed=self.options.seed
+            )
+            found = slice(2, 2 + z.shape[1])
+            self.users.mean[:, found], self.items.mean[:, found] = z, v
         previous = self._judged_utilities()
         for r in range(self.options.rounds):
             self._round(tuned=r in TUNED_ROUNDS, active=1 + self.k)
@@ -122,7 +124,6 @@ class Fit:
             progress("directions", CONSENSUS_ROUNDS + r + 1, total)
             if change < self.options.tolerance and r > TUNED_ROUNDS[1]:
                 break
-        self.change = change if self.options.rounds else 0.0
         self.rounds_run = r + 1
         return self
 
@@ -198,42 +199,10 @@ class Fit:
         self.items.mean[:, rows] = mean
         self.items.cov[:, rows[:, None], rows] = cov
 
-    def _start_directions(self) -> None:
-        """Starts v and z at the leading singular vectors of what the consensus leaves unexplained."""
-        data = self.data
-        cells, values = [], []
-        if len(data.rated):
-            mean = utilities(self.users, self.items, data.rated)
-            cells.append(data.rated)
-            values.append(self.scales.targets(data) - mean)
-        if len(data.voted):
-            mean = utilities(self.users, self.items, data.voted)
-            cells.append(data.voted)
-            values.append(4 * ((data.votes + 1) / 2 - torch.sigmoid(mean)))
-        if len(data.compared):
-            user, winner, loser = data.compared.T
-            gap = self.items.mean[winner, 0] - self.items.mean[loser, 0]
-            surprise = 2 * (1 - torch.sigmoid(gap))
-            cells += [torch.stack([user, winner], 1), torch.stack([user, loser], 1)]
-            values += [surprise, -surprise]
-        cell, value = torch.cat(cells), torch.cat(values)
-        n_users, n_items = len(data.users), len(data.keys)
-        left = torch.sparse_coo_tensor(cell.T, value, (n_users, n_items), check_invariants=False).coalesce()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.options.seed)
-            u, s, v = torch.svd_lowrank(left, q=min(self.k + 6, n_users, n_items), niter=6)
-        k = min(self.k, s.shape[0])
-        z = slice(2, 2 + k)
-        count = torch.zeros(n_items, dtype=DTYPE).index_add_(0, cell[:, 1], torch.ones_like(value))
-        self.users.mean[:, z] = u[:, :k] * n_users**0.5
-        self.items.mean[:, z] = v[:, :k] * s[:k] * n_users**0.5 / (count[:, None] + 10)
-
     def _judged_utilities(self) -> Tensor:
         data = self.data
         cells = [data.rated, data.voted, data.compared[:, :2], data.compared[:, [0, 2]]]
         return utilities(self.users, self.items, torch.cat(cells))
-
-    # ------------------------------------------------------------------ result
 
     def reward(
         self, *, temperature: float = 1.0, remember: bool = True, without: NDArray[np.bool_] | None = None

@@ -73,6 +73,17 @@ class RatingScales:
     offset: Tensor
     slope: Tensor
 
+    @classmethod
+    def of(cls, data: Dataset) -> "RatingScales":
+        """A first guess: the mean, and a slope as if half of a source's variance were noise."""
+        offset = torch.zeros(len(data.sources), dtype=torch.float64)
+        slope = torch.ones(len(data.sources), dtype=torch.float64)
+        for s in range(len(data.sources)):
+            values = data.ratings[data.rating_source == s]
+            offset[s] = values.mean()
+            slope[s] = values.std(correction=0).clamp_min(1e-3) / (2 * RATING_NOISE) ** 0.5
+        return cls(offset, slope)
+
     def targets(self, data: Dataset) -> Tensor:
         """Ratings as pseudo-observations of utility, `[R]`."""
         return (data.ratings - self.offset[data.rating_source]) / self.slope[data.rating_source]
@@ -164,6 +175,31 @@ def _item_sites(
 def utilities(users: Factors, items: Factors, cells: Tensor) -> Tensor:
     """E[u] of (user, item) cells `[J, 2]`, `[J]`."""
     return (items.mean[cells[:, 1]] * users.mean[cells[:, 0]]).sum(1)
+
+
+def leading_directions(
+    data: Dataset, users: Factors, items: Factors, scales: RatingScales, *, rank: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Where z and v start: leading singular vectors of what the consensus leaves unexplained, `[U, k]` and `[N, k]`.
+
+    k is `rank`, or fewer where there are not as many users or items. Cost: a randomised SVD of a sparse matrix.
+    """
+    cells, values = [data.rated], [scales.targets(data) - utilities(users, items, data.rated)]
+    cells.append(data.voted)
+    values.append(4 * ((data.votes + 1) / 2 - torch.sigmoid(utilities(users, items, data.voted))))
+    user, winner, loser = data.compared.T
+    surprise = 2 * torch.sigmoid(items.mean[loser, 0] - items.mean[winner, 0])
+    cells += [torch.stack([user, winner], 1), torch.stack([user, loser], 1)]
+    values += [surprise, -surprise]
+    cell, value = torch.cat(cells), torch.cat(values)
+    n_users, n_items = len(data.users), len(data.keys)
+    left = torch.sparse_coo_tensor(cell.T, value, (n_users, n_items), check_invariants=False).coalesce()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        u, s, v = torch.svd_lowrank(left, q=min(rank + 6, n_users, n_items), niter=6)
+    k = min(rank, len(s))
+    count = torch.zeros(n_items, dtype=value.dtype).index_add_(0, cell[:, 1], torch.ones_like(value))
+    return u[:, :k] * n_users**0.5, v[:, :k] * s[:k] * n_users**0.5 / (count[:, None] + 10)
 
 
 def _difference(items: Factors, winner: Tensor, loser: Tensor) -> tuple[Tensor, Tensor]:
