@@ -17,10 +17,11 @@ MAX_CHARS: Final = 100_000
 """Attributes look at the first 100,000 characters: beyond that, more of the same says nothing new."""
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
-_SENTENCE_END = re.compile(r"[.!?…]+(?=\s|$)")
-_BULLET = re.compile(r"^\s*(?:[-*•–]|\(?\w[.)])\s+", re.MULTILINE)
-_NUMBERED = re.compile(r"^\s*\(?\d{1,3}[.)]\s+", re.MULTILINE)
-_HEADING = re.compile(r"^\s*(?:#{1,6}\s+\S|\*\*[^*\n]{1,80}\*\*:?\s*$)", re.MULTILINE)
+# Each pattern is linear in the text: no run of characters is tried from more than one start.
+_SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++(?=\s|$)")
+_BULLET = re.compile(r"^[^\S\n]*(?:[-*•–]|\(?\w[.)])\s+", re.MULTILINE)
+_NUMBERED = re.compile(r"^[^\S\n]*\(?\d{1,3}[.)]\s+", re.MULTILINE)
+_HEADING = re.compile(r"^[^\S\n]*(?:#{1,6}\s+\S|\*\*[^*\n]{1,80}\*\*:?\s*$)", re.MULTILINE)
 _EMPHASIS = re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__|<(?:b|strong|em)>")
 _CODE = re.compile(r"```|`[^`\n]+`")
 _LINK = re.compile(r"https?://|www\.|<url>|\]\(", re.IGNORECASE)

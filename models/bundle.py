@@ -144,7 +144,9 @@ class Bundle:
             found = hashlib.sha256(weights).hexdigest()
             if found != manifest["weights_sha256"]:
                 raise BundleError(f"bundle {path}: weights have sha256 {found}, the manifest says otherwise")
-            reward = _reward(load_tensors(weights))
+            arrays = load_tensors(weights)
+            _check(arrays)
+            reward = _reward(arrays)
             described = Manifest(
                 name=manifest["name"],
                 encoder=EncoderCard(**manifest["encoder"]),
@@ -177,7 +179,7 @@ def _arrays(reward: RewardModel) -> dict[str, NDArray[Any]]:
         "population.precisions": reward.population.precisions,
         "temperature": np.array([reward.temperature]),
         "reference": np.concatenate([reward.reference.base, reward.reference.directions[0]]),
-        "scales.names": np.frombuffer("\n".join(names).encode(), np.uint8).copy(),
+        "scales.names": np.frombuffer(_packed(names), np.uint8).copy(),
         "scales.values": np.array(
             [[s.offset, s.slope, s.noise] for s in map(reward.scales.__getitem__, names)]
         ),
@@ -188,12 +190,49 @@ def _arrays(reward: RewardModel) -> dict[str, NDArray[Any]]:
     }
 
 
+def _packed(names: list[str]) -> bytes:
+    """A name a line, ASCII: line ends and lone surrogates within a name are escaped."""
+    return b"\n".join(name.encode("unicode_escape") for name in names)
+
+
+def _unpacked(names: bytes) -> list[str]:
+    return [name.decode("unicode_escape") for name in names.split(b"\n")]
+
+
+def _check(arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Do the shapes fit together, and is every number finite?"""
+    d, m = arrays["text.weights"].shape
+    k_archetypes, q = arrays["population.means"].shape
+    n_items = len(arrays["memory.keys"])
+    expected: dict[str, tuple[int, ...]] = {
+        "text.centre": (d - 1,),
+        "text.scale": (d - 1,),
+        "text.prior_variance": (d, m),
+        "text.learned": (m, d, arrays["text.learned"].shape[-1]),
+        "text.residual_variance": (m,),
+        "population.weights": (k_archetypes,),
+        "population.precisions": (k_archetypes, q, q),
+        "temperature": (1,),
+        "reference": (q,),
+        "loadings": (d, q - m),
+        "memory.keys": (n_items, KEY_BYTES),
+        "memory.means": (n_items, m),
+        "memory.variances": (n_items, m),
+    }
+    for name, shape in expected.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} is {arrays[name].shape}, must be {shape}")
+    for name, array in arrays.items():
+        if name != "text.scale" and not np.isfinite(array).all():  # an infinite scale drops a feature
+            raise ValueError(f"{name} holds a number that is not finite")
+
+
 def _reward(arrays: Mapping[str, NDArray[Any]]) -> RewardModel:
     population = Population(
         arrays["population.weights"], arrays["population.means"], arrays["population.precisions"]
     )
     reference, directions = arrays["reference"], population.q - 1
-    names = arrays["scales.names"].tobytes().decode().split("\n")
+    names = _unpacked(arrays["scales.names"].tobytes())
     return RewardModel(
         text_prior=LinearTextPrior.from_arrays(arrays),
         population=population,

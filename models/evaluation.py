@@ -261,8 +261,8 @@ def _repetition(predictions: Predictions, rng: np.random.Generator) -> dict[int,
             accuracy=_user_mean(users, hits),
             log_loss=float(losses.mean()),
             user_log_loss=_user_mean(users, losses),
-            accuracy_draws=(by_user * present).sum(1) / present.sum(1),
-            log_loss_draws=pair_weights @ losses / pair_weights.sum(1),
+            accuracy_draws=_ratio((by_user * present).sum(1), present.sum(1)),
+            log_loss_draws=_ratio(pair_weights @ losses, pair_weights.sum(1)),
             harmed=_harmed(users, losses - baseline, rng),
         )
     return table
@@ -308,6 +308,14 @@ def _harmed(users: NDArray[np.int64], change: Vector, rng: np.random.Generator) 
     return np.array(harmed)
 
 
+def _ratio(numerator: Vector, denominator: Vector) -> Vector:
+    """NaN where a draw hit nothing."""
+    ratio: Vector = np.divide(
+        numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0
+    )
+    return ratio
+
+
 def _interval(draws: Vector) -> tuple[float, float]:
-    low, high = np.quantile(draws, [0.025, 0.975])
+    low, high = np.quantile(draws[np.isfinite(draws)], [0.025, 0.975])
     return float(low), float(high)

@@ -109,7 +109,7 @@ class Fit:
         for r in range(CONSENSUS_ROUNDS):
             self._round(tuned=r == CONSENSUS_ROUNDS - 1, active=1)
             progress("consensus", r + 1, total)
-        if self.k:
+        if self.k and len(self.data):
             z, v = leading_directions(
                 self.data, self.users, self.items, self.scales, rank=self.k, seed=self.options.seed
             )
@@ -119,7 +119,7 @@ class Fit:
         for r in range(self.options.rounds):
             self._round(tuned=r in TUNED_ROUNDS, active=1 + self.k)
             current = self._judged_utilities()
-            change = float((current - previous).std() / current.std().clamp_min(1e-9))
+            change = _relative_change(previous, current)
             previous = current
             progress("directions", CONSENSUS_ROUNDS + r + 1, total)
             if change < self.options.tolerance and r > TUNED_ROUNDS[1]:
@@ -268,6 +268,13 @@ class Fit:
             loadings=np.zeros((self.x.shape[1], 0)),
             memory=memory,
         )
+
+
+def _relative_change(previous: Tensor, current: Tensor) -> float:
+    """Spread of the change over the spread of what changed; 0 where there is nothing."""
+    if not len(current):
+        return 0.0
+    return float((current - previous).std(correction=0) / current.std(correction=0).clamp_min(1e-9))
 
 
 def _learned(regression: Regression) -> NDArray[np.float32]:

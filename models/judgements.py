@@ -138,6 +138,8 @@ class _Line:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise self.fault(f"not JSON: {error.msg} at column {error.colno}") from error
+        except (ValueError, RecursionError) as error:  # more digits than Python reads, or nested too deep
+            raise self.fault(f"not JSON that can be read: {error}") from error
         if not isinstance(row, dict):
             raise self.fault("not a JSON object")
         self.row: dict[str, object] = row
@@ -162,9 +164,15 @@ class _Line:
         return value
 
     def finite(self, value: object, key: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        try:
+            number = (
+                float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+            )
+        except OverflowError:  # an integer beyond float64
+            number = math.inf
+        if not math.isfinite(number):
             raise self.fault(f"'{key}' must be a finite number")
-        return float(value)
+        return number
 
     def scale(self) -> tuple[float, float]:
         """The declared scale, NaN where there is none."""

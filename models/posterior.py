@@ -124,6 +124,8 @@ class UserPosterior:
         if (magic, stored_q, archetypes) != (_MAGIC, q, len(population.weights)):
             raise PosteriorError(f"header {(magic, stored_q, archetypes)} does not fit this population")
         numbers = np.frombuffer(blob, "<f4", offset=_HEADER.size)
+        if not np.isfinite(numbers).all():
+            raise PosteriorError("a number is not finite")
         precision = np.zeros((q, q), np.float32)
         precision[np.triu_indices(q)] = numbers[q:]
         precision = np.triu(precision) + np.triu(precision, 1).T

@@ -22,7 +22,7 @@ from penchant.models.reward import RewardModel
 Vector = NDArray[np.float64]
 
 DRAWS: Final = 512
-"""Quasi-random draws for more than two candidates: probabilities repeat to about 0.005."""
+"""Quasi-random draws for more than two candidates: probabilities are right to about 0.01."""
 
 
 class NonFiniteScoreError(ArithmeticError):
@@ -102,7 +102,9 @@ def probability_best(reward: RewardModel, posterior: UserPosterior, items: Items
     unique, inverse = np.unique(np.array([k.hex() for k in items.keys]), return_inverse=True)
     residual = np.sqrt(posterior.residual_by_archetype(items))
     q = features.shape[1]
-    user_draws, residual_draws = _normal_draws(q), _residual_draws(len(unique))[:, inverse]
+    width = q + len(unique)
+    draws = _normal_draws(1 << (width - 1).bit_length())  # few widths, so that the cache stays small
+    user_draws, residual_draws = draws[:, :q], draws[:, q:width][:, inverse]
     total = np.zeros(n)
     for c, weight in enumerate(beliefs.weights):
         mean = items.base + features @ beliefs.means[c]
@@ -137,8 +139,3 @@ def _normal_draws(q: int) -> Vector:
     uniform = qmc.Sobol(q, rng=np.random.default_rng(0)).random(DRAWS)
     draws: Vector = ndtri(np.clip(uniform, 1e-9, 1 - 1e-9))
     return draws
-
-
-def _residual_draws(n: int) -> Vector:
-    """`[DRAWS, n]` standard normal and independent of the users' draws."""
-    return np.random.default_rng(1).standard_normal((DRAWS, n))

@@ -58,7 +58,7 @@ class Split:
 
 def bucket(*parts: str) -> float:
     """A uniform number in [0, 1) that depends on the strings alone."""
-    digest = hashlib.blake2b("\x1f".join(parts).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
@@ -125,14 +125,14 @@ def few_shot(
 def test_pairs(judgements: Sequence[Judgement]) -> list[TestPair]:
     """Comparisons to predict in one user's judgements: stated ones, then up to 40 of ratings that differ."""
     found: list[tuple[str, str, str]] = []
-    rated: dict[str, list[Judgement]] = defaultdict(list)
+    rated: dict[tuple[str, str, str], list[Judgement]] = defaultdict(list)
     for j in judgements:
         if j.kind in ("rating", "vote"):
-            rated[j.context].append(j)
+            rated[j.context, j.kind, j.source].append(j)  # what is said on another scale cannot be compared
         else:
             found += [(j.context, a, b) for a, b in itertools.pairwise(j.texts)]
     candidates = []
-    for context, rows in rated.items():
+    for (context, _, _), rows in rated.items():
         for a, b in itertools.combinations(rows, 2):
             if a.value != b.value:
                 better, worse = (a, b) if a.value > b.value else (b, a)

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import itertools
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch.utils.benchmark import Timer
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as hf_logging
@@ -60,8 +62,7 @@ class TransformerEncoder:
         )
         model, tokenizer, weights_hash = _load(name)
         model = model.eval().requires_grad_(requires_grad=False)
-        positions = getattr(model.config, "max_position_embeddings", max_tokens)
-        self.max_tokens = min(max_tokens, positions)
+        self.max_tokens = min(max_tokens, _positions(model, max_tokens))
         self.dim = int(model.config.hidden_size)
         settings = f"{weights_hash}|{pooling}|{self.max_tokens}|{joint}"
         self.identity = hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
@@ -70,7 +71,10 @@ class TransformerEncoder:
         self._tokenizer.no_truncation()
         self._special_tokens = self._tokenizer.num_special_tokens_to_add(joint)
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        self._model = model.to(self._device)
+        try:
+            self._model = model.to(self._device)
+        except (RuntimeError, AssertionError) as error:
+            raise EncoderError(f"cannot use device {str(self._device)!r}: {error}") from error
         self.precision = self._choose(precision)
         self._model = self._model.to(getattr(torch, self.precision))
 
@@ -79,7 +83,7 @@ class TransformerEncoder:
         n = len(texts)
         if n == 0:
             return Encoding(np.zeros((0, self.dim), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_))
-        sequences, truncated = self._tokenize(texts, prompts if self.joint else None)
+        sequences, truncated = self._tokenize(texts, (prompts or [""] * n) if self.joint else None)
         lengths = np.fromiter((len(s) for s in sequences), np.int64, n)
         embeddings = np.empty((n, self.dim), np.float32)
         for batch in _batches(lengths):
@@ -184,11 +188,17 @@ def _load(name: str) -> tuple[Any, Any, str]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         weights = {} if "gguf_file" in options else {"use_safetensors": True}
-        model = AutoModel.from_pretrained(source, dtype=torch.float32, **weights, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        model, found = AutoModel.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True, **weights, **options
+        )
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError, struct.error) as error:
         raise EncoderError(f"cannot load encoder {name!r}: {error}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise EncoderError(f"encoder {name!r} has no fast tokenizer")
+    # A pooler that is not there is random, and not used.
+    missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise EncoderError(f"encoder {name!r} lacks weights: {', '.join(missing)}")
     return model, tokenizer, EMBEDDED_SHA256 if name == "embedded" else _hash_weights(model)
 
 
@@ -205,9 +215,17 @@ def _embedded_folder() -> Path:
     return folder
 
 
+def _positions(model: torch.nn.Module, most: int) -> int:
+    """Tokens that a model has positions for; RoBERTa and its kind begin to count behind the padding's index."""
+    positions = int(getattr(model.config, "max_position_embeddings", most))
+    table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return positions if padding is None else positions - padding - 1
+
+
 def _hash_weights(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
-    state = model.state_dict()
+    state = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("pooler.")}
     for key, tensor in itertools.chain(sorted(state.items())):
         digest.update(key.encode())
         digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes() if tensor.dim() else b"")

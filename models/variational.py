@@ -24,6 +24,9 @@ RATING_NOISE: Final = math.pi**2 / 6
 """Variance of a rating in units of utility. It fixes the unit: two such noises make the variance of a logistic pair, so
 that the difference of two ratings and a choice between the two texts are judgements of equal precision."""
 
+MIN_SLOPE: Final = 0.01
+"""Of a rating scale: ratings that hardly differ say little, and never infinitely much."""
+
 CHUNK: Final = 131_072
 """Judgements handled at once: bounds memory at CHUNK·D² numbers."""
 
@@ -80,8 +83,8 @@ class RatingScales:
         slope = torch.ones(len(data.sources), dtype=torch.float64)
         for s in range(len(data.sources)):
             values = data.ratings[data.rating_source == s]
-            offset[s] = values.mean()
-            slope[s] = values.std(correction=0).clamp_min(1e-3) / (2 * RATING_NOISE) ** 0.5
+            spread = values.std(correction=0) / (2 * RATING_NOISE) ** 0.5
+            offset[s], slope[s] = values.mean(), spread.clamp_min(MIN_SLOPE)
         return cls(offset, slope)
 
     def targets(self, data: Dataset) -> Tensor:
@@ -101,7 +104,7 @@ class RatingScales:
         a = torch.zeros_like(self.offset).index_add_(0, data.rating_source, centred**2)
         b = torch.zeros_like(self.offset).index_add_(0, data.rating_source, centred * utility)
         ns = count * RATING_NOISE
-        self.slope = (-b + torch.sqrt(b**2 + 4 * ns * a)) / (2 * ns)
+        self.slope = ((-b + torch.sqrt(b**2 + 4 * ns * a)) / (2 * ns)).clamp_min(MIN_SLOPE)
 
 
 def user_messages(data: Dataset, users: Factors, items: Factors, scales: RatingScales) -> Messages:

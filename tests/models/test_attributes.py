@@ -2,6 +2,7 @@
 
 import math
 import string
+import time
 
 import numpy as np
 import pytest
@@ -136,6 +137,26 @@ def test_odd_texts_have_finite_attributes_that_fit_float16(text):
     assert np.isfinite(values).all()
     assert (values >= 0).all()
     assert (values < FLOAT16_MAX).all()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n" * 6000,
+        " \n" * 4000,
+        "\t\n\n" * 3000,
+        "." * 10_000 + "a",
+        "?!" * 5000 + "x",
+        "(" * 10_000,
+        "**" * 5000,
+    ],
+    ids=["newlines", "blank lines", "tabs", "dots", "marks", "parentheses", "stars"],
+)
+def test_no_text_takes_longer_than_its_length(text):
+    """A millisecond or two where the cost is linear, seconds where some pattern tries every start and every end."""
+    start = time.perf_counter()
+    attributes(text)
+    assert time.perf_counter() - start < 0.2
 
 
 @given(st.text(st.characters(), max_size=200) | st.text(string.punctuation + "\n aA1é🎉\ud800", max_size=200))

@@ -275,3 +275,39 @@ def test_a_folder_that_cannot_be_written(bundle, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BundleError, match="cannot write bundle"):
         bundle.save(tmp_path / "file")
+
+
+def test_a_source_may_be_named_anything(bundle, tmp_path):
+    scales = {
+        **bundle.reward.scales,
+        "two\nlines": RatingScale(0.0, 1.0, 1.0),
+        "lone \ud800 surrogate": RatingScale(0.0, 2.0, 1.0),
+        "": RatingScale(0.0, 3.0, 1.0),
+    }
+    Bundle(replace(bundle.reward, scales=scales), bundle.manifest).save(tmp_path / "b")
+    assert Bundle.load(tmp_path / "b").reward.scales == scales
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("population.means", (2, 9)),
+        ("population.precisions", (2, 2, 2)),
+        ("temperature", (0,)),
+        ("reference", (2,)),
+        ("loadings", (3, 1)),
+        ("text.weights", (4, 3)),
+        ("text.residual_variance", (7,)),
+    ],
+)
+def test_arrays_that_do_not_fit_together_are_refused(saved, name, shape):
+    """At loading, not at the first request."""
+    forge(saved, lambda arrays: arrays.update({name: np.ones(shape)}))
+    with pytest.raises(BundleError):
+        Bundle.load(saved)
+
+
+def test_numbers_that_are_not_finite_are_refused(saved):
+    forge(saved, lambda arrays: arrays["population.precisions"].fill(np.nan))
+    with pytest.raises(BundleError):
+        Bundle.load(saved)

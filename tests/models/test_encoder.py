@@ -7,8 +7,18 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModel, BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+)
 
 from penchant.models import transformer
 from penchant.models.encoder import Encoder, EncoderError, load_encoder
@@ -201,6 +211,13 @@ def test_a_long_prompt_never_pushes_the_text_out(bert):
     )
 
 
+def test_no_prompt_is_an_empty_prompt(bert):
+    """`FeatureExtractor.key(text)` is one key for both: they must be one vector."""
+    encoder = load(bert, joint=True)
+    bare, empty = encoder.encode(TEXTS), encoder.encode(TEXTS, [""] * len(TEXTS))
+    np.testing.assert_allclose(bare.embeddings, empty.embeddings, atol=1e-5)
+
+
 def test_a_short_prompt_takes_no_more_than_it_needs(bert):
     found = load(bert, joint=True).encode(["a " * 27, "a " * 28], ["c d", "c d"])
     assert (found.tokens.tolist(), found.truncated.tolist()) == ([32, 32], [False, True])
@@ -267,6 +284,49 @@ def test_what_cannot_be_loaded_is_an_encoder_error(bert, tmp_path):
         (folder / name).write_text(damaged)
         with pytest.raises(EncoderError, match="cannot load encoder"):
             load(folder)
+
+
+def test_damaged_weights_are_an_encoder_error(bert, tmp_path):
+    shutil.copytree(bert, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    (tmp_path / "cut.gguf").write_bytes(b"GGUF\x03")
+    for source in (tmp_path / "cut", tmp_path / "cut.gguf"):
+        with pytest.raises(EncoderError, match="cannot load encoder"):
+            load(source)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_device_that_is_not_there_is_an_encoder_error(bert):
+    with pytest.raises(EncoderError, match="cuda"):
+        load_encoder(str(bert), device="cuda")
+
+
+def test_weights_that_lack_a_layer_are_refused(bert, tmp_path):
+    """transformers fills what is missing with random numbers; nobody may be ranked by those."""
+    shutil.copytree(bert, tmp_path / "holes")
+    weights = tmp_path / "holes" / "model.safetensors"
+    state = load_file(weights)
+    del state["encoder.layer.1.output.dense.weight"]
+    save_file(state, weights, {"format": "pt"})
+    with pytest.raises(EncoderError, match=r"encoder\.layer\.1\.output\.dense\.weight"):
+        load(tmp_path / "holes")
+
+
+def test_a_checkpoint_without_a_pooler_has_one_identity(bert, tmp_path):
+    """BERT's pooler, which no embedding uses, is then random: it must not enter the identity."""
+    BertModel.from_pretrained(bert, add_pooling_layer=False).save_pretrained(tmp_path)
+    tokenizer(framed=True).save_pretrained(tmp_path)
+    assert load(tmp_path).identity == load(tmp_path).identity
+
+
+def test_positions_that_start_behind_the_padding_are_not_overrun(tmp_path):
+    """RoBERTa's positions start at pad + 1: 34 embeddings serve 32 tokens, as 514 serve 512."""
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    config = RobertaConfig(vocab_size=20, max_position_embeddings=34, pad_token_id=1, **size)
+    RobertaModel(config).save_pretrained(tmp_path)
+    tokenizer(framed=True).save_pretrained(tmp_path)
+    assert load(tmp_path).encode(["a " * 100]).tokens.tolist() == [32]
 
 
 def test_pickled_weights_are_never_read(bert, tmp_path):

@@ -105,6 +105,13 @@ def test_intervals_hold_the_estimate_and_shrink_with_users(rng):
     assert widths[1] < 0.6 * widths[0]
 
 
+def test_a_handful_of_pairs_has_finite_intervals():
+    """A bootstrap draw may hit none of two users' eight pairs: it must not turn the interval into NaN."""
+    texts = np.arange(16).reshape(8, 2)
+    (point,) = curve([Predictions(np.repeat([0, 1], 4), texts, {0: np.array([0.7, 0.6, 0.2, 0.9] * 2)})])
+    assert np.isfinite([*point.accuracy_interval, *point.log_loss_interval]).all()
+
+
 def test_intervals_are_those_of_their_seed():
     found = many({0: [0.9, 0.4, 0.6, 0.2] * 20})
     assert curve([found], seed=1) == curve([found], seed=1)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from penchant.models.attributes import ATTRIBUTE_NAMES
 from penchant.models.dataset import Dataset
 from penchant.models.fit import Fit, FitOptions
 from penchant.models.judgements import Judgement
@@ -229,3 +230,34 @@ def test_without_ratings_the_default_scale_spans_its_range(plant):
 def test_a_judgement_of_an_unknown_kind_of_text_is_a_key_error(planted):
     with pytest.raises(KeyError):
         Dataset.of([Judgement("u", "", "vote", ("never encoded",), 1.0)], planted.vectors)
+
+
+LITTLE = {
+    "one pair": [Judgement("u", "", "pair", ("t0", "t1"))],
+    "one rating": [Judgement("u", "", "rating", ("t0",), 0.5)],
+    "one vote": [Judgement("u", "", "vote", ("t0",), 1.0)],
+    "a source with one rating": [
+        Judgement("u", "", "rating", ("t0",), 0.5),
+        Judgement("v", "", "rating", ("t1",), -0.5),
+        Judgement("v", "", "rating", ("t2",), 0.1, source="another"),
+    ],
+    "equal ratings": [Judgement(f"u{i % 5}", "", "rating", (f"t{i % 7}",), 1.0) for i in range(35)],
+    "nothing but itself": [Judgement("u", "", "pair", ("t0", "t0"))],
+    "one side of a vote": [Judgement(f"u{i % 5}", "", "vote", (f"t{i % 7}",), 1.0) for i in range(35)],
+}
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("rows", LITTLE.values(), ids=LITTLE.keys())
+def test_little_data_gives_a_finite_model(rng, rows, rank):
+    width = 4 + len(ATTRIBUTE_NAMES)
+    vectors = {("", f"t{i}"): rng.normal(size=width).astype(np.float16) for i in range(7)}
+    reward = Fit(Dataset.of(rows, vectors), FitOptions(rank=rank)).run().reward()
+    items = reward.describe(np.stack(list(vectors.values())))
+    assert np.isfinite(items.base).all()
+    assert np.isfinite(items.directions).all()
+    assert (items.base_variance > 0).all()
+    assert np.linalg.eigvalsh(reward.population.precisions[0]).min() > 0
+    for scale in reward.scales.values():
+        assert np.isfinite([scale.offset, scale.slope]).all()
+        assert scale.slope > 0

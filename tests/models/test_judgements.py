@@ -186,3 +186,36 @@ def test_a_file_without_judgements_is_refused_where_they_are_needed(tmp_path):
     assert list(read(empty)) == []
     with pytest.raises(JudgementError, match="holds no judgement"):
         load([write(tmp_path / "full.jsonl", PAIR), empty])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"user": "u", "item": "a", "rating": 1' + "0" * 400 + "}",
+        '{"user": "u", "item": "a", "rating": 1' + "0" * 5000 + "}",
+        "[" * 100_000,
+    ],
+    ids=["beyond float", "more digits than int() reads", "nested too deep"],
+)
+def test_numbers_and_nesting_beyond_bounds_are_named(tmp_path, line):
+    with pytest.raises(JudgementError, match=r"a\.jsonl:2: "):
+        list(read(write(tmp_path / "a.jsonl", "", line)))
+
+
+def test_bytes_that_are_no_utf8_are_named_by_line(tmp_path):
+    path = write(tmp_path / "a.jsonl", PAIR, PAIR, PAIR)
+    path.write_bytes(path.read_bytes() + b'{"user": "\xff"}\n' + path.read_bytes())
+    rows = read(path)
+    assert [next(rows).user for _ in range(3)] == ["u", "u", "u"]
+    with pytest.raises(JudgementError, match=r"a\.jsonl:4: not UTF-8"):
+        next(rows)
+
+
+def test_a_damaged_gzip_file_is_named(tmp_path):
+    path = write(tmp_path / "a.jsonl.gz", *[{**PAIR, "user": f"user {i}"} for i in range(2000)])
+    packed = bytearray(path.read_bytes())
+    for place in range(40, 60):
+        packed[place] ^= 0xFF
+    path.write_bytes(packed)
+    with pytest.raises(JudgementError, match=r"a\.jsonl\.gz"):
+        list(read(path))

@@ -226,6 +226,16 @@ def test_damaged_bytes_are_refused(rng, make_population, observe):
             pytest.fail(f"{what}: {UserPosterior.from_bytes(content, population)}")
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_damage(rng, make_population, number):
+    population = make_population(rng)
+    blob = UserPosterior.at_prior(population).to_bytes()
+    for offset in (12, len(blob) - 4):
+        damaged = blob[:offset] + struct.pack("<f", number) + blob[offset + 4 :]
+        with pytest.raises(PosteriorError, match="finite"):
+            UserPosterior.from_bytes(damaged, population)
+
+
 def test_bytes_of_another_population_are_refused(rng, make_population):
     blob = UserPosterior.at_prior(make_population(rng, q=3)).to_bytes()
     with pytest.raises(PosteriorError, match="48 bytes, a posterior of 4 coordinates has 68"):

@@ -163,3 +163,19 @@ def test_the_author_s_own_votes_never_count():
     rows = [Judgement("u", "c", "vote", (f"t{i}",), 1.0, own=True) for i in range(50)]
     found = split(rows, "cold", 0)
     assert (found.train, found.support, found.test) == ([], {}, {})
+
+
+def test_votes_and_ratings_and_other_scales_are_never_compared():
+    """A vote of +1 is not worse than two stars of five, nor 1 of [0, 1] than 2 of [1, 100]."""
+    rows = [Judgement("u", "c", "vote", ("liked",), 1.0), rating("two stars", 2)]
+    assert test_pairs(rows) == []
+    rows = [
+        Judgement("u", "c", "rating", ("top",), 1.0, (0.0, 1.0), "a"),
+        Judgement("u", "c", "rating", ("flop",), 2.0, (1.0, 100.0), "b"),
+    ]
+    assert test_pairs(rows) == []
+
+
+def test_a_lone_surrogate_has_a_bucket():
+    """JSON can state one, so the reader gives one."""
+    assert 0 <= bucket("\ud800") < 1
