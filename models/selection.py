@@ -134,8 +134,9 @@ def _mixed(temperature: float, weights: Vector, logits: Vector) -> Vector:
 @cache
 def _normal_draws(q: int) -> Vector:
     """`[DRAWS, q]` standard normal, scrambled Sobol."""
-    from scipy.stats import qmc  # noqa: PLC0415 - a second of import that most requests never need
+    from torch.quasirandom import SobolEngine  # noqa: PLC0415 - torch is loaded with the encoder, not by this module
 
-    uniform = qmc.Sobol(q, rng=np.random.default_rng(0)).random(DRAWS)
+    engine = SobolEngine(q, scramble=True, seed=0)  # type: ignore[no-untyped-call]
+    uniform = engine.draw(DRAWS).double().numpy()
     draws: Vector = ndtri(np.clip(uniform, 1e-9, 1 - 1e-9))
     return draws
