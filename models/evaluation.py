@@ -1,7 +1,7 @@
 """Few-shot evaluation: how well is a new user's next comparison predicted after k of their own judgements?"""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -13,23 +13,19 @@ from penchant.models.items import Items
 from penchant.models.judgements import Judgement
 from penchant.models.likelihood import Observation, Pair, Rating, Vote
 from penchant.models.posterior import UserPosterior
+from penchant.models.progress import Progress, silent
 from penchant.models.reward import RewardModel, item_key
 from penchant.models.selection import preference_logits
 from penchant.models.split import TestPair
 
 Vector = NDArray[np.float64]
 Vectors = Mapping[tuple[str, str], NDArray[np.float16]]
-Progress = Callable[[str, int, int], None]
 
 SHOTS: Final = (0, 3, 10, 30, 100)
 BOOTSTRAP: Final = 500
 BINS: Final = 15
 PERMUTATIONS: Final = 2000
 HARM_LEVEL: Final = 0.01
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """Shows no progress."""
 
 
 class Catalogue:

@@ -1,6 +1,5 @@
 """Fitting a reward model to judgements: variational EM over users, items and the text prior."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +13,7 @@ from penchant.models.dataset import Dataset
 from penchant.models.items import Items
 from penchant.models.likelihood import RatingScale
 from penchant.models.population import Population
+from penchant.models.progress import Progress, silent
 from penchant.models.reward import DEFAULT_SOURCE, REFERENCE_KEY, ItemMemory, RewardModel
 from penchant.models.text_fit import Regression, regress, tune
 from penchant.models.text_prior import LinearTextPrior, Standardiser
@@ -26,12 +26,6 @@ from penchant.models.variational import (
     user_messages,
     utilities,
 )
-
-Progress = Callable[[str, int, int], None]
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """No progress is shown."""
 
 
 @dataclass(frozen=True)

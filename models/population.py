@@ -81,7 +81,7 @@ class Population:
             precision: `[q, q]` Λ.
             linear: `[q]` η.
 
-        Cost: O(K q³); 17 coordinates and one archetype take about 25 µs.
+        Cost: O(K q³); 17 coordinates and one archetype take about 40 µs.
         """
         covariances = np.linalg.inv(self.precisions + precision).astype(np.float64, copy=False)
         totals = self._linear + linear

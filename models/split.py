@@ -70,7 +70,7 @@ def split(
     seen_users: int = SEEN_USERS,
     unseen_users: int = UNSEEN_USERS,
 ) -> Split:
-    """Splits judgements; authors' own automatic votes are left out. Cost: linear, about 5 µs a judgement.
+    """Splits judgements; authors' own automatic votes are left out. Cost: linear, about 15 µs a judgement.
 
     Args:
         judgements: In file order.

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.bundle import Bundle, BundleError, EncoderCard, Manifest, stored
-from penchant.models.evaluation import Predictions, Progress, Report, Vectors, adapt, curve, predict, silent
+from penchant.models.evaluation import Predictions, Report, Vectors, adapt, curve, predict
 from penchant.models.features import FeatureExtractor
 from penchant.models.fit import FitOptions
 from penchant.models.judgements import Judgement
+from penchant.models.progress import Progress, silent
 from penchant.models.split import MIN_SUPPORT, MIN_TEST, Mode, Split, split
 from penchant.models.tuning import RANKS, Tuned, fit_reward
 

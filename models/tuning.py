@@ -16,9 +16,10 @@ from scipy.optimize import minimize_scalar
 
 from penchant.models.attributes import ATTRIBUTE_NAMES
 from penchant.models.dataset import Dataset
-from penchant.models.evaluation import Adapted, Forecast, Predictions, Progress, Vectors, adapt, silent
+from penchant.models.evaluation import Adapted, Forecast, Predictions, Vectors, adapt
 from penchant.models.fit import Fit, FitOptions
 from penchant.models.judgements import Judgement
+from penchant.models.progress import Progress, silent
 from penchant.models.reward import RewardModel, item_key
 from penchant.models.split import Mode, TestPair, bucket, few_shot, group_by_user
 

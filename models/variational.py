@@ -206,7 +206,7 @@ def leading_directions(
 
 
 def _difference(items: Factors, winner: Tensor, loser: Tensor) -> tuple[Tensor, Tensor]:
-    """D = ĝ_a − ĝ_b `[j, D]` and M = ddᵀ + C_a + C_b `[j, D, D]`."""
+    """Difference d = ĝ_a − ĝ_b `[j, D]` and M = ddᵀ + C_a + C_b `[j, D, D]`."""
     d = items.mean[winner] - items.mean[loser]
     return d, d[:, :, None] * d[:, None, :] + items.cov[winner] + items.cov[loser]
 

@@ -25,9 +25,9 @@ from rich.progress import Progress
 from penchant.models.bundle import DEFAULT_BUNDLE, Bundle, EncoderCard, Manifest, stored
 from penchant.models.encoder import load_encoder
 from penchant.models.evaluation import Predictions, Vectors, adapt, curve, predict
-from penchant.models.evaluation import Progress as ProgressCall
 from penchant.models.features import FeatureExtractor
 from penchant.models.judgements import Judgement, read, with_scales
+from penchant.models.progress import Progress as ProgressCall
 from penchant.models.split import split
 from penchant.models.training import extract, summary
 from penchant.models.tuning import Tuned, fit_reward
