@@ -31,7 +31,7 @@ def configure_logging(level: str) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
         logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # a cached logger would keep this configuration beyond its time
     )
     handler = logging.StreamHandler()
     handler.setFormatter(

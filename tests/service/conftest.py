@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from starlette.testclient import TestClient
+from structlog.testing import LogCapture
 
 from penchant.models.bundle import Bundle
 from penchant.models.encoder import Encoding, HashingEncoder
@@ -66,6 +68,15 @@ def clock() -> Clock:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(data_dir=tmp_path / "data")
+
+
+@pytest.fixture
+def logs() -> Iterator[list[Any]]:
+    """What is logged; to be asked for before the server, whose threads see a change of the logging too late."""
+    capture = LogCapture()
+    structlog.configure(processors=[capture])
+    yield capture.entries
+    structlog.reset_defaults()
 
 
 Serve = Callable[..., TestClient]

@@ -4,7 +4,6 @@ import re
 
 import pytest
 import structlog
-from structlog.testing import capture_logs
 
 from penchant.service.answers import Health, ModelList, Problem, Readiness
 from penchant.service.errors import STATUS, Code
@@ -89,16 +88,15 @@ def test_a_request_id_is_echoed_or_made(client):
     assert failed.json()["instance"] == "/nothing"
 
 
-def test_logs_hold_neither_texts_nor_users(client):
+def test_logs_hold_neither_texts_nor_users(logs, client):
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01", "X-Request-Id": "r1"}
-    with capture_logs() as logs:
-        client.post("/v1/rerank", json=RERANK | {"user": "secret user"}, headers=headers)
-        client.get("/v1/users/secret%20user")
-        client.post("/v1/rerank", json=RERANK | {"documents": ["poison of my own"], "user": "secret user"})
-        client.post(
-            "/v1/feedback", json={"type": "vote", "user": "secret user", "text": "b of my own", "value": 1}
-        )
+    client.post("/v1/rerank", json=RERANK | {"user": "secret user"}, headers=headers)
+    client.get("/v1/users/secret%20user")
+    client.post("/v1/rerank", json=RERANK | {"documents": ["poison of my own"], "user": "secret user"})
+    client.post(
+        "/v1/feedback", json={"type": "vote", "user": "secret user", "text": "b of my own", "value": 1}
+    )
     assert not re.search("secret user|of my own", repr(logs))
     requests = [line for line in logs if line["event"] == "request"]
     assert [line["status"] for line in requests] == [200, 404, 500, 200]
@@ -118,9 +116,8 @@ def test_a_user_has_one_hash_in_an_installation(serve):
     assert hashed() == first
 
 
-def test_a_failure_is_not_explained_to_the_caller(client):
-    with capture_logs() as logs:
-        answer = client.post("/v1/rerank", json={"query": "q", "documents": ["poison"]})
+def test_a_failure_is_not_explained_to_the_caller(logs, client):
+    answer = client.post("/v1/rerank", json={"query": "q", "documents": ["poison"]})
     Problem.model_validate(answer.json())
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert "secret" not in answer.text
