@@ -13,7 +13,6 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import event, inspect
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
-from structlog.testing import capture_logs
 
 from penchant.models.encoder import HashingEncoder
 from penchant.models.features import FeatureExtractor
@@ -135,7 +134,7 @@ def states(path):
         connection.close()
 
 
-def test_a_new_bundle_learns_the_log_without_the_encoder(serve, encoder, tmp_path, settings):
+def test_a_new_bundle_learns_the_log_without_the_encoder(logs, serve, encoder, tmp_path, settings):
     extractor = FeatureExtractor(encoder)
     other = tiny_bundle(extractor, seed=7)
     client = serve()
@@ -143,8 +142,8 @@ def test_a_new_bundle_learns_the_log_without_the_encoder(serve, encoder, tmp_pat
     teach(client, "w", events=3)
     before = answers(client)
     encoder.calls.clear()
-    with capture_logs() as logs:
-        client = serve(bundle=other)
+    logs.clear()
+    client = serve(bundle=other)
     rebuilt = next(line for line in logs if line["event"] == "rebuild_finished")
     assert (rebuilt["users"], rebuilt["texts_encoded"]) == (2, 0)
     told = client.get("/v1/users/u").json()
@@ -158,15 +157,15 @@ def test_a_new_bundle_learns_the_log_without_the_encoder(serve, encoder, tmp_pat
     assert answers(client) == after
 
 
-def test_a_new_encoder_reads_the_log_again(serve, tmp_path):
+def test_a_new_encoder_reads_the_log_again(logs, serve, tmp_path):
     client = serve()
     teach(client)
     rank_id = client.post("/v1/rerank", json={"query": "p", "documents": ["boat sea"], "user": "u"}).json()[
         "id"
     ]
     client.post("/v1/feedback", json={"type": "vote", "rank_id": rank_id, "index": 0, "value": 1})
-    with capture_logs() as logs:
-        client = serve(using=HashingEncoder(dim=32))
+    logs.clear()
+    client = serve(using=HashingEncoder(dim=32))
     assert next(line for line in logs if line["event"] == "rebuild_finished")["texts_encoded"] == 17
     after = answers(client)
     client = serve(using=HashingEncoder(dim=32), data_dir=tmp_path / "fresh")
@@ -176,9 +175,9 @@ def test_a_new_encoder_reads_the_log_again(serve, tmp_path):
     )
     assert answers(client) == after
     # What was read again is stored: back and forth costs nothing more.
-    with capture_logs() as logs:
-        serve()
-        serve(using=HashingEncoder(dim=32))
+    logs.clear()
+    serve()
+    serve(using=HashingEncoder(dim=32))
     finished = [line["texts_encoded"] for line in logs if line["event"] == "rebuild_finished"]
     assert finished == [0, 0]
 
