@@ -150,6 +150,50 @@ ATTRIBUTE_NAMES: Final[tuple[str, ...]] = tuple(_ATTRIBUTES)
 
 ATTRIBUTE_VERSION: Final = "1"
 
+ATTRIBUTE_PHRASES: Final[dict[str, tuple[str, str]]] = {
+    "length": ("longer answers", "shorter answers"),
+    "sentences": ("more sentences", "fewer sentences"),
+    "paragraphs": ("more paragraphs and line breaks", "fewer paragraphs and line breaks"),
+    "sentence_length": ("longer sentences", "shorter sentences"),
+    "word_length": ("longer words on average", "shorter words on average"),
+    "long_words": ("more long words", "fewer long words"),
+    "vocabulary": ("a more varied vocabulary", "a plainer, more repetitive vocabulary"),
+    "function_words": ("more small connecting words", "fewer small connecting words"),
+    "bullets": ("more bullet points", "fewer bullet points"),
+    "numbered_list": ("more numbered steps", "fewer numbered steps"),
+    "headings": ("more headings", "fewer headings"),
+    "emphasis": ("more bold or emphasised text", "less bold or emphasised text"),
+    "code": ("more code", "less code"),
+    "links": ("more links", "fewer links"),
+    "emoji": ("more emoji", "fewer emoji"),
+    "quotation": ("more quotation marks", "fewer quotation marks"),
+    "questions": ("more questions", "fewer questions"),
+    "ends_with_question": ("ending with a question", "not ending with a question"),
+    "exclamations": ("more exclamation marks", "fewer exclamation marks"),
+    "ellipses": ("more ellipses", "fewer ellipses"),
+    "commas": ("more commas in a sentence", "fewer commas in a sentence"),
+    "parentheses": ("more asides in brackets", "fewer asides in brackets"),
+    "colons": ("more colons and semicolons", "fewer colons and semicolons"),
+    "digits": ("more figures", "fewer figures"),
+    "capitals": ("more capital letters", "fewer capital letters"),
+    "shouting": ("more words in all capitals", "fewer words in all capitals"),
+    "lowercase_start": ("starting with a small letter", "not starting with a small letter"),
+    "contractions": ("more contractions", "fewer contractions"),
+    "first_person_singular": ('more "I" and "my"', 'less "I" and "my"'),
+    "first_person_plural": ('more "we" and "our"', 'less "we" and "our"'),
+    "second_person": ('more "you" and "your"', 'less "you" and "your"'),
+    "third_person": ('more "they", "he", "she" and "it"', 'less "they", "he", "she" and "it"'),
+    "hedging": ("more hedging", "less hedging"),
+    "certainty": ("more words of certainty", "fewer words of certainty"),
+    "negation": ("more negation", "less negation"),
+    "obligation": ('more "should" and "must"', 'less "should" and "must"'),
+    "courtesy": ("more words of courtesy", "fewer words of courtesy"),
+    "reasoning": ("more words of reasoning", "fewer words of reasoning"),
+    "positive_sentiment": ("more positive words", "fewer positive words"),
+    "negative_sentiment": ("more negative words", "fewer negative words"),
+}
+"""What more and what less of each attribute reads like, as completion of "prefers ..."."""
+
 
 def attributes(text: str) -> list[float]:
     """The attributes of one text, in the order of `ATTRIBUTE_NAMES`. Cost: linear in the text, about 0.6 ms a KB."""

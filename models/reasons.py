@@ -1,0 +1,161 @@
+"""Reasons: what sets a user apart from the population, in words and in texts, and how certain that is.
+
+What an attribute's reason states, and what it does not. The features of texts are correlated (a longer text has more
+sentences, more commas, a richer vocabulary), so "prefers longer answers" can mean two things, and both are given:
+
+- `effect`: all else equal, what one standard deviation more of the attribute changes. It is the model's own
+  coefficient, the one that `explain_items` multiplies. Alone it can mislead: a positive effect of length beside a
+  negative one of sentences may leave longer texts disliked.
+- `slope`: along real texts, with all that tends to come with the attribute: what a reader would see when sorting texts
+  by it. Alone it can mislead too: an attribute that only accompanies what the user likes has a slope.
+
+An attribute is `told` as a reason only where both point the same way and both are probably of that sign, each to
+`TOLD_AT`, and where the slope is worth telling, at least `WORTH_TELLING`. They are ordered by effect × slope, the Pratt
+measure of an attribute's share in the variance of what is explained (Pratt 1987), which is negative where the two
+disagree. Even so:
+
+- Effects are relative to the population's mean taste. A user who dislikes length less than others has a positive effect
+  and may still prefer shorter answers: `population` stands beside it.
+- All effects are readings of the same few numbers, q − 1 of them a user; where a direction of taste was learned from
+  other people, an effect may say "people who judge like this one like questions too". Reasons are not independent.
+- The uncertainty is of the user *and* of what the fit knows of the attribute's weight, which is often the larger. It
+  is that of the model, and only as good as its calibration.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penchant.models.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_PHRASES
+from penchant.models.departure import Departure, Estimate
+from penchant.models.explanation import Explanation, Part, explain_items
+from penchant.models.posterior import UserPosterior
+from penchant.models.reward import RewardModel
+from penchant.models.text_map import ExplanationError, TextMap
+
+__all__ = [
+    "AttributeReason",
+    "Explanation",
+    "ExplanationError",
+    "Part",
+    "TextReason",
+    "UserReasons",
+    "explain_items",
+    "explain_user",
+]
+
+Vector = NDArray[np.float64]
+
+TOLD_AT: Final = 0.9
+"""A reason is told when its sign is nine times likelier than the other."""
+
+WORTH_TELLING: Final = 0.05
+"""In units of utility: one standard deviation of the attribute changes the odds of a choice by 5 %."""
+
+TYPICAL_TEXTS: Final = 25.0
+"""Texts in which features do not go together, added to the given ones when slopes are taken: between a few texts, any
+two features correlate by accident (by 1/√n), as much at 25 texts as two features of a kind typically do."""
+
+
+@dataclass(frozen=True)
+class AttributeReason:
+    """What a user makes of one attribute beyond what the population makes of it. See the module for what it states.
+
+    Attributes:
+        name: One of `ATTRIBUTE_NAMES`.
+        label: What the user prefers, in plain language and by the sign of the effect: "shorter answers".
+        effect: Change of utility (logits) for one standard deviation more of it, all else equal, against the
+            population's.
+        std: Its standard deviation, over the user's posterior and what the fit leaves open.
+        probability: P(effect > 0).
+        slope: The same along the given texts, with all that comes with the attribute.
+        slope_std: Its standard deviation.
+        slope_probability: P(slope > 0).
+        population: The population's own effect, all else equal: the user's is the sum of the two.
+        told: Whether this is a reason to name, rather than something that is not known.
+    """
+
+    name: str
+    label: str
+    effect: float
+    std: float
+    probability: float
+    slope: float
+    slope_std: float
+    slope_probability: float
+    population: float
+    told: bool
+
+
+@dataclass(frozen=True)
+class TextReason:
+    """A text on which the user and the population differ.
+
+    Attributes:
+        index: Row of the given texts; the first of equal ones.
+        value: What the user departs by on it, against the mean of the given texts, in units of utility.
+        std: Its standard deviation, over the user's posterior and what the text leaves open.
+        probability: P(value > 0).
+    """
+
+    index: int
+    value: float
+    std: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class UserReasons:
+    """How a user differs from the population, and how certain that is.
+
+    Attributes:
+        judgements: What it rests on.
+        threshold: What the user departs by on the population's median answer: positive, easier to satisfy than most.
+        threshold_std: Its standard deviation.
+        probability_easier: P(threshold > 0).
+        archetype_weights: How much the user looks like each archetype, sum 1.
+        population_archetype_weights: The same of a user nobody has heard from.
+        attributes: Every attribute that the model can speak of, those `told` first, most telling first.
+        named_share: Share, 0 to 1, of what sets the user apart on the given texts that named attributes carry: the rest
+            is in what the texts say.
+        texts: Texts that show the difference most, largest value first; empty for a user at the prior.
+    """
+
+    judgements: int
+    threshold: float
+    threshold_std: float
+    probability_easier: float
+    archetype_weights: tuple[float, ...]
+    population_archetype_weights: tuple[float, ...]
+    attributes: tuple[AttributeReason, ...]
+    named_share: float
+    texts: tuple[TextReason, ...]
+
+
+def explain_user(
+    reward: RewardModel,
+    posterior: UserPosterior,
+    vectors: NDArray[np.float16],
+    item_keys: Sequence[bytes] | None = None,
+    *,
+    examples: int = 3,
+) -> UserReasons:
+    """How a user differs from the population.
+
+    Args:
+        reward: The model; its text prior must be linear in the features.
+        posterior: The user.
+        vectors: `[n, dim]` features of texts to show the difference on, such as those the user judged; may be empty.
+        item_keys: n keys from `item_key`, which look up the item memory; equal keys are one text. None: nothing is
+            looked up.
+        examples: Most texts to give of those liked more than by others, and of those liked less.
+
+    Raises:
+        ExplanationError: The text prior has no linear form.
+
+    Cost: O(a d m r + n d a) for a attributes and a text prior with uncertainty of rank r.
+    """
+    raise NotImplementedError
