@@ -32,12 +32,15 @@ Vector = NDArray[np.float64]
 
 CONTENT, MEMORY, CONSTANT, THRESHOLD = "content", "memory", "constant", "threshold"
 
-LABELS: Final = {
-    CONTENT: "what it says, as the encoder reads it",
-    MEMORY: "what was learned from judgements of this very text",
-    CONSTANT: "what the population's median answer is worth",
-    THRESHOLD: "how easily this user is satisfied",
+LABELS: Final[dict[str, tuple[str, ...]]] = {
+    **ATTRIBUTE_PHRASES,
+    CONTENT: ("what it says, as the encoder reads it",),
+    MEMORY: ("what was learned from judgements of this very text",),
+    CONSTANT: ("what the population's median answer is worth",),
+    THRESHOLD: ("how easily this user is satisfied",),
 }
+"""Plain language for every part; of an attribute, for more and for less of it."""
+
 _NAMED: Final = len(ATTRIBUTE_NAMES)
 
 
@@ -71,7 +74,8 @@ class Explanation:
         std: Its standard deviation, with all that the text leaves open.
         population_utility: What it is worth to the population: the sum of the shared parts.
         population_rank: Its place in the ranking for a user of whom nothing is known, 1 = first.
-        parts: Largest |value| first; their values sum to `utility`. Parts that are 0 with certainty are left out.
+        parts: Largest |value| first; their values sum to `utility`. Parts that are exactly 0 are left out,
+            so that a user at the prior has no personal ones.
         shift: How far the candidate moved for this user against the baseline: the mean of the candidates or, of a
             single candidate, the population's median answer. The values of `moved` sum to it.
         shift_std: Its standard deviation over the user's posterior.
@@ -112,7 +116,8 @@ def explain_items(
     Raises:
         ExplanationError: The text prior has no linear form.
 
-    Cost: O(n a q²) for a attributes, beside that of describing and ranking the items.
+    Cost: O(n a q²) for a attributes, beside that of describing and ranking the items, and some 0.5 ms a candidate
+    explained.
     """
     if not len(vectors):
         return ()
@@ -199,15 +204,14 @@ class _Terms:
         return _Terms(self.base * without[:, 0], self.directions * without, self.attributes)
 
     def parts(self, i: int, values: Vector, stds: Vector, *, personal: bool) -> list[Part]:
-        """The parts of candidate i that are not 0 with certainty; `values` and `stds` are `[s]`."""
+        """The parts of candidate i that are not 0; `values` and `stds` are `[s]`."""
         names = (*ATTRIBUTE_NAMES, CONTENT, MEMORY, THRESHOLD if personal else CONSTANT)
+        less = [*(self.attributes[i] < 0).tolist(), False, False, False]
         return [
-            Part(names[s], personal, self._label(i, s, names[s]), float(values[s]), float(stds[s]))
-            for s in np.flatnonzero((values != 0) | (stds > 0)).tolist()
+            Part(name, personal, LABELS[name][below], value, std)
+            for name, below, value, std in zip(names, less, values.tolist(), stds.tolist(), strict=True)
+            if value != 0
         ]
-
-    def _label(self, i: int, s: int, name: str) -> str:
-        return LABELS[name] if s >= _NAMED else ATTRIBUTE_PHRASES[name][int(self.attributes[i, s] < 0)]
 
 
 def _sorted(parts: list[Part]) -> tuple[Part, ...]:

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from penchant.models.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_PHRASES
 from penchant.models.departure import Departure, Estimate
 from penchant.models.explanation import Explanation, Part, explain_items
+from penchant.models.items import Items
 from penchant.models.posterior import UserPosterior
 from penchant.models.reward import RewardModel
 from penchant.models.text_map import ExplanationError, TextMap
@@ -54,6 +55,9 @@ TOLD_AT: Final = 0.9
 
 WORTH_TELLING: Final = 0.05
 """In units of utility: one standard deviation of the attribute changes the odds of a choice by 5 %."""
+
+SHOWN_AT: Final = 0.75
+"""An example is shown when its sign is three times likelier than the other: it illustrates, and claims less."""
 
 TYPICAL_TEXTS: Final = 25.0
 """Texts in which features do not go together, added to the given ones when slopes are taken: between a few texts, any
@@ -121,7 +125,7 @@ class UserReasons:
         attributes: Every attribute that the model can speak of, those `told` first, most telling first.
         named_share: Share, 0 to 1, of what sets the user apart on the given texts that named attributes carry: the rest
             is in what the texts say.
-        texts: Texts that show the difference most, largest value first; empty for a user at the prior.
+        texts: Texts that show the difference most, largest value first; only those whose sign is certain to `SHOWN_AT`.
     """
 
     judgements: int
@@ -158,4 +162,94 @@ def explain_user(
 
     Cost: O(a d m r + n d a) for a attributes and a text prior with uncertainty of rank r.
     """
-    raise NotImplementedError
+    departure, text = Departure.of(posterior), TextMap.of(reward, vectors.shape[1])
+    keys = item_keys if item_keys is not None else [row.tobytes() for row in vectors]
+    first = list(dict(zip(reversed(keys), reversed(range(len(keys))), strict=True)).values())[::-1]
+    vectors, kept = vectors[first], [keys[i] for i in first]
+    threshold = departure.along(reward.reference.features)
+    x, items = reward.text_prior.standardiser(vectors), reward.describe(vectors, kept)
+    return UserReasons(
+        judgements=posterior.judgements,
+        threshold=float(threshold.mean[0]),
+        threshold_std=float(threshold.std[0]),
+        probability_easier=float(threshold.probability[0]),
+        archetype_weights=tuple(posterior.archetype_weights.tolist()),
+        population_archetype_weights=tuple(posterior.population.weights.tolist()),
+        attributes=_attributes(reward, departure, text, x),
+        named_share=_named_share(departure, text, x, items),
+        texts=_texts(departure, items, first, examples) if first else (),
+    )
+
+
+def _attributes(
+    reward: RewardModel, departure: Departure, text: TextMap, x: Vector
+) -> tuple[AttributeReason, ...]:
+    """Every attribute that varied in the fitted texts: told ones first, then by effect × slope."""
+    d = len(text.weights)
+    alone = np.eye(d)[text.named]
+    effects = departure.along(*text.directions(alone))
+    slopes = departure.along(*text.directions(_slopes(x, text.named)))
+    told = _agree(effects, slopes)
+    weights = text.weights[text.named]
+    population = weights[:, 0] + weights[:, 1:] @ departure.population[1:]
+    varied = np.isfinite(reward.text_prior.standardiser.scale[text.named])
+    worth = effects.mean * slopes.mean
+    return tuple(
+        AttributeReason(
+            name=ATTRIBUTE_NAMES[a],
+            label=ATTRIBUTE_PHRASES[ATTRIBUTE_NAMES[a]][int(effects.mean[a] < 0)],
+            effect=float(effects.mean[a]),
+            std=float(effects.std[a]),
+            probability=float(effects.probability[a]),
+            slope=float(slopes.mean[a]),
+            slope_std=float(slopes.std[a]),
+            slope_probability=float(slopes.probability[a]),
+            population=float(population[a]),
+            told=bool(told[a]),
+        )
+        for a in np.lexsort((-worth, ~told)).tolist()
+        if varied[a]
+    )
+
+
+def _slopes(x: Vector, named: slice) -> Vector:
+    """Functionals `[a, d]` that give the slope of anything linear in x `[n, d]` on each named attribute.
+
+    Cov(x, x_a)/Var(x_a) over the given texts and `TYPICAL_TEXTS` in which features vary by one and do not go together.
+    """
+    centred = x - x.mean(axis=0) if len(x) else x
+    together = centred[:, named].T @ centred + TYPICAL_TEXTS * np.eye(x.shape[1])[named]
+    own: Vector = np.diagonal(together[:, named])
+    return np.asarray(together / own[:, None])
+
+
+def _agree(effects: Estimate, slopes: Estimate) -> NDArray[np.bool_]:
+    """Which attributes both statements say the same of, with enough certainty and size."""
+    signs = np.sign(effects.mean)
+    certain = np.minimum(*(np.where(signs > 0, e.probability, 1 - e.probability) for e in (effects, slopes)))
+    return np.asarray((signs != 0) & (certain >= TOLD_AT) & (signs * slopes.mean >= WORTH_TELLING))
+
+
+def _named_share(departure: Departure, text: TextMap, x: Vector, items: Items) -> float:
+    """Share of the named attributes in the variance of the personal part over n texts; 0 where nothing varies."""
+    named = x[:, text.named] @ (text.weights[text.named, 1:] @ departure.mean[1:])
+    personal = items.directions @ departure.mean[1:]
+    variance = personal.var() if len(x) else 0.0
+    if variance == 0:
+        return 0.0
+    covariance = ((named - named.mean()) * (personal - personal.mean())).mean()
+    return float(np.clip(covariance / variance, 0.0, 1.0))
+
+
+def _texts(departure: Departure, items: Items, rows: Sequence[int], examples: int) -> tuple[TextReason, ...]:
+    """The texts with the largest and smallest personal part against the mean of all of them."""
+    directions = np.concatenate([np.zeros((len(items), 1)), items.directions], axis=1)
+    open_variance = np.concatenate([np.zeros((len(items), 1)), items.direction_variance], axis=1)
+    found = departure.along(directions - directions.mean(axis=0), open_variance)
+    best = np.argsort(-found.mean, kind="stable").tolist()
+    liked = [i for i in best if found.mean[i] > 0 and found.probability[i] >= SHOWN_AT]
+    disliked = [i for i in best if found.mean[i] < 0 and found.probability[i] <= 1 - SHOWN_AT]
+    return tuple(
+        TextReason(rows[i], float(found.mean[i]), float(found.std[i]), float(found.probability[i]))
+        for i in liked[:examples] + disliked[len(disliked) - min(examples, len(disliked)) :]
+    )
