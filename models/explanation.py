@@ -193,15 +193,9 @@ class _Terms:
 
     def against_baseline(self) -> "_Terms":
         """The same against the mean of the candidates; of a single one, against the reference answer."""
-        if len(self.base) > 1:
-            return _Terms(
-                self.base - self.base.mean(axis=0),
-                self.directions - self.directions.mean(axis=0),
-                self.attributes - self.attributes.mean(axis=0),
-            )
-        without = np.ones((_NAMED + 3, 1))
-        without[-1] = 0.0
-        return _Terms(self.base * without[:, 0], self.directions * without, self.attributes)
+        base, directions, attributes = map(_against_mean, (self.base, self.directions, self.attributes))
+        base[:, -1], directions[:, -1] = 0.0, 0.0  # one answer's constant and threshold are every answer's
+        return _Terms(base, directions, attributes)
 
     def parts(self, i: int, values: Vector, stds: Vector, *, personal: bool) -> list[Part]:
         """The parts of candidate i that are not 0; `values` and `stds` are `[s]`."""
@@ -212,6 +206,14 @@ class _Terms:
             for name, below, value, std in zip(names, less, values.tolist(), stds.tolist(), strict=True)
             if value != 0
         ]
+
+
+def _against_mean(rows: Vector) -> Vector:
+    """Rows `[n, ...]` minus their mean, exactly 0 where all are equal; a single one as it is."""
+    if len(rows) == 1:
+        return rows.copy()
+    offsets = rows - rows[0]
+    return np.asarray(offsets - offsets.mean(axis=0))
 
 
 def _sorted(parts: list[Part]) -> tuple[Part, ...]:
