@@ -164,10 +164,10 @@ def explain_user(
     """
     departure, text = Departure.of(posterior), TextMap.of(reward, vectors.shape[1])
     keys = item_keys if item_keys is not None else [row.tobytes() for row in vectors]
-    first = list(dict(zip(reversed(keys), reversed(range(len(keys))), strict=True)).values())[::-1]
-    vectors, kept = vectors[first], [keys[i] for i in first]
+    rows = sorted({key: i for i, key in reversed(list(enumerate(keys)))}.values())  # the first of equal texts
+    vectors, keys = vectors[rows], [keys[i] for i in rows]
+    x, items = reward.text_prior.standardiser(vectors), reward.describe(vectors, keys)
     threshold = departure.along(reward.reference.features)
-    x, items = reward.text_prior.standardiser(vectors), reward.describe(vectors, kept)
     return UserReasons(
         judgements=posterior.judgements,
         threshold=float(threshold.mean[0]),
@@ -177,7 +177,7 @@ def explain_user(
         population_archetype_weights=tuple(posterior.population.weights.tolist()),
         attributes=_attributes(reward, departure, text, x),
         named_share=_named_share(departure, text, x, items),
-        texts=_texts(departure, items, first, examples) if first else (),
+        texts=_texts(departure, items, rows, examples) if rows else (),
     )
 
 
@@ -185,9 +185,7 @@ def _attributes(
     reward: RewardModel, departure: Departure, text: TextMap, x: Vector
 ) -> tuple[AttributeReason, ...]:
     """Every attribute that varied in the fitted texts: told ones first, then by effect × slope."""
-    d = len(text.weights)
-    alone = np.eye(d)[text.named]
-    effects = departure.along(*text.directions(alone))
+    effects = departure.along(*text.directions(np.eye(len(text.weights))[text.named]))
     slopes = departure.along(*text.directions(_slopes(x, text.named)))
     told = _agree(effects, slopes)
     weights = text.weights[text.named]
@@ -237,7 +235,7 @@ def _named_share(departure: Departure, text: TextMap, x: Vector, items: Items) -
     variance = personal.var() if len(x) else 0.0
     if variance == 0:
         return 0.0
-    covariance = ((named - named.mean()) * (personal - personal.mean())).mean()
+    covariance = (named * (personal - personal.mean())).mean()
     return float(np.clip(covariance / variance, 0.0, 1.0))
 
 
@@ -248,8 +246,8 @@ def _texts(departure: Departure, items: Items, rows: Sequence[int], examples: in
     found = departure.along(directions - directions.mean(axis=0), open_variance)
     best = np.argsort(-found.mean, kind="stable").tolist()
     liked = [i for i in best if found.mean[i] > 0 and found.probability[i] >= SHOWN_AT]
-    disliked = [i for i in best if found.mean[i] < 0 and found.probability[i] <= 1 - SHOWN_AT]
+    disliked = [i for i in reversed(best) if found.mean[i] < 0 and found.probability[i] <= 1 - SHOWN_AT]
     return tuple(
         TextReason(rows[i], float(found.mean[i]), float(found.std[i]), float(found.probability[i]))
-        for i in liked[:examples] + disliked[len(disliked) - min(examples, len(disliked)) :]
+        for i in (*liked[:examples], *reversed(disliked[:examples]))
     )
