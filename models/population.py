@@ -33,6 +33,25 @@ class Beliefs:
         """E_c[y²], `[K, q]`: per archetype and coordinate."""
         return self.means**2 + np.diagonal(self.covariances, axis1=1, axis2=2)
 
+    @cached_property
+    def expected_squares(self) -> Vector:
+        """E[y²] over the whole mixture, `[q]`."""
+        squares: Vector = self.weights @ self.second_moments
+        return squares
+
+    @cached_property
+    def mean(self) -> Vector:
+        """E[y] over the whole mixture, `[q]`."""
+        mean: Vector = self.weights @ self.means
+        return mean
+
+    @cached_property
+    def covariance(self) -> Vector:
+        """Cov[y] over the whole mixture, `[q, q]`."""
+        apart = self.means - self.mean
+        within: Vector = np.tensordot(self.weights, self.covariances, axes=1)
+        return within + (self.weights * apart.T) @ apart
+
 
 @dataclass(frozen=True)
 class Population:

@@ -73,8 +73,8 @@ class UserPosterior:
     def learn(self, observation: Observation) -> "UserPosterior":
         """The posterior after one more judgement. Cost: one site, O(K q²), and the beliefs it is taken under."""
         found = site(observation, self.beliefs)
-        precision = self.precision + found.precision * np.outer(found.direction, found.direction)
-        linear = self.linear + found.linear * found.direction
+        precision = self.precision + found.precision
+        linear = self.linear + found.linear
         return UserPosterior(
             self.population, precision.astype(np.float32), linear.astype(np.float32), self.judgements + 1
         )

@@ -35,7 +35,7 @@ def write(path: Path, *rows: object) -> Path:
 def test_every_kind_winner_first(tmp_path):
     path = write(
         tmp_path / "set.jsonl",
-        {**PAIR, "strength": 2, "extra": None},
+        {**PAIR, "strength": 0.5, "weight": 0.5, "extra": None},
         {"user": "u", "context": "c", "item": "rated", "rating": 4, "scale": [1, 5]},
         {"user": "u", "context": "c", "item": "liked", "vote": -1, "own": True},
         {"user": "v", "context": "c", "ranking": ["best", "middle", "worst"]},
@@ -43,7 +43,7 @@ def test_every_kind_winner_first(tmp_path):
         {"user": "w", "item": "no context", "rating": 0.5},
     )
     pair, rating, vote, ranking, edit, bare = read(path)
-    assert pair == Judgement("u", "c", "pair", ("better", "worse"), source="set")
+    assert pair == Judgement("u", "c", "pair", ("better", "worse"), source="set", weight=0.25)
     assert (rating.kind, rating.texts, rating.value, rating.scale) == ("rating", ("rated",), 4.0, (1.0, 5.0))
     assert rating.normalised == 0.5
     assert (vote.kind, vote.value, vote.own) == ("vote", -1.0, True)
