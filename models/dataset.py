@@ -1,6 +1,5 @@
 """`Dataset`: judgements as index tensors, ready for batch fitting."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,7 +51,8 @@ class Dataset:
     ) -> "Dataset":
         """Indexes judgements.
 
-        Rankings enter as their adjacent pairs and edits as one pair; a text against itself says nothing.
+        Rankings and choices enter as the pairs of neighbouring groups and edits as one pair; a text against itself says
+        nothing.
 
         Args:
             judgements: What was said.
@@ -75,7 +75,8 @@ class Dataset:
                 voted.append((user, at[0]))
                 votes.append(j.value)
             else:
-                compared += [(user, a, b) for a, b in itertools.pairwise(at) if a != b]
+                rows = dict(zip(j.texts, at, strict=True))
+                compared += [(user, rows[better], rows[worse]) for better, worse in j.pairs()]
         return cls(
             users=tuple(users),
             keys=tuple(item_key(context, text) for context, text in items),

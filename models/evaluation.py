@@ -1,6 +1,5 @@
 """Few-shot evaluation: how well is a new user's next comparison predicted after k of their own judgements?"""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -11,7 +10,8 @@ from scipy.special import expit
 
 from penchant.models.items import Items
 from penchant.models.judgements import Judgement
-from penchant.models.likelihood import Observation, Pair, Rating, Vote
+from penchant.models.likelihood import Observation
+from penchant.models.observe import observation
 from penchant.models.posterior import UserPosterior
 from penchant.models.progress import Progress, silent
 from penchant.models.reward import RewardModel, item_key
@@ -45,16 +45,17 @@ class Catalogue:
         return self.items[[self._rows[item] for item in items]]
 
 
-def observations(judgement: Judgement, reward: RewardModel, catalogue: Catalogue) -> list[Observation]:
-    """A judgement in its native form: a rating is a rating, a ranking its adjacent pairs."""
-    items = [catalogue.row(judgement.context, text) for text in judgement.texts]
-    match judgement.kind:
-        case "rating":
-            return [Rating(items[0], judgement.normalised, reward.rating_scale(judgement.source))]
-        case "vote":
-            return [Vote(items[0], int(judgement.value))]
-        case _:
-            return [Pair(better, worse) for better, worse in itertools.pairwise(items)]
+def observed(judgement: Judgement, reward: RewardModel, catalogue: Catalogue) -> Observation | None:
+    """A judgement in its native form; None where it says nothing."""
+    return observation(
+        reward,
+        catalogue.rows([(judgement.context, text) for text in judgement.texts]),
+        kind=judgement.kind,
+        value=judgement.normalised if judgement.kind == "rating" else judgement.value,
+        weight=judgement.weight,
+        source=judgement.source,
+        groups=judgement.groups,
+    )
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,9 @@ def adapt(
         posteriors, learned = {}, 0
         for k in sorted(shots):
             for judgement in support[user][learned:k]:
-                for observation in observations(judgement, reward, catalogue):
-                    posterior = posterior.learn(observation)
+                said = observed(judgement, reward, catalogue)
+                if said is not None:
+                    posterior = posterior.learn(said)
             learned = max(k, learned)
             posteriors[k] = posterior
         adapted.append(

@@ -150,6 +150,10 @@ class RewardModel:
             keys,
         )
 
+    def flip(self, source: str | None = None) -> float:  # noqa: ARG002 - learned by source, in time
+        """How often the labels of a source are wrong: nothing is known of that yet."""
+        return 0.0
+
     def rating_scale(self, source: str | None = None) -> RatingScale:
         """How a source's ratings, normalised to [-1, 1], arise from utility."""
         return self.scales.get(source or DEFAULT_SOURCE, self.scales[DEFAULT_SOURCE])

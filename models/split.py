@@ -130,7 +130,7 @@ def test_pairs(judgements: Sequence[Judgement]) -> list[TestPair]:
         if j.kind in ("rating", "vote"):
             rated[j.context, j.kind, j.source].append(j)  # what is said on another scale cannot be compared
         else:
-            found += [(j.context, a, b) for a, b in itertools.pairwise(j.texts)]
+            found += [(j.context, a, b) for a, b in j.pairs()]
     candidates = []
     for (context, _, _), rows in rated.items():
         for a, b in itertools.combinations(rows, 2):

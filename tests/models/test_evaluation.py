@@ -15,12 +15,12 @@ from penchant.models.evaluation import (
     adapt,
     calibration_error,
     curve,
-    observations,
+    observed,
     predict,
 )
 from penchant.models.fit import Fit, FitOptions
 from penchant.models.judgements import Judgement
-from penchant.models.likelihood import Pair, Rating, Vote
+from penchant.models.likelihood import Pair, Ranking, Rating, Vote
 from penchant.models.posterior import UserPosterior
 from penchant.models.reward import item_key
 from penchant.models.selection import preference_probability
@@ -215,8 +215,7 @@ def test_adapting_is_learning_one_by_one(planted, parts, reward):
     posterior = UserPosterior.at_prior(reward.population)
     expected = {0: posterior}
     for number, judgement in enumerate(parts.support[user], start=1):
-        for observation in observations(judgement, reward, catalogue):
-            posterior = posterior.learn(observation)
+        posterior = posterior.learn(observed(judgement, reward, catalogue))
         expected[number] = posterior
     assert adapted.posteriors.keys() == {0, 5, 1000}
     for k, of in (
@@ -257,17 +256,19 @@ def test_judgements_are_learned_in_their_native_form(extractor):
     keys = [item_key("q", t) for t in texts]
 
     def said(kind: str, *texts: str, value: float = 0.0):
-        return observations(Judgement("u", "q", kind, texts, value, (1.0, 5.0)), reward, catalogue)
+        return observed(Judgement("u", "q", kind, texts, value, (1.0, 5.0)), reward, catalogue)
 
-    (rating,) = said("rating", "a", value=4.0)
+    rating = said("rating", "a", value=4.0)
     assert isinstance(rating, Rating)
     assert (rating.item.keys, rating.value, rating.scale) == ((keys[0],), 0.5, reward.rating_scale())
-    (vote,) = said("vote", "b", value=-1.0)
+    vote = said("vote", "b", value=-1.0)
     assert isinstance(vote, Vote)
     assert (vote.item.keys, vote.value) == ((keys[1],), -1)
-    pairs = said("ranking", "c", "a", "b")
-    assert all(isinstance(pair, Pair) for pair in pairs)
-    assert [(p.winner.keys[0], p.loser.keys[0]) for p in pairs] == [(keys[2], keys[0]), (keys[0], keys[1])]
-    (edit,) = said("edit", "b", "a")
+    ranking = said("ranking", "c", "a", "b")
+    assert isinstance(ranking, Ranking)
+    assert (ranking.items.keys, ranking.groups) == ((keys[2], keys[0], keys[1]), (1, 1, 1))
+    assert said("ranking", "c", "c", "c") is None
+    edit = said("edit", "b", "a")
+    assert isinstance(edit, Pair)
     assert (edit.winner.keys[0], edit.loser.keys[0]) == (keys[1], keys[0])
     np.testing.assert_array_equal(catalogue.rows([("q", "c"), ("q", "a")]).keys, [keys[2], keys[0]])
