@@ -1,0 +1,171 @@
+"""Tuning a peer on its train users: a quarter of them is held out, and with them texts (cold) or cells (warm).
+
+The held-out users learn from k of their judgements and their held-out comparisons are predicted, as in the test. Of all
+settings the one of least mean log-loss is taken, each at its best temperature; that temperature too. So every peer is
+calibrated, which its publication does not do: without, confident peers lose far more in log-loss.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import expit
+from torch import Tensor
+
+from benchmarks.peers.comparisons import SUPPORT_PAIRS, TRAIN_PAIRS, Catalogue, Comparisons
+from benchmarks.personalization.data import Vectors
+from penchant.models.judgements import Judgement
+from penchant.models.split import Mode, Split, TestPair, bucket, few_shot, group_by_user
+
+Setting = tuple[Any, ...]
+
+VALIDATION_USERS: Final = 150
+VALIDATION_SHOTS: Final = (0, 3, 30)
+TEXT_FOLDS: Final = 5
+FOLDS_USED: Final[Mapping[Mode, int]] = {"cold": 2, "warm": 1}
+"""Which texts are held out moves a fold by points, so `cold` asks two folds of a fifth of the texts."""
+
+MIN_USERS: Final = 10
+"""With fewer held-out users the published setting is taken, at temperature 1."""
+
+LOG_TEMPERATURES: Final = (-4.0, 4.0)
+
+
+class Model(Protocol):
+    """A fitted peer.
+
+    Attributes:
+        setting: What it was fitted with.
+    """
+
+    setting: Setting
+
+    def logits(self, x: Tensor, support: Comparisons, asked: Comparisons) -> Tensor:
+        """Logit `[n]` of winner ≻ loser for every pair asked, each user having learned from their support."""
+        ...
+
+
+class Peer(Protocol):
+    """A way of fitting: yields models of different settings, so that a path costs one fit."""
+
+    published: Setting
+
+    def fit(self, x: Tensor, train: Comparisons, settings: Sequence[Setting] | None) -> Iterator[Model]:
+        """Fits on comparisons.
+
+        Args:
+            x: `[n_items, d]`.
+            train: Of the train users.
+            settings: Only these; None means all that are worth trying.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Predictions of a tuned peer.
+
+    Attributes:
+        better: By k, `[n]` P(better ≻ worse).
+        setting: Chosen.
+        temperature: Chosen.
+        validation_users: How many the choice rests on.
+        trials: Mean validation log-loss of every setting.
+    """
+
+    better: dict[int, NDArray[np.float64]]
+    setting: Setting
+    temperature: float
+    validation_users: int
+    trials: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Problem:
+    x: Tensor
+    train: Comparisons
+    support: dict[int, Comparisons]
+    asked: Comparisons
+
+    @classmethod
+    def of(
+        cls,
+        vectors: Vectors,
+        train: Sequence[Judgement],
+        support: Mapping[str, Sequence[Judgement]],
+        test: Mapping[str, Sequence[TestPair]],
+        shots: Sequence[int],
+    ) -> "_Problem":
+        catalogue = Catalogue(vectors, train)
+        first = {
+            k: catalogue.comparisons({user: support[user][:k] for user in test}, most=SUPPORT_PAIRS)
+            for k in shots
+        }
+        pairs = catalogue.comparisons(group_by_user(train), most=TRAIN_PAIRS)
+        return cls(catalogue.x, pairs, first, catalogue.asked(test))
+
+    def logits(self, model: Model) -> dict[int, NDArray[np.float64]]:
+        with torch.no_grad():
+            return {
+                k: model.logits(self.x, first, self.asked).double().numpy()
+                for k, first in self.support.items()
+            }
+
+
+def predict(peer: Peer, vectors: Vectors, parts: Split, mode: Mode, shots: Sequence[int]) -> Tuned:
+    """Tunes a peer within the train part, fits it on all of that, and predicts the test pairs."""
+    folds = list(_folds(vectors, parts.train, mode))
+    users = sum(fold.asked.n_users for fold in folds)
+    setting, temperature, trials = peer.published, 1.0, {}
+    if users >= MIN_USERS:
+        tried: dict[Setting, list[dict[int, NDArray[np.float64]]]] = {}
+        for fold in folds:
+            for model in peer.fit(fold.x, fold.train, None):
+                tried.setdefault(model.setting, []).append(fold.logits(model))
+        found = {name: _best_temperature(logits) for name, logits in tried.items()}
+        setting = min(found, key=lambda name: found[name][1])
+        temperature = found[setting][0]
+        trials = {repr(name): round(loss, 5) for name, (_, loss) in found.items()}
+    problem = _Problem.of(vectors, parts.train, parts.support, parts.test, shots)
+    (model,) = peer.fit(problem.x, problem.train, [setting])
+    better = {k: expit(temperature * logits) for k, logits in problem.logits(model).items()}
+    return Tuned(better, setting, temperature, users, trials)
+
+
+def _folds(vectors: Vectors, train: Sequence[Judgement], mode: Mode) -> Iterator[_Problem]:
+    by_user = group_by_user(train)
+    left_out = [user for user in by_user if bucket("peers", "user", user) < 0.25]
+    left_out = sorted(left_out, key=lambda user: bucket("peers", "order", user))
+    others = set(by_user) - set(left_out)
+    for number in range(FOLDS_USED[mode]):
+
+        def held_out(judgement: Judgement, number: int = number) -> bool:
+            if mode == "warm":
+                return bucket("peers", "cell", judgement.user, *judgement.texts) < 0.3
+            return any(int(bucket("peers", "fold", t) * TEXT_FOLDS) == number for t in judgement.texts)
+
+        support: dict[str, list[Judgement]] = {}
+        test: dict[str, list[TestPair]] = {}
+        for user in left_out:
+            if len(support) < VALIDATION_USERS and (found := few_shot(by_user[user], held_out)) is not None:
+                support[user], test[user] = found
+        rest = [j for user in by_user if user in others for j in by_user[user] if not held_out(j)]
+        if test and rest:
+            yield _Problem.of(vectors, rest, support, test, VALIDATION_SHOTS)
+
+
+def _best_temperature(folds: Sequence[Mapping[int, NDArray[np.float64]]]) -> tuple[float, float]:
+    """Temperature of least log-loss, and that loss: mean over folds and shots."""
+
+    def loss(log_temperature: float) -> float:
+        scale = np.exp(log_temperature)
+        return float(
+            np.mean([np.logaddexp(0, -scale * each).mean() for by_k in folds for each in by_k.values()])
+        )
+
+    found = minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded", options={"xatol": 0.01})
+    return float(np.exp(found.x)), float(found.fun)

@@ -1,0 +1,38 @@
+"""Features on disk: every set is encoded once."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.code import code_hash
+from benchmarks.personalization.data import Source
+from penchant.models.features import FeatureExtractor
+from penchant.models.training import extract
+
+
+def encode(source: Source, extractor: Callable[[], FeatureExtractor]) -> None:
+    """Encodes what is not in the cache yet; the extractor is loaded only then."""
+    if source.features.exists():
+        return
+    print(f"{source.name}: encoding", flush=True)
+    vectors = extract(source.judgements(), extractor())
+    source.features.parent.mkdir(parents=True, exist_ok=True)
+    partial = source.features.with_suffix(".partial.npy")
+    np.save(partial, np.stack(list(vectors.values())))
+    partial.rename(source.features)
+
+
+def extractor_identity(encoder: str, extractor: Callable[[], FeatureExtractor], cache_folder: Path) -> str:
+    """Identity of the extractor; of the embedded encoder it is remembered, so that a resumed run loads no weights."""
+    if encoder != "embedded":
+        return extractor().identity
+    index = cache_folder / "embedded.json"
+    known: dict[str, str] = json.loads(index.read_text("utf-8")) if index.exists() else {}
+    key = code_hash("penchant.models.features", "penchant.models.transformer")
+    if key not in known:
+        known[key] = extractor().identity
+        cache_folder.mkdir(parents=True, exist_ok=True)
+        index.write_text(json.dumps(known, indent=2) + "\n", "utf-8")
+    return known[key]

@@ -1,0 +1,234 @@
+"""Figures with intervals: user-mean accuracy, log-loss, calibration, harm, and paired differences.
+
+A figure is the mean over repetitions. Its 95 % interval is a two-way bootstrap: every user and every text is drawn a
+Poisson(1) number of times and a pair counts as often as its user and both its texts (Owen & Eckles 2012, *Bootstrapping
+data arrays of arbitrary order*, Ann. Appl. Stat. 6(3)). A user or text that occurs in several repetitions is drawn as
+often in each, so that what repetitions share is not counted as independent evidence. All systems see the same draws:
+differences are paired.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.personalization.task import Asked
+from penchant.models.evaluation import calibration_error
+
+Vector = NDArray[np.float64]
+
+DRAWS: Final = 500
+SEED: Final = 20_261_121
+PERMUTATIONS: Final = 2000
+HARM_LEVEL: Final = 0.01
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One figure of every repetition, and what it would be in every draw.
+
+    Attributes:
+        values: `[repetitions]`.
+        draws: `[repetitions, DRAWS]`; NaN where a draw holds nothing.
+    """
+
+    values: Vector
+    draws: Vector
+
+    def figure(self) -> Figure:
+        """The mean over repetitions."""
+        draws = self.draws.mean(axis=0)
+        low, high = np.quantile(draws[np.isfinite(draws)], [0.025, 0.975])
+        return Figure(float(self.values.mean()), float(low), float(high))
+
+    def __sub__(self, other: "Statistic") -> "Statistic":
+        """The paired difference."""
+        return Statistic(self.values - other.values, self.draws - other.draws)
+
+
+class Repetition:
+    """Test pairs of one repetition and how often each draw counts them.
+
+    Args:
+        asked: The pairs.
+        text_draws: `[DRAWS, n_texts]`.
+        user_draws: `[DRAWS, n_users]`.
+    """
+
+    def __init__(
+        self, asked: Asked, text_draws: NDArray[np.float32], user_draws: NDArray[np.float32]
+    ) -> None:
+        self.asked = asked
+        self._starts = np.searchsorted(asked.users, np.arange(len(asked.user_ids) + 1))
+        self._texts = text_draws[:, asked.texts[:, 0]] * text_draws[:, asked.texts[:, 1]]
+        self._users = user_draws
+
+    def user_means(self, values: Vector, among: NDArray[np.bool_] | None = None) -> tuple[Vector, Vector]:
+        """Mean over users of their mean over pairs, for m quantities: `[m]`, and `[m, DRAWS]` of the draws.
+
+        Args:
+            values: `[n_pairs, m]`.
+            among: `[n_pairs]` pairs that count; all unless given.
+        """
+        counted = np.ones(len(values), np.float32) if among is None else among.astype(np.float32)
+        plain, drawn = [], []
+        for user, (start, end) in enumerate(itertools.pairwise(self._starts)):
+            one, mass = values[start:end], counted[start:end]
+            if not mass.sum():
+                continue
+            plain.append(mass @ one / mass.sum())
+            weights = self._texts[:, start:end] * mass
+            total = weights.sum(axis=1, keepdims=True)
+            mean = (weights @ one.astype(np.float32)) / np.maximum(total, 1)
+            drawn.append((mean, self._users[:, user : user + 1] * (total > 0)))
+        numerator = sum(mean * present for mean, present in drawn)
+        denominator = sum(present for _, present in drawn)
+        return np.mean(plain, axis=0), _ratio(np.asarray(numerator), np.asarray(denominator)).T
+
+    def pooled(self, values: Vector) -> tuple[Vector, Vector]:
+        """Mean over pairs, likewise."""
+        weights = self._texts * self._users[:, self.asked.users]
+        total = weights.sum(axis=1, keepdims=True, dtype=np.float64)
+        return values.mean(axis=0), _ratio((weights @ values.astype(np.float32)).astype(np.float64), total).T
+
+
+def repetitions(asked: Sequence[Asked]) -> list[Repetition]:
+    """All repetitions of a set and split, drawn together."""
+    rng = np.random.default_rng(SEED)
+    users, texts = (
+        np.unique(np.concatenate([getattr(a, ids) for a in asked])) for ids in ("user_ids", "text_ids")
+    )
+    user_draws = rng.poisson(1.0, (DRAWS, len(users))).astype(np.float32)
+    text_draws = rng.poisson(1.0, (DRAWS, len(texts))).astype(np.float32)
+    return [
+        Repetition(
+            a,
+            text_draws[:, np.searchsorted(texts, a.text_ids)],
+            user_draws[:, np.searchsorted(users, a.user_ids)],
+        )
+        for a in asked
+    ]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A system's learning curve on a set and split, by k.
+
+    Attributes:
+        accuracy: Mean over users of pair accuracy, a tie counting half.
+        log_loss: −log P(better ≻ worse), mean over pairs.
+        user_log_loss: Its mean over users.
+        calibration: Expected calibration error, 15 equal-mass bins, pooled over repetitions.
+        harmed: Share of users measurably worse than at the smallest k.
+        users: Over all repetitions.
+        pairs: Likewise.
+    """
+
+    accuracy: Mapping[int, Statistic]
+    log_loss: Mapping[int, Statistic]
+    user_log_loss: Mapping[int, Statistic]
+    calibration: Mapping[int, float]
+    harmed: Mapping[int, float]
+    users: int
+    pairs: int
+
+
+def curve(drawn: Sequence[Repetition], better: Sequence[Mapping[int, Vector]]) -> Curve:
+    """Scores one system's predictions, one mapping from k to `[n_pairs]` a repetition."""
+    shots = sorted(better[0])
+    by_user: list[tuple[Vector, Vector]] = []
+    by_pair: list[tuple[Vector, Vector]] = []
+    harmed: dict[int, list[NDArray[np.bool_]]] = {k: [] for k in shots}
+    for repetition, found in zip(drawn, better, strict=True):
+        hits = np.stack([hit(found[k]) for k in shots], axis=1)
+        losses = np.stack([loss(found[k]) for k in shots], axis=1)
+        by_user.append(repetition.user_means(np.concatenate([hits, losses], axis=1)))
+        by_pair.append(repetition.pooled(losses))
+        for i, k in enumerate(shots):
+            harmed[k].append(harmed_users(repetition.asked.users, losses[:, i] - losses[:, 0]))
+    n = len(shots)
+    return Curve(
+        accuracy={k: _statistic(by_user, i) for i, k in enumerate(shots)},
+        log_loss={k: _statistic(by_pair, i) for i, k in enumerate(shots)},
+        user_log_loss={k: _statistic(by_user, n + i) for i, k in enumerate(shots)},
+        calibration={k: calibration_error(np.concatenate([found[k] for found in better])) for k in shots},
+        harmed={k: float(np.concatenate(flags).mean()) for k, flags in harmed.items()},
+        users=sum(len(r.asked.user_ids) for r in drawn),
+        pairs=sum(len(r.asked.users) for r in drawn),
+    )
+
+
+def accuracy_among(
+    drawn: Sequence[Repetition], better: Sequence[Mapping[int, Vector]], context: str
+) -> tuple[dict[int, Statistic], dict[int, Statistic], int] | None:
+    """Accuracy and user-mean log-loss by k on one context's pairs, and its users; None where a repetition has none."""
+    shots = sorted(better[0])
+    found, users = [], 0
+    for repetition, predicted in zip(drawn, better, strict=True):
+        asked = repetition.asked
+        if context not in asked.context_names:
+            return None
+        among = asked.contexts == asked.context_names.index(context)
+        users += len(np.unique(asked.users[among]))
+        hits = [hit(predicted[k]) for k in shots]
+        losses = [loss(predicted[k]) for k in shots]
+        found.append(repetition.user_means(np.stack([*hits, *losses], axis=1), among))
+    n = len(shots)
+    return (
+        {k: _statistic(found, i) for i, k in enumerate(shots)},
+        {k: _statistic(found, n + i) for i, k in enumerate(shots)},
+        users,
+    )
+
+
+def hit(better: Vector) -> Vector:
+    """1 where the better text is predicted, ½ at a tie."""
+    return np.where(better == 0.5, 0.5, (better > 0.5).astype(np.float64))
+
+
+def loss(better: Vector) -> Vector:
+    """−log P(better ≻ worse)."""
+    found: Vector = -np.log(np.maximum(better, 1e-12))
+    return found
+
+
+def harmed_users(users: NDArray[np.int64], change: Vector) -> NDArray[np.bool_]:
+    """Per user: is the log-loss measurably higher, p < .01, by sign-flip permutation of the paired differences?"""
+    rng = np.random.default_rng(SEED)
+    starts = np.searchsorted(users, np.arange(int(users.max()) + 2))
+    width = int(np.diff(starts).max())
+    signs = rng.choice(np.array([-1.0, 1.0]), (PERMUTATIONS, width))
+    harmed = []
+    for start, end in itertools.pairwise(starts):
+        differences = change[start:end]
+        observed = differences.sum()
+        if observed <= 0:
+            harmed.append(False)
+            continue
+        exceed = int((signs[:, : end - start] @ differences >= observed - 1e-12).sum())
+        harmed.append((exceed + 1) / (PERMUTATIONS + 1) < HARM_LEVEL)
+    return np.array(harmed)
+
+
+def _statistic(found: Sequence[tuple[Vector, Vector]], column: int) -> Statistic:
+    return Statistic(
+        np.array([values[column] for values, _ in found]), np.stack([draws[column] for _, draws in found])
+    )
+
+
+def _ratio(numerator: Vector, denominator: Vector) -> Vector:
+    ratio: Vector = np.full(numerator.shape, np.nan)
+    np.divide(numerator, denominator, out=ratio, where=np.broadcast_to(denominator > 0, numerator.shape))
+    return ratio

@@ -1,0 +1,70 @@
+"""Our own system: fitted on the train part, everything chosen within it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+
+from benchmarks.personalization.task import SHOTS, Answer, Task
+from penchant.models.bundle import stored
+from penchant.models.evaluation import adapt, predict
+from penchant.models.judgements import Judgement
+from penchant.models.reward import RewardModel
+from penchant.models.split import TestPair
+from penchant.models.tuning import fit_reward
+
+
+class Fitted:
+    """A reward model fitted to one task's train judgements.
+
+    Attributes:
+        reward: As a bundle on disk would hold it.
+        notes: What was chosen, and the seconds that the fit took.
+    """
+
+    def __init__(self, task: Task, train: Sequence[Judgement] | None = None) -> None:
+        self.task = task
+        start = time.perf_counter()
+        tuned = fit_reward(task.parts.train if train is None else train, task.vectors, mode=task.mode)
+        self.notes = {
+            "choice": asdict(tuned.choice),
+            "held_out_users": tuned.held_out_users,
+            "fit_seconds": round(time.perf_counter() - start, 3),
+        }
+        self.reward: RewardModel = stored(tuned.reward)
+
+    def answer(
+        self,
+        support: Mapping[str, Sequence[Judgement]] | None = None,
+        test: Mapping[str, Sequence[TestPair]] | None = None,
+        *,
+        shots: Sequence[int] = SHOTS,
+    ) -> Answer:
+        """Predictions for the task's users, or with other support or other test pairs."""
+        parts = self.task.parts
+        start = time.perf_counter()
+        adapted = adapt(
+            self.reward,
+            self.task.vectors,
+            parts.support if support is None else support,
+            parts.test if test is None else test,
+            shots=shots,
+        )
+        better = predict(self.reward, adapted).better
+        return Answer(better, {**self.notes, "adapt_seconds": round(time.perf_counter() - start, 3)})
+
+
+_last: tuple[object, Fitted] | None = None
+
+
+def fitted(task: Task) -> Fitted:
+    """The fit to a task; the last one is kept, for the probes ask the very model whose curve is drawn."""
+    global _last  # noqa: PLW0603 - one fit is kept, not all of a process's
+    name = (task.name, task.mode, task.repetition)
+    if _last is None or _last[0] != name or _last[1].task is not task:
+        _last = (name, Fitted(task))
+    return _last[1]
+
+
+def reversed_pair(pair: TestPair) -> TestPair:
+    """The same comparison with the opposite outcome."""
+    return replace(pair, better=pair.worse, worse=pair.better)

@@ -1,0 +1,109 @@
+"""What is computed: the cells of a run, their keys, in groups that share a task, and the function that fills them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+from benchmarks.personalization.cells import Cell, Result, Timer, key_of
+from benchmarks.personalization.data import Source
+from benchmarks.personalization.systems import SYSTEMS, answer, system_hash
+from benchmarks.personalization.task import SHOTS, Answer, Task
+from penchant.models.split import Mode
+
+CURVES: Final = "curves"
+PARTS: Final = (CURVES,)
+SPLITS: Final[tuple[Mode, ...]] = ("cold", "warm")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for.
+
+    Attributes:
+        splits: `cold`, `warm`.
+        repetitions: How many of each.
+        systems: Ours and peers.
+        parts: Of the benchmark.
+        reverse_labels: Turn every test label round, to see the probes fail.
+    """
+
+    splits: tuple[Mode, ...]
+    repetitions: int
+    systems: tuple[str, ...]
+    parts: tuple[str, ...]
+    reverse_labels: bool = False
+
+    @classmethod
+    def of(
+        cls, splits: str, repetitions: int, systems: str, parts: str, *, reverse_labels: bool = False
+    ) -> "Options":
+        """From lists with commas.
+
+        Raises:
+            ValueError: A name that there is not.
+        """
+        wanted = _among(splits, SPLITS)
+        return cls(
+            tuple(split for split in SPLITS if split in wanted),
+            repetitions,
+            _among(systems, SYSTEMS),
+            _among(parts, PARTS),
+            reverse_labels,
+        )
+
+
+def cells(options: Options, sources: Mapping[str, Source]) -> list[Cell]:
+    """All cells of a run."""
+    found = []
+    if CURVES in options.parts:
+        found += [
+            Cell(CURVES, name, split, repetition, system)
+            for name in sources
+            for split in options.splits
+            for repetition in range(options.repetitions)
+            for system in options.systems
+        ]
+    return found
+
+
+def key(cell: Cell, sources: Mapping[str, Source]) -> str:
+    """Of a cell's result: its code, options and data."""
+    source = sources[cell.set]
+    return key_of(
+        cell, code=system_hash(cell.system), data=source.sha256, features=source.identity, shots=SHOTS
+    )
+
+
+def groups(missing: Sequence[Cell], sources: Mapping[str, Source]) -> list[list[Cell]]:
+    """Cells by (set, split, repetition); the largest sets first."""
+
+    def task_of(cell: Cell) -> tuple[int, str, str, int]:
+        size = -sources[cell.set].path.stat().st_size if cell.set in sources else 0
+        return size, cell.set, cell.split, cell.repetition
+
+    return [list(group) for _, group in groupby(sorted(missing, key=task_of), key=task_of)]
+
+
+def fill(group: Sequence[Cell], sources: Mapping[str, Source]) -> Iterator[Result]:
+    """Computes a group."""
+    first = group[0]
+    mode: Mode = "cold" if first.split == "cold" else "warm"
+    task = Task.of(sources[first.set], mode, first.repetition)
+    for cell in group:
+        with Timer() as timer:
+            found = _answer(cell, task)
+        yield Result(cell, task.asked, found, timer.seconds)
+
+
+def _answer(cell: Cell, task: Task) -> Answer:
+    if not task.parts.test:
+        return Answer({}, {"nobody": "no unseen user has enough support judgements and test pairs"})
+    return answer(cell.system, task)
+
+
+def _among(names: str, known: Sequence[str]) -> tuple[str, ...]:
+    wanted = tuple(name.strip() for name in names.split(",") if name.strip())
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(f"no {', '.join(unknown)} among {', '.join(known)}")
+    return wanted

@@ -1,0 +1,125 @@
+"""From filled cells to figures: plain data for the JSON file."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from benchmarks.personalization import metrics
+from benchmarks.personalization.cells import Cell, Result, Store
+from benchmarks.personalization.metrics import Curve, Figure, Repetition, Statistic
+from benchmarks.personalization.systems import PENCHANT
+from benchmarks.personalization.task import SHOTS
+
+MIN_CONTEXT_USERS: Final = 20
+MOST_CONTEXTS: Final = 15
+"""A set of more contexts than this is not reported context by context."""
+
+
+def curves(store: Store, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """One entry a set and split; systems missing in a repetition are left out."""
+    places = dict.fromkeys((cell.set, cell.split) for cell in cells)
+    return [_place(store, [c for c in cells if (c.set, c.split) == place]) for place in places]
+
+
+def _place(store: Store, cells: Sequence[Cell]) -> dict[str, Any]:
+    by_system: dict[str, list[Result]] = {}
+    for cell in sorted(cells, key=lambda cell: cell.repetition):
+        by_system.setdefault(cell.system, []).append(store.read(cell))
+    results = next(iter(by_system.values()))
+    about: dict[str, Any] = {"set": cells[0].set, "split": cells[0].split, "repetitions": len(results)}
+    if any(not result.answer.better for result in results):
+        return {**about, "nobody": "a repetition has no unseen user with enough judgements"}
+    drawn = metrics.repetitions([result.asked for result in results])
+    better = {name: [result.answer.better for result in found] for name, found in by_system.items()}
+    found = {name: metrics.curve(drawn, predicted) for name, predicted in better.items()}
+    first = next(iter(found.values()))
+    about |= {"users": first.users, "pairs": first.pairs}
+    about["systems"] = {
+        name: {
+            "curve": _points(curve),
+            "seconds": [round(result.seconds, 1) for result in by_system[name]],
+            "notes": [result.answer.notes for result in by_system[name]],
+        }
+        for name, curve in found.items()
+    }
+    if PENCHANT in found:
+        about["with_labels"] = _with_labels(found[PENCHANT])
+        about["against"] = {
+            name: _against(found[PENCHANT], curve) for name, curve in found.items() if name != PENCHANT
+        }
+        about["contexts"] = _contexts(drawn, better)
+    return about
+
+
+def _points(curve: Curve) -> list[dict[str, Any]]:
+    return [
+        {
+            "k": k,
+            "accuracy": figure(curve.accuracy[k]),
+            "log_loss": figure(curve.log_loss[k]),
+            "user_log_loss": figure(curve.user_log_loss[k]),
+            "calibration_error": round(curve.calibration[k], 4),
+            "harmed": round(curve.harmed[k], 4),
+        }
+        for k in sorted(curve.accuracy)
+    ]
+
+
+def _with_labels(curve: Curve) -> list[dict[str, Any]]:
+    """What labels change, paired: against k = 0, and against the k before."""
+    shots = sorted(curve.accuracy)
+    return [
+        {
+            "k": k,
+            "accuracy": figure(curve.accuracy[k] - curve.accuracy[shots[0]]),
+            "user_log_loss": figure(curve.user_log_loss[k] - curve.user_log_loss[shots[0]]),
+            "accuracy_since_last": figure(curve.accuracy[k] - curve.accuracy[last]),
+        }
+        for last, k in itertools.pairwise(shots)
+    ]
+
+
+def _against(ours: Curve, peer: Curve) -> list[dict[str, Any]]:
+    return [
+        {
+            "k": k,
+            "accuracy": figure(ours.accuracy[k] - peer.accuracy[k]),
+            "log_loss": figure(ours.log_loss[k] - peer.log_loss[k]),
+        }
+        for k in SHOTS
+    ]
+
+
+def _contexts(
+    drawn: Sequence[Repetition], better: Mapping[str, Sequence[Mapping[int, metrics.Vector]]]
+) -> list[dict[str, Any]]:
+    names = drawn[0].asked.context_names
+    if not 1 < len(names) <= MOST_CONTEXTS:
+        return []
+    rows = []
+    for name in names:
+        found = {system: metrics.accuracy_among(drawn, p, name) for system, p in better.items()}
+        ours = found[PENCHANT]
+        if ours is None or ours[2] < MIN_CONTEXT_USERS:
+            continue
+        rows.append(
+            {
+                "context": name,
+                "users": ours[2],
+                "systems": {
+                    system: [
+                        {"k": k, "accuracy": figure(scores[0][k]), "user_log_loss": figure(scores[1][k])}
+                        for k in SHOTS
+                    ]
+                    for system, scores in found.items()
+                    if scores is not None
+                },
+            }
+        )
+    return sorted(rows, key=lambda row: -row["users"])
+
+
+def figure(statistic: Statistic | Figure) -> list[float]:
+    """[value, low, high], rounded."""
+    found = statistic.figure() if isinstance(statistic, Statistic) else statistic
+    return [round(number, 5) for number in (found.value, found.low, found.high)]
