@@ -1,0 +1,152 @@
+"""`Checkpoint`: what long work has finished so far, stage by stage, so that it can be interrupted and go on.
+
+folder/
+  identity                     what the work depends on: data, options, encoder, versions
+  <stage>.safetensors          arrays of a stage that is done
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from penchant.models.files import write_whole
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_IDENTITY: Final = "identity"
+_ENDING: Final = ".safetensors"
+_PARTIAL: Final = re.compile(r"\.\d+\.partial$")
+
+
+class CheckpointError(RuntimeError):
+    """A folder of work cannot be used: it belongs to other work, is damaged, or cannot be written."""
+
+
+class Checkpoint:
+    """Keeps the arrays of finished stages in a folder, which is made when the first is saved.
+
+    Args:
+        folder: Of this work alone.
+        identity: Of the work (`fingerprint`): equal identities must lead to equal arrays.
+
+    Raises:
+        CheckpointError: The folder holds work of another identity, or something else.
+    """
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self.folder = folder
+        self._identity = identity
+        try:
+            found = (folder / _IDENTITY).read_text("utf-8")
+        except FileNotFoundError:
+            found = None
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"cannot read {folder}: {error}") from error
+        if found is None and folder.exists() and any(not _PARTIAL.search(p.name) for p in folder.iterdir()):
+            raise CheckpointError(f"{folder} is not empty and holds no work that could go on")
+        if found is not None and found != identity:
+            raise CheckpointError(
+                f"{folder} holds work on other data, with other options or of another version; "
+                "go on with those, or start anew"
+            )
+
+    @property
+    def stages(self) -> int:
+        """How many stages are saved."""
+        return sum(1 for _ in self.folder.glob(f"*{_ENDING}"))
+
+    def load(self, stage: str) -> dict[str, NDArray[Any]] | None:
+        """The arrays of a stage, exactly as they were saved; None if it was not.
+
+        Raises:
+            CheckpointError: They cannot be read.
+        """
+        path = self._path(stage)
+        try:
+            return dict(load_tensors(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"cannot read {path}: {error}") from error
+
+    def save(self, stage: str, arrays: Arrays) -> None:
+        """Saves a stage whole, in place of what was saved of it before. On disk when this returns.
+
+        Args:
+            stage: Its name; any text of moderate length.
+            arrays: Of numbers, of any shape.
+
+        Raises:
+            CheckpointError: They cannot be written.
+        """
+        # safetensors writes the memory of an array as it lies: it must lie in C order.
+        content = save_tensors({name: np.array(array, order="C") for name, array in arrays.items()})
+        try:
+            if not (self.folder / _IDENTITY).exists():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_whole(self.folder / _IDENTITY, self._identity.encode())
+            write_whole(self._path(stage), content)
+        except OSError as error:
+            raise CheckpointError(f"cannot write {self.folder}: {error}") from error
+
+    def clear(self) -> None:
+        """Forgets all stages, and removes the folder unless something else is in it.
+
+        Raises:
+            CheckpointError: It cannot be removed.
+        """
+        if not self.folder.exists():
+            return
+        try:
+            for path in list(self.folder.iterdir()):
+                # The identity last: what is left of an interrupted clearing can be cleared.
+                if path.name.endswith(_ENDING) or _PARTIAL.search(path.name):
+                    path.unlink(missing_ok=True)
+            (self.folder / _IDENTITY).unlink(missing_ok=True)
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
+        except OSError as error:
+            raise CheckpointError(f"cannot remove {self.folder}: {error}") from error
+
+    def _path(self, stage: str) -> Path:
+        return self.folder / (quote(stage, safe=" ") + _ENDING)
+
+
+class NoCheckpoint(Checkpoint):
+    """Keeps nothing: for work that is not to be resumed."""
+
+    def __init__(self) -> None:
+        """Needs no folder."""
+
+    @property
+    def stages(self) -> int:
+        """None is saved."""
+        return 0
+
+    def load(self, stage: str) -> None:
+        """Nothing was saved."""
+
+    def save(self, stage: str, arrays: Arrays) -> None:
+        """Saves nothing."""
+
+    def clear(self) -> None:
+        """There is nothing to forget."""
+
+
+NO_CHECKPOINT: Final = NoCheckpoint()
+
+
+def fingerprint(**parts: object) -> str:
+    """Identity of work by what it depends on: 32 hex digits of the JSON of `parts`, whatever their order."""
+    content = json.dumps(parts, sort_keys=True, ensure_ascii=True)
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,139 @@
+"""Checkpoints: what was saved comes back exactly, and nothing of other work does."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, CheckpointError, fingerprint
+from penchant.models.files import write_whole
+
+RNG = np.random.default_rng(5)
+ARRAYS = {
+    "empty": np.zeros((0, 3)),
+    "number": np.array(1.5),
+    "transposed": RNG.normal(size=(3, 4)).T,
+    "strided": RNG.normal(size=(6, 4))[::2, 1:3],
+    "small": RNG.normal(size=5).astype(np.float16),
+    "bytes": np.frombuffer(b"keys", np.uint8),
+    "counts": np.arange(4),
+    "flags": np.array([True, False]),
+    "odd": np.array([np.nan, np.inf, -0.0]),
+}
+
+
+def test_a_stage_comes_back_exactly(tmp_path: Path) -> None:
+    Checkpoint(tmp_path / "work", "a").save("try rank 2/round 10", ARRAYS)
+    found = Checkpoint(tmp_path / "work", "a").load("try rank 2/round 10")
+    assert found is not None
+    assert found.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        assert found[name].tobytes() == array.tobytes()
+
+
+def test_what_was_not_saved_is_not_there(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "work", "a")
+    assert checkpoint.load("fit") is None
+    assert not (tmp_path / "work").exists()
+    checkpoint.save("fit", {})
+    assert checkpoint.load("fit") == {}
+    assert checkpoint.load("fit/1") is None
+    assert checkpoint.stages == 1
+
+
+def test_saving_again_replaces(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, "a")
+    for value in (1, 2):
+        checkpoint.save("fit", {"x": np.array([value])})
+    found = checkpoint.load("fit")
+    assert found is not None
+    assert found["x"] == [2]
+    assert checkpoint.stages == 1
+
+
+def test_other_work_is_refused(tmp_path: Path) -> None:
+    Checkpoint(tmp_path, "a").save("fit", {})
+    with pytest.raises(CheckpointError, match="holds work on other data"):
+        Checkpoint(tmp_path, "b")
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "diary.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="is not empty and holds no work"):
+        Checkpoint(tmp_path, "a")
+    checkpoint = Checkpoint(tmp_path / "work", "a")
+    checkpoint.save("fit", {})
+    (tmp_path / "work" / "diary.txt").write_text("mine")
+    checkpoint.clear()
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["diary.txt"]
+
+
+def test_cleared_work_is_gone(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "work", "a")
+    checkpoint.clear()
+    checkpoint.save("fit", {})
+    checkpoint.clear()
+    assert not (tmp_path / "work").exists()
+    checkpoint.save("fit", {})
+    assert Checkpoint(tmp_path / "work", "a").load("fit") == {}
+
+
+def test_damaged_and_unwritable_work_is_named(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "work", "a")
+    checkpoint.save("fit", {"x": np.zeros(100)})
+    (file,) = (tmp_path / "work").glob("fit*")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"cannot read .*fit"):
+        checkpoint.load("fit")
+    checkpoint.clear()
+    (tmp_path / "work").write_text("a file where the folder should be")
+    with pytest.raises(CheckpointError, match=r"cannot write .*work"):
+        checkpoint.save("fit", {})
+    with pytest.raises(CheckpointError, match=r"cannot read .*work"):
+        Checkpoint(tmp_path / "work", "a")
+
+
+def test_a_kill_while_saving_leaves_what_was_there(tmp_path: Path) -> None:
+    code = (
+        "import numpy as np, os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from penchant.models.checkpoint import Checkpoint\n"
+        "checkpoint = Checkpoint(Path(sys.argv[1]), 'a')\n"
+        "checkpoint.save('fit', {'x': np.ones(3)})\n"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "checkpoint.save('fit', {'x': np.zeros(3)})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "work")], check=False)
+    assert done.returncode == -signal.SIGKILL
+    checkpoint = Checkpoint(tmp_path / "work", "a")
+    found = checkpoint.load("fit")
+    assert found is not None
+    assert found["x"].tolist() == [1, 1, 1]
+    assert any("partial" in path.name for path in (tmp_path / "work").iterdir())
+    checkpoint.clear()
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        write_whole(tmp_path / "taken", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_no_checkpoint_keeps_nothing(tmp_path: Path) -> None:
+    NO_CHECKPOINT.save("fit", ARRAYS)
+    assert NO_CHECKPOINT.load("fit") is None
+    NO_CHECKPOINT.clear()
+    assert NO_CHECKPOINT.stages == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fingerprint_tells_work_apart() -> None:
+    assert fingerprint(data=["ab"], seed=1) == fingerprint(seed=1, data=["ab"])
+    assert fingerprint(data=["ab"], seed=1) != fingerprint(data=["a", "b"], seed=1)
+    assert len(fingerprint()) == 32
