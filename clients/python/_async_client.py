@@ -1,15 +1,14 @@
 """`AsyncClient`: the methods of `Client`, to be awaited. What an argument means is written there."""
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Self
 
 import httpx
 
 from penchant import _calls as calls
 from penchant import _responses as responses
-from penchant._base import BaseClient
+from penchant._async_teaching import AsyncTeaching
 from penchant._config import DEFAULT_TIMEOUT, Timeout, read_config
 from penchant._pages import AsyncPage
 from penchant._transport import AsyncTransport
@@ -17,7 +16,7 @@ from penchant._transport import AsyncTransport
 __all__ = ["AsyncClient", "AsyncUsers"]
 
 
-class AsyncClient(BaseClient[AsyncTransport]):
+class AsyncClient(AsyncTeaching):
     """A client of one penchant server, for asyncio. Close it, or use it in an ``async with`` block.
 
     The arguments are those of `Client`, with an `httpx.AsyncClient`.
@@ -50,11 +49,14 @@ class AsyncClient(BaseClient[AsyncTransport]):
         queries: str | Sequence[str],
         documents: str | Sequence[str],
         user: str | None = None,
+        explain: bool | None = None,
         model: str | None = None,
     ) -> responses.Scores:
         """As `Client.score`."""
         return await self._run(
-            calls.score(queries=queries, documents=documents, user=self._user(user), model=model)
+            calls.score(
+                queries=queries, documents=documents, user=self._user(user), explain=explain, model=model
+            )
         )
 
     async def rerank(
@@ -66,6 +68,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         top_n: int | None = None,
         return_documents: bool | None = None,
         max_tokens_per_doc: int | None = None,
+        explain: bool | None = None,
         model: str | None = None,
     ) -> responses.Ranking:
         """As `Client.rerank`."""
@@ -77,6 +80,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
                 top_n=top_n,
                 return_documents=return_documents,
                 max_tokens_per_doc=max_tokens_per_doc,
+                explain=explain,
                 model=model,
             )
         )
@@ -90,6 +94,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         strategy: calls.Strategy | None = None,
         accept_threshold: float | None = None,
         n_return: int | None = None,
+        explain: bool | None = None,
     ) -> responses.BestOfN:
         """As `Client.best_of_n`."""
         return await self._run(
@@ -100,108 +105,9 @@ class AsyncClient(BaseClient[AsyncTransport]):
                 strategy=strategy,
                 accept_threshold=accept_threshold,
                 n_return=n_return,
+                explain=explain,
             )
         )
-
-    async def feedback(
-        self,
-        *,
-        events: Sequence[Mapping[str, Any]],
-        user: str | None = None,
-        idempotency_key: str | None = None,
-    ) -> responses.FeedbackReceipt:
-        """As `Client.feedback`."""
-        return await self._run(calls.feedback(events, self._user(user), idempotency_key))
-
-    async def prefer(
-        self,
-        *,
-        chosen: str,
-        rejected: str,
-        prompt: str | None = None,
-        user: str | None = None,
-        weight: float | None = None,
-        source: str | None = None,
-        rank_id: str | None = None,
-        event_id: str | None = None,
-        timestamp: datetime | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> responses.FeedbackReceipt:
-        """As `Client.prefer`."""
-        event = calls.preference(
-            chosen=chosen,
-            rejected=rejected,
-            prompt=prompt,
-            weight=weight,
-            source=source,
-            rank_id=rank_id,
-            event_id=event_id,
-            timestamp=timestamp,
-            metadata=metadata,
-        )
-        return await self._run(calls.feedback_event(event, self._user(user)))
-
-    async def vote(
-        self,
-        *,
-        value: Literal[1, -1],
-        text: str | None = None,
-        prompt: str | None = None,
-        rank_id: str | None = None,
-        index: int | None = None,
-        user: str | None = None,
-        weight: float | None = None,
-        source: str | None = None,
-        event_id: str | None = None,
-        timestamp: datetime | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> responses.FeedbackReceipt:
-        """As `Client.vote`."""
-        event = calls.vote(
-            value=value,
-            text=text,
-            prompt=prompt,
-            rank_id=rank_id,
-            index=index,
-            weight=weight,
-            source=source,
-            event_id=event_id,
-            timestamp=timestamp,
-            metadata=metadata,
-        )
-        return await self._run(calls.feedback_event(event, self._user(user)))
-
-    async def rate(
-        self,
-        *,
-        value: float,
-        scale: tuple[float, float],
-        text: str | None = None,
-        prompt: str | None = None,
-        rank_id: str | None = None,
-        index: int | None = None,
-        user: str | None = None,
-        weight: float | None = None,
-        source: str | None = None,
-        event_id: str | None = None,
-        timestamp: datetime | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> responses.FeedbackReceipt:
-        """As `Client.rate`."""
-        event = calls.rating(
-            value=value,
-            scale=scale,
-            text=text,
-            prompt=prompt,
-            rank_id=rank_id,
-            index=index,
-            weight=weight,
-            source=source,
-            event_id=event_id,
-            timestamp=timestamp,
-            metadata=metadata,
-        )
-        return await self._run(calls.feedback_event(event, self._user(user)))
 
     async def models(self) -> AsyncPage[responses.ModelCard]:
         """As `Client.models`."""
@@ -227,9 +133,6 @@ class AsyncClient(BaseClient[AsyncTransport]):
     async def _models(self, cursor: str | None) -> AsyncPage[responses.ModelCard]:
         listing = await self._run(calls.models(cursor))
         return AsyncPage(listing.data, listing.cursor, self._models)
-
-    async def _run(self, call: calls.Call[calls.T]) -> calls.T:
-        return await self._transport.run(call, self._config)
 
 
 class AsyncUsers:

@@ -18,15 +18,19 @@ __all__ = [
     "Document",
     "Strategy",
     "best_of_n",
+    "choice",
     "delete_user",
+    "edit",
     "feedback",
     "feedback_event",
     "get_user",
     "models",
     "preference",
+    "ranking",
     "rating",
     "ready",
     "rerank",
+    "retraction",
     "score",
     "user_feedback",
     "vote",
@@ -67,9 +71,14 @@ class Call(Generic[T]):
 
 
 def score(
-    *, queries: str | Sequence[str], documents: str | Sequence[str], user: str | None, model: str | None
+    *,
+    queries: str | Sequence[str],
+    documents: str | Sequence[str],
+    user: str | None,
+    explain: bool | None,
+    model: str | None,
 ) -> Call[responses.Scores]:
-    body = {"queries": queries, "documents": documents, "user": user, "model": model}
+    body = {"queries": queries, "documents": documents, "user": user, "explain": explain, "model": model}
     return Call("POST", "/v1/score", _to(responses.Scores), _given(body))
 
 
@@ -81,6 +90,7 @@ def rerank(
     top_n: int | None,
     return_documents: bool | None,
     max_tokens_per_doc: int | None,
+    explain: bool | None,
     model: str | None,
 ) -> Call[responses.Ranking]:
     body = {
@@ -90,6 +100,7 @@ def rerank(
         "top_n": top_n,
         "return_documents": return_documents,
         "max_tokens_per_doc": max_tokens_per_doc,
+        "explain": explain,
         "model": model,
     }
     return Call("POST", "/v1/rerank", _to(responses.Ranking), _given(body))
@@ -103,6 +114,7 @@ def best_of_n(
     strategy: Strategy | None,
     accept_threshold: float | None,
     n_return: int | None,
+    explain: bool | None,
 ) -> Call[responses.BestOfN]:
     body = {
         "candidates": list(candidates),
@@ -111,6 +123,7 @@ def best_of_n(
         "strategy": strategy,
         "accept_threshold": accept_threshold,
         "n_return": n_return,
+        "explain": explain,
     }
     return Call("POST", "/v1/best-of-n", _to(responses.BestOfN), _given(body))
 
@@ -131,6 +144,32 @@ def feedback_event(event: Mapping[str, Any], user: str | None) -> Call[responses
 
 def preference(*, timestamp: datetime | None, **fields: Field) -> dict[str, Any]:
     return {"type": "preference", "timestamp": _rfc3339(timestamp), **fields}
+
+
+def choice(
+    *,
+    candidates: Sequence[str] | None,
+    seen: Sequence[int] | None,
+    timestamp: datetime | None,
+    **fields: Field,
+) -> dict[str, Any]:
+    shown = {"candidates": _listed(candidates), "seen": _listed(seen)}
+    return {"type": "choice", "timestamp": _rfc3339(timestamp), **fields, **shown}
+
+
+def ranking(
+    *, order: Sequence[str | Sequence[str]], timestamp: datetime | None, **fields: Field
+) -> dict[str, Any]:
+    groups = [[tied] if isinstance(tied, str) else list(tied) for tied in order]
+    return {"type": "ranking", "order": groups, "timestamp": _rfc3339(timestamp), **fields}
+
+
+def edit(*, timestamp: datetime | None, **fields: Field) -> dict[str, Any]:
+    return {"type": "edit", "timestamp": _rfc3339(timestamp), **fields}
+
+
+def retraction(*, timestamp: datetime | None, **fields: Field) -> dict[str, Any]:
+    return {"type": "retract", "timestamp": _rfc3339(timestamp), **fields}
 
 
 def vote(*, timestamp: datetime | None, **fields: Field) -> dict[str, Any]:
@@ -194,6 +233,10 @@ def _rfc3339(moment: datetime | None) -> str | None:
     if moment.tzinfo is None:
         raise ValueError("timestamp has no time zone: datetime.now(UTC) has")
     return moment.isoformat()
+
+
+def _listed(values: Sequence[object] | None) -> list[object] | None:
+    return None if values is None else list(values)
 
 
 def _given(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,23 +1,22 @@
 """`Client`: every endpoint as a method. `AsyncClient` has the same ones, to be awaited."""
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Self
 
 import httpx
 
 from penchant import _calls as calls
 from penchant import _responses as responses
-from penchant._base import BaseClient
 from penchant._config import DEFAULT_TIMEOUT, Timeout, read_config
 from penchant._pages import Page
+from penchant._teaching import Teaching
 from penchant._transport import Transport
 
 __all__ = ["Client", "Users"]
 
 
-class Client(BaseClient[Transport]):
+class Client(Teaching):
     """A client of one penchant server. Threads may share it; close it, or use it in a ``with`` block.
 
     Args:
@@ -54,6 +53,7 @@ class Client(BaseClient[Transport]):
         queries: str | Sequence[str],
         documents: str | Sequence[str],
         user: str | None = None,
+        explain: bool | None = None,
         model: str | None = None,
     ) -> responses.Scores:
         """Utility of each text for the user, raw and unbounded, in the order given.
@@ -62,10 +62,13 @@ class Client(BaseClient[Transport]):
             queries: One prompt for all documents, or one for each.
             documents: The texts.
             user: Whose taste; without one the population's.
+            explain: Whether to say of each result what it is made of.
             model: A name from `models`.
         """
         return self._run(
-            calls.score(queries=queries, documents=documents, user=self._user(user), model=model)
+            calls.score(
+                queries=queries, documents=documents, user=self._user(user), explain=explain, model=model
+            )
         )
 
     def rerank(
@@ -77,6 +80,7 @@ class Client(BaseClient[Transport]):
         top_n: int | None = None,
         return_documents: bool | None = None,
         max_tokens_per_doc: int | None = None,
+        explain: bool | None = None,
         model: str | None = None,
     ) -> responses.Ranking:
         """The documents in the user's order of preference, best first.
@@ -88,6 +92,7 @@ class Client(BaseClient[Transport]):
             top_n: How many to return; all unless given.
             return_documents: Whether the answer repeats the texts.
             max_tokens_per_doc: Where to cut long texts.
+            explain: Whether to say of each result what moved it up or down for this user.
             model: A name from `models`.
         """
         return self._run(
@@ -98,6 +103,7 @@ class Client(BaseClient[Transport]):
                 top_n=top_n,
                 return_documents=return_documents,
                 max_tokens_per_doc=max_tokens_per_doc,
+                explain=explain,
                 model=model,
             )
         )
@@ -111,6 +117,7 @@ class Client(BaseClient[Transport]):
         strategy: calls.Strategy | None = None,
         accept_threshold: float | None = None,
         n_return: int | None = None,
+        explain: bool | None = None,
     ) -> responses.BestOfN:
         """The candidate to show, and how sure that is.
 
@@ -121,6 +128,7 @@ class Client(BaseClient[Transport]):
             strategy: ``mean`` unless given.
             accept_threshold: Least ``probability_acceptable`` of the best, in [0, 1]; below it there is none.
             n_return: How many candidates to return; all unless given.
+            explain: Whether to say of each result what moved it up or down for this user.
         """
         return self._run(
             calls.best_of_n(
@@ -130,157 +138,9 @@ class Client(BaseClient[Transport]):
                 strategy=strategy,
                 accept_threshold=accept_threshold,
                 n_return=n_return,
+                explain=explain,
             )
         )
-
-    def feedback(
-        self,
-        *,
-        events: Sequence[Mapping[str, Any]],
-        user: str | None = None,
-        idempotency_key: str | None = None,
-    ) -> responses.FeedbackReceipt:
-        """Teaches up to 100 judgements. Bad ones are listed in ``rejected``, the others are learned.
-
-        Args:
-            events: Each with ``type`` and what that type needs.
-            user: The user of the events that name none.
-            idempotency_key: One key, one effect; made for you unless given. Events without ``event_id`` get
-                one that follows from it.
-        """
-        return self._run(calls.feedback(events, self._user(user), idempotency_key))
-
-    def prefer(
-        self,
-        *,
-        chosen: str,
-        rejected: str,
-        prompt: str | None = None,
-        user: str | None = None,
-        weight: float | None = None,
-        source: str | None = None,
-        rank_id: str | None = None,
-        event_id: str | None = None,
-        timestamp: datetime | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> responses.FeedbackReceipt:
-        """Teaches that the user prefers ``chosen`` to ``rejected``.
-
-        Args:
-            chosen: The better text.
-            rejected: The other.
-            prompt: What both answer.
-            user: Whose judgement.
-            weight: How much it counts, in (0, 1].
-            source: Where it comes from.
-            rank_id: The ``id`` of the ranking that showed them.
-            event_id: Your own id: the same event sent again counts once.
-            timestamp: When it happened, with its time zone; now unless given.
-            metadata: Kept with the event.
-        """
-        event = calls.preference(
-            chosen=chosen,
-            rejected=rejected,
-            prompt=prompt,
-            weight=weight,
-            source=source,
-            rank_id=rank_id,
-            event_id=event_id,
-            timestamp=timestamp,
-            metadata=metadata,
-        )
-        return self._run(calls.feedback_event(event, self._user(user)))
-
-    def vote(
-        self,
-        *,
-        value: Literal[1, -1],
-        text: str | None = None,
-        prompt: str | None = None,
-        rank_id: str | None = None,
-        index: int | None = None,
-        user: str | None = None,
-        weight: float | None = None,
-        source: str | None = None,
-        event_id: str | None = None,
-        timestamp: datetime | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> responses.FeedbackReceipt:
-        """Teaches that a text is good enough for the user (+1), or is not (-1).
-
-        Args:
-            value: +1 or -1.
-            text: The text; or, in its place,
-            prompt: with ``text``: what it answers.
-            rank_id: the ``id`` of the ranking that showed it, and
-            index: its place in that request.
-            user: Whose judgement.
-            weight: How much it counts, in (0, 1].
-            source: Where it comes from.
-            event_id: Your own id: the same event sent again counts once.
-            timestamp: When it happened, with its time zone; now unless given.
-            metadata: Kept with the event.
-        """
-        event = calls.vote(
-            value=value,
-            text=text,
-            prompt=prompt,
-            rank_id=rank_id,
-            index=index,
-            weight=weight,
-            source=source,
-            event_id=event_id,
-            timestamp=timestamp,
-            metadata=metadata,
-        )
-        return self._run(calls.feedback_event(event, self._user(user)))
-
-    def rate(
-        self,
-        *,
-        value: float,
-        scale: tuple[float, float],
-        text: str | None = None,
-        prompt: str | None = None,
-        rank_id: str | None = None,
-        index: int | None = None,
-        user: str | None = None,
-        weight: float | None = None,
-        source: str | None = None,
-        event_id: str | None = None,
-        timestamp: datetime | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> responses.FeedbackReceipt:
-        """Teaches the user's rating of a text.
-
-        Args:
-            value: The rating.
-            scale: The lowest and highest rating possible.
-            text: The text; or, in its place,
-            prompt: with ``text``: what it answers.
-            rank_id: the ``id`` of the ranking that showed it, and
-            index: its place in that request.
-            user: Whose judgement.
-            weight: How much it counts, in (0, 1].
-            source: Where it comes from; each source has a scale of its own.
-            event_id: Your own id: the same event sent again counts once.
-            timestamp: When it happened, with its time zone; now unless given.
-            metadata: Kept with the event.
-        """
-        event = calls.rating(
-            value=value,
-            scale=scale,
-            text=text,
-            prompt=prompt,
-            rank_id=rank_id,
-            index=index,
-            weight=weight,
-            source=source,
-            event_id=event_id,
-            timestamp=timestamp,
-            metadata=metadata,
-        )
-        return self._run(calls.feedback_event(event, self._user(user)))
 
     def models(self) -> Page[responses.ModelCard]:
         """The models that rankings may name, with their limits."""
@@ -307,9 +167,6 @@ class Client(BaseClient[Transport]):
         listing = self._run(calls.models(cursor))
         return Page(listing.data, listing.cursor, self._models)
 
-    def _run(self, call: calls.Call[calls.T]) -> calls.T:
-        return self._transport.run(call, self._config)
-
 
 class Users:
     """``client.users``: what is known of users."""
@@ -318,7 +175,11 @@ class Users:
         self._client = client
 
     def get(self, *, user: str | None = None) -> responses.User:
-        """A user's state; raises `NotFoundError` for one who has taught nothing."""
+        """A user's state, and how the user differs from others (``reasons``).
+
+        Raises:
+            NotFoundError: The user has taught nothing.
+        """
         return self._client._run(calls.get_user(self._client._named_user(user)))
 
     def delete(self, *, user: str | None = None) -> None:

@@ -5,21 +5,26 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
+    "AttributeReason",
     "BestOfN",
     "Candidate",
+    "Explanation",
     "FeedbackReceipt",
     "Listing",
     "LoggedEvent",
     "ModelCard",
+    "Part",
     "Personalization",
     "RankedDocument",
     "Ranking",
     "RankingMeta",
     "Readiness",
+    "Reasons",
     "RejectedEvent",
     "ResponseT",
     "Score",
     "Scores",
+    "TextReason",
     "TouchedUser",
     "Usage",
     "User",
@@ -64,6 +69,42 @@ class Document(Response):
     text: str
 
 
+class Part(Response):
+    """One term of a utility.
+
+    Attributes:
+        name: An attribute of the text, or ``content``, ``memory``, ``constant`` (shared), ``threshold`` (personal).
+        personal: Whether it is how this user departs from the population, or shared taste.
+        label: In plain language; of an attribute, which way the candidate stands out, liked or not.
+        value: In units of utility.
+        std: Its standard deviation over what is known of the user; 0 of shared taste.
+    """
+
+    name: str
+    personal: bool
+    label: str | None = None
+    value: float
+    std: float = 0.0
+
+
+class Explanation(Response):
+    """Why a candidate got its utility, and what moved it for this user.
+
+    Attributes:
+        utility: Posterior mean: the values of ``parts`` sum to it.
+        parts: Shared and personal, largest value first, whatever its sign.
+        shift: How far it moved for this user against the other candidates: the values of ``moved`` sum to it.
+        moved: The personal parts of the shift, largest value first.
+        population_rank: Its place among the candidates for anybody, 1 is first.
+    """
+
+    utility: float
+    parts: list[Part]
+    shift: float = 0.0
+    moved: list[Part] = Field(default_factory=list)
+    population_rank: int | None = None
+
+
 class RankedDocument(Response):
     """One document of a ranking.
 
@@ -72,12 +113,14 @@ class RankedDocument(Response):
         relevance_score: P(this user prefers it to the population's median answer), in [0, 1].
         score_std: Standard deviation of its utility, where the server tells it.
         document: The text, where ``return_documents`` asked for it.
+        explanation: Where ``explain`` asked for it.
     """
 
     index: int
     relevance_score: float
     score_std: float | None = None
     document: Document | None = None
+    explanation: Explanation | None = None
 
 
 class RankingMeta(Response):
@@ -109,6 +152,7 @@ class Score(Response):
     score: float
     std: float | None = None
     probability: float | None = None
+    explanation: Explanation | None = None
 
 
 class Scores(Response):
@@ -128,12 +172,14 @@ class Candidate(Response):
         score: Mean utility.
         probability_best: P(it has the highest utility of all candidates).
         probability_acceptable: P(the user would vote +1).
+        explanation: Where ``explain`` asked for it.
     """
 
     index: int
     score: float
     probability_best: float
     probability_acceptable: float
+    explanation: Explanation | None = None
 
 
 class BestOfN(Response):
@@ -169,6 +215,51 @@ class FeedbackReceipt(Response):
     users: list[TouchedUser] = Field(default_factory=list)
 
 
+class AttributeReason(Response):
+    """What the user makes of one attribute of a text beyond what the population makes of it.
+
+    Attributes:
+        name: The attribute.
+        label: What the user prefers, by the sign of the effect.
+        effect: Of one standard deviation more of it, all else equal, in units of utility.
+        std: Its standard deviation.
+        probability: P(effect > 0).
+        told: Whether this is a reason to name, rather than something that is not known.
+    """
+
+    name: str
+    label: str | None = None
+    effect: float
+    std: float
+    probability: float
+    told: bool = False
+
+
+class TextReason(Response):
+    """A text that the user judged and likes more, or less, than others do.
+
+    Attributes:
+        text: The text, as an answer to
+        prompt: this.
+        value: What the user departs by, in units of utility.
+        std: Its standard deviation.
+        probability: P(value > 0).
+    """
+
+    text: str
+    prompt: str = ""
+    value: float
+    std: float | None = None
+    probability: float | None = None
+
+
+class Reasons(Response):
+    """How a user differs from the population. Attributes that are told come first; texts by falling value."""
+
+    attributes: list[AttributeReason] = Field(default_factory=list)
+    texts: list[TextReason] = Field(default_factory=list)
+
+
 class User(Response):
     """What is known of a user; the server may tell more than is named here.
 
@@ -178,6 +269,7 @@ class User(Response):
         feedback_events: Events behind the state.
         posterior_version: Grows with each event learned.
         archetype_weights: How much the user is like each of the population's archetypes; they sum to 1.
+        reasons: How the user differs from the population, where the server can tell.
     """
 
     user: str
@@ -185,6 +277,7 @@ class User(Response):
     feedback_events: int = 0
     posterior_version: int | str | None = None
     archetype_weights: list[float] = Field(default_factory=list)
+    reasons: Reasons | None = None
 
 
 class Listing(Response, Generic[ResponseT]):

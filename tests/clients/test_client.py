@@ -124,6 +124,110 @@ def test_prefer(call: Any, wire: Any) -> None:
     }
 
 
+EVERYTHING = {
+    "source": "app",
+    "event_id": "k",
+    "timestamp": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    "metadata": {"screen": 3},
+}
+SENT = {**EVERYTHING, "timestamp": "2026-01-02T03:04:05+00:00", "user": "ana"}
+
+
+def test_prefer_by_how_much(call: Any, wire: Any) -> None:
+    wire.answers(RECEIPT)
+    call(
+        lambda c: c.prefer(chosen="Yes.", rejected="No.", strength=0.5, weight=0.25, user="ana", **EVERYTHING)
+    )
+    said = {"type": "preference", "chosen": "Yes.", "rejected": "No.", "strength": 0.5, "weight": 0.25}
+    assert wire.asked[0].body == {**SENT, **said}
+
+
+def test_choose_among_candidates(call: Any, wire: Any) -> None:
+    wire.answers(RECEIPT)
+    call(
+        lambda c: c.choose(
+            index=1, candidates=("Yes.", "No."), prompt="Tea?", weight=0.5, user="ana", **EVERYTHING
+        )
+    )
+    said = {"type": "choice", "index": 1, "candidates": ["Yes.", "No."], "prompt": "Tea?", "weight": 0.5}
+    assert wire.asked[0].body == {**SENT, **said}
+
+
+def test_choose_from_a_ranking(call: Any, wire: Any) -> None:
+    wire.answers(RECEIPT)
+    call(lambda c: c.for_user("ana").choose(index=0, rank_id="rank_1", seen=range(3), event_id="k"))
+    said = {"type": "choice", "index": 0, "rank_id": "rank_1", "seen": [0, 1, 2]}
+    assert wire.asked[0].body == {"event_id": "k", "user": "ana", **said}
+
+
+def test_rank(call: Any, wire: Any) -> None:
+    wire.answers(RECEIPT)
+    order = ["Yes.", ("No.", "Never."), ["Perhaps."]]
+    call(lambda c: c.rank(order=order, prompt="Tea?", weight=0.5, rank_id="rank_1", user="ana", **EVERYTHING))
+    said = {"type": "ranking", "order": [["Yes."], ["No.", "Never."], ["Perhaps."]], "prompt": "Tea?"}
+    assert wire.asked[0].body == {**SENT, **said, "weight": 0.5, "rank_id": "rank_1"}
+
+
+def test_edit(call: Any, wire: Any) -> None:
+    wire.answers(RECEIPT)
+    call(
+        lambda c: c.edit(
+            original="Yes.",
+            edited="Yes!",
+            prompt="Tea?",
+            weight=0.5,
+            rank_id="rank_1",
+            user="ana",
+            **EVERYTHING,
+        )
+    )
+    said = {"type": "edit", "original": "Yes.", "edited": "Yes!", "prompt": "Tea?", "weight": 0.5}
+    assert wire.asked[0].body == {**SENT, **said, "rank_id": "rank_1"}
+
+
+def test_retract(call: Any, wire: Any) -> None:
+    wire.answers(RECEIPT)
+    call(lambda c: c.retract(target_event_id="e1", user="ana", **EVERYTHING))
+    assert wire.asked[0].body == {**SENT, "type": "retract", "target_event_id": "e1"}
+
+
+PART = {"name": "length", "personal": True, "label": "longer", "value": 0.5, "std": 0.25}
+WHY = {"utility": 0.5, "parts": [PART], "shift": 0.5, "moved": [PART], "population_rank": 2, "new": 1}
+
+
+def test_explanations(call: Any, wire: Any) -> None:
+    best = {"index": 0, "score": 0.5, "probability_best": 1.0, "probability_acceptable": 0.6}
+    wire.answers({**RANKING, "results": [{"index": 0, "relevance_score": 0.75, "explanation": WHY}]})
+    wire.answers({"id": "s", "data": [{"index": 0, "score": 0.5, "explanation": WHY}]})
+    wire.answers({"id": "b", "best": {**best, "explanation": WHY}, "accepted": True, "results": [best]})
+    ranking = call(lambda c: c.rerank(query="q", documents=["d"], explain=True))
+    scores = call(lambda c: c.score(queries="q", documents=["d"], explain=True))
+    chosen = call(lambda c: c.best_of_n(candidates=["d"], explain=True))
+    assert [asked.body["explain"] for asked in wire.asked] == [True, True, True]
+    for result in (ranking.results[0], scores.data[0], chosen.best):
+        why = result.explanation
+        assert (why.utility, why.shift, why.population_rank, why.new) == (0.5, 0.5, 2, 1)
+        assert [(p.name, p.personal, p.label, p.value, p.std) for p in why.moved] == [tuple(PART.values())]
+    assert chosen.results[0].explanation is None
+
+
+def test_reasons_of_a_user(call: Any, wire: Any) -> None:
+    longer = {"name": "length", "label": "longer answers", "effect": 0.5, "std": 0.25, "probability": 0.97}
+    text = {"event_id": "e1", "prompt": "Tea?", "text": "Yes.", "value": 0.5, "std": 0.25, "probability": 0.9}
+    wire.answers({**USER, "reasons": {"attributes": [{**longer, "told": True}], "texts": [text]}}).answers(
+        USER
+    )
+    reasons = call(lambda c: c.users.get(user="ana")).reasons
+    assert (reasons.attributes[0].label, reasons.attributes[0].effect) == ("longer answers", 0.5)
+    assert reasons.attributes[0].told
+    assert (reasons.texts[0].prompt, reasons.texts[0].text, reasons.texts[0].event_id) == (
+        "Tea?",
+        "Yes.",
+        "e1",
+    )
+    assert call(lambda c: c.users.get(user="ana")).reasons is None  # an older server
+
+
 def test_vote(call: Any, wire: Any) -> None:
     wire.answers(RECEIPT)
     call(lambda c: c.vote(value=-1, rank_id="rank_1", index=0, user="ana", weight=0.5, event_id="k"))
