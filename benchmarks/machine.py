@@ -1,0 +1,34 @@
+"""What figures were measured on."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def machine(libraries: Sequence[str] = ("torch", "numpy", "scipy")) -> dict[str, Any]:
+    """Commit, processor and versions of a run."""
+    commit, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", "models", "benchmarks")
+    return {
+        "commit": commit + (" and uncommitted changes" if changed else ""),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in libraries}},
+    }
+
+
+def processor() -> str:
+    """The processor's name."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else "unknown"

@@ -1,0 +1,56 @@
+"""The command: `python -m benchmarks.scale`."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.scale import report
+from benchmarks.scale.measure import Spec
+from benchmarks.scale.planted import write
+
+
+def main(  # noqa: PLR0917 - the command line's options, in order
+    judgements: Annotated[str, typer.Option(help="Sizes, with commas.")] = "10000,100000,1000000",
+    each: Annotated[int, typer.Option(min=1, help="Judgements a user.")] = 50,
+    texts: Annotated[int, typer.Option(min=2, help="Texts that are judged.")] = 5000,
+    new_texts: Annotated[int, typer.Option(min=2, help="Texts to predict that nobody judged.")] = 500,
+    rank: Annotated[int, typer.Option(min=1, help="Directions of taste.")] = 16,
+    dim: Annotated[int, typer.Option(min=41, help="Features a text, 40 of them as attributes.")] = 424,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="That torch may use.")] = 2,
+    out: Annotated[Path, typer.Option(help="Path of the results, without ending.")] = Path(
+        "benchmarks/results/scale"
+    ),
+) -> None:
+    """Measures fitting over the number of judgements; exit code 1 where memory goes beyond 4 GiB."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for n in sorted(int(size) for size in judgements.split(",")):
+            path = Path(folder) / "judgements.jsonl"
+            spec = Spec(str(path), n, max(n // each, 1), texts, new_texts, rank, dim, seed, threads)
+            write(spec.world(), path, n, texts=slice(0, texts), seed=seed)
+            found.append(_measured(spec))
+            print(f"{n:,} judgements: {found[-1]['seconds']['fit']:.1f} s", flush=True)
+    missed = report.write(found, out)
+    print(out.with_suffix(".md").read_text("utf-8"))
+    for goal in missed:
+        print(f"GOAL MISSED: {goal}")
+    if missed:
+        raise typer.Exit(1)
+
+
+def _measured(spec: Spec) -> dict[str, object]:
+    """One size in a process of its own: its memory is then its own."""
+    command = [sys.executable, "-m", "benchmarks.scale.measure", json.dumps(asdict(spec))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return dict(json.loads(done.stdout))
+
+
+if __name__ == "__main__":
+    typer.run(main)
