@@ -27,7 +27,7 @@ from penchant.models.population import Population
 from penchant.models.reward import REFERENCE_KEY, ItemMemory, RewardModel
 from penchant.models.text_prior import LinearTextPrior
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 DEFAULT_BUNDLE: Final = Path(__file__).parent / "default_bundle"
 """The bundle that ships with the package."""
 
@@ -170,7 +170,7 @@ def stored(reward: RewardModel) -> RewardModel:
 
 
 def _arrays(reward: RewardModel) -> dict[str, NDArray[Any]]:
-    names = sorted(reward.scales)
+    names, flipped = sorted(reward.scales), sorted(reward.flips)
     keys = sorted(reward.memory.rows, key=lambda key: reward.memory.rows[key])
     return {
         **reward.text_prior.arrays(),
@@ -179,6 +179,8 @@ def _arrays(reward: RewardModel) -> dict[str, NDArray[Any]]:
         "population.precisions": reward.population.precisions,
         "temperature": np.array([reward.temperature]),
         "reference": np.concatenate([reward.reference.base, reward.reference.directions[0]]),
+        "flips.names": np.frombuffer(_packed(flipped), np.uint8).copy(),
+        "flips.values": np.array([reward.flips[name] for name in flipped]),
         "scales.names": np.frombuffer(_packed(names), np.uint8).copy(),
         "scales.values": np.array(
             [[s.offset, s.slope, s.noise] for s in map(reward.scales.__getitem__, names)]
@@ -204,9 +206,14 @@ def _check(arrays: Mapping[str, NDArray[Any]]) -> None:
     d, m = arrays["text.weights"].shape
     k_archetypes, q = arrays["population.means"].shape
     n_items = len(arrays["memory.keys"])
+    inducing, dim = len(arrays["text.inducing"]), len(arrays["text.centre"])
+    if d != dim + inducing + 1:
+        raise ValueError(f"{d} weights for {dim} features and {inducing} inducing texts")
     expected: dict[str, tuple[int, ...]] = {
-        "text.centre": (d - 1,),
-        "text.scale": (d - 1,),
+        "text.centre": (dim,),
+        "text.scale": (dim,),
+        "text.basis_scale": (dim if inducing else 0,),
+        "text.basis_length": (1 if inducing else 0,),
         "text.prior_variance": (d, m),
         "text.learned": (m, d, arrays["text.learned"].shape[-1]),
         "text.residual_variance": (m,),
@@ -233,6 +240,7 @@ def _reward(arrays: Mapping[str, NDArray[Any]]) -> RewardModel:
     )
     reference, directions = arrays["reference"], population.q - 1
     names = _unpacked(arrays["scales.names"].tobytes())
+    flipped = _unpacked(arrays["flips.names"].tobytes()) if len(arrays["flips.names"]) else []
     return RewardModel(
         text_prior=LinearTextPrior.from_arrays(arrays),
         population=population,
@@ -250,6 +258,7 @@ def _reward(arrays: Mapping[str, NDArray[Any]]) -> RewardModel:
             arrays["memory.means"].astype(np.float64),
             arrays["memory.variances"].astype(np.float64),
         ),
+        flips=dict(zip(flipped, map(float, arrays["flips.values"]), strict=True)),
     )
 
 

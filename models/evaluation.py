@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from penchant.models.cohort import Steps, is_rank_one, learn_online
 from penchant.models.items import Items
 from penchant.models.judgements import Judgement
 from penchant.models.likelihood import Observation
 from penchant.models.observe import observation
+from penchant.models.population import Beliefs
 from penchant.models.posterior import UserPosterior
 from penchant.models.progress import Progress, silent
 from penchant.models.reward import RewardModel, item_key
@@ -36,9 +38,9 @@ class Catalogue:
         keys = [item_key(context, text) for context, text in vectors]
         self.items = reward.describe(np.stack(list(vectors.values())), keys)
 
-    def row(self, context: str, text: str) -> Items:
-        """One item."""
-        return self.items[self._rows[context, text]]
+    def places(self, judgement: Judgement) -> list[int]:
+        """Rows of the texts that were judged."""
+        return [self._rows[judgement.context, text] for text in judgement.texts]
 
     def rows(self, items: Sequence[tuple[str, str]]) -> Items:
         """Items of (context, text) pairs."""
@@ -63,13 +65,13 @@ class Adapted:
     """One unseen user after k of their judgements, for every k, and the pairs to predict.
 
     Attributes:
-        posteriors: By k.
+        beliefs: About the user, by k.
         better: m items that were preferred.
         worse: m items that were not.
         texts: `[m, 2]` index of (better, worse) text.
     """
 
-    posteriors: dict[int, UserPosterior]
+    beliefs: dict[int, Beliefs]
     better: Items
     worse: Items
     texts: NDArray[np.int64]
@@ -86,29 +88,48 @@ def adapt(
 ) -> list[Adapted]:
     """Learns every unseen user's first k support judgements; k beyond what a user has means all they have."""
     catalogue = Catalogue(reward, vectors)
+    known: dict[str, dict[int, Beliefs]] = {user: {} for user in test}
+    most = max(shots)
+    at_once = [user for user in test if all(is_rank_one(j) for j in support[user][:most])]
+    steps = Steps.of(
+        reward,
+        catalogue.items,
+        [[(j, catalogue.places(j)) for j in support[user][:most]] for user in at_once],
+    )
+    for number, (k, beliefs) in enumerate(learn_online(reward.population, steps, shots)):
+        for user, found in zip(at_once, beliefs, strict=True):
+            known[user][k] = found
+        progress("learn", number + 1, len(shots))
+    for user in known.keys() - set(at_once):
+        known[user] = _learn_one(reward, catalogue, support[user], shots)
     text_index: dict[str, int] = {}
     adapted = []
-    for number, (user, pairs) in enumerate(test.items()):
+    for user, pairs in test.items():
         rows = [[text_index.setdefault(t, len(text_index)) for t in (p.better, p.worse)] for p in pairs]
-        posterior = UserPosterior.at_prior(reward.population)
-        posteriors, learned = {}, 0
-        for k in sorted(shots):
-            for judgement in support[user][learned:k]:
-                said = observed(judgement, reward, catalogue)
-                if said is not None:
-                    posterior = posterior.learn(said)
-            learned = max(k, learned)
-            posteriors[k] = posterior
         adapted.append(
             Adapted(
-                posteriors,
+                known[user],
                 catalogue.rows([(p.context, p.better) for p in pairs]),
                 catalogue.rows([(p.context, p.worse) for p in pairs]),
                 np.array(rows, np.int64),
             )
         )
-        progress("predict", number + 1, len(test))
     return adapted
+
+
+def _learn_one(
+    reward: RewardModel, catalogue: Catalogue, support: Sequence[Judgement], shots: Sequence[int]
+) -> dict[int, Beliefs]:
+    """One user, one judgement after the other: for listwise judgements, whose sites are not rank one."""
+    posterior, known, learned = UserPosterior.at_prior(reward.population), {}, 0
+    for k in sorted(shots):
+        for judgement in support[learned:k]:
+            said = observed(judgement, reward, catalogue)
+            if said is not None:
+                posterior = posterior.learn(said)
+        learned = max(k, learned)
+        known[k] = posterior.beliefs
+    return known
 
 
 @dataclass(frozen=True)
@@ -134,10 +155,10 @@ class Forecast:
         self._texts = np.concatenate([a.texts for a in adapted])
         self._weights: dict[int, Vector] = {}
         self._logits: dict[int, Vector] = {}
-        for k in adapted[0].posteriors:
-            logits = [preference_logits(a.posteriors[k], a.better, a.worse) for a in adapted]
+        for k in adapted[0].beliefs:
+            logits = [preference_logits(a.beliefs[k], a.better, a.worse) for a in adapted]
             self._logits[k] = np.concatenate(logits, axis=1)
-            weights = [a.posteriors[k].archetype_weights for a in adapted]
+            weights = [a.beliefs[k].weights for a in adapted]
             self._weights[k] = np.stack(weights, axis=1)[:, self._users]
 
     def at(self, temperature: float) -> Predictions:

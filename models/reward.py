@@ -51,7 +51,7 @@ class RewardModel:
     """Shared taste and the space in which people differ.
 
     u_i(x) = t_i + b_x + z_i·v_x. The first m = 1 + rank item coordinates c = [b; v] come from the text prior (and the
-    item memory); behind them stand `loadings`, directions fixed as attributes of the text, known without error.
+    item memory); behind them stand `loadings`, fixed directions of the features, known without error.
 
     Attributes:
         text_prior: c given the text.
@@ -60,7 +60,8 @@ class RewardModel:
         reference: The population's median answer: median base utility, mean directions (one row).
         scales: Rating scale by source; `default` serves a source that is not listed.
         memory: Texts with learned residuals.
-        loadings: `[d, p]` on standardised features.
+        flips: How often labels are wrong, by source.
+        loadings: `[d, p]` on the features x.
     """
 
     text_prior: TextPrior
@@ -70,6 +71,7 @@ class RewardModel:
     scales: Mapping[str, RatingScale]
     loadings: NDArray[np.float64]
     memory: ItemMemory = field(repr=False)
+    flips: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def q(self) -> int:
@@ -99,24 +101,22 @@ class RewardModel:
                 means[i], variances[i] = self.memory.means[row], self.memory.variances[row]
         return self._items(means, variances, self.text_prior.standardiser(vectors) @ self.loadings, keys)
 
-    def with_attribute_tastes(self, variances: Mapping[int, float]) -> "RewardModel":
-        """This model with tastes for single features beside the learned directions.
+    def with_tastes(self, loadings: NDArray[np.float64], variances: NDArray[np.float64]) -> "RewardModel":
+        """This model with tastes for given directions of features beside the learned ones.
 
-        A user may weigh each of these features for themselves, w ~ N(0, variance), whether or not the fitted data show
-        that people differ in it: how long an answer should be is a matter of taste that no set of short statements
-        can teach.
+        A user may weigh each of them for themselves, w ~ N(0, variance), whether or not the fitted data show that people
+        differ in it: this catches what a user likes outside the learned directions.
 
         Args:
-            variances: Standardised feature to prior variance of a user's weight on it.
+            loadings: `[d, p]` directions of x.
+            variances: `[p]` prior variance of a user's weight on each.
         """
-        p, d = len(variances), len(self.text_prior.standardiser.centre) + 1
-        loadings = np.zeros((d, p))
-        loadings[list(variances), range(p)] = 1.0
+        p = loadings.shape[1]
         population = self.population
         k_archetypes, q = population.means.shape
         precisions = np.zeros((k_archetypes, q + p, q + p))
         precisions[:, :q, :q] = population.precisions
-        precisions[:, range(q, q + p), range(q, q + p)] = 1 / np.array(list(variances.values()))
+        precisions[:, range(q, q + p), range(q, q + p)] = 1 / variances
         reference = self.reference
         return replace(
             self,
@@ -134,6 +134,12 @@ class RewardModel:
             ),
         )
 
+    def with_attribute_tastes(self, variances: Mapping[int, float]) -> "RewardModel":
+        """`with_tastes` for single features: column of x to prior variance."""
+        loadings = np.zeros((self.text_prior.standardiser.width, len(variances)))
+        loadings[list(variances), range(len(variances))] = 1.0
+        return self.with_tastes(loadings, np.array(list(variances.values())))
+
     @staticmethod
     def _items(
         means: NDArray[np.float64],
@@ -150,9 +156,9 @@ class RewardModel:
             keys,
         )
 
-    def flip(self, source: str | None = None) -> float:  # noqa: ARG002 - learned by source, in time
-        """How often the labels of a source are wrong: nothing is known of that yet."""
-        return 0.0
+    def flip(self, source: str | None = None) -> float:
+        """How often a source's labels are wrong; `default` serves a source that is not listed."""
+        return self.flips.get(source or DEFAULT_SOURCE, self.flips.get(DEFAULT_SOURCE, 0.0))
 
     def rating_scale(self, source: str | None = None) -> RatingScale:
         """How a source's ratings, normalised to [-1, 1], arise from utility."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, ndtri
 
 from penchant.models.items import Items
+from penchant.models.population import Beliefs
 from penchant.models.posterior import UserPosterior
 from penchant.models.reward import RewardModel
 
@@ -59,16 +60,16 @@ def preference_probability(reward: RewardModel, posterior: UserPosterior, a: Ite
     Returns:
         `[n]`; exactly ½ where both are the same text.
     """
-    return _mixed(reward.temperature, posterior.archetype_weights, preference_logits(posterior, a, b))
+    return _mixed(reward.temperature, posterior.archetype_weights, preference_logits(posterior.beliefs, a, b))
 
 
-def preference_logits(posterior: UserPosterior, a: Items, b: Items) -> Vector:
+def preference_logits(beliefs: Beliefs, a: Items, b: Items) -> Vector:
     """Smoothed logits mean_c / √(1 + πv_c/8) of a ≻ b under each archetype, `[K, n]`; 0 where both are the same text."""
-    beliefs = posterior.beliefs
     difference = a.features - b.features
     means = (a.base - b.base) + beliefs.means @ difference.T
     user = ((difference @ beliefs.covariances) * difference).sum(axis=2)
-    residual = posterior.residual_by_archetype(a) + posterior.residual_by_archetype(b)
+    second = beliefs.second_moments[:, 1:]
+    residual = (a.base_variance + b.base_variance) + second @ (a.direction_variance + b.direction_variance).T
     logits = _smoothed(means, user + residual)
     same = [
         i

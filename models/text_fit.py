@@ -50,7 +50,7 @@ def regress(
 
     Cost: O(n d² + d³).
     """
-    log_hyper = torch.as_tensor(hyper)
+    log_hyper = torch.as_tensor(hyper, device=x.device)
     variances = torch.cat([log_hyper[:-1].exp(), log_hyper.new_tensor([INTERCEPT_VARIANCE])])
     prior = variances[blocks]
     tau2 = log_hyper[-1].exp()
@@ -60,7 +60,9 @@ def regress(
     root = prior.sqrt()
     # The two products of n d² run in the precision of x, all else in float64.
     gram = ((x * r.to(x.dtype)[:, None]).T @ x).double()
-    chol = torch.linalg.cholesky(torch.eye(len(prior), dtype=gram.dtype) + root[:, None] * gram * root)
+    chol = torch.linalg.cholesky(
+        torch.eye(len(prior), dtype=gram.dtype, device=x.device) + root[:, None] * gram * root
+    )
     cov = root[:, None] * torch.cholesky_inverse(chol) * root
     projected = x.T.double() @ (r * target)
     mean = cov @ projected
@@ -81,11 +83,11 @@ def gradient(
     x, target, precision = x[told], target[told], precision[told]
     r = 1 / (found.residual_variance + 1 / precision)
     relative = (found.mean**2 + found.cov.diagonal()) / found.prior_variance - 1
-    by_block = torch.zeros(int(blocks[-1]) + 1, dtype=relative.dtype).index_add_(0, blocks, relative)[:-1]
+    by_block = relative.new_zeros(int(blocks[-1]) + 1).index_add_(0, blocks, relative)[:-1]
     spread = ((x @ found.cov.to(x.dtype)) * x).sum(1).double()
     squared = (target - x.double() @ found.mean) ** 2 + spread
     by_noise = found.residual_variance * (r * (r * squared - 1)).sum()
-    both: NDArray[np.float64] = (0.5 * torch.cat([by_block, by_noise[None]])).numpy()
+    both: NDArray[np.float64] = (0.5 * torch.cat([by_block, by_noise[None]])).cpu().numpy()
     return both
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Protocol
 
 import numpy as np
@@ -9,41 +10,120 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 
+MIN_INDUCING: Final = 64
+"""Fewer distinct texts have no radial basis: it would be the texts themselves."""
+
+MAX_INDUCING: Final = 256
+JITTER: Final = 1e-4
 CLIP: Final = 4.0
 """Standardised features are clipped to ±4: a text unlike any that was fitted is extrapolated that far and no further."""
 
 
 @dataclass(frozen=True)
+class RadialBasis:
+    """Nyström features of a squared-exponential kernel: texts near those that were fitted share what is not linear.
+
+    k(x, x') = exp(−|x − x'|²/2ℓ²) on standardised features; z(x) = L⁻¹ k(Z, x) with K_ZZ = LLᵀ makes z(x)·z(x') the
+    Nyström approximation of k (Williams & Seeger 2001).
+
+    Attributes:
+        inducing: `[r, dim]` Z, texts that were fitted.
+        scale: `[dim]` of the kernel: both blocks, embedding and attributes, count alike.
+        length: ℓ.
+    """
+
+    inducing: Vector
+    scale: Vector
+    length: float
+
+    @cached_property
+    def _root(self) -> Vector:
+        """L⁻¹ᵀ `[r, r]`."""
+        gram = self._kernel(self.inducing) + JITTER * np.eye(len(self.inducing))
+        root: Vector = np.linalg.inv(np.linalg.cholesky(gram)).T
+        return root
+
+    def __call__(self, wide: Vector) -> Vector:
+        """`[n, r]` of standardised features `[n, dim]`. Cost: O(n r (dim + r))."""
+        features: Vector = self._kernel(wide) @ self._root
+        return features
+
+    def _kernel(self, wide: Vector) -> Vector:
+        a, b = wide * self.scale, self.inducing * self.scale
+        distance = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+        kernel: Vector = np.exp(-np.maximum(distance, 0.0) / (2 * self.length**2))
+        return kernel
+
+
+@dataclass(frozen=True)
 class Standardiser:
-    """x = [(vector − centre) / scale clipped ; 1], with blocks weighted against each other.
+    """x = [(vector − centre) / scale clipped ; radial basis features ; 1].
 
     Attributes:
         centre: `[dim]`.
         scale: `[dim]`, divides; infinite for a feature that never varied.
+        basis: What of a text the linear features cannot say; None where too few texts were fitted.
     """
 
     centre: Vector
     scale: Vector
+    basis: RadialBasis | None = None
 
     @classmethod
-    def of(cls, vectors: NDArray[np.float16]) -> "Standardiser":
-        """Statistics of the texts a model is fitted on, `[n, dim]`; a feature with too little variation is dropped."""
+    def of(
+        cls, vectors: NDArray[np.float16], *, blocks: tuple[int, ...] = (), seed: int = 0
+    ) -> "Standardiser":
+        """Statistics of the texts a model is fitted on, `[n, dim]`; a feature with too little variation is dropped.
+
+        Args:
+            vectors: Raw features.
+            blocks: Widths of the blocks of features, sum dim: they count alike in the radial basis.
+            seed: Of the choice of inducing texts.
+        """
         wide = vectors.astype(np.float64)
         deviation = wide.std(axis=0)
         common = (wide != np.median(wide, axis=0)).mean(axis=0) > 5e-3
-        return cls(wide.mean(axis=0), np.where(common & (deviation > 1e-6), deviation, np.inf))
+        # Rounded as a bundle stores them: a model serves with the very numbers that it was fitted with.
+        centre = wide.mean(axis=0).astype(np.float32).astype(np.float64)
+        scale = np.where(common & (deviation > 1e-6), deviation, np.inf).astype(np.float32).astype(np.float64)
+        plain = cls(centre, scale)
+        return cls(centre, scale, _radial_basis(plain(vectors)[:, :-1], blocks or (wide.shape[1],), seed))
+
+    @property
+    def width(self) -> int:
+        """d, the length of x."""
+        return len(self.centre) + (len(self.basis.inducing) if self.basis else 0) + 1
 
     def __call__(self, vectors: NDArray[np.float16]) -> Vector:
-        """`[n, dim]` raw to `[n, dim + 1]` standardised, the constant last."""
+        """`[n, dim]` raw to x `[n, d]`, the constant last."""
         wide = np.clip((vectors.astype(np.float64) - self.centre) / self.scale, -CLIP, CLIP)
-        return np.concatenate([wide, np.ones((len(wide), 1))], axis=1)
+        ones = np.ones((len(wide), 1))
+        return np.concatenate([wide, ones] if self.basis is None else [wide, self.basis(wide), ones], axis=1)
+
+
+def _radial_basis(wide: Vector, blocks: tuple[int, ...], seed: int) -> RadialBasis | None:
+    """Inducing points are texts drawn at random; the length scale is the median distance between them."""
+    distinct = np.unique(wide.astype(np.float16), axis=0)
+    if len(distinct) < MIN_INDUCING:
+        return None
+    drawn = np.random.default_rng(seed).permutation(len(distinct))[:MAX_INDUCING]
+    inducing = distinct[np.sort(drawn)].astype(np.float64)
+    scale = (
+        np.concatenate([np.full(width, width**-0.5) for width in blocks])
+        .astype(np.float32)
+        .astype(np.float64)
+    )
+    scaled = inducing * scale
+    distance = np.sqrt(
+        np.maximum((scaled**2).sum(1)[:, None] + (scaled**2).sum(1) - 2 * scaled @ scaled.T, 0.0)
+    )
+    return RadialBasis(
+        inducing, scale, float(np.float32(np.median(distance[np.triu_indices(len(scaled), 1)])))
+    )
 
 
 class TextPrior(Protocol):
-    """Maps feature vectors to a Gaussian over item coordinates.
-
-    Implementations: `LinearTextPrior`; a Gaussian process has the same shape.
-    """
+    """Maps feature vectors to a Gaussian over item coordinates."""
 
     @property
     def standardiser(self) -> Standardiser:
@@ -61,7 +141,10 @@ class TextPrior(Protocol):
 
 @dataclass(frozen=True)
 class LinearTextPrior:
-    """c_j(x) ~ N(w_j·x, x'S_jx + τ_j²): Bayesian linear regression of every coordinate on the standardised features.
+    """c_j(x) ~ N(w_j·x, x'S_jx + τ_j²): Bayesian linear regression of every coordinate on the features x.
+
+    With the radial basis among the features it is a Gaussian process with a linear and a squared-exponential kernel,
+    the latter in its Nyström approximation.
 
     Attributes:
         standardiser: Raw vectors to x `[d]`.
@@ -87,7 +170,11 @@ class LinearTextPrior:
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Float32 statistics and weights, float16 uncertainty."""
+        basis = self.standardiser.basis
         return {
+            "text.inducing": (basis.inducing if basis else np.zeros((0, 0))).astype(np.float16),
+            "text.basis_scale": (basis.scale if basis else np.zeros(0)).astype(np.float32),
+            "text.basis_length": np.array([basis.length] if basis else [], np.float32),
             "text.centre": self.standardiser.centre.astype(np.float32),
             "text.scale": self.standardiser.scale.astype(np.float32),
             "text.weights": self.weights.astype(np.float32),
@@ -100,8 +187,13 @@ class LinearTextPrior:
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> "LinearTextPrior":
         """Reads what `arrays` gave."""
         wide = {name: array.astype(np.float64) for name, array in arrays.items() if name.startswith("text.")}
+        basis = None
+        if len(wide["text.inducing"]):
+            basis = RadialBasis(
+                wide["text.inducing"], wide["text.basis_scale"], float(wide["text.basis_length"][0])
+            )
         return cls(
-            Standardiser(wide["text.centre"], wide["text.scale"]),
+            Standardiser(wide["text.centre"], wide["text.scale"], basis),
             wide["text.weights"],
             wide["text.prior_variance"],
             wide["text.learned"].astype(np.float32),

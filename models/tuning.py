@@ -1,4 +1,4 @@
-"""Choosing rank, attribute tastes and temperature on held-out train users and texts, then fitting on all of them.
+"""Choosing rank, archetypes, tastes and temperature on held-out train users and texts, then fitting on all of them.
 
 A quarter of the users is held out. For every rank one model is fitted to the others. In `cold` mode the texts are then
 left out in turn, fold by fold: text prior and item memory are formed without the fold's texts, the held-out users learn
@@ -14,41 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from penchant.models.attributes import ATTRIBUTE_NAMES
+from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint
 from penchant.models.dataset import Dataset
 from penchant.models.evaluation import Adapted, Forecast, Predictions, Vectors, adapt
-from penchant.models.fit import Fit, FitOptions
+from penchant.models.fit import Fit, FitOptions, population
 from penchant.models.judgements import Judgement
 from penchant.models.progress import Progress, silent
 from penchant.models.reward import RewardModel, item_key
 from penchant.models.split import Mode, TestPair, bucket, few_shot, group_by_user
+from penchant.models.taste_families import FAMILIES, directions
 
 RANKS: Final = (0, 1, 2, 4)
+ARCHETYPES: Final = (2, 4, 8)
 SHOTS: Final = (0, 3, 10, 30, 100)
 HELD_OUT_USERS: Final = 0.25
 MOST_USERS: Final[Mapping[Mode, int]] = {"cold": 120, "warm": 400}
 """A user serves in five folds in `cold` mode, in one in `warm` mode."""
 
 FOLDS: Final = 5
-TRIAL_ROUNDS: Final = 20
-TASTE_VARIANCES: Final = (0.03, 0.1, 0.3)
-TASTES: Final[Mapping[str, Mapping[str, float]]] = {
-    "none": {},
-    "length": {"length": 1.0},
-    "style": {
-        "length": 3.0,
-        "sentence_length": 1.0,
-        "word_length": 1.0,
-        "bullets": 1.0,
-        "courtesy": 1.0,
-        "questions": 1.0,
-        "exclamations": 1.0,
-        "digits": 1.0,
-        "first_person_singular": 1.0,
-        "second_person": 1.0,
-    },
-}
-"""Attributes that a user may weigh for themselves beside the learned directions, with relative prior variances."""
+TRIAL_ROUNDS: Final = 14
 MIN_USERS: Final = 20
 """With fewer held-out users than this nothing can be chosen: rank 0 and temperature 1, the safe default."""
 
@@ -61,25 +45,23 @@ class Choice:
 
     Attributes:
         rank: Directions of taste.
-        tastes: Which of `TASTES`.
-        taste_variance: Prior variance of a user's weight on an attribute, times the attribute's relative one.
+        archetypes: Components of the mixture prior.
+        tastes: Which of `taste_families.FAMILIES`.
+        taste_variance: Prior variance of a user's tastes together, in units of the family's shares.
         temperature: Of probabilities.
     """
 
     rank: int = 0
+    archetypes: int = 1
     tastes: str = "none"
     taste_variance: float = 0.0
     temperature: float = 1.0
 
-    def shape(self, reward: RewardModel) -> RewardModel:
-        """Gives a fitted reward model the chosen tastes and temperature."""
-        first = len(reward.text_prior.standardiser.centre) - len(ATTRIBUTE_NAMES)
-        variances = {
-            first + ATTRIBUTE_NAMES.index(name): self.taste_variance * relative
-            for name, relative in TASTES[self.tastes].items()
-        }
-        if variances:
-            reward = reward.with_attribute_tastes(variances)
+    def shape(self, reward: RewardModel, fit: Fit) -> RewardModel:
+        """Gives a reward model of a fit the chosen tastes and temperature."""
+        loadings, shares = directions(self.tastes, fit)
+        if len(shares):
+            reward = reward.with_tastes(loadings, self.taste_variance * shares)
         return replace(reward, temperature=self.temperature)
 
 
@@ -127,8 +109,9 @@ def fit_reward(
     remember: bool = True,
     declared: tuple[str, float] | None = None,
     progress: Progress = silent,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> Tuned:
-    """Fits a reward model; rank, tastes and temperature are chosen within the given judgements.
+    """Fits a reward model; rank, archetypes, tastes and temperature are chosen within the given judgements.
 
     Args:
         judgements: Train judgements.
@@ -140,15 +123,18 @@ def fit_reward(
         declared: Tastes and their variance, declared instead of chosen: for a model that will meet texts and users
             unlike those it was fitted on. The trials tell what they cost on these.
         progress: Called with stage, done, total.
+        checkpoint: Where fits and trials are kept; work that was interrupted goes on from there.
     """
     base = options or FitOptions()
     held_out = HeldOut(judgements, vectors, mode)
     choice = Choice()
     trials: tuple[Trial, ...] = ()
     if len(held_out.users) >= MIN_USERS and held_out.train:
-        choice, trials = _choose(held_out, base, ranks, declared=declared, progress=progress)
-    fit = Fit(Dataset.of(judgements, vectors), replace(base, rank=choice.rank)).run(_within("fit", progress))
-    return Tuned(choice.shape(fit.reward(remember=remember)), choice, trials, len(held_out.users))
+        search = Search(held_out, base, progress, checkpoint)
+        choice, trials = search.choose(ranks, declared), tuple(search.trials)
+    options = replace(base, rank=choice.rank, archetypes=choice.archetypes)
+    fit = Fit(Dataset.of(judgements, vectors), options).run(_within("fit", progress), checkpoint, "fit")
+    return Tuned(choice.shape(fit.reward(remember=remember), fit), choice, trials, len(held_out.users))
 
 
 class HeldOut:
@@ -211,43 +197,79 @@ class HeldOut:
         return np.array([key in left_out for key in data.keys], np.bool_)
 
 
-def _choose(
-    held_out: HeldOut,
-    base: FitOptions,
-    ranks: Sequence[int],
-    *,
-    declared: tuple[str, float] | None,
-    progress: Progress,
-) -> tuple[Choice, tuple[Trial, ...]]:
-    """Rank first, then tastes beside it; what personalizes must be measurably better than what does not."""
-    data = Dataset.of(held_out.train, held_out.vectors)
-    losses: list[NDArray[np.float64]] = []
-    trials: list[Trial] = []
+class Search:
+    """Tries choices on held-out users: the rank first, then archetypes for it, then tastes beside them.
 
-    def attempt(rewards: Sequence[RewardModel], choice: Choice) -> None:
-        forecast = Forecast(held_out.adapt([choice.shape(reward) for reward in rewards]))
-        choice = replace(choice, temperature=best_temperature(forecast))
-        losses.append(_losses(forecast.at(choice.temperature)))
-        gain = losses[0] - losses[-1]
+    Args:
+        held_out: Who is asked what.
+        base: Everything that is not chosen.
+        progress: Called with stage, done, total.
+        checkpoint: Keeps fits and trials.
+
+    Attributes:
+        trials: All that was tried.
+    """
+
+    def __init__(
+        self, held_out: HeldOut, base: FitOptions, progress: Progress, checkpoint: Checkpoint
+    ) -> None:
+        self._held_out, self._base = held_out, base
+        self._progress, self._checkpoint = progress, checkpoint
+        self._data = Dataset.of(held_out.train, held_out.vectors)
+        self._losses: list[NDArray[np.float64]] = []
+        self.trials: list[Trial] = []
+
+    def choose(self, ranks: Sequence[int], declared: tuple[str, float] | None) -> Choice:
+        """What personalizes must be measurably better than what does not."""
+        fits = [self._fit(rank) for rank in ranks]
+        rewards = [self._held_out.rewards(fit) for fit in fits]
+        for rank, fit, folds in zip(ranks, fits, rewards, strict=True):
+            self._attempt(fit, folds, Choice(rank))
+        best = _best(self._losses, range(len(ranks)), harmless=declared is not None)
+        fit, folds = fits[best], rewards[best]
+        tried = [best]
+        if self.trials[best].choice.rank and not declared:
+            for number in ARCHETYPES:
+                prior = population(fit.archetypes(number))
+                grouped = [replace(reward, population=prior) for reward in folds]
+                tried.append(
+                    self._attempt(fit, grouped, replace(self.trials[best].choice, archetypes=number))
+                )
+            best = _best(self._losses, tried)
+            prior = population(fit.archetypes(self.trials[best].choice.archetypes))
+            folds = [replace(reward, population=prior) for reward in folds]
+        tried = [best]
+        wider = (
+            [declared] if declared else [(name, size) for name, sizes in FAMILIES.items() for size in sizes]
+        )
+        for number, (tastes, variance) in enumerate(wider):
+            choice = replace(self.trials[best].choice, tastes=tastes, taste_variance=variance)
+            tried.append(self._attempt(fit, folds, choice))
+            self._progress("try tastes", number + 1, len(wider))
+        chosen = tried[-1] if declared else _best(self._losses, tried)
+        return self.trials[chosen].choice
+
+    def _fit(self, rank: int) -> Fit:
+        options = replace(self._base, rank=rank, rounds=min(self._base.rounds, TRIAL_ROUNDS))
+        stage = f"try rank {rank}"
+        return Fit(self._data, options).run(_within(stage, self._progress), self._checkpoint, stage)
+
+    def _attempt(self, fit: Fit, folds: Sequence[RewardModel], choice: Choice) -> int:
+        """Records a trial; returns its number."""
+        stage = f"trial {len(self.trials)}"
+        kept = self._checkpoint.load(stage)
+        if kept is None:
+            forecast = Forecast(self._held_out.adapt([choice.shape(reward, fit) for reward in folds]))
+            temperature = best_temperature(forecast)
+            kept = {"temperature": np.array(temperature), "losses": _losses(forecast.at(temperature))}
+            self._checkpoint.save(stage, kept)
+        losses = kept["losses"]
+        self._losses.append(losses)
+        gain = self._losses[0] - losses
         error = float(gain.std(ddof=1) / len(gain) ** 0.5)
-        trials.append(Trial(choice, float(losses[-1].mean()), float(gain.mean()), error))
-
-    fitted = []
-    for rank in ranks:
-        short = replace(base, rank=rank, rounds=min(base.rounds, TRIAL_ROUNDS))
-        fitted.append(held_out.rewards(Fit(data, short).run(_within(f"try rank {rank}", progress))))
-        attempt(fitted[-1], Choice(rank))
-    by_rank = _best(losses, range(len(losses)), harmless=declared is not None)
-    rewards, plain = fitted[by_rank], trials[by_rank].choice
-    tried = [by_rank]
-    families = [(tastes, variance) for tastes in TASTES if TASTES[tastes] for variance in TASTE_VARIANCES]
-    wider = [declared] if declared else families
-    for number, (tastes, variance) in enumerate(wider):
-        tried.append(len(trials))
-        attempt(rewards, replace(plain, tastes=tastes, taste_variance=variance))
-        progress("try tastes", number + 1, len(wider))
-    chosen = tried[-1] if declared else _best(losses, tried)
-    return trials[chosen].choice, tuple(trials)
+        choice = replace(choice, temperature=float(kept["temperature"]))
+        self.trials.append(Trial(choice, float(losses.mean()), float(gain.mean()), error))
+        return len(self.trials) - 1
 
 
 def _best(losses: Sequence[NDArray[np.float64]], among: Sequence[int], *, harmless: bool = False) -> int:

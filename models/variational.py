@@ -7,7 +7,8 @@ The utility of item x for user i is written u = g_x·h_i with
 (b base, v directions; t threshold, z position). What is known (the ones) has no covariance, so that one formula serves
 users and items: a judgement is a Gaussian site −½ωu² + λu, of which a user gets (ωE[ggᵀ], λĝ), an item (ωE[hhᵀ], λĥ);
 conditioning on the known coordinates leaves the unknown ones. λ = ω·target for a rating, ±½ for a logistic judgement
-under the Jaakkola–Jordan bound (ξ² = E[u²], ω = tanh(ξ/2)/2ξ).
+under the Jaakkola–Jordan bound (ξ² = E[u²], ω = tanh(ξ/2)/2ξ); a weight multiplies both, and where a label is right
+only with probability r, ±½ becomes ±(r − ½).
 """
 
 import math
@@ -18,7 +19,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from penchant.models.dataset import Dataset
+from penchant.models.dataset import Dataset, Told
 
 RATING_NOISE: Final = math.pi**2 / 6
 """Variance of a rating in units of utility. It fixes the unit: two such noises make the variance of a logistic pair, so
@@ -27,8 +28,8 @@ that the difference of two ratings and a choice between the two texts are judgem
 MIN_SLOPE: Final = 0.01
 """Of a rating scale: ratings that hardly differ say little, and never infinitely much."""
 
-CHUNK: Final = 131_072
-"""Judgements handled at once: bounds memory at CHUNK·D² numbers."""
+CHUNK_NUMBERS: Final = 1 << 23
+"""Judgements are handled in chunks of so many numbers (64 MiB), D² a judgement: bounds memory."""
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Messages:
 
 @dataclass
 class RatingScales:
-    """Offset and slope of every rating source: r = offset + slope·(u + ε), ε of variance `RATING_NOISE`, both `[S]`."""
+    """Offset and slope, `[S]`, of every source's ratings: r = offset + slope·(u + ε), ε of variance `RATING_NOISE`."""
 
     offset: Tensor
     slope: Tensor
@@ -79,17 +80,15 @@ class RatingScales:
     @classmethod
     def of(cls, data: Dataset) -> "RatingScales":
         """A first guess: the mean, and a slope as if half of a source's variance were noise."""
-        offset = torch.zeros(len(data.sources), dtype=torch.float64)
-        slope = torch.ones(len(data.sources), dtype=torch.float64)
-        for s in range(len(data.sources)):
-            values = data.ratings[data.rating_source == s]
-            spread = values.std(correction=0) / (2 * RATING_NOISE) ** 0.5
-            offset[s], slope[s] = values.mean(), spread.clamp_min(MIN_SLOPE)
-        return cls(offset, slope)
+        told = data.ratings
+        count = by_source(data, told, torch.ones_like(told.value)).clamp_min(1e-12)
+        offset = by_source(data, told, told.value) / count
+        variance = by_source(data, told, (told.value - offset[told.source]) ** 2) / count
+        return cls(offset, (variance / (2 * RATING_NOISE)).sqrt().clamp_min(MIN_SLOPE))
 
-    def targets(self, data: Dataset) -> Tensor:
+    def targets(self, told: Told) -> Tensor:
         """Ratings as pseudo-observations of utility, `[R]`."""
-        return (data.ratings - self.offset[data.rating_source]) / self.slope[data.rating_source]
+        return (told.value - self.offset[told.source]) / self.slope[told.source]
 
     def update(self, data: Dataset, utility: Tensor) -> None:
         """Maximum likelihood given E[u] of the rated cells, `[R]`.
@@ -97,24 +96,46 @@ class RatingScales:
         offset: mean of r − slope·u. slope: positive root of N s β² + B β − A = 0 with A = Σ(r−o)², B = Σ(r−o)u, the
         stationary point of −N log β − Σ((r−o)/β − u)²/2s; Var[u] does not enter it.
         """
-        count = torch.zeros_like(self.offset).index_add_(0, data.rating_source, torch.ones_like(utility))
-        fitted = data.ratings - self.slope[data.rating_source] * utility
-        self.offset = torch.zeros_like(self.offset).index_add_(0, data.rating_source, fitted) / count
-        centred = data.ratings - self.offset[data.rating_source]
-        a = torch.zeros_like(self.offset).index_add_(0, data.rating_source, centred**2)
-        b = torch.zeros_like(self.offset).index_add_(0, data.rating_source, centred * utility)
+        told, weight = data.ratings, data.ratings.weight
+        count = by_source(data, told, weight).clamp_min(1e-12)
+        self.offset = by_source(data, told, weight * (told.value - self.slope[told.source] * utility)) / count
+        centred = told.value - self.offset[told.source]
+        a = by_source(data, told, weight * centred**2)
+        b = by_source(data, told, weight * centred * utility)
         ns = count * RATING_NOISE
         self.slope = ((-b + torch.sqrt(b**2 + 4 * ns * a)) / (2 * ns)).clamp_min(MIN_SLOPE)
 
 
-def user_messages(data: Dataset, users: Factors, items: Factors, scales: RatingScales) -> Messages:
+@dataclass(frozen=True)
+class Trust:
+    """How far each judgement is believed, and how far it may move what all users share.
+
+    Attributes:
+        right: Per kind `[J]`, the probability that the label is right; 1 of ratings.
+        share: Per kind `[J]`, factor on what the judgement says of the items: caps a user's influence.
+    """
+
+    right: tuple[Tensor, Tensor, Tensor]
+    share: tuple[Tensor, Tensor, Tensor]
+
+
+def by_source(data: Dataset, told: Told, values: Tensor) -> Tensor:
+    """Sums of values `[J]` by source, `[S]`."""
+    return values.new_zeros(len(data.sources)).index_add_(0, told.source, values)
+
+
+def user_messages(
+    data: Dataset, users: Factors, items: Factors, scales: RatingScales, trust: Trust
+) -> Messages:
     """What the judgements say of every user, `n = U`."""
-    return _collect(users, _user_sites(data, users, items, scales))
+    return _collect(users, _user_sites(data, users, items, scales, trust))
 
 
-def item_messages(data: Dataset, users: Factors, items: Factors, scales: RatingScales) -> Messages:
-    """What the judgements say of every item, `n = N`."""
-    return _collect(items, _item_sites(data, users, items, scales))
+def item_messages(
+    data: Dataset, users: Factors, items: Factors, scales: RatingScales, trust: Trust
+) -> Messages:
+    """What the judgements say of every item, `n = N`; each user's influence is capped."""
+    return _collect(items, _item_sites(data, users, items, scales, trust))
 
 
 def _collect(side: Factors, sites: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Messages:
@@ -136,48 +157,58 @@ def _collect(side: Factors, sites: Iterator[tuple[Tensor, Tensor, Tensor]]) -> M
 
 
 def _user_sites(
-    data: Dataset, users: Factors, items: Factors, scales: RatingScales
+    data: Dataset, users: Factors, items: Factors, scales: RatingScales, trust: Trust
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     second = items.second
-    targets = scales.targets(data)
-    for rows in _chunks(len(data.rated)):
-        user, item = data.rated[rows].T
-        yield user, second[item] / RATING_NOISE, targets[rows, None] / RATING_NOISE * items.mean[item]
-    for rows in _chunks(len(data.voted)):
-        user, item = data.voted[rows].T
-        omega = _omega(second[item], users, user)
-        yield user, omega[:, None, None] * second[item], 0.5 * data.votes[rows, None] * items.mean[item]
-    for rows in _chunks(len(data.compared)):
-        user, winner, loser = data.compared[rows].T
-        difference, spread = _difference(items, winner, loser)
-        omega = _omega(spread, users, user)
-        yield user, omega[:, None, None] * spread, 0.5 * difference
+    for rows in _chunks(len(data.ratings), users):
+        told = data.ratings[rows]
+        omega = told.weight / RATING_NOISE
+        linear = omega * scales.targets(told)
+        yield told.user, omega[:, None, None] * second[told.item], linear[:, None] * items.mean[told.item]
+    for rows in _chunks(len(data.votes), users):
+        told = data.votes[rows]
+        omega = told.weight * _omega(second[told.item], users, told.user)
+        pull = 0.5 * told.value * told.weight * (2 * trust.right[1][rows] - 1)
+        yield told.user, omega[:, None, None] * second[told.item], pull[:, None] * items.mean[told.item]
+    for rows in _chunks(len(data.pairs), users):
+        told = data.pairs[rows]
+        difference, spread = _difference(items, told)
+        omega = told.weight * _omega(spread, users, told.user)
+        pull = 0.5 * told.weight * (2 * trust.right[2][rows] - 1)
+        yield told.user, omega[:, None, None] * spread, pull[:, None] * difference
 
 
 def _item_sites(
-    data: Dataset, users: Factors, items: Factors, scales: RatingScales
+    data: Dataset, users: Factors, items: Factors, scales: RatingScales, trust: Trust
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     second = users.second
-    targets = scales.targets(data)
-    for rows in _chunks(len(data.rated)):
-        user, item = data.rated[rows].T
-        yield item, second[user] / RATING_NOISE, targets[rows, None] / RATING_NOISE * users.mean[user]
-    for rows in _chunks(len(data.voted)):
-        user, item = data.voted[rows].T
-        omega = _omega(items.second[item], users, user)
-        yield item, omega[:, None, None] * second[user], 0.5 * data.votes[rows, None] * users.mean[user]
-    for rows in _chunks(len(data.compared)):
-        user, winner, loser = data.compared[rows].T
-        _, spread = _difference(items, winner, loser)
-        precision = _omega(spread, users, user)[:, None, None] * second[user]
-        half = 0.5 * users.mean[user]
-        yield winner, precision, half + torch.einsum("jde,je->jd", precision, items.mean[loser])
-        yield loser, precision, -half + torch.einsum("jde,je->jd", precision, items.mean[winner])
+    for rows in _chunks(len(data.ratings), users):
+        told = data.ratings[rows]
+        omega = told.weight * trust.share[0][rows] / RATING_NOISE
+        linear = omega * scales.targets(told)
+        yield told.item, omega[:, None, None] * second[told.user], linear[:, None] * users.mean[told.user]
+    for rows in _chunks(len(data.votes), users):
+        told = data.votes[rows]
+        power = told.weight * trust.share[1][rows]
+        omega = power * _omega(items.second[told.item], users, told.user)
+        pull = 0.5 * told.value * power * (2 * trust.right[1][rows] - 1)
+        yield told.item, omega[:, None, None] * second[told.user], pull[:, None] * users.mean[told.user]
+    for rows in _chunks(len(data.pairs), users):
+        told = data.pairs[rows]
+        _, spread = _difference(items, told)
+        power = told.weight * trust.share[2][rows]
+        precision = (power * _omega(spread, users, told.user))[:, None, None] * second[told.user]
+        half = (0.5 * power * (2 * trust.right[2][rows] - 1))[:, None] * users.mean[told.user]
+        yield told.item, precision, half + torch.einsum("jde,je->jd", precision, items.mean[told.other])
+        yield told.other, precision, -half + torch.einsum("jde,je->jd", precision, items.mean[told.item])
 
 
-def utilities(users: Factors, items: Factors, cells: Tensor) -> Tensor:
-    """E[u] of (user, item) cells `[J, 2]`, `[J]`."""
-    return (items.mean[cells[:, 1]] * users.mean[cells[:, 0]]).sum(1)
+def utilities(users: Factors, items: Factors, told: Told) -> Tensor:
+    """E[u] of what was judged, of a pair the difference, `[J]`."""
+    row = items.mean[told.item]
+    if len(told) and int(told.other[0]) >= 0:
+        row = row - items.mean[told.other]
+    return (row * users.mean[told.user]).sum(1)
 
 
 def leading_directions(
@@ -187,36 +218,44 @@ def leading_directions(
 
     k is `rank`, or fewer where there are not as many users or items. Cost: a randomised SVD of a sparse matrix.
     """
-    cells, values = [data.rated], [scales.targets(data) - utilities(users, items, data.rated)]
-    cells.append(data.voted)
-    values.append(4 * ((data.votes + 1) / 2 - torch.sigmoid(utilities(users, items, data.voted))))
-    user, winner, loser = data.compared.T
-    surprise = 2 * torch.sigmoid(items.mean[loser, 0] - items.mean[winner, 0])
-    cells += [torch.stack([user, winner], 1), torch.stack([user, loser], 1)]
-    values += [surprise, -surprise]
-    cell, value = torch.cat(cells), torch.cat(values)
+    ratings, votes, pairs = data.kinds
+    surprise = 2 * pairs.weight * torch.sigmoid(items.mean[pairs.other, 0] - items.mean[pairs.item, 0])
+    user = torch.cat([ratings.user, votes.user, pairs.user, pairs.user])
+    item = torch.cat([ratings.item, votes.item, pairs.item, pairs.other])
+    value = torch.cat(
+        [
+            ratings.weight * (scales.targets(ratings) - utilities(users, items, ratings)),
+            4 * votes.weight * ((votes.value + 1) / 2 - torch.sigmoid(utilities(users, items, votes))),
+            surprise,
+            -surprise,
+        ]
+    )
     n_users, n_items = len(data.users), len(data.keys)
-    left = torch.sparse_coo_tensor(cell.T, value, (n_users, n_items), check_invariants=False).coalesce()
+    cell = torch.stack([user, item])
+    left = torch.sparse_coo_tensor(cell, value, (n_users, n_items), check_invariants=False).coalesce()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         u, s, v = torch.svd_lowrank(left, q=min(rank + 6, n_users, n_items), niter=6)
     k = min(rank, len(s))
-    count = torch.zeros(n_items, dtype=value.dtype).index_add_(0, cell[:, 1], torch.ones_like(value))
+    count = value.new_zeros(n_items).index_add_(0, item, torch.ones_like(value))
     return u[:, :k] * n_users**0.5, v[:, :k] * s[:k] * n_users**0.5 / (count[:, None] + 10)
 
 
-def _difference(items: Factors, winner: Tensor, loser: Tensor) -> tuple[Tensor, Tensor]:
+def _difference(items: Factors, told: Told) -> tuple[Tensor, Tensor]:
     """Difference d = ĝ_a − ĝ_b `[j, D]` and M = ddᵀ + C_a + C_b `[j, D, D]`."""
-    d = items.mean[winner] - items.mean[loser]
-    return d, d[:, :, None] * d[:, None, :] + items.cov[winner] + items.cov[loser]
+    d = items.mean[told.item] - items.mean[told.other]
+    return d, d[:, :, None] * d[:, None, :] + items.cov[told.item] + items.cov[told.other]
 
 
 def _omega(spread: Tensor, users: Factors, user: Tensor) -> Tensor:
     """ω of the Jaakkola–Jordan bound at its optimum ξ² = tr(M E[hhᵀ]), `[j]`."""
-    xi = torch.einsum("jde,jde->j", spread, users.second[user]).clamp_min(1e-8).sqrt()
+    mean, cov = users.mean[user], users.cov[user]
+    squared = torch.einsum("jde,jde->j", spread, cov) + torch.einsum("jde,jd,je->j", spread, mean, mean)
+    xi = squared.clamp_min(1e-8).sqrt()
     return torch.tanh(xi / 2) / (2 * xi)
 
 
-def _chunks(n: int) -> Iterator[slice]:
-    for start in range(0, n, CHUNK):
-        yield slice(start, min(start + CHUNK, n))
+def _chunks(n: int, side: Factors) -> Iterator[slice]:
+    size = max(1, CHUNK_NUMBERS // side.mean.shape[1] ** 2)
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
