@@ -60,6 +60,21 @@ class Checkpoint:
                 "go on with those, or start anew"
             )
 
+    @classmethod
+    def anew(cls, folder: Path, identity: str) -> "Checkpoint":
+        """The same, after forgetting the work of whatever identity that the folder holds.
+
+        Raises:
+            CheckpointError: The folder holds something else, or it cannot be removed.
+        """
+        try:
+            cls(folder, (folder / _IDENTITY).read_text("utf-8")).clear()
+        except FileNotFoundError:
+            pass  # nothing, or no work: what follows tells
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"cannot read {folder}: {error}") from error
+        return cls(folder, identity)
+
     @property
     def stages(self) -> int:
         """How many stages are saved."""

@@ -1,11 +1,27 @@
 """Files that are whole or not there at all."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes beside, then renames: a reader never sees half a file, and after this returned a power cut leaves it.
+    """Writes a file at once, as `whole_file`.
+
+    Raises:
+        OSError: It cannot be written; what was there before is there still.
+    """
+    with whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes its place when the block ends without an error.
+
+    It is written beside, then renamed: a reader never sees half a file, and after the block a power cut leaves it.
 
     Raises:
         OSError: It cannot be written; what was there before is there still.
@@ -13,7 +29,7 @@ def write_whole(path: Path, content: bytes) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -186,8 +186,8 @@ def _attributes(
 ) -> tuple[AttributeReason, ...]:
     """Every attribute that varied in the fitted texts: told ones first, then by effect × slope."""
     effects = departure.along(*text.directions(np.eye(len(text.weights))[text.named]))
-    slopes = departure.along(*text.directions(_slopes(x, text.named)))
-    told = _agree(effects, slopes)
+    slopes = departure.along(*text.directions(slope_functionals(x, text.named)))
+    told = agreement(effects, slopes)
     weights = text.weights[text.named]
     population = weights[:, 0] + weights[:, 1:] @ departure.population[1:]
     varied = np.isfinite(reward.text_prior.standardiser.scale[text.named])
@@ -210,7 +210,7 @@ def _attributes(
     )
 
 
-def _slopes(x: Vector, named: slice) -> Vector:
+def slope_functionals(x: Vector, named: slice) -> Vector:
     """Functionals `[a, d]` that give the slope of anything linear in x `[n, d]` on each named attribute.
 
     Cov(x, x_a)/Var(x_a) over the given texts and `TYPICAL_TEXTS` in which features vary by one and do not go together.
@@ -221,7 +221,7 @@ def _slopes(x: Vector, named: slice) -> Vector:
     return np.asarray(together / own[:, None])
 
 
-def _agree(effects: Estimate, slopes: Estimate) -> NDArray[np.bool_]:
+def agreement(effects: Estimate, slopes: Estimate) -> NDArray[np.bool_]:
     """Which attributes both statements say the same of, with enough certainty and size."""
     signs = np.sign(effects.mean)
     certain = np.minimum(*(np.where(signs > 0, e.probability, 1 - e.probability) for e in (effects, slopes)))

@@ -79,13 +79,16 @@ class TextMap:
             φ = [0; Wᵀh] `[n, q]`, and the variance of each coordinate for want of knowing W, `[n, q]`; loadings are
             declared and have none.
         """
-        directions, variances = (
-            functionals @ self.weights,
-            np.zeros((len(functionals), self.weights.shape[1])),
-        )
-        directions[:, 0] = 0.0  # b is everybody's
-        m = self.form.weights.shape[1]
-        taken = np.einsum("nd,mdr->nmr", functionals, self.form.learned[1:], optimize=True)
-        variance = functionals**2 @ self.form.prior_variance[:, 1:] - (taken**2).sum(axis=2)
-        variances[:, 1:m] = np.maximum(variance, 0.0)
+        directions, variances = self.coordinates(functionals)
+        directions[:, 0], variances[:, 0] = 0.0, 0.0  # b is everybody's
         return directions, variances
+
+    def coordinates(self, functionals: Vector) -> tuple[Vector, Vector]:
+        """The same of the item coordinates [b; v; loadings]: means and variances, both `[n, q]`."""
+        means = functionals @ self.weights
+        variances = np.zeros_like(means)
+        m = self.form.weights.shape[1]
+        taken = np.einsum("nd,mdr->nmr", functionals, self.form.learned, optimize=True)
+        known = functionals**2 @ self.form.prior_variance - (taken**2).sum(axis=2)
+        variances[:, :m] = np.maximum(known, 0.0)
+        return means, variances
