@@ -2,7 +2,7 @@
 
 Shares are of the variance, on the latent scale, of a comparison between two of the texts by somebody of whom nothing is
 known, the noise of the judgement being part of it (π²/6 a text under the logistic link, over the squared temperature;
-Nakagawa & Schielzeth 2013): consensus + tastes + unexplained + chance = 1.
+Nakagawa & Schielzeth 2013): consensus + tastes + smaller + unexplained + chance = 1.
 """
 
 import math
@@ -21,6 +21,9 @@ Vector = NDArray[np.float64]
 
 MOST_TEXTS: Final = 5_000
 """Texts that an inspection looks at; of more, it takes every so manieth."""
+
+WORTH_NAMING: Final = 1e-3
+"""Share of the variance from which a taste is told of."""
 
 NOISE: Final = math.pi**2 / 6
 """Variance of a judgement of one text in units of utility: half of the logistic one of a comparison."""
@@ -56,7 +59,7 @@ class Archetype:
     Attributes:
         weight: Share of users.
         threshold: How much more easily they are satisfied than the mean user, in units of utility.
-        tastes: Their mean on each taste, in standard deviations of the population.
+        tastes: Their mean on each of the tastes told of, in standard deviations of the population.
         spread: Their standard deviation on each.
         attributes: That tell how they differ from the mean user.
     """
@@ -75,7 +78,9 @@ class Inspection:
     Attributes:
         texts: How many texts it was looked at on.
         consensus: What everybody likes: the mean user.
-        tastes: In which people differ, largest first.
+        tastes: In which people differ, largest first; those that carry at least `WORTH_NAMING`.
+        smaller: How many more tastes there are.
+        smaller_share: What they carry together.
         unexplained: Share of what single texts have that neither their features nor their judgements tell yet.
         chance: Share of the noise of judgements.
         threshold: Standard deviation over users of how easily they are satisfied, in units of utility.
@@ -85,6 +90,8 @@ class Inspection:
     texts: int
     consensus: Taste
     tastes: tuple[Taste, ...]
+    smaller: int
+    smaller_share: float
     unexplained: float
     chance: float
     threshold: float
@@ -125,6 +132,7 @@ def inspect(
     )
     chance = NOISE / reward.temperature**2
     total = shared + sum(personal) + unexplained + chance
+    told = sum(variance >= WORTH_NAMING * total for variance in personal)  # they come largest first
 
     def taste(position: Vector, variance: float, *, shared: bool = False) -> Taste:
         order = rows[np.argsort(-seen.utility(position, shared=shared), kind="stable")].tolist()
@@ -143,7 +151,9 @@ def inspect(
     return Inspection(
         texts=len(rows),
         consensus=taste(tastes.centre, shared, shared=True),
-        tastes=tuple(taste(p, v) for p, v in zip(tastes.positions, personal, strict=True)),
+        tastes=tuple(taste(tastes.positions[j], personal[j]) for j in range(told)),
+        smaller=len(personal) - told,
+        smaller_share=sum(personal[told:]) / total,
         unexplained=unexplained / total,
         chance=chance / total,
         threshold=float(prior.covariance[0, 0] ** 0.5),
@@ -151,8 +161,8 @@ def inspect(
             Archetype(
                 weight=float(prior.weights[c]),
                 threshold=float(thresholds[c]),
-                tastes=tuple(means[c, 1:].tolist()),
-                spread=tuple(np.sqrt(np.diagonal(covariances[c])[1:]).tolist()),
+                tastes=tuple(means[c, 1 : 1 + told].tolist()),
+                spread=tuple(np.sqrt(np.diagonal(covariances[c])[1 : 1 + told]).tolist()),
                 attributes=seen.meanings(prior.means[c, 1:] - tastes.centre),
             )
             for c in range(len(prior.weights))

@@ -39,22 +39,25 @@ class Tastes:
             prior: The population.
             covariance: `[q - 1, q - 1]` V, of v over texts.
         """
-        values, vectors = np.linalg.eigh(prior.covariance[1:, 1:])
-        root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+        root = _root(prior.covariance[1:, 1:])
         variances, axes = np.linalg.eigh(root @ covariance @ root)
         return cls(prior.mean[1:], (root @ axes).T[np.argsort(-variances, kind="stable")])
 
     @classmethod
     def at(cls, prior: Beliefs, positions: Sequence[Sequence[float]]) -> "Tastes":
-        """Those at positions that `of` once gave.
+        """Those at positions that `of` once gave, completed by others in no order where they are not all.
 
         Raises:
             ValueError: They do not fit the population.
         """
         size = len(prior.mean) - 1
-        if [len(position) for position in positions] != [size] * size:
+        if len(positions) > size or any(len(position) != size for position in positions):
             raise ValueError(f"{len(positions)} tastes do not fit a population of {size + 1} coordinates")
-        return cls(prior.mean[1:], np.array(positions, np.float64).reshape(size, size))
+        known = np.array(positions, np.float64).reshape(len(positions), size)
+        root = _root(prior.covariance[1:, 1:])
+        # Whitened, the known axes are orthonormal: a full QR gives what stands at right angles to all of them.
+        whole = np.linalg.qr((known @ np.linalg.pinv(root)).T, mode="complete")[0]
+        return cls(prior.mean[1:], np.concatenate([known, (root @ whole[:, len(known) :]).T]))
 
     def texts(self, items: Items) -> tuple[Vector, Vector]:
         """Base utility `[n]` for the mean user, and what one standard deviation of each taste adds, `[n, q - 1]`."""
@@ -72,3 +75,9 @@ class Tastes:
         change[1:, 1:] = np.linalg.pinv(self.positions.T) if q > 1 else change[1:, 1:]
         centre = np.concatenate([[0.0], self.centre])
         return (means - centre) @ change.T, change @ covariances @ change.T
+
+
+def _root(covariance: Vector) -> Vector:
+    """Symmetric square root."""
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)

@@ -58,7 +58,8 @@ def vectors(rng):
 
 
 def shares(found: Inspection) -> list[float]:
-    return [found.consensus.share, *(t.share for t in found.tastes), found.unexplained, found.chance]
+    tastes = [*(t.share for t in found.tastes), found.smaller_share]
+    return [found.consensus.share, *tastes, found.unexplained, found.chance]
 
 
 def test_shares_are_those_of_comparisons(rng, vectors, make_population):
@@ -82,9 +83,9 @@ def test_shares_are_those_of_comparisons(rng, vectors, make_population):
     chance = rng.logistic(size=n) / 0.8
     total = shared.var() + personal.var() + own.var() + chance.var()
     expected = [shared.var(), personal.var(), own.var(), chance.var()]
-    tastes = sum(t.share for t in found.tastes)
-    drawn = [found.consensus.share, tastes, found.unexplained, found.chance]
-    np.testing.assert_allclose(drawn, np.array(expected) / total, atol=0.01)
+    tastes = sum(t.share for t in found.tastes) + found.smaller_share
+    computed = [found.consensus.share, tastes, found.unexplained, found.chance]
+    np.testing.assert_allclose(computed, np.array(expected) / total, atol=0.01)
     assert found.threshold == pytest.approx(y[:, 0].std(), rel=0.01)
 
 
@@ -119,13 +120,12 @@ def test_what_is_not_known_is_not_said(vectors):
 
 
 def test_a_feature_that_never_varied_is_not_named(vectors):
-    reward = model({(LENGTH, 1): 0.8}, gaussian(2))
+    reward = model({(LENGTH, 1): 0.8, (0, 1): 0.8}, gaussian(2))
     scale = np.ones(DIM)
     scale[LENGTH] = np.inf
     prior = replace(reward.text_prior, standardiser=Standardiser(np.zeros(DIM), scale))
-    found = inspect(replace(reward, text_prior=prior), vectors)
-    assert found.tastes[0].attributes == ()
-    assert found.tastes[0].deviation == 0
+    assert inspect(reward, vectors).tastes[0].attributes[0].name == "length"
+    assert inspect(replace(reward, text_prior=prior), vectors).tastes[0].attributes == ()
 
 
 def test_archetypes_stand_where_they_were_put(vectors):
@@ -190,8 +190,16 @@ def test_people_who_do_not_differ(vectors):
 
 def test_one_text_has_no_tastes(vectors):
     found = inspect(model({(LENGTH, 1): 1.0}, gaussian(2)), vectors[:1])
-    assert (found.consensus.share, found.tastes[0].share, found.chance) == (0, 0, 1)
-    assert found.tastes[0].named_share == 0
+    assert (found.consensus.share, found.consensus.named_share, found.chance) == (0, 0, 1)
+    assert (found.tastes, found.smaller, found.smaller_share) == ((), 1, 0)
+
+
+def test_small_tastes_are_counted_only(vectors):
+    found = inspect(model({(LENGTH, 1): 1.0, (CODE, 2): 0.02}, gaussian(4)), vectors)
+    assert (len(found.tastes), found.smaller) == (1, 2)
+    assert 0 < found.smaller_share < 1e-3
+    assert len(found.archetypes[0].tastes) == len(found.archetypes[0].spread) == 1
+    assert sum(shares(found)) == pytest.approx(1)
 
 
 def test_everything_is_finite_and_plain(rng, vectors, make_population):

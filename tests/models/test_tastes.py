@@ -77,8 +77,19 @@ def test_tastes_come_back_from_their_positions(population, covariance):
     again = Tastes.at(population.prior, tastes.positions.tolist())
     np.testing.assert_array_equal(again.positions, tastes.positions)
     np.testing.assert_array_equal(again.centre, tastes.centre)
-    with pytest.raises(ValueError, match="2 tastes do not fit a population of 4"):
-        Tastes.at(population.prior, tastes.positions.tolist()[:2])
+    with pytest.raises(ValueError, match="4 tastes do not fit a population of 4"):
+        Tastes.at(population.prior, [*tastes.positions.tolist(), [1.0, 2.0, 3.0]])
+    with pytest.raises(ValueError, match="1 tastes do not fit"):
+        Tastes.at(population.prior, [[1.0, 2.0]])
+
+
+@pytest.mark.parametrize("known", [0, 1, 2])
+def test_tastes_that_are_not_told_are_completed(population, covariance, known):
+    tastes = Tastes.of(population.prior, covariance)
+    again = Tastes.at(population.prior, tastes.positions[:known].tolist())
+    np.testing.assert_array_equal(again.positions[:known], tastes.positions[:known])
+    _, found = again.users(population.prior.mean, population.prior.covariance)
+    np.testing.assert_allclose(found[1:, 1:], np.eye(3), atol=1e-9)
 
 
 def test_people_who_do_not_differ_have_no_tastes(rng, make_population, make_items):
