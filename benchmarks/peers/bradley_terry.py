@@ -52,13 +52,21 @@ class Consensus:
 
 
 class BradleyTerry:
-    """Fits `Consensus`."""
+    """Fits `Consensus`.
 
-    published: Setting = (1e3, None)
+    Attributes:
+        text_ridges: Penalties on the texts' own effects to try.
+    """
+
+    published: Setting = (1e4, None)
+    text_folds = 5
+
+    def __init__(self, text_ridges: Sequence[float | None] = TEXT_RIDGES) -> None:
+        self.text_ridges = text_ridges
 
     def fit(self, x: Tensor, train: Comparisons, settings: Sequence[Setting] | None) -> Iterator[Consensus]:
         """Cost: a few dozen passes over the texts and pairs a setting."""
-        tried = settings or [(ridge, own) for own in TEXT_RIDGES for ridge in RIDGES]
+        tried = settings or [(ridge, own) for own in self.text_ridges for ridge in RIDGES]
         start, last = None, object()
         for ridge, own in tried:
             start = start if own == last else None

@@ -63,8 +63,3 @@ def fitted(task: Task) -> Fitted:
     if _last is None or _last[0] != name or _last[1].task is not task:
         _last = (name, Fitted(task))
     return _last[1]
-
-
-def reversed_pair(pair: TestPair) -> TestPair:
-    """The same comparison with the opposite outcome."""
-    return replace(pair, better=pair.worse, worse=pair.better)

@@ -5,14 +5,19 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
+from benchmarks.code import code_hash
+from benchmarks.personalization import probes, robustness
 from benchmarks.personalization.cells import Cell, Result, Timer, key_of
 from benchmarks.personalization.data import Source
 from benchmarks.personalization.systems import SYSTEMS, answer, system_hash
-from benchmarks.personalization.task import SHOTS, Answer, Task
+from benchmarks.personalization.task import SHOTS, Answer, Asked, Task
 from penchant.models.split import Mode
 
 CURVES: Final = "curves"
-PARTS: Final = (CURVES,)
+PROBES: Final = "probes"
+ROBUSTNESS: Final = "robustness"
+PARTS: Final = (CURVES, PROBES, ROBUSTNESS)
+REVERSED: Final = "probes-reversed"
 SPLITS: Final[tuple[Mode, ...]] = ("cold", "warm")
 
 
@@ -64,15 +69,39 @@ def cells(options: Options, sources: Mapping[str, Source]) -> list[Cell]:
             for repetition in range(options.repetitions)
             for system in options.systems
         ]
+    if PROBES in options.parts:
+        part = REVERSED if options.reverse_labels else PROBES
+        found += [
+            Cell(part, name, split, 0, variant)
+            for name, split in probes.PROBED
+            if name in sources and split in options.splits
+            for variant in probes.VARIANTS
+        ]
+    if ROBUSTNESS in options.parts:
+        found += [
+            Cell(ROBUSTNESS, name, split, 0, variant)
+            for name in robustness.SETS
+            if name in sources
+            for split in options.splits
+            for variant in robustness.VARIANTS
+        ]
     return found
 
 
 def key(cell: Cell, sources: Mapping[str, Source]) -> str:
     """Of a cell's result: its code, options and data."""
     source = sources[cell.set]
-    return key_of(
-        cell, code=system_hash(cell.system), data=source.sha256, features=source.identity, shots=SHOTS
-    )
+    return key_of(cell, code=_code(cell), data=source.sha256, features=source.identity, shots=SHOTS)
+
+
+def _code(cell: Cell) -> str:
+    match cell.part:
+        case "curves":
+            return system_hash(cell.system)
+        case "robustness":
+            return code_hash(robustness.__name__)
+        case _:
+            return code_hash(probes.__name__)
 
 
 def groups(missing: Sequence[Cell], sources: Mapping[str, Source]) -> list[list[Cell]]:
@@ -92,14 +121,22 @@ def fill(group: Sequence[Cell], sources: Mapping[str, Source]) -> Iterator[Resul
     task = Task.of(sources[first.set], mode, first.repetition)
     for cell in group:
         with Timer() as timer:
-            found = _answer(cell, task)
-        yield Result(cell, task.asked, found, timer.seconds)
+            asked, found = _answer(cell, task)
+        yield Result(cell, asked, found, timer.seconds)
 
 
-def _answer(cell: Cell, task: Task) -> Answer:
+def _answer(cell: Cell, task: Task) -> tuple[Asked, Answer]:
     if not task.parts.test:
-        return Answer({}, {"nobody": "no unseen user has enough support judgements and test pairs"})
-    return answer(cell.system, task)
+        return task.asked, Answer(
+            {}, {"nobody": "no unseen user has enough support judgements and test pairs"}
+        )
+    match cell.part:
+        case "curves":
+            return task.asked, answer(cell.system, task)
+        case "robustness":
+            return task.asked, robustness.answer(cell.system, task)
+        case _:
+            return probes.answer(cell.system, task, reverse_labels=cell.part == REVERSED)
 
 
 def _among(names: str, known: Sequence[str]) -> tuple[str, ...]:

@@ -1,14 +1,11 @@
 """What a run leaves behind: one JSON file, one Markdown file, pictures."""
 
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.machine import machine
 from benchmarks.personalization import plan, summary
 from benchmarks.personalization.cells import Cell, Store
 from benchmarks.personalization.data import Source
@@ -46,11 +43,8 @@ def write(
 
 def about(sources: Mapping[str, Source], options: plan.Options, encoder: str) -> dict[str, Any]:
     """What the figures rest on."""
-    commit, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", "models", "benchmarks")
     return {
-        "commit": commit + (" and uncommitted changes" if changed else ""),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        **machine(LIBRARIES),
         "encoder": encoder,
         "features": next(iter(sources.values())).identity,
         "sets": {name: source.sha256 for name, source in sources.items()},
@@ -59,19 +53,6 @@ def about(sources: Mapping[str, Source], options: plan.Options, encoder: str) ->
         "shots": list(SHOTS),
         "bootstrap": {"draws": DRAWS, "seed": SEED},
     }
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    return next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
 
 
 def markdown(found: Mapping[str, Any]) -> str:

@@ -6,11 +6,19 @@ from typing import Final
 from benchmarks.code import code_hash
 from benchmarks.peers import tuning
 from benchmarks.peers.bradley_terry import BradleyTerry
+from benchmarks.peers.hebbian import HebbianLearner
+from benchmarks.peers.lore import LoRe
+from benchmarks.peers.pal import PAL
 from benchmarks.personalization.ours import fitted
 from benchmarks.personalization.task import SHOTS, Answer, Task
 
 PENCHANT: Final = "penchant"
-PEERS: Final[Mapping[str, Callable[[], tuning.Peer]]] = {"bt": BradleyTerry}
+PEERS: Final[Mapping[str, Callable[[], tuning.Peer]]] = {
+    "bt": BradleyTerry,
+    "lore": LoRe,
+    "pal": PAL,
+    "hebbian": HebbianLearner,
+}
 SYSTEMS: Final = (PENCHANT, *PEERS)
 TITLES: Final = {
     PENCHANT: "penchant",
@@ -19,7 +27,7 @@ TITLES: Final = {
     "pal": "PAL-A",
     "hebbian": "Hebbian",
 }
-_MODULES: Final = {PENCHANT: "benchmarks.personalization.ours", "bt": "benchmarks.peers.bradley_terry"}
+_OURS: Final = "benchmarks.personalization.ours"
 
 
 def answer(system: str, task: Task) -> Answer:
@@ -42,4 +50,5 @@ def answer(system: str, task: Task) -> Answer:
 
 def system_hash(system: str) -> str:
     """Hash of the code that a system's predictions depend on."""
-    return code_hash(_MODULES[system], "benchmarks.personalization.task")
+    module = _OURS if system == PENCHANT else PEERS[system].__module__
+    return code_hash(module, "benchmarks.personalization.task")

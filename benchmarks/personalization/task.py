@@ -111,7 +111,7 @@ def reversed_judgement(judgement: Judgement) -> Judgement:
         case "vote":
             return replace(judgement, value=-judgement.value)
         case _:
-            return replace(judgement, texts=judgement.texts[::-1])
+            return replace(judgement, texts=judgement.texts[::-1], groups=judgement.groups[::-1])
 
 
 def _items(parts: Split) -> list[tuple[str, str]]:
