@@ -48,7 +48,7 @@ class FitOptions:
 
     rank: int = 4
     archetypes: int = 1
-    rounds: int = 40
+    rounds: int = 24
     tolerance: float = 2e-3
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "cpu"

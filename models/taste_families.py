@@ -35,8 +35,8 @@ COMPONENTS: Final[Mapping[str, int]] = {"content-32": 32, "content-64": 64}
 """Principal components of the embedding, with prior variances proportional to theirs."""
 
 FAMILIES: Final[Mapping[str, tuple[float, ...]]] = {
-    "length": (0.03, 0.1, 0.3),
-    "style": (0.03, 0.1),
+    "length": (0.1,),
+    "style": (0.03,),
     "content-32": (0.1, 0.3),
     "content-64": (0.3, 1.0),
 }

@@ -13,7 +13,9 @@ Vector = NDArray[np.float64]
 MIN_INDUCING: Final = 64
 """Fewer distinct texts have no radial basis: it would be the texts themselves."""
 
-MAX_INDUCING: Final = 256
+MAX_INDUCING: Final = 128
+"""256 gained .0002 of held-out log-loss and doubled the time of a fit."""
+
 JITTER: Final = 1e-4
 CLIP: Final = 4.0
 """Standardised features are clipped to ±4: a text unlike any that was fitted is extrapolated that far and no further."""

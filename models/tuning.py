@@ -24,7 +24,7 @@ from penchant.models.reward import RewardModel, item_key
 from penchant.models.split import Mode, TestPair, bucket, few_shot, group_by_user
 from penchant.models.taste_families import FAMILIES, directions
 
-RANKS: Final = (0, 1, 2, 4)
+RANKS: Final = (0, 2, 4)
 ARCHETYPES: Final = (2, 4, 8)
 SHOTS: Final = (0, 3, 10, 30, 100)
 HELD_OUT_USERS: Final = 0.25
@@ -32,7 +32,7 @@ MOST_USERS: Final[Mapping[Mode, int]] = {"cold": 120, "warm": 400}
 """A user serves in five folds in `cold` mode, in one in `warm` mode."""
 
 FOLDS: Final = 5
-TRIAL_ROUNDS: Final = 14
+TRIAL_ROUNDS: Final = 12
 MIN_USERS: Final = 20
 """With fewer held-out users than this nothing can be chosen: rank 0 and temperature 1, the safe default."""
 
