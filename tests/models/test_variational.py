@@ -1,5 +1,7 @@
 """Messages of the batch fit against plain loops, exact regression and numerical maxima."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,41 +12,49 @@ from penchant.models.dataset import Dataset
 from penchant.models.judgements import Judgement
 from penchant.models.likelihood import Pair, Vote, site
 from penchant.models.population import Beliefs
-from penchant.models.reward import item_key
 from penchant.models.variational import (
+    MIN_SLOPE,
     RATING_NOISE,
     Factors,
     Messages,
     RatingScales,
+    Trust,
+    by_source,
     item_messages,
+    leading_directions,
     user_messages,
     utilities,
 )
 
 K = 2  # directions; users are [1, t, z₁, z₂], items [b, 1, v₁, v₂]
+DOUBLE = {"dtype": torch.float64}
 
 
-def judgement(kind: str, user: str, *texts: str, value: float = 0.0, source: str = "a") -> Judgement:
-    return Judgement(user, "", kind, texts, value, source=source)
+def judgement(
+    kind: str, user: str, *texts: str, value: float = 0.0, source: str = "a", weight: float = 1.0
+) -> Judgement:
+    return Judgement(user, "", kind, texts, value, source=source, weight=weight)
 
 
 @pytest.fixture
 def data(rng) -> Dataset:
-    """Seven users, six texts, every kind of judgement, two rating sources."""
+    """Seven users, six texts, every kind of judgement, two rating sources, a weight for every third."""
     texts, rows = [f"t{i}" for i in range(6)], []
     for number in range(60):
         a, b, c = rng.choice(texts, 3, replace=False)
-        user = f"u{rng.integers(7)}"
+        user, weight = f"u{rng.integers(7)}", 1.0 if number % 3 else 0.4
         match number % 4:
             case 0:
-                rows.append(judgement("pair", user, a, b))
+                rows.append(judgement("pair", user, a, b, weight=weight))
             case 1:
-                rows.append(judgement("vote", user, a, value=float(rng.choice([-1, 1]))))
+                value = float(rng.choice([-1, 1]))
+                rows.append(judgement("vote", user, a, value=value, weight=weight))
             case 2:
                 source = str(rng.choice(["a", "b"]))
-                rows.append(judgement("rating", user, a, value=float(rng.uniform(-1, 1)), source=source))
+                value = float(rng.uniform(-1, 1))
+                rows.append(judgement("rating", user, a, value=value, source=source, weight=weight))
             case _:
-                rows.append(judgement("ranking", user, a, b, c))
+                rows.append(judgement("ranking", user, a, b, c, weight=weight))
     return Dataset.of(rows, {("", t): np.zeros(3, np.float16) for t in texts})
 
 
@@ -60,48 +70,27 @@ def factors(rng, n: int, known: int, *, spread: float = 0.3) -> Factors:
     return Factors(torch.tensor(mean), torch.tensor(cov), free)
 
 
+def believed(data: Dataset) -> Trust:
+    """Every label is right, nobody is capped."""
+    ones = tuple(torch.ones(len(told)).double() for told in data.kinds)
+    return Trust(ones, ones)
+
+
 @pytest.fixture
 def state(rng, data):
-    scales = RatingScales(torch.tensor([0.1, -0.2]).double(), torch.tensor([0.4, 0.7]).double())
-    return factors(rng, len(data.users), 0), factors(rng, len(data.keys), 1), scales
-
-
-# ---------------------------------------------------------------- the data set
-
-
-def test_a_dataset_indexes_what_was_said():
-    rows = [
-        judgement("ranking", "u", "best", "middle", "worst"),
-        judgement("edit", "v", "after", "before"),
-        judgement("pair", "u", "best", "best"),
-        judgement("vote", "v", "best", value=-1.0),
-        judgement("rating", "u", "best", value=0.25, source="stars"),
-    ]
-    texts = ["best", "middle", "worst", "after", "before"]
-    data = Dataset.of(rows, {("", t): np.full(2, i, np.float16) for i, t in enumerate(texts)})
-    assert data.users == ("u", "v")
-    assert data.keys == tuple(item_key("", t) for t in texts)
-    np.testing.assert_array_equal(data.vectors[:, 0], np.arange(5))
-    assert data.compared.tolist() == [[0, 0, 1], [0, 1, 2], [1, 3, 4]]  # the text against itself says nothing
-    assert data.voted.tolist() == [[1, 0]]
-    assert data.votes.tolist() == [-1.0]
-    assert data.rated.tolist() == [[0, 0]]
-    assert data.ratings.tolist() == [0.25]
-    assert data.sources == ("stars",)
-    assert len(data) == 5
-
-
-def test_the_same_text_in_two_contexts_is_two_items():
-    rows = [Judgement("u", context, "pair", ("a", "b")) for context in ("x", "y")]
-    data = Dataset.of(rows, {(c, t): np.zeros(1, np.float16) for c in "xy" for t in "ab"})
-    assert len(set(data.keys)) == 4
-    assert data.contexts.tolist() == [0, 0, 1, 1]
+    """Users, items, scales and a trust of random numbers."""
+    scales = RatingScales(torch.tensor([0.1, -0.2], **DOUBLE), torch.tensor([0.4, 0.7], **DOUBLE))
+    right, share = (
+        tuple(torch.tensor(rng.uniform(low, 1, len(told))) for told in data.kinds) for low in (0.5, 0.1)
+    )
+    users, items = factors(rng, len(data.users), 0), factors(rng, len(data.keys), 1)
+    return users, items, scales, Trust(right, share)
 
 
 # ---------------------------------------------------------------- messages
 
 
-def loops(data: Dataset, users: Factors, items: Factors, scales: RatingScales):
+def loops(data: Dataset, users: Factors, items: Factors, scales: RatingScales, trust: Trust):
     """Every judgement one by one in numpy: natural parameters `[n, D, D]`, `[n, D]` of users and of items."""
     h, g = users.mean.numpy(), items.mean.numpy()
     hh = np.array([np.outer(m, m) + c for m, c in zip(h, users.cov.numpy(), strict=True)])
@@ -112,30 +101,31 @@ def loops(data: Dataset, users: Factors, items: Factors, scales: RatingScales):
     def omega(second: float) -> float:
         return np.tanh(np.sqrt(second) / 2) / (2 * np.sqrt(second))
 
-    for (u, x), r, s in zip(
-        data.rated.tolist(), data.ratings.tolist(), data.rating_source.tolist(), strict=True
-    ):
-        target = (r - float(scales.offset[s])) / float(scales.slope[s])
-        user_p[u] += gg[x] / RATING_NOISE
-        user_l[u] += target * g[x] / RATING_NOISE
-        item_p[x] += hh[u] / RATING_NOISE
-        item_l[x] += target * h[u] / RATING_NOISE
-    for (u, x), y in zip(data.voted.tolist(), data.votes.tolist(), strict=True):
-        w = omega(np.trace(gg[x] @ hh[u]))
-        user_p[u] += w * gg[x]
-        user_l[u] += y / 2 * g[x]
-        item_p[x] += w * hh[u]
-        item_l[x] += y / 2 * h[u]
-    for u, a, b in data.compared.tolist():
-        d = g[a] - g[b]
-        second = np.outer(d, d) + items.cov[a].numpy() + items.cov[b].numpy()
-        w = omega(np.trace(second @ hh[u]))
-        user_p[u] += w * second
-        user_l[u] += d / 2
-        item_p[a] += w * hh[u]
-        item_p[b] += w * hh[u]
-        item_l[a] += h[u] / 2 + w * hh[u] @ g[b]
-        item_l[b] += -h[u] / 2 + w * hh[u] @ g[a]
+    for kind, told in enumerate(data.kinds):
+        for j in range(len(told)):
+            u, x, o, s = (int(column[j]) for column in (told.user, told.item, told.other, told.source))
+            value, weight = float(told.value[j]), float(told.weight[j])
+            right, share = float(trust.right[kind][j]), float(trust.share[kind][j])
+            if kind == 0:
+                target = (value - float(scales.offset[s])) / float(scales.slope[s])
+                d, second, w = g[x], gg[x], 1 / RATING_NOISE
+                pull = target * w
+            elif kind == 1:
+                d, second = g[x], gg[x]
+                w, pull = omega(np.trace(second @ hh[u])), value * (right - 0.5)
+            else:
+                d = g[x] - g[o]
+                second = np.outer(d, d) + items.cov[x].numpy() + items.cov[o].numpy()
+                w, pull = omega(np.trace(second @ hh[u])), right - 0.5
+            user_p[u] += weight * w * second
+            user_l[u] += weight * pull * d
+            power = weight * share  # the cap is on what is said of the items alone
+            item_p[x] += power * w * hh[u]
+            item_l[x] += power * pull * h[u]
+            if kind == 2:
+                item_l[x] += power * w * hh[u] @ g[o]
+                item_p[o] += power * w * hh[u]
+                item_l[o] += power * (-pull * h[u] + w * hh[u] @ g[x])
     return (user_p, user_l), (item_p, item_l)
 
 
@@ -146,11 +136,10 @@ def conditioned(precision, linear, known: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_messages_are_those_of_plain_loops(data, state):
-    users, items, scales = state
-    of_users, of_items = loops(data, users, items, scales)
+    of_users, of_items = loops(data, *state)
     for found, (precision, linear) in [
-        (user_messages(data, users, items, scales), conditioned(*of_users, known=0)),
-        (item_messages(data, users, items, scales), conditioned(*of_items, known=1)),
+        (user_messages(data, *state), conditioned(*of_users, known=0)),
+        (item_messages(data, *state), conditioned(*of_items, known=1)),
     ]:
         np.testing.assert_allclose(found.precision.numpy(), precision, atol=1e-10)
         np.testing.assert_allclose(found.linear.numpy(), linear, atol=1e-10)
@@ -158,7 +147,7 @@ def test_messages_are_those_of_plain_loops(data, state):
 
 def test_chunks_change_nothing(data, state, monkeypatch):
     whole = [messages(data, *state) for messages in (user_messages, item_messages)]
-    monkeypatch.setattr(variational, "CHUNK", 4)
+    monkeypatch.setattr(variational, "CHUNK_NUMBERS", 4 * (2 + K) ** 2)  # four judgements
     for before, messages in zip(whole, (user_messages, item_messages), strict=True):
         after = messages(data, *state)
         torch.testing.assert_close(after.precision, before.precision, rtol=0, atol=1e-12)
@@ -169,23 +158,17 @@ def test_with_known_items_ratings_give_exact_regression(rng, data):
     """No item uncertainty: the user's posterior is the conditional of a joint Gaussian."""
     users, items = factors(rng, len(data.users), 0), factors(rng, len(data.keys), 1, spread=0.0)
     scales = RatingScales(torch.zeros(2).double(), torch.ones(2).double())
-    ratings_only = Dataset(
-        **{
-            **data.__dict__,
-            "voted": data.voted[:0],
-            "votes": data.votes[:0],
-            "compared": data.compared[:0],
-        }
-    )
+    ratings_only = replace(data, votes=data.votes[:0], pairs=data.pairs[:0])
     prior = np.diag([0.5, 1.0, 2.0])
-    mean, cov = user_messages(ratings_only, users, items, scales).posterior(
+    trust = believed(ratings_only)
+    mean, cov = user_messages(ratings_only, users, items, scales, trust).posterior(
         torch.tensor(np.linalg.inv(prior)), torch.zeros(3).double()
     )
     for u in range(len(data.users)):
-        mine = data.rated[:, 0] == u
-        g = items.mean[data.rated[mine, 1]].numpy()
-        phi, target = g[:, 1:], data.ratings[mine].numpy() - g[:, 0]
-        marginal = phi @ prior @ phi.T + RATING_NOISE * np.eye(len(phi))
+        mine = data.ratings[data.ratings.user == u]
+        g = items.mean[mine.item].numpy()
+        phi, target = g[:, 1:], mine.value.numpy() - g[:, 0]
+        marginal = phi @ prior @ phi.T + np.diag(RATING_NOISE / mine.weight.numpy())
         gain = prior @ phi.T @ np.linalg.inv(marginal)
         np.testing.assert_allclose(mean[u].numpy(), gain @ target, atol=1e-10)
         np.testing.assert_allclose(cov[u].numpy(), prior - gain @ phi @ prior, atol=1e-10)
@@ -201,20 +184,26 @@ def test_batch_and_online_agree_on_one_logistic_judgement(rng, make_items):
     items = Factors(torch.zeros(2, 4).double(), torch.zeros(2, 4, 4).double(), [0, 2, 3])
     for i, item in enumerate((a, b)):
         items.mean[i] = torch.tensor([item.base[0], 1.0, *item.directions[0]])
+    nothing_rated = RatingScales(torch.zeros(1).double(), torch.ones(1).double())
     for observation, row in [
         (Pair(a, b), judgement("pair", "u", *keys)),
         (Vote(a, -1), judgement("vote", "u", keys[0], value=-1.0)),
+        (Pair(a, b, weight=0.3), judgement("pair", "u", *keys, weight=0.3)),
     ]:
         data = Dataset.of([row], vectors)
         known = Factors(items.mean[: len(data.keys)], items.cov[: len(data.keys)], items.free)
         user = Factors(torch.tensor([[1.0, 0, 0, 0]]).double(), torch.zeros(1, 4, 4).double(), [1, 2, 3])
         for _ in range(200):
-            messages = user_messages(data, user, known, RatingScales(torch.zeros(0), torch.zeros(0)))
+            messages = user_messages(data, user, known, nothing_rated, believed(data))
             mean, cov = messages.posterior(torch.tensor(prior), torch.zeros(3).double())
             user.mean[:, 1:], user.cov[:, 1:, 1:] = mean, cov
         certain = type(a)(a.base, 0 * a.base, a.directions, 0 * a.directions, a.keys)
         other = type(b)(b.base, 0 * b.base, b.directions, 0 * b.directions, b.keys)
-        online = Pair(certain, other) if isinstance(observation, Pair) else Vote(certain, -1)
+        online = (
+            replace(observation, winner=certain, loser=other)
+            if isinstance(observation, Pair)
+            else replace(observation, item=certain)
+        )
         found = site(online, beliefs)
         np.testing.assert_allclose(messages.precision[0].numpy(), found.precision, atol=1e-7)
         np.testing.assert_allclose(messages.linear[0].numpy(), found.linear, atol=1e-7)
@@ -231,28 +220,89 @@ def test_posterior_of_messages(rng):
         torch.testing.assert_close(total @ cov[i], torch.eye(2).double())
 
 
-def test_utilities_of_cells(data, state):
-    users, items, _ = state
-    cells = data.rated
-    expected = [float(users.mean[u] @ items.mean[x]) for u, x in cells.tolist()]
-    np.testing.assert_allclose(utilities(users, items, cells).numpy(), expected, rtol=1e-12)
+def test_utilities_of_what_was_judged(data, state):
+    """Of a pair the difference."""
+    users, items, _, _ = state
+    full = (users.mean @ items.mean.T).numpy()
+    for told in (data.ratings, data.votes):
+        np.testing.assert_allclose(utilities(users, items, told).numpy(), full[told.user, told.item])
+    pairs = data.pairs
+    np.testing.assert_allclose(
+        utilities(users, items, pairs).numpy(), full[pairs.user, pairs.item] - full[pairs.user, pairs.other]
+    )
+    assert len(utilities(users, items, pairs[:0])) == 0
+
+
+def test_sums_by_source(data):
+    told = data.ratings
+    found = by_source(data, told, told.value)
+    sources = told.source.numpy()
+    np.testing.assert_allclose(found.numpy(), [told.value.numpy()[sources == s].sum() for s in range(2)])
+
+
+def test_a_label_that_is_wrong_as_likely_as_right_says_nothing_of_the_direction(data, state):
+    """r = ½ leaves precision alone; r = 0 is the reverse of r = 1."""
+    users, items, scales, trust = state
+
+    def heard(r: float) -> Messages:
+        right = tuple(torch.full_like(kept, r) for kept in trust.right)
+        none_rated = replace(data, ratings=data.ratings[:0])
+        return user_messages(none_rated, users, items, scales, Trust(right, trust.share))
+
+    half, sure, reversed_ = heard(0.5), heard(1.0), heard(0.0)
+    torch.testing.assert_close(half.precision, sure.precision)
+    torch.testing.assert_close(sure.linear - half.linear, half.linear - reversed_.linear)
+
+
+def test_directions_start_from_the_leading_singular_vectors(data, state):
+    """Against a dense SVD of what the consensus leaves unexplained, user by item."""
+    users, items, scales, _ = state
+    full = (users.mean @ items.mean.T).numpy()
+    left = np.zeros_like(full)
+    count = np.zeros(len(data.keys))
+    for u, x, target, w in zip(
+        data.ratings.user, data.ratings.item, scales.targets(data.ratings), data.ratings.weight, strict=True
+    ):
+        left[u, x] += float(w) * (float(target) - full[u, x])
+        count[x] += 1
+    for u, x, y, w in zip(data.votes.user, data.votes.item, data.votes.value, data.votes.weight, strict=True):
+        left[u, x] += 4 * float(w) * ((float(y) + 1) / 2 - 1 / (1 + np.exp(-full[u, x])))
+        count[x] += 1
+    base = items.mean[:, 0].numpy()
+    for u, a, b, w in zip(data.pairs.user, data.pairs.item, data.pairs.other, data.pairs.weight, strict=True):
+        surprise = 2 * float(w) / (1 + np.exp(base[a] - base[b]))
+        left[u, a] += surprise
+        left[u, b] -= surprise
+        count[a] += 1
+        count[b] += 1
+    z, v = leading_directions(data, users, items, scales, rank=2, seed=0)
+    u, s, vt = np.linalg.svd(left, full_matrices=False)
+    n = len(data.users)
+    np.testing.assert_allclose((z.numpy().T @ z.numpy()) / n, np.eye(2), atol=1e-9)
+    found = z.numpy() @ (v.numpy() * (count[:, None] + 10)).T / n
+    np.testing.assert_allclose(found, (u[:, :2] * s[:2]) @ vt[:2], atol=1e-6)
+    again = leading_directions(data, users, items, scales, rank=2, seed=0)
+    torch.testing.assert_close(again[0], z, rtol=0, atol=0)
+    wide, _ = leading_directions(data, users, items, scales, rank=50, seed=0)
+    assert wide.shape == (n, 6)  # as many as there are items
 
 
 # ---------------------------------------------------------------- rating scales
 
 
 def test_offset_and_slope_are_numerical_maxima(rng, data):
-    """−N log β − Σ((r−o)/β − u)²/2s, offset for the old slope and slope for the new offset, by source."""
-    utility = torch.tensor(rng.normal(size=len(data.rated)))
-    scales = RatingScales(torch.tensor([0.0, 0.3]).double(), torch.tensor([0.5, 0.2]).double())
+    """−Σw log β − Σw((r−o)/β − u)²/2s, offset for the old slope and slope for the new offset, by source."""
+    utility = torch.tensor(rng.normal(size=len(data.ratings)))
+    scales = RatingScales(torch.tensor([0.0, 0.3], **DOUBLE), torch.tensor([0.5, 0.2], **DOUBLE))
     before = scales.slope.clone()
     scales.update(data, utility)
     for s in range(2):
-        mine = (data.rating_source == s).numpy()
-        r, u = data.ratings.numpy()[mine], utility.numpy()[mine]
+        mine = (data.ratings.source == s).numpy()
+        r, u, w = data.ratings.value.numpy()[mine], utility.numpy()[mine], data.ratings.weight.numpy()[mine]
 
-        def loss(offset: float, slope: float, r=r, u=u) -> float:
-            return len(r) * np.log(slope) + (((r - offset) / slope - u) ** 2).sum() / (2 * RATING_NOISE)
+        def loss(offset: float, slope: float, r=r, u=u, w=w) -> float:
+            misses = (w * ((r - offset) / slope - u) ** 2).sum()
+            return w.sum() * np.log(slope) + misses / (2 * RATING_NOISE)
 
         offset = minimize_scalar(
             lambda o, f=loss, b=float(before[s]): f(o, b), bounds=(-3, 3), method="bounded"
@@ -265,7 +315,24 @@ def test_offset_and_slope_are_numerical_maxima(rng, data):
 
 
 def test_targets_undo_the_scale(data):
-    scales = RatingScales(torch.tensor([0.1, -0.2]).double(), torch.tensor([0.4, 0.7]).double())
-    source = data.rating_source.numpy()
-    expected = (data.ratings.numpy() - np.array([0.1, -0.2])[source]) / np.array([0.4, 0.7])[source]
-    np.testing.assert_allclose(scales.targets(data).numpy(), expected)
+    scales = RatingScales(torch.tensor([0.1, -0.2], **DOUBLE), torch.tensor([0.4, 0.7], **DOUBLE))
+    source = data.ratings.source.numpy()
+    expected = (data.ratings.value.numpy() - np.array([0.1, -0.2])[source]) / np.array([0.4, 0.7])[source]
+    np.testing.assert_allclose(scales.targets(data.ratings).numpy(), expected)
+
+
+def test_the_first_guess_is_the_mean_and_half_the_variance(data):
+    scales = RatingScales.of(data)
+    for s in range(2):
+        values = data.ratings.value[data.ratings.source == s].numpy()
+        assert float(scales.offset[s]) == pytest.approx(values.mean())
+        assert float(scales.slope[s]) == pytest.approx(np.sqrt(values.var() / 2 / RATING_NOISE))
+
+
+def test_ratings_that_never_differ_have_the_least_slope(data):
+    equal = replace(data, ratings=replace(data.ratings, value=torch.full_like(data.ratings.value, 0.4)))
+    scales = RatingScales.of(equal)
+    assert scales.slope.tolist() == [MIN_SLOPE] * 2
+    scales.update(equal, torch.zeros_like(equal.ratings.value))
+    assert scales.slope.tolist() == [MIN_SLOPE] * 2
+    assert scales.offset.tolist() == pytest.approx([0.4] * 2)
