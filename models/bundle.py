@@ -202,7 +202,7 @@ def _unpacked(names: bytes) -> list[str]:
 
 
 def _check(arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Do the shapes fit together, and is every number finite?"""
+    """Do the shapes fit together, is every number finite, and can it be served with?"""
     d, m = arrays["text.weights"].shape
     k_archetypes, q = arrays["population.means"].shape
     n_items = len(arrays["memory.keys"])
@@ -212,6 +212,7 @@ def _check(arrays: Mapping[str, NDArray[Any]]) -> None:
     expected: dict[str, tuple[int, ...]] = {
         "text.centre": (dim,),
         "text.scale": (dim,),
+        "text.inducing": (inducing, dim if inducing else 0),
         "text.basis_scale": (dim if inducing else 0,),
         "text.basis_length": (1 if inducing else 0,),
         "text.prior_variance": (d, m),
@@ -232,6 +233,10 @@ def _check(arrays: Mapping[str, NDArray[Any]]) -> None:
     for name, array in arrays.items():
         if name != "text.scale" and not np.isfinite(array).all():  # an infinite scale drops a feature
             raise ValueError(f"{name} holds a number that is not finite")
+    if not ((arrays["flips.values"] >= 0) & (arrays["flips.values"] <= 1)).all():
+        raise ValueError("flips.values must be probabilities")
+    if not (arrays["text.basis_length"] > 0).all():
+        raise ValueError("text.basis_length must be positive")
 
 
 def _reward(arrays: Mapping[str, NDArray[Any]]) -> RewardModel:
