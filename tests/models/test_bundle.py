@@ -19,26 +19,39 @@ from penchant.models.posterior import UserPosterior
 from penchant.models.reward import ItemMemory, RewardModel, item_key
 from penchant.models.selection import probability_best, relevance
 from penchant.models.testing import tiny_bundle
+from penchant.models.text_prior import LinearTextPrior, RadialBasis
 
+INDUCING = 4
 TEXTS = ["A short answer.", "A much longer answer, with reasons: because it helps.", "No!", "Why not?"]
 
 
 @pytest.fixture
 def bundle(rng, extractor) -> Bundle:
-    """With everything a bundle may hold: memory, two archetypes, several scales, a dropped feature, a temperature."""
+    """With everything a bundle may hold: memory, archetypes, scales, flips, radial basis, dropped feature, temperature."""
     tiny = tiny_bundle(extractor)
     q = tiny.reward.q
     prior = tiny.reward.text_prior
     scale = prior.standardiser.scale.copy()
     scale[5] = np.inf
+    basis = RadialBasis(rng.normal(size=(INDUCING, extractor.dim)), np.full(extractor.dim, 0.1), 1.5)
     keys = [item_key("context", text) for text in TEXTS[:2]]
+
+    def with_basis(rows: np.ndarray, axis: int, spread: float) -> np.ndarray:
+        """Numbers for the radial features, which stand before the constant."""
+        shape = list(rows.shape)
+        shape[axis] = INDUCING
+        return np.insert(rows, [-1] * INDUCING, rng.uniform(0.1, 1, shape) * spread, axis=axis)
+
     reward = replace(
         tiny.reward,
-        text_prior=replace(
-            prior,
-            standardiser=replace(prior.standardiser, scale=scale),
-            learned=rng.normal(0, 0.01, prior.learned.shape).astype(np.float32),
+        text_prior=LinearTextPrior(
+            replace(prior.standardiser, scale=scale, basis=basis),
+            with_basis(prior.weights, 0, 1.0),
+            with_basis(prior.prior_variance, 0, 1.0),
+            with_basis(rng.normal(0, 0.01, prior.learned.shape), 1, 0.01).astype(np.float32),
+            prior.residual_variance,
         ),
+        loadings=with_basis(tiny.reward.loadings, 0, 0.0),
         population=replace(
             tiny.reward.population,
             weights=np.array([0.3, 0.7]),
@@ -54,6 +67,7 @@ def bundle(rng, extractor) -> Bundle:
         memory=ItemMemory(
             {keys[1]: 0, keys[0]: 1}, rng.normal(size=(2, 3)), rng.uniform(0.1, 0.2, size=(2, 3))
         ),
+        flips={"default": 0.02, "Größe": 0.3, "two\nlines": 0.0},
     )
     manifest = replace(
         tiny.manifest, data=({"name": "set", "licence": "CC BY 4.0"},), metrics={"cold": {"accuracy": 0.5}}
@@ -71,7 +85,7 @@ def predictions(reward: RewardModel, extractor: FeatureExtractor) -> list[np.nda
     keys = [item_key("context", text) for text in TEXTS]
     items = reward.describe(extractor.extract(TEXTS).vectors, keys)
     posterior = UserPosterior.at_prior(reward.population)
-    posterior = posterior.learn(Pair(items[1], items[0])).learn(Vote(items[2], -1))
+    posterior = posterior.learn(Pair(items[1], items[0], flip=reward.flip("Größe"))).learn(Vote(items[2], -1))
     posterior = posterior.learn(Rating(items[3], 0.4, reward.rating_scale("stars, of five")))
     utility = posterior.utility(items)
     return [
@@ -104,6 +118,7 @@ def test_version_and_manifest_survive(bundle, saved):
     assert loaded.version == bundle.version
     assert loaded.manifest == bundle.manifest
     assert loaded.reward.scales == bundle.reward.scales
+    assert loaded.reward.flips == bundle.reward.flips
     assert loaded.reward.temperature == 1.7
     assert (loaded.reward.q, loaded.reward.rank) == (bundle.reward.q, bundle.reward.rank)
     assert set(loaded.reward.memory.rows) == set(bundle.reward.memory.rows)
@@ -139,12 +154,14 @@ def test_the_card_names_the_encoder(extractor):
     assert not card.joint
 
 
-def test_no_scale_but_the_default_and_no_memory(extractor, tmp_path):
+def test_no_scale_but_the_default_and_no_memory_no_basis_no_flips(extractor, tmp_path):
     tiny = tiny_bundle(extractor, rank=0)
     tiny.save(tmp_path / "tiny")
     loaded = Bundle.load(tmp_path / "tiny")
     assert loaded.version == tiny.version
     assert loaded.reward.memory.rows == {}
+    assert loaded.reward.flips == {}
+    assert loaded.reward.text_prior.standardiser.basis is None
     assert loaded.reward.rank == 0
 
 
@@ -284,8 +301,10 @@ def test_a_source_may_be_named_anything(bundle, tmp_path):
         "lone \ud800 surrogate": RatingScale(0.0, 2.0, 1.0),
         "": RatingScale(0.0, 3.0, 1.0),
     }
-    Bundle(replace(bundle.reward, scales=scales), bundle.manifest).save(tmp_path / "b")
+    flips = {name: 0.01 * number for number, name in enumerate(scales)}
+    Bundle(replace(bundle.reward, scales=scales, flips=flips), bundle.manifest).save(tmp_path / "b")
     assert Bundle.load(tmp_path / "b").reward.scales == scales
+    assert Bundle.load(tmp_path / "b").reward.flips == flips
 
 
 @pytest.mark.parametrize(
@@ -298,6 +317,15 @@ def test_a_source_may_be_named_anything(bundle, tmp_path):
         ("loadings", (3, 1)),
         ("text.weights", (4, 3)),
         ("text.residual_variance", (7,)),
+        ("text.inducing", (3, 0)),
+        ("text.inducing", (INDUCING, 7)),
+        ("text.inducing", (0, 0)),
+        ("text.basis_scale", (7,)),
+        ("text.basis_length", (0,)),
+        ("text.basis_length", (2,)),
+        ("flips.values", (2,)),
+        ("flips.values", (3, 2)),
+        ("scales.values", (2, 3)),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_refused(saved, name, shape):
@@ -307,7 +335,30 @@ def test_arrays_that_do_not_fit_together_are_refused(saved, name, shape):
         Bundle.load(saved)
 
 
-def test_numbers_that_are_not_finite_are_refused(saved):
-    forge(saved, lambda arrays: arrays["population.precisions"].fill(np.nan))
-    with pytest.raises(BundleError):
+@pytest.mark.parametrize(
+    "name", ["population.precisions", "text.inducing", "text.basis_length", "flips.values", "memory.means"]
+)
+def test_numbers_that_are_not_finite_are_refused(saved, name):
+    forge(saved, lambda arrays: arrays[name].fill(np.nan))
+    with pytest.raises(BundleError, match="not finite"):
+        Bundle.load(saved)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1])
+def test_a_rate_of_wrong_labels_that_is_none_is_refused(saved, rate):
+    """At loading, not at the first judgement."""
+    forge(saved, lambda arrays: arrays["flips.values"].fill(rate))
+    with pytest.raises(BundleError, match=r"flips\.values"):
+        Bundle.load(saved)
+
+
+def test_a_kernel_without_length_is_refused(saved):
+    forge(saved, lambda arrays: arrays["text.basis_length"].fill(0.0))
+    with pytest.raises(BundleError, match=r"text\.basis_length"):
+        Bundle.load(saved)
+
+
+def test_a_bundle_of_the_first_format_is_refused_by_name(saved):
+    rewrite(saved, lambda m: m.update(format=1))
+    with pytest.raises(BundleError, match=r"has format 1, this version reads 2"):
         Bundle.load(saved)

@@ -1,4 +1,4 @@
-"""From feature vectors to items: standardisation, the text prior's uncertainty, item memory, attribute tastes."""
+"""From feature vectors to items: item memory, rating scales and flip rates by source, tastes."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from penchant.models.posterior import UserPosterior
 from penchant.models.reward import ItemMemory, RewardModel, item_key
 from penchant.models.selection import relevance
 from penchant.models.testing import tiny_bundle
-from penchant.models.text_prior import CLIP, LinearTextPrior, Standardiser
+from penchant.models.text_prior import LinearTextPrior
 
 LENGTH = 64 + ATTRIBUTE_NAMES.index("length")  # column behind a HashingEncoder of 64
 
@@ -36,84 +36,6 @@ def test_item_keys_tell_context_from_text():
     assert len(item_key("context", "text")) == 16
     keys = {item_key(*pair) for pair in [("a", "b"), ("b", "a"), ("ab", ""), ("", "ab"), ("\ud800", "b")]}
     assert len(keys) == 5
-
-
-# ---------------------------------------------------------------- text prior
-
-
-def test_standardising_centres_scales_clips_and_adds_a_constant(rng):
-    vectors = rng.normal(3, 2, (500, 4)).astype(np.float16)
-    vectors[:, 3] = 0.25  # never varies
-    standardiser = Standardiser.of(vectors)
-    x = standardiser(vectors)
-    assert x.shape == (500, 5)
-    np.testing.assert_allclose(x[:, :3].mean(0), 0, atol=0.01)
-    np.testing.assert_allclose(x[:, :3].std(0), 1, atol=0.01)
-    np.testing.assert_array_equal(x[:, 3], 0)
-    np.testing.assert_array_equal(x[:, 4], 1)
-    far = standardiser(np.array([[1e4, -1e4, 3.0, 99.0]], np.float16))
-    np.testing.assert_allclose(
-        far, [[CLIP, -CLIP, (3 - standardiser.centre[2]) / standardiser.scale[2], 0, 1]]
-    )
-
-
-def test_a_feature_that_almost_never_varies_is_dropped(rng):
-    vectors = np.zeros((1000, 2), np.float16)
-    vectors[:4, 0] = 1.0  # in 0.4 % of the texts
-    vectors[:60, 1] = 1.0
-    x = Standardiser.of(vectors)(vectors)
-    assert (x[:, 0] == 0).all()
-    assert x[:, 1].std() == pytest.approx(1.0)
-
-
-@pytest.fixture
-def prior(rng) -> LinearTextPrior:
-    d, m, r = 5, 3, 4
-    return LinearTextPrior(
-        Standardiser(rng.normal(size=d - 1), rng.uniform(0.5, 2, d - 1)),
-        rng.normal(size=(d, m)),
-        rng.uniform(0.5, 1.0, (d, m)),
-        rng.normal(0, 0.2, (m, d, r)).astype(np.float32),
-        rng.uniform(0.1, 0.3, m),
-    )
-
-
-def test_prediction_is_bayesian_linear_regression(rng, prior):
-    vectors = rng.normal(size=(7, 4)).astype(np.float16)
-    mean, variance = prior.predict(vectors)
-    x = prior.standardiser(vectors)
-    for j in range(3):
-        low_rank = prior.learned[j].astype(float)
-        cov = np.diag(prior.prior_variance[:, j]) - low_rank @ low_rank.T
-        np.testing.assert_allclose(mean[:, j], x @ prior.weights[:, j], rtol=1e-12)
-        expected = np.einsum("nd,de,ne->n", x, cov, x) + prior.residual_variance[j]
-        np.testing.assert_allclose(variance[:, j], expected, rtol=1e-5)
-
-
-def test_variance_is_never_below_the_residual(rng, prior):
-    overdone = replace(prior, learned=prior.learned * 100)  # as truncation to float16 might, on a small scale
-    _, variance = overdone.predict(rng.normal(size=(7, 4)).astype(np.float16))
-    np.testing.assert_allclose(variance, np.broadcast_to(prior.residual_variance, (7, 3)))
-
-
-def test_arrays_keep_the_prior(rng, prior):
-    again = LinearTextPrior.from_arrays(prior.arrays())
-    vectors = rng.normal(size=(7, 4)).astype(np.float16)
-    for before, after in zip(prior.predict(vectors), again.predict(vectors), strict=True):
-        np.testing.assert_allclose(after, before, rtol=2e-3)
-    third = LinearTextPrior.from_arrays(again.arrays())
-    for before, after in zip(again.predict(vectors), third.predict(vectors), strict=True):
-        np.testing.assert_array_equal(after, before)
-
-
-def test_a_dropped_feature_stays_dropped_in_arrays():
-    standardiser = Standardiser(np.zeros(2), np.array([1.0, np.inf]))
-    shape = (3, 1)
-    prior = LinearTextPrior(
-        standardiser, np.ones(shape), np.ones(shape), np.zeros((1, 3, 1), np.float32), np.ones(1)
-    )
-    mean, _ = LinearTextPrior.from_arrays(prior.arrays()).predict(np.array([[2.0, 500.0]], np.float16))
-    assert mean[0, 0] == 3.0
 
 
 # ---------------------------------------------------------------- reward model
@@ -171,6 +93,43 @@ def test_every_source_has_a_rating_scale(reward):
         == model.rating_scale("")
         == scales["default"]
     )
+
+
+def test_every_source_has_a_rate_of_wrong_labels(reward):
+    assert reward.flip("stars") == reward.flip() == 0.0  # a model that doubts nothing
+    model = replace(reward, flips={"default": 0.05, "stars": 0.2})
+    assert model.flip("stars") == 0.2
+    assert model.flip("unheard of") == model.flip() == model.flip("") == 0.05
+
+
+def test_tastes_are_directions_of_features_known_without_error(rng, extractor, reward):
+    """Any direction of x: its prior variance stands beside the learned ones, under every archetype."""
+    population = reward.population
+    two = replace(
+        reward,
+        population=replace(
+            population,
+            weights=np.array([0.4, 0.6]),
+            means=rng.normal(size=(2, reward.q)),
+            precisions=np.stack([np.eye(reward.q), 3 * np.eye(reward.q)]),
+        ),
+    )
+    directions = rng.normal(size=(reward.text_prior.standardiser.width, 3))
+    wider = two.with_tastes(directions, np.array([0.5, 0.2, 0.1]))
+    assert (wider.q, wider.rank) == (reward.q + 3, reward.rank)
+    before, prior = two.population.prior, wider.population.prior
+    np.testing.assert_array_equal(prior.weights, before.weights)
+    np.testing.assert_allclose(prior.means[:, : reward.q], before.means)
+    np.testing.assert_array_equal(prior.means[:, reward.q :], 0)
+    for old, new in zip(before.covariances, prior.covariances, strict=True):
+        np.testing.assert_allclose(new[: reward.q, : reward.q], old, atol=1e-12)
+        np.testing.assert_allclose(new[reward.q :, reward.q :], np.diag([0.5, 0.2, 0.1]), atol=1e-12)
+        np.testing.assert_array_equal(new[: reward.q, reward.q :], 0)
+    vectors = extractor.extract(["one text", "and another"]).vectors
+    items = wider.describe(vectors)
+    x = wider.text_prior.standardiser(vectors)
+    np.testing.assert_allclose(items.directions[:, -3:], x @ directions)
+    np.testing.assert_array_equal(items.direction_variance[:, -3:], 0)
 
 
 def test_attribute_tastes_are_coordinates_of_the_user(extractor, reward):
