@@ -21,7 +21,9 @@ from penchant.models.reward import RewardModel
 Vector = NDArray[np.float64]
 
 MAX_ITERATIONS: Final = 64
-TOLERANCE: Final = 1e-9
+TOLERANCE: Final = 1e-6
+"""Of a step before it is accelerated; what is left after that is of the order of its square."""
+
 SMALLEST: Final = 1e-12
 """Of ξ²."""
 
@@ -225,20 +227,28 @@ class _Psi:
         return pull * (2 * right - 1), power * _responsibility(step.flip, density, np.full_like(density, 0.5))
 
     def _tilt(self, weight: Vector, pull: Vector) -> Vector:
-        """ξ at the fixed point of ξ² = Σ_c w_c E_c[ψ²]."""
-        a, v = self.centre, self.spread
-        xi: Vector = np.sqrt(np.maximum((self.weights * (a * a + v)).sum(axis=1), SMALLEST))
+        """ξ at the fixed point of ξ² = Σ_c w_c E_c[ψ²], by Steffensen's method, as `margin.Margin.tilt`."""
+        xi: Vector = np.sqrt(
+            np.maximum((self.weights * (self.centre**2 + self.spread)).sum(axis=1), SMALLEST)
+        )
         for _ in range(MAX_ITERATIONS):
-            shrink = 1 / (1 + (weight * bound_precision(xi))[:, None] * v)
-            mean = shrink * (a + pull[:, None] * v)
-            found: Vector = np.sqrt(
-                np.maximum((self.weights * (mean * mean + shrink * v)).sum(axis=1), SMALLEST)
-            )
-            settled = np.abs(found - xi).max(initial=0.0) <= TOLERANCE
-            xi = found
-            if settled:
+            first = self._refined(xi, weight, pull)
+            second = self._refined(first, weight, pull)
+            step = second - first
+            bend = step - (first - xi)
+            jump = np.divide(step * step, bend, out=np.zeros_like(bend), where=bend != 0)
+            xi = np.where(second > jump, second - jump, second)
+            if (np.abs(step) <= TOLERANCE * np.maximum(1.0, xi)).all():
                 break
         return xi
+
+    def _refined(self, xi: Vector, weight: Vector, pull: Vector) -> Vector:
+        """√E[ψ²] under the posterior with a site of this ξ."""
+        shrink = 1 / (1 + (weight * bound_precision(xi))[:, None] * self.spread)
+        mean = shrink * (self.centre + pull[:, None] * self.spread)
+        second = (self.weights * (mean * mean + shrink * self.spread)).sum(axis=1)
+        found: Vector = np.sqrt(np.maximum(second, SMALLEST))
+        return found
 
 
 def _responsibility(flip: Vector, right: Vector, wrong: Vector) -> Vector:
