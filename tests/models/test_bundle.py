@@ -27,7 +27,7 @@ TEXTS = ["A short answer.", "A much longer answer, with reasons: because it help
 
 @pytest.fixture
 def bundle(rng, extractor) -> Bundle:
-    """With everything a bundle may hold: memory, archetypes, scales, flips, radial basis, dropped feature, temperature."""
+    """With all a bundle may hold: memory, archetypes, scales, flips, radial basis, dropped feature, temperature."""
     tiny = tiny_bundle(extractor)
     q = tiny.reward.q
     prior = tiny.reward.text_prior
