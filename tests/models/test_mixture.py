@@ -1,0 +1,254 @@
+"""The mixture prior while it is fitted: against the served closed form, SciPy's Gaussians and plain loops."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+
+from penchant.models import mixture as module
+from penchant.models.fit import population
+from penchant.models.mixture import SHRINKAGE, Mixture, Placed, split
+from penchant.models.variational import Messages
+
+F = 3  # coordinates of a user
+
+
+def messages_of(rng: np.random.Generator, n: int, *, f: int = F, most: float = 4.0) -> Messages:
+    """Random evidence of n users, from next to nothing to much."""
+    roots = rng.normal(size=(n, f, f)) * rng.uniform(0.05, most**0.5, (n, 1, 1))
+    return Messages(torch.tensor(roots @ roots.transpose(0, 2, 1)), torch.tensor(rng.normal(size=(n, f))))
+
+
+def mixture_of(rng: np.random.Generator, k: int) -> Mixture:
+    roots = rng.normal(size=(k, F, F))
+    return Mixture(
+        torch.tensor(rng.dirichlet(np.full(k, 4.0))),
+        torch.tensor(rng.normal(size=(k, F))),
+        torch.tensor(roots @ roots.transpose(0, 2, 1) / F + 0.3 * np.eye(F)),
+    )
+
+
+# ---------------------------------------------------------------- E step
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_users_are_placed_as_the_served_population_places_them(rng, k):
+    mixture, messages = mixture_of(rng, k), messages_of(rng, 20)
+    placed, served = mixture.place(messages), population(mixture)
+    for u in range(20):
+        expected = served.update(messages.precision[u].numpy(), messages.linear[u].numpy())
+        np.testing.assert_allclose(placed.responsibilities[u].numpy(), expected.weights, atol=1e-10)
+        np.testing.assert_allclose(placed.means[u].numpy(), expected.means, atol=1e-10)
+        np.testing.assert_allclose(placed.covs[u].numpy(), expected.covariances, atol=1e-10)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_evidence_is_that_of_seeing_a_noisy_position(rng, k):
+    """exp(−½yᵀΛy + ηᵀy) ∝ N(Λ⁻¹η; y, Λ⁻¹): the user was seen at Λ⁻¹η, user by user and archetype by archetype."""
+    mixture, messages = mixture_of(rng, k), messages_of(rng, 20)
+    placed, total = mixture.place(messages), 0.0
+    for u in range(20):
+        noise = np.linalg.inv(messages.precision[u].numpy())
+        seen, linear = noise @ messages.linear[u].numpy(), messages.linear[u].numpy()
+        scale = 0.5 * linear @ noise @ linear + 0.5 * np.linalg.slogdet(2 * np.pi * noise)[1]
+        logs = []
+        for c in range(k):
+            mean, cov = mixture.means[c].numpy(), mixture.covs[c].numpy()
+            logs.append(
+                np.log(float(mixture.weights[c])) + multivariate_normal.logpdf(seen, mean, cov + noise)
+            )
+            gain = cov @ np.linalg.inv(cov + noise)  # Kalman's form of the posterior
+            np.testing.assert_allclose(placed.means[u, c].numpy(), mean + gain @ (seen - mean), atol=1e-7)
+            np.testing.assert_allclose(placed.covs[u, c].numpy(), cov - gain @ cov, atol=1e-7)
+        shares = np.exp(logs - np.logaddexp.reduce(logs))
+        np.testing.assert_allclose(placed.responsibilities[u].numpy(), shares, atol=1e-9)
+        total += scale + np.logaddexp.reduce(logs)
+    assert placed.evidence == pytest.approx(total / 20, rel=1e-8)
+
+
+def test_a_user_who_said_nothing_is_the_prior(rng):
+    mixture = mixture_of(rng, 3)
+    nothing = Messages(torch.zeros(1, F, F).double(), torch.zeros(1, F).double())
+    placed = mixture.place(nothing)
+    torch.testing.assert_close(placed.responsibilities[0], mixture.weights)
+    torch.testing.assert_close(placed.means[0], mixture.means)
+    torch.testing.assert_close(placed.covs[0], mixture.covs)
+    assert placed.evidence == pytest.approx(0, abs=1e-12)
+
+
+def test_moments_are_those_of_draws(rng):
+    placed = mixture_of(rng, 3).place(messages_of(rng, 2))
+    mean, cov = placed.moments
+    for u in range(2):
+        chosen = rng.choice(3, 400_000, p=placed.responsibilities[u].numpy())
+        draws = np.concatenate(
+            [
+                rng.multivariate_normal(
+                    placed.means[u, c].numpy(), placed.covs[u, c].numpy(), int((chosen == c).sum())
+                )
+                for c in range(3)
+            ]
+        )
+        np.testing.assert_allclose(mean[u].numpy(), draws.mean(0), atol=0.02)
+        np.testing.assert_allclose(cov[u].numpy(), np.cov(draws.T), atol=0.03)
+
+
+def test_one_archetype_s_moments_are_its_own(rng):
+    placed = mixture_of(rng, 1).place(messages_of(rng, 4))
+    mean, cov = placed.moments
+    assert torch.equal(mean, placed.means[:, 0])
+    assert torch.equal(cov, placed.covs[:, 0])
+
+
+def test_moving_users_moves_their_moments(rng):
+    """y' = A(y − s)."""
+    placed = mixture_of(rng, 3).place(messages_of(rng, 5))
+    shift, change = torch.tensor(rng.normal(size=F)), torch.tensor(rng.normal(size=(F, F)))
+    moved = placed.moved(shift, change)
+    assert torch.equal(moved.responsibilities, placed.responsibilities)
+    (mean, cov), (new_mean, new_cov) = placed.moments, moved.moments
+    for u in range(5):
+        torch.testing.assert_close(new_mean[u], change @ (mean[u] - shift))
+        torch.testing.assert_close(new_cov[u], change @ cov[u] @ change.T)
+        for c in range(3):
+            torch.testing.assert_close(moved.means[u, c], change @ (placed.means[u, c] - shift))
+            torch.testing.assert_close(moved.covs[u, c], change @ placed.covs[u, c] @ change.T)
+
+
+# ---------------------------------------------------------------- M step
+
+
+def test_the_m_step_is_that_of_a_plain_loop(rng):
+    """Weighted means and scatter, covariances with ten users' worth of that of all, weights with one user more each."""
+    placed = mixture_of(rng, 3).place(messages_of(rng, 40))
+    found = mixture_of(rng, 3).refitted(placed)
+    r, means, covs = (t.numpy() for t in (placed.responsibilities, placed.means, placed.covs))
+    overall = sum(r[u, c] * means[u, c] for u in range(40) for c in range(3)) / 40
+    common = np.zeros((F, F))
+    for u, c in itertools.product(range(40), range(3)):
+        apart = means[u, c] - overall
+        common += r[u, c] * (covs[u, c] + np.outer(apart, apart)) / 40
+    for c in range(3):
+        count = sum(r[u, c] for u in range(40))
+        mean = sum(r[u, c] * means[u, c] for u in range(40)) / count
+        scatter = np.zeros((F, F))
+        for u in range(40):
+            apart = means[u, c] - mean
+            scatter += r[u, c] * (covs[u, c] + np.outer(apart, apart))
+        assert float(found.weights[c]) == pytest.approx((count + 1) / (40 + 3))
+        np.testing.assert_allclose(found.means[c].numpy(), mean, atol=1e-10)
+        shrunk = (scatter + SHRINKAGE * common) / (count + SHRINKAGE)
+        np.testing.assert_allclose(found.covs[c].numpy(), shrunk, atol=1e-10)
+
+
+def test_one_archetype_stays_where_everybody_is(rng):
+    """What all users share belongs to the base utility: the mean is not learned, the second moment is."""
+    single = Mixture.single(torch.eye(F).double())
+    placed = single.place(messages_of(rng, 30))
+    found = single.refitted(placed)
+    assert found.means.tolist() == [[0.0] * F]
+    assert found.weights.tolist() == [1.0]
+    expected = np.mean(
+        [
+            np.outer(m, m) + c
+            for m, c in zip(placed.means[:, 0].numpy(), placed.covs[:, 0].numpy(), strict=True)
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(found.covs[0].numpy(), expected, atol=1e-10)
+
+
+def clustered(rng: np.random.Generator, n: int = 600) -> tuple[Messages, np.ndarray, np.ndarray, np.ndarray]:
+    """Users around three centres, each seen with a noise of its own: messages, centres, shares, who belongs where."""
+    centres, shares = np.array([[2.5, 0.0], [-1.5, 2.0], [-1.0, -2.5]]), np.array([0.5, 0.3, 0.2])
+    who = rng.choice(3, n, p=shares)
+    positions = centres[who] + 0.5 * rng.normal(size=(n, 2))
+    precision = rng.uniform(0.5, 8, n)
+    seen = positions + rng.normal(size=(n, 2)) / np.sqrt(precision)[:, None]
+    return (
+        Messages(torch.tensor(precision[:, None, None] * np.eye(2)), torch.tensor(precision[:, None] * seen)),
+        centres,
+        shares,
+        who,
+    )
+
+
+def test_em_never_decreases_the_evidence(rng, monkeypatch):
+    """Without shrinkage it is exact EM of the evidence and the weights' prior (a user more each)."""
+    monkeypatch.setattr(module, "SHRINKAGE", 0.0)
+    messages, *_ = clustered(rng, 200)
+    mixture = Mixture(
+        torch.full((4,), 0.25).double(),
+        torch.tensor(rng.normal(size=(4, 2))),
+        torch.eye(2).double().repeat(4, 1, 1),
+    )
+    values = []
+    for _ in range(60):
+        placed = mixture.place(messages)
+        values.append(200 * placed.evidence + float(mixture.weights.log().sum()))
+        mixture = mixture.refitted(placed)
+    assert np.diff(values).min() > -1e-9
+    assert values[-1] > values[0] + 20
+
+
+def test_with_shrinkage_the_evidence_does_not_fall_either(rng):
+    """Beyond what `split` takes for no change: shrinkage gives up some fit of small archetypes, once."""
+    messages, *_ = clustered(rng)
+    single = Mixture.single(4 * torch.eye(2).double())
+    mixture = split(messages, single, 3, seed=0)
+    before = mixture.place(messages).evidence
+    assert before > single.place(messages).evidence + 0.1
+    for _ in range(20):
+        mixture = mixture.refitted(mixture.place(messages))
+    assert mixture.place(messages).evidence > before - 1e-3
+
+
+# ---------------------------------------------------------------- split
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_split_recovers_planted_archetypes(rng, seed):
+    messages, centres, shares, who = clustered(rng, 3000)
+    found = split(messages, Mixture.single(4 * torch.eye(2).double()), 3, seed=seed)
+    order = [int(np.argmin(np.linalg.norm(found.means.numpy() - centre, axis=1))) for centre in centres]
+    assert sorted(order) == [0, 1, 2]
+    np.testing.assert_allclose(found.means.numpy()[order], centres, atol=0.1)
+    np.testing.assert_allclose(found.weights.numpy()[order], shares, atol=0.03)
+    for cov in found.covs.numpy()[
+        order
+    ]:  # shrinkage widens them, the smallest by .06 and what noise makes of it
+        np.testing.assert_allclose(cov, 0.25 * np.eye(2), atol=0.12)
+    assigned = found.place(messages).responsibilities.numpy()[:, order].argmax(1)
+    assert (assigned == who).mean() > 0.95
+
+
+def test_split_is_that_of_its_seed(rng):
+    messages, *_ = clustered(rng, 200)
+    single = Mixture.single(torch.eye(2).double())
+    before = torch.random.get_rng_state()
+    one, again = (split(messages, single, 3, seed=4) for _ in range(2))
+    assert torch.equal(one.means, again.means)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_no_more_archetypes_than_users(rng):
+    mixture = split(messages_of(rng, 2), Mixture.single(torch.eye(F).double()), 5, seed=0)
+    assert mixture.weights.shape == (2,)
+    assert float(mixture.weights.sum()) == pytest.approx(1)
+
+
+def test_users_who_are_all_alike_can_be_split(rng):
+    """Nothing tells the archetypes apart; numbers stay finite and everybody's placement is that of one archetype."""
+    precision = torch.eye(F).double().repeat(10, 1, 1)
+    same = Messages(precision, torch.ones(10, F).double())
+    single = Mixture.single(torch.eye(F).double())
+    mixture = split(same, single, 3, seed=0)
+    placed = mixture.place(same)
+    assert isinstance(placed, Placed)
+    mean, cov = placed.moments
+    assert torch.isfinite(mean).all()
+    assert torch.linalg.eigvalsh(cov).min() > 0
+    torch.testing.assert_close(mean, mean[:1].expand_as(mean))
+    assert torch.linalg.eigvalsh(mixture.covs).min() > 0
