@@ -17,16 +17,41 @@ probability that this label is right, given what is believed of the user, the fo
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import dger
 
 from penchant.models import listwise
-from penchant.models.items import Items
-from penchant.models.margin import Margin, log, sigmoid
-from penchant.models.population import Beliefs
+from penchant.models.margin import Contrast, Margin, log, sigmoid
+from penchant.models.observations import (
+    LikelihoodError,
+    Observation,
+    Pair,
+    Ranking,
+    Rating,
+    RatingScale,
+    Vote,
+    checked,
+)
+from penchant.models.population import Along, Beliefs
+
+__all__ = [
+    "JointSite",
+    "LikelihoodError",
+    "LineSite",
+    "Observation",
+    "Pair",
+    "Ranking",
+    "Rating",
+    "RatingScale",
+    "Site",
+    "Vote",
+    "log_probability",
+    "site",
+]
 
 LOGISTIC_VARIANCE: Final = math.pi**2 / 3
 """Variance of the standard logistic distribution: the noise of a pair."""
@@ -37,214 +62,179 @@ LOG_UNIFORM_RATING: Final = -math.log(2)
 Vector = NDArray[np.float64]
 
 
-class LikelihoodError(ValueError):
-    """A judgement whose numbers cannot be learned from."""
-
-
-@dataclass(frozen=True)
-class RatingScale:
-    """How a source's ratings, normalised to [-1, 1], arise from utility: r = offset + slope·u + N(0, noise²)."""
-
-    offset: float
-    slope: float
-    noise: float
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The user prefers `winner` to `loser` (one row each): σ(u_winner − u_loser)."""
-
-    winner: Items
-    loser: Items
-    weight: float = 1.0
-    flip: float = 0.0
-
-
-@dataclass(frozen=True)
-class Vote:
-    """The user finds `item` good enough (+1) or not (−1): σ(±u)."""
-
-    item: Items
-    value: int
-    weight: float = 1.0
-    flip: float = 0.0
-
-
-@dataclass(frozen=True)
-class Rating:
-    """The user rates `item`, `value` being normalised to [-1, 1]."""
-
-    item: Items
-    value: float
-    scale: RatingScale
-    weight: float = 1.0
-    flip: float = 0.0
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """The user orders n items: Plackett–Luce, ties by Efron's approximation.
+@dataclass(frozen=True, slots=True)
+class LineSite:
+    """exp(−½ ω(φ·y)² + lφ·y): what a pair, vote or rating adds to a user's natural parameters.
 
     Attributes:
-        items: n items, best first.
-        groups: Sizes of the groups of tied items, best first, sum n. The last group says nothing among itself: the
-            choice of one among n is (1, n − 1).
-        weight: Power of the likelihood, in (0, 1].
-        flip: Probability that the order says nothing.
+        direction: `[q]` φ.
+        curvature: ω, at least 0.
+        push: l.
+        surprise: By how much the log probability of the judgement was larger for a stranger than for this user.
+        before: What was believed.
+        along: `before` along φ.
     """
 
-    items: Items
-    groups: tuple[int, ...]
-    weight: float = 1.0
-    flip: float = 0.0
+    direction: Vector
+    curvature: float
+    push: float
+    surprise: float
+    before: Beliefs = field(repr=False)
+    along: list[Along] = field(repr=False)
+
+    @property
+    def precision(self) -> Vector:
+        """`[q, q]` ωφφᵀ."""
+        found: Vector = self.curvature * np.outer(self.direction, self.direction)
+        return found
+
+    @property
+    def linear(self) -> Vector:
+        """`[q]` lφ."""
+        return self.push * self.direction
+
+    def added_to(self, precision: Vector, linear: Vector) -> tuple[Vector, Vector]:
+        """Evidence Λ `[q, q]` and η `[q]` with this site."""
+        total: Vector = dger(self.curvature, self.direction, self.direction, a=precision.T).T
+        return total, linear + self.linear
+
+    def believed(self) -> Beliefs:
+        """What is believed with this site. Cost: O(K q²)."""
+        return self.before.after_line(self.along, self.curvature, self.push)
 
 
-Observation = Pair | Vote | Rating | Ranking
-
-
-@dataclass(frozen=True)
-class Site:
-    """exp(−½ yᵀΛy + ηᵀy), Λ = FᵀCF, η = Fᵀp: what one judgement adds to a user's natural parameters.
+@dataclass(frozen=True, slots=True)
+class JointSite:
+    """exp(−½ uᵀCu + pᵀu), u = Fy: what a choice or ranking adds to a user's natural parameters.
 
     Attributes:
-        factors: `[r, q]` F: what the judgement is about; r = 1 but for a choice or ranking.
+        factors: `[r, q]` F.
         core: `[r, r]` C, symmetric positive semidefinite.
         push: `[r]` p.
+        surprise: By how much the log probability of the judgement was larger for a stranger than for this user.
+        before: What was believed.
     """
 
     factors: Vector
     core: Vector
     push: Vector
+    surprise: float
+    before: Beliefs = field(repr=False)
 
     @property
     def precision(self) -> Vector:
-        """`[q, q]` Λ."""
+        """`[q, q]` FᵀCF."""
         found: Vector = self.factors.T @ self.core @ self.factors
-        return found
+        return 0.5 * (found + found.T)
 
     @property
     def linear(self) -> Vector:
-        """`[q]` η."""
+        """`[q]` Fᵀp."""
         found: Vector = self.push @ self.factors
         return found
 
+    def added_to(self, precision: Vector, linear: Vector) -> tuple[Vector, Vector]:
+        """Evidence Λ `[q, q]` and η `[q]` with this site."""
+        return precision + self.precision, linear + self.linear
 
-def site(observation: Observation, beliefs: Beliefs) -> Site:
+    def believed(self) -> Beliefs:
+        """What is believed with this site. Cost: O(K (q² r + r³))."""
+        return self.before.after(self.factors, self.core, self.push)
+
+
+Site = LineSite | JointSite
+
+
+def site(observation: Observation, beliefs: Beliefs, stranger: Beliefs | None = None) -> Site:
     """The site of a judgement, given what is believed of the user before it.
 
+    Args:
+        observation: The judgement.
+        beliefs: Of the user.
+        stranger: Whom the site's `surprise` compares with; None leaves it 0.
+
     Raises:
-        LikelihoodError: A weight outside (0, 1], a flip rate outside [0, 1], a vote other than ±1, a rating that is
-            not finite, or groups that do not add up to the items.
+        LikelihoodError: As `checked`.
 
     Cost: O(K q²), about 25 µs for a pair at q = 17; a ranking as `listwise.gaussian_site`.
     """
-    match _checked(observation):
-        case Ranking() as ranking:
-            return _ranking(ranking, beliefs)
-        case Rating() as rating:
-            return _rating(rating, beliefs)
-        case Pair() | Vote() as told:
-            return _logistic(told, beliefs)
+    told = checked(observation)
+    if isinstance(told, Ranking):
+        return _ranking(told, beliefs, stranger)
+    contrast = _contrast(told)
+    margin = Margin(contrast, beliefs)
+    right, wrong = _chances(told, margin)
+    surprise = 0.0
+    if stranger is not None:
+        chances = _chances(told, Margin(contrast, stranger))
+        surprise = _either(told.flip, *chances) - _either(told.flip, right, wrong)
+    responsibility = _responsibility(told.flip, right, wrong)
+    if isinstance(told, Rating):
+        # r = o + β(b + φ·y + e) + ε: exact given the residual variance.
+        scale, power = told.scale, told.weight * responsibility
+        variance = (scale.noise / scale.slope) ** 2 + power * margin.residual
+        target = (told.value - scale.offset) / scale.slope
+        precision, linear = power / variance, power * (target - contrast.base) / variance
+    else:
+        pull = told.weight * (responsibility - 0.5)
+        omega = margin.tilt(told.weight, pull)
+        damped = 1 + omega * margin.residual
+        precision, linear = omega / damped, (pull - omega * contrast.base) / damped
+    return LineSite(contrast.direction, precision, linear, surprise, beliefs, margin.along)
 
 
 def log_probability(observation: Observation, beliefs: Beliefs) -> float:
     """Log probability (of a rating: density in r) of a judgement by a user of whom this is believed.
 
     Raises:
-        LikelihoodError: As `site`.
+        LikelihoodError: As `checked`.
     """
-    match _checked(observation):
-        case Ranking(groups=groups) as ranking:
-            right = listwise.log_probability(groups, *_utilities(ranking, beliefs)[1:3])
-            wrong = listwise.uniform_log_likelihood(groups)
-        case Rating(value=value, scale=scale) as rating:
-            right = _margin(rating, beliefs).log_density(value, scale.offset, scale.slope, scale.noise)
-            wrong = LOG_UNIFORM_RATING
-        case Pair() | Vote() as told:
-            chance = 0.5 if _same_text(told) else _margin(told, beliefs).chance()
-            right, wrong = log(chance), log(1 - chance)
-    return _either(observation.flip, right, wrong)
+    told = checked(observation)
+    if isinstance(told, Ranking):
+        _, mean, covariance, _ = _utilities(told, beliefs)
+        chances = _order_chances(told, mean, covariance)
+    else:
+        chances = _chances(told, Margin(_contrast(told), beliefs))
+    return _either(told.flip, *chances)
 
 
-def _checked(observation: Observation) -> Observation:
-    if not 0 < observation.weight <= 1:
-        raise LikelihoodError(f"weight must be in (0, 1], is {observation.weight}")
-    if not 0 <= observation.flip <= 1:
-        raise LikelihoodError(f"flip must be in [0, 1], is {observation.flip}")
-    match observation:
-        case Vote(value=value) if value not in (-1, 1):
-            raise LikelihoodError(f"a vote is 1 or -1, not {value}")
-        case Rating(value=value) if not math.isfinite(value):
-            raise LikelihoodError(f"a rating must be finite, is {value}")
-        case Ranking(items, groups):
-            if len(items) < 2 or min(groups, default=0) < 1 or sum(groups) != len(items):
-                raise LikelihoodError(f"groups {groups} do not order {len(items)} items")
-            if groups == (1, 1):
-                return Pair(items[0], items[1], observation.weight, observation.flip)
-    return observation
+def _contrast(told: Pair | Vote | Rating) -> Contrast:
+    match told:
+        case Pair(winner, loser):
+            return Contrast(winner, loser)
+        case Vote(item, value):
+            return Contrast(item, sign=float(value))
+        case Rating(item):
+            return Contrast(item)
 
 
-def _margin(told: Pair | Vote | Rating, beliefs: Beliefs) -> Margin:
-    if isinstance(told, Pair):
-        winner, loser = told.winner, told.loser
-        return Margin(
-            winner.features[0] - loser.features[0],
-            float(winner.base[0]) - float(loser.base[0]),
-            float(winner.base_variance[0]) + float(loser.base_variance[0]),
-            winner.direction_variance[0] + loser.direction_variance[0],
-            beliefs,
-        )
-    item = told.item
-    sign = -1.0 if isinstance(told, Vote) and told.value < 0 else 1.0
-    return Margin(
-        sign * item.features[0],
-        sign * float(item.base[0]),
-        float(item.base_variance[0]),
-        item.direction_variance[0],
-        beliefs,
-    )
+def _chances(told: Pair | Vote | Rating, margin: Margin) -> tuple[float, float]:
+    """Log probability of what was said if the label is right, and if it is wrong."""
+    if isinstance(told, Rating):
+        scale = told.scale
+        return margin.log_density(told.value, scale.offset, scale.slope, scale.noise), LOG_UNIFORM_RATING
+    chance = margin.chance()
+    return log(chance), log(1 - chance)
 
 
-def _logistic(told: Pair | Vote, beliefs: Beliefs) -> Site:
-    if _same_text(told):  # residuals cancel, and nothing is said
-        return _nothing(beliefs)
-    margin, pull = _margin(told, beliefs), 0.5 * told.weight
-    if told.flip:
-        chance = margin.chance()
-        pull *= 2 * _responsibility(told.flip, log(chance), log(1 - chance)) - 1
-    omega = margin.tilt(told.weight, pull)
-    damped = 1 + omega * margin.residual
-    return _rank_one(margin, omega / damped, (pull - omega * margin.base) / damped)
-
-
-def _rating(rating: Rating, beliefs: Beliefs) -> Site:
-    """R = o + β(b + φ·y + e) + ε: exact given the residual variance."""
-    margin, scale, power = _margin(rating, beliefs), rating.scale, rating.weight
-    if rating.flip:
-        right = margin.log_density(rating.value, scale.offset, scale.slope, scale.noise)
-        power *= _responsibility(rating.flip, right, LOG_UNIFORM_RATING)
-    variance = (scale.noise / scale.slope) ** 2 + power * margin.residual
-    target = (rating.value - scale.offset) / scale.slope
-    return _rank_one(margin, power / variance, power * (target - margin.base) / variance)
-
-
-def _rank_one(margin: Margin, precision: float, linear: float) -> Site:
-    return Site(margin.direction[None], np.array([[precision]]), np.array([linear]))
-
-
-def _ranking(ranking: Ranking, beliefs: Beliefs) -> Site:
+def _ranking(ranking: Ranking, beliefs: Beliefs, stranger: Beliefs | None) -> JointSite:
     """One joint site on all utilities, the residuals integrated out afterwards."""
-    groups, power = ranking.groups, ranking.weight
-    if len(groups) == 1:  # all tied
-        return _nothing(beliefs)
     factors, mean, covariance, residual = _utilities(ranking, beliefs)
-    if ranking.flip:
-        right = listwise.log_probability(groups, mean, covariance)
-        power *= _responsibility(ranking.flip, right, listwise.uniform_log_likelihood(groups))
-    core, push = listwise.gaussian_site(groups, mean, covariance, power)
+    right, wrong = _order_chances(ranking, mean, covariance)
+    surprise = 0.0
+    if stranger is not None:
+        surprise = log_probability(ranking, stranger) - _either(ranking.flip, right, wrong)
+    power = ranking.weight * _responsibility(ranking.flip, right, wrong)
+    core, push = listwise.gaussian_site(ranking.groups, mean, covariance, power)
     core, push = listwise.without_residuals(core, push, residual)
     push += core @ (factors @ beliefs.mean)  # it was about deviations from this mean
-    return Site(factors[:-1], core[:-1, :-1], push[:-1])
+    return JointSite(factors[:-1], core[:-1, :-1], push[:-1], surprise, beliefs)
+
+
+def _order_chances(ranking: Ranking, mean: Vector, covariance: Vector) -> tuple[float, float]:
+    """As `_chances`."""
+    right = listwise.log_probability(ranking.groups, mean, covariance)
+    return right, listwise.uniform_log_likelihood(ranking.groups)
 
 
 def _utilities(ranking: Ranking, beliefs: Beliefs) -> tuple[Vector, Vector, Vector, Vector]:
@@ -261,23 +251,15 @@ def _utilities(ranking: Ranking, beliefs: Beliefs) -> tuple[Vector, Vector, Vect
     return factors, mean, factors @ beliefs.covariance @ factors.T + residual, residual
 
 
-def _same_text(told: Pair | Vote) -> bool:
-    return isinstance(told, Pair) and told.winner.keys[0] == told.loser.keys[0]
-
-
-def _nothing(beliefs: Beliefs) -> Site:
-    return Site(np.zeros((1, beliefs.means.shape[1])), np.zeros((1, 1)), np.zeros(1))
-
-
-def _responsibility(flip: float, right: float, wrong: float) -> float:
-    """P(the label is right | it is this), from its log probabilities if right and if wrong."""
-    if flip == 1.0:
-        return 0.0
-    return sigmoid(right - wrong + log(1 - flip) - log(flip))
-
-
 def _either(flip: float, right: float, wrong: float) -> float:
     """log((1 − ε) e^right + ε e^wrong)."""
     if not flip:
         return right
     return float(np.logaddexp(log(1 - flip) + right, log(flip) + wrong))
+
+
+def _responsibility(flip: float, right: float, wrong: float) -> float:
+    """P(the label is right | it is this)."""
+    if not flip:
+        return 1.0
+    return 0.0 if flip == 1 else sigmoid(log(1 - flip) + right - log(flip) - wrong)

@@ -126,20 +126,19 @@ def gaussian_site(
 
 
 def expected_site(
-    groups: tuple[int, ...], mean: Vector, covariance: Vector, origin: Vector, power: float = 1.0
+    groups: tuple[int, ...], mean: Vector, covariance: Vector, power: float = 1.0
 ) -> tuple[Vector, Vector]:
-    """One step of `gaussian_site` where the posterior with this site in it is already known.
+    """One step of `gaussian_site` where the posterior with this site in it is known: Λ and η, in u itself.
 
     Args:
         groups: Sizes of the groups of tied items, best first.
         mean: `[n]` of the posterior.
         covariance: `[n, n]` of the posterior.
-        origin: `[n]` where δ = u − origin is 0.
         power: Of the likelihood.
     """
     parts = stages(groups)
     curvature, gradient = _expectations(parts, mean, covariance, normal_draws(len(mean), parts.draws))
-    return power * curvature, power * (gradient + curvature @ (mean - origin))
+    return power * curvature, power * (gradient + curvature @ mean)
 
 
 def without_residuals(precision: Vector, linear: Vector, residual: Vector) -> tuple[Vector, Vector]:

@@ -1,7 +1,8 @@
 """`UserPosterior`: what is known of one user, an immutable value of under 1 KB."""
 
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
@@ -9,11 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.items import Items
-from penchant.models.likelihood import Observation, site
+from penchant.models.likelihood import site
+from penchant.models.observations import Observation
 from penchant.models.population import Beliefs, Population
+from penchant.models.refit import sweep
+from penchant.models.surprise import KEPT, LEVEL, accumulate
 
-_HEADER: Final = struct.Struct("<4sHHI")
-_MAGIC: Final = b"pup1"
+Vector = NDArray[np.float64]
+
+FRESH_EVERY: Final = 128
+"""Judgements after which beliefs are computed from the evidence again, so that rounding errors do not add up."""
+
+NEGLIGIBLE: Final = 1e-12
+"""Evidence that is none: users differ by 1 in these coordinates."""
+
+_HEADER: Final = struct.Struct("<4sHHIdI")
+_MAGIC: Final = b"pup2"
 
 
 class PosteriorError(ValueError):
@@ -29,55 +41,163 @@ class Utility:
         std: `[n]` standard deviation of the same.
     """
 
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
+    mean: Vector
+    std: Vector
 
 
 @dataclass(frozen=True)
 class UserPosterior:
     """A user's posterior: population prior × Σ judgement sites.
 
-    The evidence is held without the prior, in float32: the same numbers that are stored, so that a posterior that was
-    saved and loaded is the posterior that was saved.
+    The evidence is held without the prior. Numbers are float64 here and float32 when stored, so that a posterior that
+    was saved and loaded predicts what the saved one did to about 1e-6.
 
     Attributes:
         population: The prior over users.
-        precision: `[q, q]` float32 Λ, the sum of the sites' precisions.
-        linear: `[q]` float32 η, the sum of their linear terms.
+        precision: `[q, q]` Λ, the sum of the sites' precisions.
+        linear: `[q]` η, the sum of their linear terms.
         judgements: How many were learned.
+        surprise: Evidence that the user has changed (`surprise`), in nats.
+        changes: How often older judgements were discounted because of it.
     """
 
     population: Population = field(repr=False)
-    precision: NDArray[np.float32] = field(repr=False)
-    linear: NDArray[np.float32] = field(repr=False)
+    precision: Vector = field(repr=False)
+    linear: Vector = field(repr=False)
     judgements: int = 0
+    surprise: float = 0.0
+    changes: int = 0
 
     @classmethod
     def at_prior(cls, population: Population) -> "UserPosterior":
         """A user nobody has heard from: the population."""
         q = population.q
-        return cls(population, np.zeros((q, q), np.float32), np.zeros(q, np.float32))
+        return cls(population, np.zeros((q, q)), np.zeros(q))
+
+    @classmethod
+    def refit(
+        cls,
+        population: Population,
+        observations: Sequence[Observation],
+        discounts: Sequence[float] | None = None,
+    ) -> "UserPosterior":
+        """Learns all judgements at once, to convergence: their order cannot matter.
+
+        Args:
+            population: The prior over users.
+            observations: n judgements.
+            discounts: n powers in [0, 1] of their likelihoods, such as 2^(−age/half-life).
+
+        Raises:
+            LikelihoodError: As `site`.
+
+        Cost: as `refit.sweep`.
+        """
+        precision, linear = sweep(population, observations, discounts)
+        return cls(population, precision, linear, len(observations))
 
     @cached_property
     def beliefs(self) -> Beliefs:
-        """Mixture of Gaussians over y = [t; z], in float64. Cost: O(K q³) once."""
-        if self.judgements == 0:
+        """Mixture of Gaussians over y = [t; z]. Cost: O(K q³) once, or nothing where `learn` carried them forward."""
+        if not (self.precision.any() or self.linear.any()):
             return self.population.prior
-        return self.population.update(self.precision.astype(np.float64), self.linear.astype(np.float64))
+        return self.population.update(self.precision, self.linear)
 
     @property
-    def archetype_weights(self) -> NDArray[np.float64]:
+    def archetype_weights(self) -> Vector:
         """`[K]` how much this user looks like each archetype."""
         return self.beliefs.weights
 
     def learn(self, observation: Observation) -> "UserPosterior":
-        """The posterior after one more judgement. Cost: one site, O(K q²), and the beliefs it is taken under."""
-        found = site(observation, self.beliefs)
-        precision = self.precision + found.precision
-        linear = self.linear + found.linear
-        return UserPosterior(
-            self.population, precision.astype(np.float32), linear.astype(np.float32), self.judgements + 1
+        """The posterior after one more judgement; if it shows that the user has changed, older ones count less.
+
+        Raises:
+            LikelihoodError: As `site`.
+
+        Cost: O(K q²): one site, and one rank-one update of the beliefs it was taken under. Every 128th judgement the
+        beliefs are computed anew, O(K q³).
+        """
+        beliefs, prior = self.beliefs, self.population.prior
+        found = site(observation, beliefs, None if beliefs is prior else prior)
+        surprise = accumulate(self.surprise, observation.weight * found.surprise)
+        if surprise > LEVEL:
+            return self._changed().learn(observation)
+        precision, linear = found.added_to(self.precision, self.linear)
+        learned = UserPosterior(
+            self.population, precision, linear, self.judgements + 1, surprise, self.changes
         )
+        if learned.judgements % FRESH_EVERY:
+            # What the cached property would compute by inverting.
+            learned.__dict__["beliefs"] = found.believed()
+        return learned
+
+    def _changed(self) -> "UserPosterior":
+        return replace(
+            self,
+            precision=KEPT * self.precision,
+            linear=KEPT * self.linear,
+            surprise=0.0,
+            changes=self.changes + 1,
+        )
+
+    def retract(self, history: Sequence[Observation], index: int) -> "UserPosterior":
+        """The posterior of a user who never said `history[index]`: all others learned in their order.
+
+        Args:
+            history: All that this user said, in order, from the prior on.
+            index: Which of it is taken back.
+
+        Raises:
+            IndexError: There is no such judgement.
+
+        Cost: `learn` for each of the others.
+        """
+        posterior = self.at_prior(self.population)
+        gone = range(len(history))[index]
+        for number, observation in enumerate(history):
+            if number != gone:
+                posterior = posterior.learn(observation)
+        return posterior
+
+    def merge(self, other: "UserPosterior") -> "UserPosterior":
+        """Two users who turn out to be one: their evidence adds, the prior counts once.
+
+        Raises:
+            PosteriorError: They belong to different populations.
+        """
+        if self.population is not other.population:
+            raise PosteriorError("users of different populations cannot be merged")
+        return UserPosterior(
+            self.population,
+            self.precision + other.precision,
+            self.linear + other.linear,
+            self.judgements + other.judgements,
+            max(self.surprise, other.surprise),
+            self.changes + other.changes,
+        )
+
+    def forget(self, elapsed_seconds: float, half_life_seconds: float) -> "UserPosterior":
+        """What is left when time has passed: the evidence to the power 2^(−elapsed/half-life).
+
+        Composes: two spans forgotten one after the other are their sum. In the end, when less than `NEGLIGIBLE` is
+        left, the user is exactly the population again.
+
+        Args:
+            elapsed_seconds: At least 0.
+            half_life_seconds: Above 0; infinity forgets nothing.
+
+        Raises:
+            ValueError: Time runs backwards, or there is no half-life.
+        """
+        if not elapsed_seconds >= 0 or not half_life_seconds > 0:
+            raise ValueError(f"cannot forget {elapsed_seconds} s at a half-life of {half_life_seconds} s")
+        share = 2.0 ** -(elapsed_seconds / half_life_seconds)
+        if share == 1.0:
+            return self
+        precision, linear = share * self.precision, share * self.linear
+        if max(np.abs(precision).max(), np.abs(linear).max()) < NEGLIGIBLE:
+            precision, linear = np.zeros_like(precision), np.zeros_like(linear)
+        return replace(self, precision=precision, linear=linear, surprise=share * self.surprise)
 
     def utility(self, items: Items) -> Utility:
         """Mean and standard deviation of u = b + φ·y + residual, per item. Cost: O(n K q²)."""
@@ -87,46 +207,50 @@ class UserPosterior:
         variance = weights @ (variances + (means - mean) ** 2)
         return Utility(mean, np.sqrt(variance))
 
-    def utility_by_archetype(self, items: Items) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def utility_by_archetype(self, items: Items) -> tuple[Vector, Vector]:
         """Mean and variance `[K, n]` of every item's utility under each archetype, residuals included."""
         beliefs, features = self.beliefs, items.features
         means = items.base + beliefs.means @ features.T
         user = ((features @ beliefs.covariances) * features).sum(axis=2)
         return means, user + self.residual_by_archetype(items)
 
-    def residual_by_archetype(self, items: Items) -> NDArray[np.float64]:
+    def residual_by_archetype(self, items: Items) -> Vector:
         """τ_b² + Σ_d τ_d² E_c[z_d²], `[K, n]`: what the items' residuals add to the variance of their utility."""
         second = self.beliefs.second_moments[:, 1:]
-        residual: NDArray[np.float64] = items.base_variance + second @ items.direction_variance.T
+        residual: Vector = items.base_variance + second @ items.direction_variance.T
         return residual
 
     def to_bytes(self) -> bytes:
-        """Header, η and the upper triangle of Λ in float32: 12 + 4(q + q(q+1)/2) bytes, 692 at q = 17."""
+        """Header, η and the upper triangle of Λ in float32: 24 + 4(q + q(q+1)/2) bytes, 704 at q = 17."""
         q = self.population.q
-        upper = self.precision[np.triu_indices(q)]
-        header = _HEADER.pack(_MAGIC, q, len(self.population.weights), self.judgements)
-        return header + self.linear.tobytes() + upper.tobytes()
+        header = _HEADER.pack(
+            _MAGIC, q, len(self.population.weights), self.judgements, self.surprise, self.changes
+        )
+        numbers = np.concatenate([self.linear, self.precision[np.triu_indices(q)]])
+        return header + numbers.astype("<f4").tobytes()
 
     @classmethod
     def from_bytes(cls, blob: bytes, population: Population) -> "UserPosterior":
         """Reads what `to_bytes` wrote.
 
         Raises:
-            PosteriorError: The bytes are damaged, or belong to a population of another size.
+            PosteriorError: The bytes are damaged, of another format, or belong to a population of another size.
         """
         q = population.q
-        size = q + q * (q + 1) // 2
-        if len(blob) != _HEADER.size + 4 * size:
+        size = _HEADER.size + 4 * (q + q * (q + 1) // 2)
+        if blob[: len(_MAGIC)] != _MAGIC:
+            raise PosteriorError(f"starts with {blob[: len(_MAGIC)]!r}, a posterior with {_MAGIC!r}")
+        if len(blob) != size:
+            raise PosteriorError(f"{len(blob)} bytes, a posterior of {q} coordinates has {size}")
+        _, stored_q, archetypes, judgements, surprise, changes = _HEADER.unpack_from(blob)
+        if (stored_q, archetypes) != (q, len(population.weights)):
             raise PosteriorError(
-                f"{len(blob)} bytes, a posterior of {q} coordinates has {_HEADER.size + 4 * size}"
+                f"{stored_q} coordinates and {archetypes} archetypes do not fit this population"
             )
-        magic, stored_q, archetypes, judgements = _HEADER.unpack_from(blob)
-        if (magic, stored_q, archetypes) != (_MAGIC, q, len(population.weights)):
-            raise PosteriorError(f"header {(magic, stored_q, archetypes)} does not fit this population")
-        numbers = np.frombuffer(blob, "<f4", offset=_HEADER.size)
-        if not np.isfinite(numbers).all():
-            raise PosteriorError("a number is not finite")
-        precision = np.zeros((q, q), np.float32)
+        numbers = np.frombuffer(blob, "<f4", offset=_HEADER.size).astype(np.float64)
+        if not (np.isfinite(numbers).all() and 0 <= surprise <= LEVEL):
+            raise PosteriorError("a number is not finite, or out of bounds")
+        precision = np.zeros((q, q))
         precision[np.triu_indices(q)] = numbers[q:]
-        precision = np.triu(precision) + np.triu(precision, 1).T
-        return cls(population, precision, numbers[:q].astype(np.float32), judgements)
+        precision = precision + np.triu(precision, 1).T
+        return cls(population, precision, numbers[:q], judgements, surprise, changes)
