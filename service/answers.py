@@ -3,7 +3,7 @@
 The hot path writes plain dictionaries: building these models for each answer would cost more than ranking.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -53,6 +53,37 @@ class DocumentText(Answer):
     text: str
 
 
+class Part(Answer):
+    """One term of a utility, in units of utility."""
+
+    name: str = Field(
+        description="an attribute, or `content`, `memory`, `constant` (shared), `threshold` (personal)"
+    )
+    personal: bool = Field(description="how this user departs from the population, or else shared taste")
+    label: str = Field(description="in plain language; of an attribute, which way the candidate stands out")
+    value: float
+    std: float = Field(description="over what is known of the user; 0 of shared taste")
+
+
+class Explanation(Answer):
+    """What makes a candidate's utility for the user, and what moved it up or down for this user."""
+
+    utility: float = Field(description="posterior mean; the values of `parts` sum to it")
+    std: float
+    population_utility: float = Field(description="the sum of the shared parts")
+    population_rank: int = Field(description="place among the candidates for anybody, 1 is first")
+    parts: list[Part] = Field(description="largest value first, whatever its sign")
+    shift: float = Field(
+        description="how far it moved for this user against the other candidates; the values of `moved` sum to it"
+    )
+    shift_std: float
+    probability_up: float = Field(ge=0, le=1, description="P(shift > 0)")
+    moved: list[Part] = Field(description="the personal parts of the shift, largest value first")
+
+
+EXPLANATION = Field(default=None, description="absent unless `explain` was asked for")
+
+
 class RerankResult(Answer):
     """One candidate; `relevance_score` is P(the user prefers it to the population's median answer)."""
 
@@ -60,6 +91,7 @@ class RerankResult(Answer):
     relevance_score: float = Field(ge=0, le=1)
     score_std: float = Field(description="standard deviation of the candidate's utility")
     document: DocumentText | None = Field(default=None, description="absent unless asked for")
+    explanation: Explanation | None = EXPLANATION
 
 
 class ApiVersion(Answer):
@@ -123,6 +155,7 @@ class TeiResult(Answer):
     index: int
     score: float
     text: str | None = Field(default=None, description="absent unless asked for")
+    explanation: Explanation | None = EXPLANATION
 
 
 class ScoreResult(Answer):
@@ -133,6 +166,7 @@ class ScoreResult(Answer):
     score: float
     std: float
     probability: float = Field(ge=0, le=1)
+    explanation: Explanation | None = EXPLANATION
 
 
 class ScoreResponse(Answer):
@@ -153,6 +187,7 @@ class CandidateScore(Answer):
     score: float
     probability_best: float = Field(ge=0, le=1)
     probability_acceptable: float = Field(ge=0, le=1)
+    explanation: Explanation | None = EXPLANATION
 
 
 class BestOfNResponse(Answer):
@@ -186,88 +221,3 @@ class FeedbackResponse(Answer):
     duplicates: int
     rejected: list[RejectedEvent]
     users: list[UserVersion]
-
-
-class Uncertainty(Answer):
-    """How much is known of the user's taste: 1 is nothing more than of anybody, 0 is everything."""
-
-    share_of_prior_std: float
-
-
-class UserResponse(Answer):
-    """What is known of a user."""
-
-    user: str
-    state: Literal["population", "personal"]
-    feedback_events: int
-    posterior_version: int
-    bundle: str
-    archetype_weights: list[float]
-    uncertainty: Uncertainty
-    updated_at: str
-
-
-class LoggedEvent(Answer):
-    """An event as it was sent, with its place in the user's log."""
-
-    seq: int
-    event_id: str
-    received_at: str
-    event: dict[str, Any]
-
-
-class FeedbackPage(Answer):
-    """One page of a user's feedback log, oldest first."""
-
-    data: list[LoggedEvent]
-    has_more: bool
-    next_cursor: str | None
-
-
-class Limits(Answer):
-    """What a request may hold."""
-
-    max_candidates: int
-    max_text_chars: int
-    max_tokens_per_text: int
-    max_events: int
-    max_body_bytes: int
-
-
-class ModelInfo(Answer):
-    """One name of the loaded bundle."""
-
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-    bundle: str
-    bundle_version: str
-    limits: Limits
-
-
-class ModelList(Answer):
-    """Every model name that a request may use."""
-
-    object: Literal["list"]
-    data: list[ModelInfo]
-
-
-class Health(Answer):
-    """The process answers."""
-
-    status: Literal["ok"]
-
-
-class Check(Answer):
-    """One thing that must work."""
-
-    status: Literal["ok", "failed"]
-    detail: str
-
-
-class Readiness(Answer):
-    """Whether requests can be served."""
-
-    status: Literal["ready"]
-    checks: dict[str, Check]

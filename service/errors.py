@@ -28,13 +28,13 @@ class Code(StrEnum):
     MODEL_NOT_FOUND = "model_not_found"
     USER_NOT_FOUND = "user_not_found"
     RANK_NOT_FOUND = "rank_not_found"
+    EVENT_NOT_FOUND = "event_not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_TIMEOUT = "request_timeout"
     IDEMPOTENCY_IN_FLIGHT = "idempotency_in_flight"
     BODY_TOO_LARGE = "body_too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     VALIDATION_FAILED = "validation_failed"
-    UNSUPPORTED_EVENT_TYPE = "unsupported_event_type"
     EVENT_ID_CONFLICT = "event_id_conflict"
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     OVERLOADED = "overloaded"
@@ -52,13 +52,13 @@ STATUS: Final[Mapping[Code, tuple[int, str]]] = {
     Code.MODEL_NOT_FOUND: (404, "There is no such model"),
     Code.USER_NOT_FOUND: (404, "There is no such user"),
     Code.RANK_NOT_FOUND: (404, "There is no such ranking"),
+    Code.EVENT_NOT_FOUND: (404, "There is no such event"),
     Code.METHOD_NOT_ALLOWED: (405, "This address does not know this method"),
     Code.REQUEST_TIMEOUT: (408, "The body did not arrive in time"),
     Code.IDEMPOTENCY_IN_FLIGHT: (409, "A request with this idempotency key is in progress"),
     Code.BODY_TOO_LARGE: (413, "The body is too large"),
     Code.UNSUPPORTED_MEDIA_TYPE: (415, "The body must be JSON"),
     Code.VALIDATION_FAILED: (422, "The request is not valid"),
-    Code.UNSUPPORTED_EVENT_TYPE: (422, "This type of event is not supported"),
     Code.EVENT_ID_CONFLICT: (422, "The event id was used for another event"),
     Code.IDEMPOTENCY_KEY_REUSED: (422, "The idempotency key was used for another request"),
     Code.OVERLOADED: (429, "The server has more to do than it can take"),

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from penchant.service.errors import ApiError
-from penchant.service.events import Judged, ParsedEvent
-from penchant.service.store.queries import FLOAT16
+from penchant.service.events import ParsedEvent
+from penchant.service.judged import Judged
+from penchant.service.store.queries import FLOAT16, LoggedJudgement
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,10 @@ class JudgedFeatures:
 
 @dataclass(frozen=True)
 class ReadyEvent:
-    """An event that can be learned — or, with a `fault`, one that can only turn out to be a duplicate."""
+    """An event that can be learned — or, with a `fault`, one that can only turn out to be a duplicate.
+
+    A retraction judges no texts and has no features.
+    """
 
     parsed: ParsedEvent
     user: str
@@ -72,10 +77,38 @@ class FeedbackJob:
 
 @dataclass(frozen=True)
 class FeedbackAnswer:
-    """The answer of one request, and what to count: (type, outcome) of its events."""
+    """The answer of one request, and what to count.
+
+    Attributes:
+        body: JSON.
+        outcomes: (type, outcome) of its events.
+        changes: Change points that its events brought to light.
+    """
 
     body: bytes
     outcomes: tuple[tuple[str, str], ...]
+    changes: int
+
+
+def event_row(
+    key: tuple[str, str], logged: LoggedJudgement, content_hash: bytes, payload: str
+) -> dict[str, Any]:
+    """Row of `feedback_events` for one event of (tenant, user)."""
+    return {
+        "tenant": key[0],
+        "user_id": key[1],
+        "seq": logged.seq,
+        "event_id": logged.event_id,
+        "content_hash": content_hash,
+        "type": logged.type,
+        "value": logged.value,
+        "weight": logged.weight,
+        "groups": orjson.dumps(logged.groups).decode() if logged.groups else None,
+        "target_event_id": logged.target,
+        "source": logged.source,
+        "payload": payload,
+        "received_at": logged.received_at,
+    }
 
 
 def item_rows(

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -12,12 +11,12 @@ import orjson
 from penchant.models.reward import item_key
 from penchant.service.describer import Describer
 from penchant.service.errors import ApiError, Code, InvalidRequestError
-from penchant.service.events import Judged, ParsedEvent, judged, parse_event, split_body
+from penchant.service.events import parse_event, split_body
 from penchant.service.feature_cache import FeatureCache
 from penchant.service.featurizer import Featurizer
 from penchant.service.jobs import FeedbackJob, Idempotency, JudgedFeatures, ReadyEvent
 from penchant.service.rankings import Rankings
-from penchant.service.schemas import TextEvent
+from penchant.service.references import References, Resolved
 from penchant.service.settings import Settings
 from penchant.service.store.database import Database
 from penchant.service.store.queries import find_answer
@@ -26,15 +25,6 @@ from penchant.service.writer import Writer
 
 _HOUR = 3600.0
 MAX_KEY_CHARS = 255
-
-
-@dataclass(frozen=True)
-class _Resolved:
-    """An event with its user and texts, before its features are known."""
-
-    parsed: ParsedEvent
-    user: str
-    judged: Judged
 
 
 class Learner:
@@ -70,6 +60,7 @@ class Learner:
         self._settings = settings
         self._featurizer = featurizer
         self._rankings = rankings
+        self._references = References(rankings, settings)
         self._writer = writer
         self._cache = cache
         self._describer = describer
@@ -154,12 +145,12 @@ class Learner:
     ) -> bytes:
         raw, bare = split_body(body, self._settings)
         ready: list[ReadyEvent] = []
-        resolved: list[_Resolved] = []
+        resolved: list[Resolved] = []
         rejected: list[tuple[int, ApiError]] = []
         for index, one in enumerate(raw):
             try:
                 parsed = parse_event(one, index, bare=bare, header_user=header_user, settings=self._settings)
-                found = await self._resolve(tenant, parsed)
+                found = await self._references.resolve(tenant, parsed)
             except ApiError as error:
                 if bare:
                     self._telemetry.events.labels("invalid", "rejected").inc()
@@ -170,64 +161,26 @@ class Learner:
                 ready.append(found)
             else:
                 resolved.append(found)
+        texts = sum(len(one.judged.texts) for one in resolved)
+        if texts > (limit := self._settings.max_feedback_texts):
+            fault = f"Its events judge {texts} texts; a request may judge {limit}."
+            raise InvalidRequestError(("" if bare else "/events", fault))
         ready += await self._with_features(tenant, resolved, timings)
         ready.sort(key=lambda event: event.parsed.index)
         job = FeedbackJob(tenant, tuple(ready), tuple(rejected), bare, idempotency, self._clock())
         answer = await self._writer.feedback(job)
         for kind, outcome in answer.outcomes:
             self._telemetry.events.labels(kind, outcome).inc()
+        self._telemetry.users_changed.inc(answer.changes)
         return answer.body
 
-    async def _resolve(self, tenant: str, parsed: ParsedEvent) -> _Resolved | ReadyEvent:
-        """Looks up what a `rank_id` stands for.
-
-        Returns:
-            The event with its texts; or, where the ranking is gone but the caller's event id may be in the
-            log, an event that can only be a duplicate.
-
-        Raises:
-            ApiError: `rank_not_found`, `user_conflict`, `validation_failed`.
-        """
-        event = parsed.event
-        needs_text = isinstance(event, TextEvent) and event.text is None
-        if not needs_text and parsed.user is not None:
-            return _Resolved(parsed, parsed.user, judged(parsed, None))
-        try:
-            return await self._from_ranking(tenant, parsed)
-        except ApiError as error:
-            if parsed.is_callers_id and error.code is Code.RANK_NOT_FOUND:
-                return ReadyEvent(parsed, parsed.user or "", fault=error)
-            raise
-
-    async def _from_ranking(self, tenant: str, parsed: ParsedEvent) -> _Resolved:
-        event, at = parsed.event, parsed.pointer
-        ranking = await self._rankings.find(tenant, event.rank_id or "")
-        if ranking is None:
-            raise InvalidRequestError(
-                (f"{at}/rank_id", "No ranking of the last day has this id; texts may be sent instead."),
-                code=Code.RANK_NOT_FOUND,
-            )
-        user = parsed.user if parsed.user is not None else ranking.user
-        if user is None:
-            fault = "The ranking was for nobody in particular: send `user`."
-            raise InvalidRequestError((f"{at}/user", fault))
-        if ranking.user is not None and ranking.user != user:
-            fault = "The ranking was for another user."
-            raise InvalidRequestError((f"{at}/user", fault), code=Code.USER_CONFLICT)
-        if not isinstance(event, TextEvent) or event.index is None:
-            return _Resolved(parsed, user, judged(parsed, None))
-        if event.index >= len(ranking.texts):
-            fault = f"The ranking has {len(ranking.texts)} candidates, the first being 0."
-            raise InvalidRequestError((f"{at}/index", fault))
-        return _Resolved(parsed, user, judged(parsed, ranking.shown(event.index)))
-
     async def _with_features(
-        self, tenant: str, resolved: Sequence[_Resolved], timings: Timings
+        self, tenant: str, resolved: Sequence[Resolved], timings: Timings
     ) -> list[ReadyEvent]:
         """Adds features to all events, in one call."""
         pairs = [pair for one in resolved for pair in one.judged.texts]
         if not pairs:
-            return []
+            return [ReadyEvent(one.parsed, one.user, one.judged) for one in resolved]
         prompts, texts = [p for p, _ in pairs], [t for _, t in pairs]
         batch = await self._featurizer.features(tenant, texts, prompts, timings)
         ready, start = [], 0

@@ -4,29 +4,30 @@ A group is one transaction. A job is one request: applied whole or not at all; i
 The writer's thread runs this.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import orjson
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
-from penchant.models.posterior import UserPosterior
-from penchant.models.reward import RewardModel
 from penchant.service.errors import ApiError, Code, InvalidRequestError, internal_error, problem
-from penchant.service.events import observation
-from penchant.service.jobs import FeedbackAnswer, FeedbackJob, ReadyEvent, feature_rows, item_rows
+from penchant.service.fold import Fold
+from penchant.service.jobs import FeedbackAnswer, FeedbackJob, ReadyEvent, event_row, feature_rows, item_rows
 from penchant.service.states import StateCache, UserKey, UserState
 from penchant.service.store import queries, tables
+from penchant.service.store.queries import LoggedJudgement
 from penchant.service.telemetry import log_failure
 
 
 @dataclass
 class _Changes:
-    """What a job, or a group, changes: states and rows that are not in the database yet."""
+    """What a job, or a group, changes: states, events and rows that are not in the database yet."""
 
     states: dict[UserKey, UserState] = field(default_factory=dict)
+    logs: dict[UserKey, list[LoggedJudgement]] = field(default_factory=dict)
     known: dict[tuple[str, str], tuple[bytes, str]] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
     items: list[dict[str, Any]] = field(default_factory=list)
@@ -35,6 +36,8 @@ class _Changes:
 
     def merge(self, other: "_Changes") -> None:
         self.states |= other.states
+        for key, log in other.logs.items():
+            self.logs.setdefault(key, []).extend(log)
         self.known |= other.known
         for name in ("events", "items", "features", "answers"):
             getattr(self, name).extend(getattr(other, name))
@@ -44,18 +47,17 @@ class Ledger:
     """Applies feedback to the log and the states.
 
     Args:
-        reward: Describes judged texts.
+        fold: Learns.
         bundle_version: Marks the states that are learned.
         extractor: Identity of the features.
         cache: Current states of users in memory; the caller publishes to it after the commit.
     """
 
-    def __init__(self, reward: RewardModel, bundle_version: str, extractor: str, cache: StateCache) -> None:
-        self._reward = reward
+    def __init__(self, fold: Fold, bundle_version: str, extractor: str, cache: StateCache) -> None:
+        self._fold = fold
         self._bundle_version = bundle_version
         self._extractor = extractor
         self._cache = cache
-        self._prior = UserPosterior.at_prior(reward.population)
 
     def apply(
         self, connection: Connection, jobs: Sequence[FeedbackJob]
@@ -68,7 +70,7 @@ class Ledger:
         group = _Changes()
         self._load(connection, jobs, group)
         before = dict(group.states)
-        answers = [self._apply_job(job, group) for job in jobs]
+        answers = [self._apply_job(connection, job, group) for job in jobs]
         changed = {key: state for key, state in group.states.items() if before.get(key) is not state}
         queries.add(connection, tables.features, group.features)
         queries.add(connection, tables.judged_items, group.items)
@@ -86,6 +88,8 @@ class Ledger:
                 users.setdefault(job.tenant, set()).add(event.user)
                 if event.parsed.is_callers_id:
                     ids.setdefault(job.tenant, set()).add(event.parsed.event_id)
+                if event.judged is not None and event.judged.target is not None:
+                    ids.setdefault(job.tenant, set()).add(event.judged.target)
         for tenant, some in ids.items():
             for event_id, (digest, user) in queries.known_events(connection, tenant, sorted(some)).items():
                 group.known[(tenant, event_id)] = (digest, user)
@@ -99,43 +103,39 @@ class Ledger:
                 elif state is not None:
                     group.states[(tenant, user)] = state
             for user, row in queries.find_states(connection, tenant, sorted(missing)).items():
-                group.states[(tenant, user)] = UserState.from_row(row, self._reward.population)
+                group.states[(tenant, user)] = UserState.from_row(row, self._fold.reward.population)
 
-    def _apply_job(self, job: FeedbackJob, group: _Changes) -> FeedbackAnswer | ApiError:
+    def _apply_job(
+        self, connection: Connection, job: FeedbackJob, group: _Changes
+    ) -> FeedbackAnswer | ApiError:
         """One request on top of the group so far; merged into it only as a whole."""
         mine = _Changes()
         rejected, outcomes = list(job.rejected), [("invalid", "rejected")] * len(job.rejected)
-        accepted = duplicates = 0
         touched: dict[str, None] = {}
-        for event in job.events:
-            key = (job.tenant, event.parsed.event_id)
-            earlier = mine.known.get(key) or group.known.get(key)
-            kind = getattr(event.parsed.event, "type", "")
-            if earlier is not None and earlier[0] == event.parsed.content_hash:
-                duplicates += 1
-                touched[earlier[1]] = None
-                outcomes.append((kind, "duplicate"))
-                continue
-            fault = _conflict(event) if earlier is not None else event.fault
-            if fault is None:
-                try:
-                    self._learn(job, event, mine, group)
-                except Exception as error:
-                    log_failure("learning_failed", error, type=kind)
-                    return internal_error()
-                accepted += 1
-                touched[event.user] = None
-                outcomes.append((kind, "accepted"))
-            else:
-                rejected.append((event.parsed.index, fault))
-                outcomes.append((kind, "rejected"))
+        try:
+            for event in job.events:
+                earlier = _known(event.parsed.event_id, job.tenant, mine, group)
+                kind = getattr(event.parsed.event, "type", "")
+                if earlier is not None and earlier[0] == event.parsed.content_hash:
+                    touched[earlier[1]] = None
+                    outcomes.append((kind, "duplicate"))
+                elif fault := _conflict(event) if earlier else _fault(job, event, mine, group):
+                    rejected.append((event.parsed.index, fault))
+                    outcomes.append((kind, "rejected"))
+                else:
+                    self._log(job, event, mine, group)
+                    touched[event.user] = None
+                    outcomes.append((kind, "accepted"))
+            changes = sum(self._learn(connection, key, mine, group) for key in mine.logs)
+        except SQLAlchemyError:  # the log could not be read: that is no fault of this job's
+            raise
+        except Exception as error:
+            log_failure("learning_failed", error, types=sorted({kind for kind, _ in outcomes}))
+            return internal_error()
         if job.bare and rejected:
             return rejected[0][1]
-        states = {
-            user: mine.states.get((job.tenant, user)) or group.states.get((job.tenant, user))
-            for user in touched
-        }
-        body = _answer(accepted, duplicates, rejected, states)
+        states = {user: _state((job.tenant, user), mine, group) for user in touched}
+        body = _answer(Counter(outcome for _, outcome in outcomes), rejected, states)
         if job.idempotency is not None:
             mine.answers.append(
                 {
@@ -148,52 +148,53 @@ class Ledger:
                 }
             )
         group.merge(mine)
-        return FeedbackAnswer(body, tuple(outcomes))
+        return FeedbackAnswer(body, tuple(outcomes), changes)
 
-    def _learn(self, job: FeedbackJob, event: ReadyEvent, mine: _Changes, group: _Changes) -> None:
-        """One event: posterior, state, rows."""
-        if event.judged is None or event.features is None:
-            raise ValueError("an event without features can only be a duplicate")
-        key, judged, features = (job.tenant, event.user), event.judged, event.features
-        state = mine.states.get(key) or group.states.get(key) or UserState(0, 0, self._prior, 0.0)
-        items = self._reward.describe(features.vectors, features.item_keys)
-        said = observation(
-            self._reward,
-            items,
-            kind=judged.type,
-            value=judged.value,
-            weight=judged.weight,
-            source=judged.source,
-        )
-        posterior = state.posterior.learn(said)
-        if not (np.isfinite(posterior.precision).all() and np.isfinite(posterior.linear).all()):
-            raise ArithmeticError("the posterior is not finite")
+    def _log(self, job: FeedbackJob, event: ReadyEvent, mine: _Changes, group: _Changes) -> None:
+        """One event: its place in the log, and its rows."""
+        judged, features, key = event.judged, event.features, (job.tenant, event.user)
+        if judged is None:
+            raise ValueError("an event without judgement can only be a duplicate")
+        state = _state(key, mine, group) or UserState(0, 0, self._fold.start, 0.0)
         seq = state.feedback_events + 1
         mine.states[key] = replace(
-            state,
-            version=state.version + 1,
-            feedback_events=seq,
-            posterior=posterior,
-            updated_at=job.received_at,
+            state, version=state.version + 1, feedback_events=seq, updated_at=job.received_at
         )
         mine.known[(job.tenant, event.parsed.event_id)] = (event.parsed.content_hash, event.user)
-        mine.events.append(
-            {
-                "tenant": job.tenant,
-                "user_id": event.user,
-                "seq": seq,
-                "event_id": event.parsed.event_id,
-                "content_hash": event.parsed.content_hash,
-                "type": judged.type,
-                "value": judged.value,
-                "weight": judged.weight,
-                "source": judged.source,
-                "payload": judged.payload,
-                "received_at": job.received_at,
-            }
+        logged = LoggedJudgement(
+            seq=seq,
+            event_id=event.parsed.event_id,
+            type=judged.type,
+            value=judged.value,
+            weight=judged.weight,
+            groups=judged.groups,
+            target=judged.target,
+            source=judged.source,
+            received_at=job.received_at,
+            item_keys=features.item_keys if features is not None else (),
+            vectors=features.vectors if features is not None else None,
         )
-        mine.items += item_rows(job.tenant, event.user, seq, self._extractor, features)
-        mine.features += feature_rows(job.tenant, self._extractor, features)
+        mine.logs.setdefault(key, []).append(logged)
+        mine.events.append(event_row(key, logged, event.parsed.content_hash, judged.payload))
+        if features is not None:
+            mine.items += item_rows(job.tenant, event.user, seq, self._extractor, features)
+            mine.features += feature_rows(job.tenant, self._extractor, features)
+
+    def _learn(self, connection: Connection, key: UserKey, mine: _Changes, group: _Changes) -> int:
+        """What a job's events make of a user's state; returns how many change points they brought to light.
+
+        Cost: one step of the fold an event; with a retraction among them, one replay of the user's log.
+        """
+        state, new = mine.states[key], mine.logs[key]
+        if any(event.target is not None for event in new):
+            stored = queries.replay_events(connection, *key, self._extractor)
+            evidence = self._fold.replay([*stored, *group.logs.get(key, ()), *new])
+        else:
+            evidence = state.evidence
+            for event in new:
+                evidence = self._fold.learn(evidence, event)
+        mine.states[key] = replace(state, evidence=evidence)
+        return max(0, evidence.posterior.changes - state.evidence.posterior.changes)
 
     def _state_row(self, key: UserKey, state: UserState) -> dict[str, Any]:
         return {
@@ -202,9 +203,20 @@ class Ledger:
             "version": state.version,
             "feedback_events": state.feedback_events,
             "bundle_version": self._bundle_version,
-            "state": state.posterior.to_bytes(),
+            "half_life_days": self._fold.forgetting.half_life_days,
+            "state": state.evidence.posterior.to_bytes(),
+            "as_of": state.evidence.as_of,
             "updated_at": state.updated_at,
         }
+
+
+def _known(event_id: str, tenant: str, mine: _Changes, group: _Changes) -> tuple[bytes, str] | None:
+    """(content hash, user) of an event that is in the log, or will be with this group."""
+    return mine.known.get((tenant, event_id)) or group.known.get((tenant, event_id))
+
+
+def _state(key: UserKey, mine: _Changes, group: _Changes) -> UserState | None:
+    return mine.states.get(key) or group.states.get(key)
 
 
 def _conflict(event: ReadyEvent) -> ApiError:
@@ -212,13 +224,24 @@ def _conflict(event: ReadyEvent) -> ApiError:
     return InvalidRequestError((f"{event.parsed.pointer}/event_id", fault), code=Code.EVENT_ID_CONFLICT)
 
 
+def _fault(job: FeedbackJob, event: ReadyEvent, mine: _Changes, group: _Changes) -> ApiError | None:
+    """Why an event that is new cannot be logged."""
+    if event.judged is None or event.judged.target is None:
+        return event.fault
+    target = _known(event.judged.target, job.tenant, mine, group)
+    if target is not None and target[1] == event.user:
+        return None
+    where = f"{event.parsed.pointer}/target_event_id"
+    return InvalidRequestError((where, "The user's log has no event of this id."), code=Code.EVENT_NOT_FOUND)
+
+
 def _answer(
-    accepted: int, duplicates: int, rejected: list[tuple[int, ApiError]], states: dict[str, UserState | None]
+    counts: Counter[str], rejected: list[tuple[int, ApiError]], states: dict[str, UserState | None]
 ) -> bytes:
     return orjson.dumps(
         {
-            "accepted": accepted,
-            "duplicates": duplicates,
+            "accepted": counts["accepted"],
+            "duplicates": counts["duplicate"],
             "rejected": [
                 {"index": i, "problem": problem(e)} for i, e in sorted(rejected, key=lambda r: r[0])
             ],

@@ -16,16 +16,14 @@ from pydantic.json_schema import models_json_schema
 from penchant.service.answers import Problem
 from penchant.service.edge import RANKING_PATHS
 from penchant.service.errors import PROBLEM_JSON, STATUS, Code
+from penchant.service.events import EVENT_MODELS
 from penchant.service.schemas import (
     AnyEvent,
     BestOfNRequest,
     FeedbackBatch,
-    PreferenceEvent,
-    RatingEvent,
     RerankRequest,
     ScoreRequest,
     TeiRequest,
-    VoteEvent,
 )
 
 
@@ -34,18 +32,16 @@ def _header(text: str) -> dict[str, Any]:
 
 
 _REF: Final = "#/components/schemas/{model}"
-_BODIES: Final = (
+_EVENTS: Final[tuple[type[BaseModel], ...]] = tuple(EVENT_MODELS.values())
+_BODIES: Final[tuple[type[BaseModel], ...]] = (
     RerankRequest,
     TeiRequest,
     ScoreRequest,
     BestOfNRequest,
     FeedbackBatch,
-    PreferenceEvent,
-    VoteEvent,
-    RatingEvent,
+    *_EVENTS,
 )
-_EVENTS: Final = (PreferenceEvent, VoteEvent, RatingEvent)
-FEEDBACK_BODY: Final = (FeedbackBatch, *_EVENTS)
+FEEDBACK_BODY: Final[tuple[type[BaseModel], ...]] = (FeedbackBatch, *_EVENTS)
 _USER: Final = {
     "name": "user",
     "in": "path",
@@ -69,10 +65,10 @@ _FEEDBACK: Final = frozenset(
     {
         Code.USER_CONFLICT,
         Code.RANK_NOT_FOUND,
+        Code.EVENT_NOT_FOUND,
         Code.IDEMPOTENCY_IN_FLIGHT,
         Code.IDEMPOTENCY_KEY_REUSED,
         Code.EVENT_ID_CONFLICT,
-        Code.UNSUPPORTED_EVENT_TYPE,
         Code.OVERLOADED,
         Code.STORAGE_UNAVAILABLE,
     }
@@ -144,9 +140,8 @@ def document(app: FastAPI) -> dict[str, Any]:
         openapi_version="3.1.0",
     )
     schemas = found.setdefault("components", {}).setdefault("schemas", {})
-    _, definitions = models_json_schema(
-        [(model, "validation") for model in (*_BODIES, Problem)], ref_template=_REF
-    )
+    models: tuple[type[BaseModel], ...] = (*_BODIES, Problem)
+    _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     schemas.update(definitions["$defs"])
     event = TypeAdapter(AnyEvent).json_schema(ref_template=_REF)
     event.pop("$defs")

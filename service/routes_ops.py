@@ -9,7 +9,7 @@ from sqlalchemy import text
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penchant.service import answers
+from penchant.service import answers_ops as answers
 from penchant.service.context import json_answer, model_names, runtime, tenant
 from penchant.service.errors import ApiError, Code
 from penchant.service.openapi import describe
@@ -61,6 +61,7 @@ async def models(request: Request) -> Response:
         "max_text_chars": settings.max_text_chars,
         "max_tokens_per_text": served.extractor.encoder.max_tokens,
         "max_events": settings.max_events,
+        "max_event_texts": settings.max_event_texts,
         "max_body_bytes": settings.max_body_bytes,
     }
     data = [

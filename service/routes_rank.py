@@ -9,16 +9,8 @@ from starlette.responses import Response
 from penchant.service import answers
 from penchant.service.body import read_object, validate
 from penchant.service.context import json_answer, ranking_user, runtime, tenant
-from penchant.service.dialects import (
-    best_of_n_answer,
-    best_of_n_task,
-    rerank_answer,
-    rerank_task,
-    score_answer,
-    score_task,
-    tei_answer,
-    tei_task,
-)
+from penchant.service.dialect_answers import best_of_n_answer, rerank_answer, score_answer, tei_answer
+from penchant.service.dialects import best_of_n_task, rerank_task, score_task, tei_task
 from penchant.service.openapi import describe
 from penchant.service.schemas import BestOfNRequest, RerankRequest, ScoreRequest, TeiRequest
 from penchant.service.telemetry import Timings
@@ -84,7 +76,9 @@ async def best_of_n(request: Request) -> Response:
     asked = validate(BestOfNRequest, await read_object(request, served.settings))
     user = ranking_user(request, asked.user, None)
     timings = Timings()
-    choice = await served.scorer.best_of_n(owner, user, best_of_n_task(asked, served.settings), timings)
+    choice = await served.scorer.best_of_n(
+        owner, user, best_of_n_task(asked, served.settings), timings, explain=bool(asked.explain)
+    )
     return json_answer(best_of_n_answer(asked, choice), timings)
 
 
@@ -99,7 +93,8 @@ async def _rerank(request: Request, body: dict[str, Any], version: str) -> Respo
     user = ranking_user(request, asked.user, asked.model)
     task = rerank_task(asked, served.settings)
     timings = Timings()
-    ranked = await served.scorer.rank(owner, user, task, timings)
+    explain = (asked.top_n or len(task.texts)) if asked.explain else 0
+    ranked = await served.scorer.rank(owner, user, task, timings, explain=explain)
     return json_answer(rerank_answer(asked, task, ranked, version), timings)
 
 
@@ -109,7 +104,10 @@ async def _tei(request: Request, body: dict[str, Any]) -> Response:
     user = ranking_user(request, asked.user, asked.model)
     task = tei_task(asked, served.settings)
     timings = Timings()
-    ranked = await served.scorer.rank(owner, user, task, timings, by_utility=bool(asked.raw_scores))
+    explain = len(task.texts) if asked.explain else 0
+    ranked = await served.scorer.rank(
+        owner, user, task, timings, by_utility=bool(asked.raw_scores), explain=explain
+    )
     return json_answer(tei_answer(asked, task, ranked), timings, {"X-Rank-Id": ranked.rank_id})
 
 
@@ -118,5 +116,7 @@ async def _score(request: Request) -> Response:
     asked = validate(ScoreRequest, await read_object(request, served.settings))
     user = ranking_user(request, asked.user, asked.model)
     timings = Timings()
-    ranked = await served.scorer.rank(owner, user, score_task(asked, served.settings), timings)
+    task = score_task(asked, served.settings)
+    explain = len(task.texts) if asked.explain else 0
+    ranked = await served.scorer.rank(owner, user, task, timings, explain=explain)
     return json_answer(score_answer(ranked, int(served.clock())), timings)

@@ -9,12 +9,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penchant.service import answers
+from penchant.service import answers_users as answers
 from penchant.service.context import json_answer, path_user, runtime, tenant
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.openapi import describe
 from penchant.service.runtime import Runtime
-from penchant.service.states import UserState
+from penchant.service.states import UserState, share_of_prior_std
 from penchant.service.store.queries import page_events
 
 router = APIRouter(prefix="/v1/users", tags=["users"])
@@ -24,19 +24,23 @@ DEFAULT_LIMIT: Final = 20
 
 @router.get("/{user}", summary="What is known of a user", **describe("user", answers.UserResponse))
 async def get_user(request: Request) -> Response:
-    """How much feedback the user gave, and where that leaves us."""
+    """How much feedback the user gave, where that leaves us, and how the user differs from the population."""
     served, owner = runtime(request), tenant(request)
     user = path_user(request)
     state = await _known(served, owner, user)
+    posterior = served.states.posterior(state)
+    loop = asyncio.get_running_loop()
+    reasons = await loop.run_in_executor(served.readers, served.explainer.reasons, owner, user, posterior)
     return json_answer(
         {
             "user": user,
-            "state": "personal" if state.feedback_events else "population",
+            "state": "personal" if state.is_personal else "population",
             "feedback_events": state.feedback_events,
             "posterior_version": state.version,
             "bundle": served.bundle.version,
-            "archetype_weights": state.posterior.archetype_weights.tolist(),
-            "uncertainty": {"share_of_prior_std": state.share_of_prior_std},
+            "archetype_weights": posterior.archetype_weights.tolist(),
+            "uncertainty": {"share_of_prior_std": share_of_prior_std(posterior)},
+            "reasons": reasons,
             "updated_at": _rfc3339(state.updated_at),
         }
     )

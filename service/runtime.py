@@ -12,8 +12,11 @@ from penchant.models.features import FeatureExtractor
 from penchant.service.batching import MicroBatcher
 from penchant.service.commits import Commits
 from penchant.service.describer import Describer
+from penchant.service.explaining import Explainer
 from penchant.service.feature_cache import FeatureCache
 from penchant.service.featurizer import Featurizer
+from penchant.service.fold import Fold
+from penchant.service.forgetting import Forgetting
 from penchant.service.learning import Learner
 from penchant.service.ledger import Ledger
 from penchant.service.rankings import Rankings
@@ -94,6 +97,7 @@ class Runtime:
     states: UserStates
     scorer: Scorer
     learner: Learner
+    explainer: Explainer
     clock: Callable[[], float]
     started_at: float
 
@@ -124,15 +128,23 @@ async def start(
     database = Database(settings.data_dir)
     try:
         telemetry.salt = database.salt()
-        rebuild(database, bundle, extractor)
+        forgetting = Forgetting(settings.forgetting_half_life_days)
+        rebuild(database, bundle, extractor, forgetting)
     except BaseException:
         database.close()
         raise
     readers = ThreadPoolExecutor(_READERS, thread_name_prefix="penchant-reader")
     batcher = MicroBatcher(extractor, settings, telemetry)
     state_cache = StateCache(settings.max_cached_users)
-    states = UserStates(state_cache, database, readers, bundle.reward.population)
-    ledger = Ledger(bundle.reward, bundle.version, extractor.identity, state_cache)
+    states = UserStates(
+        cache=state_cache,
+        database=database,
+        readers=readers,
+        population=bundle.reward.population,
+        forgetting=forgetting,
+        clock=clock,
+    )
+    ledger = Ledger(Fold(bundle.reward, forgetting), bundle.version, extractor.identity, state_cache)
     commits = Commits(
         database=database,
         ledger=ledger,
@@ -188,6 +200,7 @@ async def start(
         states,
         scorer,
         learner,
+        Explainer(bundle.reward, extractor.identity, database),
         clock,
         clock(),
     )

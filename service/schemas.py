@@ -62,6 +62,7 @@ Timestamp = Annotated[
     str, AfterValidator(_check_timestamp), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
 VoteValue = Annotated[int, AfterValidator(_check_vote), WithJsonSchema({"type": "integer", "enum": [1, -1]})]
+Text = Annotated[str, Field(min_length=1)]
 TextOrTexts = Annotated[
     Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
 ]
@@ -92,6 +93,7 @@ class RerankRequest(Lenient):
         None, description="accepted and not used: see GET /v1/models for limits"
     )
     priority: int | None = Field(default=None, description="accepted and not used")
+    explain: bool | None = Field(default=None, description="an `explanation` in each result")
     user: UserId | None = None
 
 
@@ -104,6 +106,7 @@ class TeiRequest(Lenient):
     raw_scores: bool | None = Field(default=None, description="utilities in place of probabilities")
     return_text: bool | None = None
     truncate: bool | None = Field(default=None, description="accepted; long texts are always truncated")
+    explain: bool | None = Field(default=None, description="an `explanation` in each result")
     user: UserId | None = None
 
 
@@ -115,6 +118,7 @@ class ScoreRequest(Lenient):
     text_2: TextOrTexts = None
     queries: TextOrTexts = None
     documents: TextOrTexts = None
+    explain: bool | None = Field(default=None, description="an `explanation` in each result")
     user: UserId | None = None
 
 
@@ -129,6 +133,7 @@ class BestOfNRequest(Exact):
         None, ge=0, le=1, description="least `probability_acceptable` of the best"
     )
     n_return: int | None = Field(default=None, ge=0, description="how many results; absent or 0 means all")
+    explain: bool | None = Field(default=None, description="an `explanation` in each result")
 
 
 class Event(Exact):
@@ -150,16 +155,59 @@ class PreferenceEvent(Event):
 
     type: Literal["preference"]
     prompt: str | None = None
-    chosen: str = Field(min_length=1)
-    rejected: str = Field(min_length=1)
+    chosen: Text
+    rejected: Text
     strength: float | None = Field(default=None, gt=0, le=1, description="multiplies `weight`")
+
+
+class ChoiceEvent(Event):
+    """The user picked one of those shown: given in full, or the candidates of a ranking."""
+
+    type: Literal["choice"]
+    prompt: str | None = None
+    candidates: list[Text] | None = Field(default=None, min_length=2, description="all that were shown")
+    index: int = Field(ge=0, description="the one picked, among `candidates` or those of the ranking")
+    seen: list[Annotated[int, Field(ge=0)]] | None = Field(
+        default=None,
+        description="with `rank_id`: the candidates that were seen, all unless given; the one picked is implied",
+    )
+
+
+class RankingEvent(Event):
+    """The user put texts in order."""
+
+    type: Literal["ranking"]
+    prompt: str | None = None
+    order: list[Annotated[list[Text], Field(min_length=1)]] = Field(
+        min_length=1, description="best first; texts in one list are tied"
+    )
+
+
+class EditEvent(Event):
+    """The user rewrote a text: the edited one is better, by how much it changed. No change says nothing."""
+
+    type: Literal["edit"]
+    prompt: str | None = None
+    original: Text
+    edited: Text
+
+
+class RetractEvent(Event):
+    """The user takes an event back: from now on it is as if it had never been sent.
+
+    A retraction can be taken back too. Taking back what is taken back already changes nothing; then the event counts
+    again only when all of its retractions are taken back.
+    """
+
+    type: Literal["retract"]
+    target_event_id: str = Field(min_length=1, max_length=128)
 
 
 class TextEvent(Event):
     """A judgement of one text, given in full or as a candidate of a ranking."""
 
     prompt: str | None = None
-    text: str | None = Field(default=None, min_length=1)
+    text: Text | None = None
     index: int | None = Field(default=None, ge=0)
 
 
@@ -178,7 +226,10 @@ class RatingEvent(TextEvent):
     scale: list[float] = Field(min_length=2, max_length=2, description="[lowest, highest]")
 
 
-AnyEvent = Annotated[PreferenceEvent | VoteEvent | RatingEvent, Field(discriminator="type")]
+AnyEvent = Annotated[
+    PreferenceEvent | ChoiceEvent | RankingEvent | VoteEvent | RatingEvent | EditEvent | RetractEvent,
+    Field(discriminator="type"),
+]
 
 
 class FeedbackBatch(Exact):

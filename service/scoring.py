@@ -1,9 +1,10 @@
 """The hot path: candidates → items → the user's utilities → order.
 
 rank, best_of_n                 one of two answers
-  └─ _judge                     who likes what
-       ├─ Describer.describe    memory | Featurizer.features (cache | store | encoder) → RewardModel.describe
-       └─ UserStates.get        memory | store
+  ├─ _judge                     who likes what
+  │    ├─ Describer.describe    memory | Featurizer.features (cache | store | encoder) → RewardModel.describe
+  │    └─ UserStates.get        memory | store
+  └─ _explain                   where asked for: why
 """
 
 import asyncio
@@ -27,7 +28,9 @@ from penchant.models.selection import (
     relevance,
 )
 from penchant.service.describer import Described, Describer
-from penchant.service.dialects import Choice, Personal, Ranked, Task, truncation_warnings
+from penchant.service.dialect_answers import Choice, Explanations, Personal, Ranked, truncation_warnings
+from penchant.service.dialects import Task
+from penchant.service.explaining import explanations
 from penchant.service.rankings import Rankings, new_rank_id
 from penchant.service.states import UserStates
 from penchant.service.telemetry import Telemetry, Timings
@@ -75,17 +78,26 @@ class Scorer:
         self._telemetry = telemetry
 
     async def rank(
-        self, tenant: str, user: str | None, task: Task, timings: Timings, *, by_utility: bool = False
+        self,
+        tenant: str,
+        user: str | None,
+        task: Task,
+        timings: Timings,
+        *,
+        by_utility: bool = False,
+        explain: int = 0,
     ) -> Ranked:
-        """The task's texts by relevance, or by utility.
+        """The task's texts by relevance, or by utility; the first `explain` of that order with an explanation.
 
         Raises:
-            ApiError: The encoder has no room, or failed.
+            ApiError: The encoder has no room, or failed; or the bundle cannot be explained.
         """
         judged = await self._judge(tenant, user, task, timings)
         started = time.perf_counter()
         probability = await self._off_loop(relevance, judged)
         mean, std = judged.utility.mean, judged.utility.std
+        best_first = order(mean if by_utility else probability)
+        timings.rank += time.perf_counter() - started
         ranked = Ranked(
             rank_id=new_rank_id(),
             model=self.bundle.manifest.name,
@@ -93,32 +105,38 @@ class Scorer:
             mean=mean,
             std=std,
             probability=probability,
-            order=order(mean if by_utility else probability),
+            order=best_first,
             tokens=judged.described.tokens,
             warnings=truncation_warnings(
                 task, judged.described.truncated, self._describer.featurizer.extractor.encoder.max_tokens
             ),
+            explanations=await self._explain(tenant, task, judged, best_first[:explain].tolist(), timings),
         )
-        timings.rank += time.perf_counter() - started
         self._finish(tenant, ranked.rank_id, user, task, timings)
         return ranked
 
-    async def best_of_n(self, tenant: str, user: str | None, task: Task, timings: Timings) -> Choice:
+    async def best_of_n(
+        self, tenant: str, user: str | None, task: Task, timings: Timings, *, explain: bool = False
+    ) -> Choice:
         """The task's texts by mean utility, with the probabilities of being best and good enough.
 
         Raises:
-            ApiError: The encoder has no room, or failed.
+            ApiError: The encoder has no room, or failed; or the bundle cannot be explained.
         """
         judged = await self._judge(tenant, user, task, timings)
         started = time.perf_counter()
+        best = await self._off_loop(probability_best, judged)
+        acceptable = await self._off_loop(probability_acceptable, judged)
+        timings.rank += time.perf_counter() - started
+        explained = list(range(len(task.texts))) if explain else []
         choice = Choice(
             rank_id=new_rank_id(),
             mean=judged.utility.mean,
-            best=await self._off_loop(probability_best, judged),
-            acceptable=await self._off_loop(probability_acceptable, judged),
+            best=best,
+            acceptable=acceptable,
             order=order(judged.utility.mean),
+            explanations=await self._explain(tenant, task, judged, explained, timings),
         )
-        timings.rank += time.perf_counter() - started
         self._finish(tenant, choice.rank_id, user, task, timings)
         return choice
 
@@ -126,8 +144,12 @@ class Scorer:
         described = await self._describer.describe(tenant, task.texts, task.prompts, timings)
         started = time.perf_counter()
         state = await self._states.get(tenant, user) if user is not None else None
-        posterior = state.posterior if state is not None else self._states.prior
-        personal = Personal(user, state.feedback_events if state else 0, state.version if state else 0)
+        posterior = self._states.posterior(state)
+        personal = (
+            Personal(user)
+            if state is None
+            else Personal(user, state.is_personal, state.feedback_events, state.version)
+        )
         timings.posterior += time.perf_counter() - started
         started = time.perf_counter()
         utility = posterior.utility(described.items)
@@ -142,6 +164,21 @@ class Scorer:
         if len(judged.described.items) <= INLINE_TEXTS:
             return probability(*arguments)
         return await asyncio.to_thread(probability, *arguments)
+
+    async def _explain(
+        self, tenant: str, task: Task, judged: _Judged, rows: list[int], timings: Timings
+    ) -> Explanations:
+        """Explanations of these texts, by index."""
+        if not rows:
+            return {}
+        batch = await self._describer.featurizer.features(tenant, task.texts, task.prompts, timings)
+        keys = judged.described.items.keys
+        started = time.perf_counter()
+        found = await asyncio.to_thread(
+            explanations, self._reward, judged.posterior, batch.vectors, keys, rows
+        )
+        timings.rank += time.perf_counter() - started
+        return found
 
     def _finish(self, tenant: str, rank_id: str, user: str | None, task: Task, timings: Timings) -> None:
         self._rankings.remember(tenant, rank_id, user, task.prompts, task.texts)

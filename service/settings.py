@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     max_candidates: int = Field(default=1000, gt=0)
     max_text_chars: int = Field(default=1_000_000, gt=0)
     max_events: int = Field(default=100, gt=0)
+    max_event_texts: int = Field(default=50, ge=2, description="texts in one choice or ranking")
+    max_feedback_texts: int = Field(default=1000, gt=0, description="judged by all events of a request")
+    max_edit_chars: int = Field(default=100_000, gt=0, description="in each of an edit's two texts")
     max_metadata_bytes: int = Field(default=4096, gt=0)
     max_page_items: int = Field(default=100, gt=0)
     body_timeout_seconds: float = Field(default=30.0, gt=0)
@@ -76,6 +79,12 @@ class Settings(BaseSettings):
     max_cached_users: int = Field(default=50_000, gt=0)
 
     # How long things last.
+    forgetting_half_life_days: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="after so long a judgement counts half; None: it counts for ever",
+    )
     rank_ttl_hours: float = Field(default=24.0, gt=0)
     idempotency_ttl_hours: float = Field(default=24.0, gt=0)
     expiry_interval_seconds: float = Field(default=600.0, gt=0)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from penchant.models.population import Population
 from penchant.models.posterior import UserPosterior
+from penchant.service.forgetting import Evidence, Forgetting
 from penchant.service.store.database import Database
 from penchant.service.store.queries import AnyRow, find_states
 
@@ -20,31 +22,36 @@ UserKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class UserState:
-    """A user's posterior and its place in time.
+    """Where a user stands.
 
     Attributes:
-        version: Grows with every change.
+        version: Grows with every event.
         feedback_events: Events in the user's log.
-        posterior: What was learned from them.
-        updated_at: Unix seconds of the last change.
+        evidence: What was learned from them.
+        updated_at: Unix seconds of the last event.
     """
 
     version: int
     feedback_events: int
-    posterior: UserPosterior
+    evidence: Evidence
     updated_at: float
 
     @property
-    def share_of_prior_std(self) -> float:
-        """What is not known yet: standard deviation over the prior's, geometric mean over the user's coordinates."""
-        prior = UserPosterior.at_prior(self.posterior.population)
-        return float(np.exp(np.log(_std(self.posterior) / _std(prior)).mean()))
+    def is_personal(self) -> bool:
+        """Whether anything was learned of the user: not where all was taken back."""
+        return self.evidence.posterior.judgements > 0
 
     @classmethod
     def from_row(cls, row: AnyRow, population: Population) -> "UserState":
         """A stored state."""
         posterior = UserPosterior.from_bytes(row.state, population)
-        return cls(row.version, row.feedback_events, posterior, row.updated_at)
+        return cls(row.version, row.feedback_events, Evidence(posterior, row.as_of), row.updated_at)
+
+
+def share_of_prior_std(posterior: UserPosterior) -> float:
+    """What is not known yet: standard deviation over the prior's, geometric mean over the user's coordinates."""
+    prior = UserPosterior.at_prior(posterior.population)
+    return float(np.exp(np.log(_std(posterior) / _std(prior)).mean()))
 
 
 def _std(posterior: UserPosterior) -> NDArray[np.float64]:
@@ -133,13 +140,24 @@ class UserStates:
         database: Asked for users that are not in memory.
         readers: Threads in which it is asked.
         population: Prior of all users.
+        forgetting: How judgements lose weight.
+        clock: Unix seconds.
     """
 
     def __init__(
-        self, cache: StateCache, database: Database, readers: Executor, population: Population
+        self,
+        *,
+        cache: StateCache,
+        database: Database,
+        readers: Executor,
+        population: Population,
+        forgetting: Forgetting,
+        clock: Callable[[], float],
     ) -> None:
         self.population = population
         self.prior = UserPosterior.at_prior(population)
+        self._forgetting = forgetting
+        self._clock = clock
         self._cache = cache
         self._database = database
         self._readers = readers
@@ -157,6 +175,10 @@ class UserStates:
             self._cache.abandon(key, load)
             raise
         return self._cache.finish(key, load, state)
+
+    def posterior(self, state: UserState | None) -> UserPosterior:
+        """What is left now of what was learned; the population's where nothing was."""
+        return self.prior if state is None else self._forgetting.aged(state.evidence, self._clock())
 
     def _read(self, tenant: str, user: str) -> UserState | None:
         with self._database.reading() as connection:

@@ -111,6 +111,9 @@ class Telemetry:
         self.events = self._counter(
             "feedback_events", "Feedback events, by type and outcome.", "type", "outcome"
         )
+        self.users_changed = self._counter(
+            "users_changed", "Times that a user's judgements showed that the user's taste had changed."
+        )
         self.commit_seconds = self._histogram(
             "commit_duration_seconds", "Time of a durable commit.", _STAGE_SECONDS
         )

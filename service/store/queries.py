@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Delete, Row, Table, and_, bindparam, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
@@ -27,7 +28,15 @@ _ADD_STATE = _ADD_STATE.on_conflict_do_update(
     index_elements=["tenant", "user_id"],
     set_={
         name: _ADD_STATE.excluded[name]
-        for name in ("version", "feedback_events", "bundle_version", "state", "updated_at")
+        for name in (
+            "version",
+            "feedback_events",
+            "bundle_version",
+            "half_life_days",
+            "state",
+            "as_of",
+            "updated_at",
+        )
     },
 )
 _ADD_ANSWER = insert(idempotency)
@@ -40,6 +49,18 @@ _IGNORING: Final = {
 }
 _INSERTING: Final = {table.name: insert(table) for table in (feedback_events,)}
 
+_JUDGED = (
+    select(judged_items.c.seq, judged_items.c.item_key, features.c.vector)
+    .outerjoin(
+        features,
+        and_(
+            features.c.tenant == judged_items.c.tenant,
+            features.c.extractor == judged_items.c.extractor,
+            features.c.feature_key == judged_items.c.feature_key,
+        ),
+    )
+    .order_by(judged_items.c.seq, judged_items.c.position)
+)
 _EVENTS_BY_ID = select(
     feedback_events.c.event_id, feedback_events.c.content_hash, feedback_events.c.user_id
 ).where(
@@ -71,18 +92,35 @@ class StoredFeature:
     truncated: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LoggedJudgement:
-    """One event of the log, to be learned again; `vectors` `[m, dim]`, winner first, or None."""
+    """One event of the log, with all that learning it takes.
+
+    Attributes:
+        seq: Place in the user's log.
+        event_id: Its name, by which a retraction may take it back.
+        type: Kind.
+        value: Of a vote or rating.
+        weight: In [0, 1].
+        groups: Sizes of tie groups, best first.
+        target: Event id that a retraction takes back.
+        source: Where it comes from.
+        received_at: Unix seconds.
+        item_keys: m judged texts, winner first.
+        vectors: `[m, dim]`, None where the features are not stored.
+    """
 
     seq: int
+    event_id: str
     type: str
     value: float | None
     weight: float
+    groups: tuple[int, ...]
+    target: str | None
     source: str | None
-    payload: str
-    item_keys: tuple[bytes, ...]
-    vectors: NDArray[np.float16] | None
+    received_at: float
+    item_keys: tuple[bytes, ...] = ()
+    vectors: NDArray[np.float16] | None = None
 
 
 def add_answers(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -165,55 +203,92 @@ def page_events(connection: Connection, tenant: str, user: str, after: int, limi
     ).all()
 
 
-def outdated_users(connection: Connection, bundle_version: str) -> list[tuple[str, str]]:
-    """(tenant, user) of all states that another bundle made."""
+def outdated_users(
+    connection: Connection, bundle_version: str, half_life_days: float | None
+) -> list[tuple[str, str]]:
+    """(tenant, user) of all states that were made by another bundle or with other forgetting."""
+    states = user_states.c
     rows = connection.execute(
-        select(user_states.c.tenant, user_states.c.user_id)
-        .where(user_states.c.bundle_version != bundle_version)
-        .order_by(user_states.c.tenant, user_states.c.user_id)
+        select(states.tenant, states.user_id)
+        .where(
+            (states.bundle_version != bundle_version) | states.half_life_days.is_distinct_from(half_life_days)
+        )
+        .order_by(states.tenant, states.user_id)
     )
     return [(tenant, user) for tenant, user in rows]
 
 
 def replay_events(
-    connection: Connection, tenant: str, user: str, extractor: str
+    connection: Connection, tenant: str, user: str, extractor: str, since: int = 0
 ) -> Iterator[LoggedJudgement]:
-    """A user's log in order, each event with the features that its judged texts have under `extractor`."""
+    """A user's log in order from seq `since`, each event with the features that its texts have under `extractor`."""
     log, items = feedback_events.c, judged_items.c
     vectors: dict[int, list[tuple[bytes, bytes | None]]] = {}
     for seq, item_key, vector in connection.execute(
-        select(items.seq, items.item_key, features.c.vector)
-        .outerjoin(
-            features,
-            and_(
-                features.c.tenant == items.tenant,
-                features.c.extractor == items.extractor,
-                features.c.feature_key == items.feature_key,
-            ),
+        _JUDGED.where(
+            items.tenant == tenant,
+            items.user_id == user,
+            items.extractor == extractor,
+            items.seq >= since,
         )
-        .where(items.tenant == tenant, items.user_id == user, items.extractor == extractor)
-        .order_by(items.seq, items.position)
     ):
         vectors.setdefault(seq, []).append((item_key, vector))
     for row in connection.execute(
-        select(log.seq, log.type, log.value, log.weight, log.source, log.payload)
-        .where(log.tenant == tenant, log.user_id == user)
+        select(
+            log.seq,
+            log.event_id,
+            log.type,
+            log.value,
+            log.weight,
+            log.groups,
+            log.target_event_id,
+            log.source,
+            log.received_at,
+        )
+        .where(log.tenant == tenant, log.user_id == user, log.seq >= since)
         .order_by(log.seq)
     ):
         judged = vectors.get(row.seq, [])
         present = [vector for _, vector in judged if vector is not None]
         complete = bool(judged) and len(present) == len(judged)
-        matrix = np.stack([np.frombuffer(vector, FLOAT16) for vector in present]) if complete else None
         yield LoggedJudgement(
-            row.seq,
-            row.type,
-            row.value,
-            row.weight,
-            row.source,
-            row.payload,
-            tuple(k for k, _ in judged),
-            matrix,
+            seq=row.seq,
+            event_id=row.event_id,
+            type=row.type,
+            value=row.value,
+            weight=row.weight,
+            groups=tuple(orjson.loads(row.groups)) if row.groups else (),
+            target=row.target_event_id,
+            source=row.source,
+            received_at=row.received_at,
+            item_keys=tuple(key for key, _ in judged),
+            vectors=np.stack([np.frombuffer(vector, FLOAT16) for vector in present]) if complete else None,
         )
+
+
+def newest_judgements(connection: Connection, tenant: str, user: str, number: int) -> int:
+    """Seq from which on a user's log holds `number` judgements, or all of them where it has fewer."""
+    log = feedback_events.c
+    statement = (
+        select(log.seq)
+        .where(log.tenant == tenant, log.user_id == user, log.target_event_id.is_(None))
+        .order_by(log.seq.desc())
+        .offset(number - 1)
+        .limit(1)
+    )
+    return connection.scalar(statement) or 0
+
+
+def payloads(connection: Connection, tenant: str, user: str, seqs: Sequence[int]) -> dict[int, str]:
+    """Of these events of a user what was sent, JSON, by seq."""
+    log = feedback_events.c
+    found: dict[int, str] = {}
+    for some in _chunks(seqs):
+        statement = select(log.seq, log.payload).where(
+            log.tenant == tenant, log.user_id == user, log.seq.in_(some)
+        )
+        found |= {row.seq: row.payload for row in connection.execute(statement)}
+    return found
 
 
 def delete_user(

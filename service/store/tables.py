@@ -20,8 +20,10 @@ feedback_events: Final = Table(
     Column("event_id", String(128), nullable=False),
     Column("content_hash", LargeBinary(16), nullable=False),
     Column("type", String(16), nullable=False),
-    Column("value", Float),  # vote ±1; rating in [-1, 1]; null for a preference
-    Column("weight", Float, nullable=False),
+    Column("value", Float),  # vote ±1; rating in [-1, 1]; null for all others
+    Column("weight", Float, nullable=False),  # all that scales it: weight, strength, how much an edit changed
+    Column("groups", Text),  # sizes of a choice's or ranking's tie groups, best first, JSON
+    Column("target_event_id", String(128)),  # what a retraction takes back
     Column("source", String(64)),
     Column(
         "payload", Text, nullable=False
@@ -66,7 +68,9 @@ user_states: Final = Table(
     Column("version", Integer, nullable=False),
     Column("feedback_events", Integer, nullable=False),
     Column("bundle_version", String(128), nullable=False),
+    Column("half_life_days", Float),  # with which forgetting it was learned; null: none
     Column("state", LargeBinary, nullable=False),
+    Column("as_of", Float, nullable=False, server_default="0"),  # when its evidence counts as it stands
     Column("updated_at", Float, nullable=False),
     sqlite_with_rowid=False,
 )

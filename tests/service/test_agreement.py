@@ -1,4 +1,4 @@
-"""The server says what the library says: same stored features, same sequence of `learn` calls."""
+"""The server says what the library says: same stored features, same sequence of `learn` calls, saved after each."""
 
 import numpy as np
 import pytest
@@ -33,21 +33,23 @@ def items(library, *texts):
 def test_the_server_agrees_with_the_library(client, library):
     _, reward = library
     posterior = UserPosterior.at_prior(reward.population)
+
+    def learn(observation):
+        return UserPosterior.from_bytes(posterior.learn(observation).to_bytes(), reward.population)
+
     events = []
     for n in range(24):
         a, b = TEXTS[n % 5], TEXTS[(3 * n + 1) % 5]
         common = {"user": "u", "prompt": PROMPT}
         if n % 3 == 0 and a != b:
             pair = items(library, a, b)
-            posterior = posterior.learn(Pair(pair[0], pair[1], 0.8))
+            posterior = learn(Pair(pair[0], pair[1], 0.8))
             events.append(common | {"type": "preference", "chosen": a, "rejected": b, "weight": 0.8})
         elif n % 3 == 1:
-            posterior = posterior.learn(Vote(items(library, a), -1 if n % 2 else 1))
+            posterior = learn(Vote(items(library, a), -1 if n % 2 else 1))
             events.append(common | {"type": "vote", "text": a, "value": -1 if n % 2 else 1})
         else:
-            posterior = posterior.learn(
-                Rating(items(library, b), n % 5 / 2 - 1, reward.rating_scale("stars"))
-            )
+            posterior = learn(Rating(items(library, b), n % 5 / 2 - 1, reward.rating_scale("stars")))
             events.append(
                 common | {"type": "rating", "text": b, "value": 1 + n % 5, "scale": [1, 5], "source": "stars"}
             )

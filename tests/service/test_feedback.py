@@ -201,7 +201,7 @@ def test_a_bad_event_of_a_batch_is_rejected_alone(client):
     assert body["accepted"] == 2
     assert [(r["index"], r["problem"]["code"]) for r in body["rejected"]] == [
         (1, "validation_failed"),
-        (2, "unsupported_event_type"),
+        (2, "validation_failed"),
         (3, "validation_failed"),
     ]
     assert body["rejected"][0]["problem"]["errors"][0]["pointer"] == "/events/1/value"

@@ -12,6 +12,7 @@ from penchant.models.features import FeatureExtractor
 from penchant.models.posterior import UserPosterior
 from penchant.models.testing import tiny_bundle
 from penchant.service.feature_cache import OVERHEAD_BYTES, CachedFeature, FeatureCache
+from penchant.service.forgetting import Evidence, Forgetting
 from penchant.service.states import StateCache, UserState, UserStates
 from penchant.service.store.database import Database
 
@@ -67,7 +68,7 @@ POPULATION = tiny_bundle(FeatureExtractor(HashingEncoder())).reward.population
 
 
 def state(version):
-    return UserState(version, version, UserPosterior.at_prior(POPULATION), 0.0)
+    return UserState(version, version, Evidence(UserPosterior.at_prior(POPULATION)), 0.0)
 
 
 KEY = ("t", "u")
@@ -104,7 +105,14 @@ def test_a_failed_read_leaves_no_trace(tmp_path):
 
     async def main():
         with ThreadPoolExecutor(1) as readers:
-            states = UserStates(StateCache(2), database, readers, POPULATION)
+            states = UserStates(
+                cache=StateCache(2),
+                database=database,
+                readers=readers,
+                population=POPULATION,
+                forgetting=Forgetting(),
+                clock=float,
+            )
             entered, leave = Event(), Event()
 
             def fail(_tenant, _user):

@@ -5,7 +5,8 @@ import re
 import pytest
 import structlog
 
-from penchant.service.answers import Health, ModelList, Problem, Readiness
+from penchant.service.answers import Problem
+from penchant.service.answers_ops import Health, ModelList, Readiness
 from penchant.service.errors import STATUS, Code
 from penchant.service.telemetry import Timings, configure_logging
 

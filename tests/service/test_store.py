@@ -1,24 +1,28 @@
 """The store: migrations, one server a folder, rebuilding states, failures of the disk, expiry."""
 
+import json
 import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import event, inspect
+from sqlalchemy import create_engine, event, inspect
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from penchant.models.encoder import HashingEncoder
 from penchant.models.features import FeatureExtractor
+from penchant.models.observe import observation
 from penchant.models.testing import tiny_bundle
-from penchant.service import ledger
-from penchant.service.events import observation
+from penchant.service import fold, store
 from penchant.service.runtime import StartError, check_match
 from penchant.service.store.database import Database, StoreError
 from penchant.service.store.tables import metadata
@@ -34,6 +38,62 @@ def test_migrations_make_the_declared_tables(tmp_path):
         keys = {name: inspect(connection).get_pk_constraint(name) for name in metadata.tables}
     database.close()
     assert all(key["constrained_columns"][0] == "tenant" for key in keys.values())
+
+
+def at_first_revision(path):
+    """A database as the first release left it, with a user who had voted."""
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(store.__file__).parent / "migrations"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "r0001")
+    engine.dispose()
+    event = {"type": "vote", "text": "boat sea", "prompt": "p", "value": 1}
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "INSERT INTO feedback_events VALUES ('default', 'u', 1, 'e1', x'00', 'vote', 1, 1, NULL, ?, 1.0)",
+            [json.dumps(event)],
+        )
+        connection.execute(
+            "INSERT INTO user_states VALUES ('default', 'u', 1, 1, ?, x'6f6c64', 1.0)",
+            [tiny_bundle(FeatureExtractor(HashingEncoder())).version],
+        )
+    connection.close()
+    return event
+
+
+def test_a_store_of_the_first_release_is_taken_over(serve, settings, tmp_path):
+    """States of another form are learned again from the log, whatever the bundle; new kinds can be logged."""
+    settings.data_dir.mkdir()
+    voted = at_first_revision(settings.data_dir / "penchant.sqlite3")
+    client = serve()
+    before = answers(client)
+    told = client.get("/v1/users/u").json()
+    assert (told["feedback_events"], told["state"]) == (1, "personal")
+    choice = {"type": "choice", "user": "u", "candidates": ["boat", "tree", "sea"], "index": 1}
+    undo = {"type": "retract", "user": "u", "target_event_id": "e1"}
+    assert client.post("/v1/feedback", json={"events": [choice, undo]}).json()["accepted"] == 2
+    after = answers(client)
+    client = serve(data_dir=tmp_path / "fresh")
+    client.post("/v1/feedback", json=voted | {"user": "u"})
+    assert answers(client) == before
+    client.delete("/v1/users/u")
+    client.post("/v1/feedback", json=choice)
+    assert answers(client) == after
+
+
+def test_revisions_can_be_undone(tmp_path):
+    database = Database(tmp_path)
+    with database.writing() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(store.__file__).parent / "migrations"))
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+        assert set(inspect(connection).get_table_names()) <= {"alembic_version"}
+        command.upgrade(config, "head")
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    database.close()
 
 
 def test_a_store_is_opened_again(tmp_path):
@@ -100,7 +160,10 @@ def teach(client, user="u", events=12):
             {"type": "vote", "user": user, "text": text, "value": 1 if n % 2 else -1, "weight": 0.7},
             {"type": "rating", "user": user, "prompt": "p", "text": text, "value": n % 5, "scale": [0, 4]},
             {"type": "preference", "user": user, "chosen": text, "rejected": LONG, "source": "tests"},
-        ][n % 3]
+            {"type": "choice", "user": user, "candidates": [LONG, text, "tree"], "index": 1},
+            {"type": "ranking", "user": user, "order": [[text], ["tree", LONG]]},
+            {"type": "edit", "user": user, "original": LONG, "edited": text},
+        ][n % 6]
         assert client.post("/v1/feedback", json=body).status_code == 200
 
 
@@ -160,19 +223,21 @@ def test_a_new_bundle_learns_the_log_without_the_encoder(logs, serve, encoder, t
 def test_a_new_encoder_reads_the_log_again(logs, serve, tmp_path):
     client = serve()
     teach(client)
-    rank_id = client.post("/v1/rerank", json={"query": "p", "documents": ["boat sea"], "user": "u"}).json()[
-        "id"
-    ]
-    client.post("/v1/feedback", json={"type": "vote", "rank_id": rank_id, "index": 0, "value": 1})
+    shown = ["boat sea", "tree", "house"]
+    ranking = client.post("/v1/rerank", json={"query": "p", "documents": shown, "user": "u"}).json()
+    vote, choice = {"type": "vote", "value": 1}, {"type": "choice"}
+    by_index = [vote | {"index": 0}, choice | {"index": 2, "seen": [0]}]
+    for body in by_index:
+        assert client.post("/v1/feedback", json=body | {"rank_id": ranking["id"]}).status_code == 200
     logs.clear()
     client = serve(using=HashingEncoder(dim=32))
-    assert next(line for line in logs if line["event"] == "rebuild_finished")["texts_encoded"] == 17
+    assert next(line for line in logs if line["event"] == "rebuild_finished")["texts_encoded"] == 27
     after = answers(client)
     client = serve(using=HashingEncoder(dim=32), data_dir=tmp_path / "fresh")
     teach(client)
-    client.post(
-        "/v1/feedback", json={"type": "vote", "user": "u", "prompt": "p", "text": "boat sea", "value": 1}
-    )
+    by_text = [vote | {"text": "boat sea"}, choice | {"candidates": ["house", "boat sea"], "index": 0}]
+    for body in by_text:
+        assert client.post("/v1/feedback", json=body | {"user": "u", "prompt": "p"}).status_code == 200
     assert answers(client) == after
     # What was read again is stored: back and forth costs nothing more.
     logs.clear()
@@ -297,7 +362,7 @@ def test_one_request_of_a_group_cannot_fail_another(client, monkeypatch):
             raise ArithmeticError("secret reason")
         return observation(*arguments, weight=weight, **named)
 
-    monkeypatch.setattr(ledger, "observation", explode)
+    monkeypatch.setattr(fold, "observation", explode)
     held = HeldWriter(client)
     batch = {"events": [VOTE | {"text": "in a batch"}, VOTE | {"weight": 0.125}]}
     answers_ = held.send(VOTE, VOTE | {"weight": 0.125}, VOTE | {"text": "other"}, batch)

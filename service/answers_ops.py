@@ -1,0 +1,55 @@
+"""What the answers to operators look like."""
+
+from typing import Literal
+
+from penchant.service.answers import Answer
+
+
+class Limits(Answer):
+    """What a request may hold."""
+
+    max_candidates: int
+    max_text_chars: int
+    max_tokens_per_text: int
+    max_events: int
+    max_event_texts: int
+    max_body_bytes: int
+
+
+class ModelInfo(Answer):
+    """One name of the loaded bundle."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    bundle: str
+    bundle_version: str
+    limits: Limits
+
+
+class ModelList(Answer):
+    """Every model name that a request may use."""
+
+    object: Literal["list"]
+    data: list[ModelInfo]
+
+
+class Health(Answer):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Check(Answer):
+    """One thing that must work."""
+
+    status: Literal["ok", "failed"]
+    detail: str
+
+
+class Readiness(Answer):
+    """Whether requests can be served."""
+
+    status: Literal["ready"]
+    checks: dict[str, Check]

@@ -1,0 +1,98 @@
+"""A user's state is a fold over the user's log, and here is the fold.
+
+Feedback that comes in is learned by one step of it; a retraction and another bundle replay it from the start. Both
+take the same steps in the same order, so that they come to the same state.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from penchant.models.judgements import Kind
+from penchant.models.observe import observation
+from penchant.models.posterior import UserPosterior
+from penchant.models.reward import RewardModel
+from penchant.service.forgetting import Evidence, Forgetting
+from penchant.service.store.queries import LoggedJudgement
+
+_KINDS: Final[Mapping[str, Kind]] = {
+    "preference": "pair",
+    "choice": "choice",
+    "ranking": "ranking",
+    "vote": "vote",
+    "rating": "rating",
+    "edit": "edit",
+}
+
+
+class Fold:
+    """Learns the events of one bundle's users.
+
+    Args:
+        reward: Describes judged texts.
+        forgetting: How they lose weight.
+    """
+
+    def __init__(self, reward: RewardModel, forgetting: Forgetting) -> None:
+        self.reward = reward
+        self.forgetting = forgetting
+        self.start = Evidence(UserPosterior.at_prior(reward.population))
+
+    def learn(self, evidence: Evidence, event: LoggedJudgement) -> Evidence:
+        """One event more. A retraction, or a judgement that says nothing, leaves things as they are.
+
+        Raises:
+            ValueError: The event has no features, or is of a kind that this version cannot read; or the posterior is
+                not finite.
+
+        Cost: `RewardModel.describe` of the judged texts, one `UserPosterior.learn`, and beliefs computed anew.
+        """
+        if event.target is not None or len(event.groups) == 1:  # one group alone compares nothing
+            return evidence
+        if event.vectors is None or event.type not in _KINDS:
+            raise ValueError(
+                f"event {event.seq} of type {event.type!r} without features, or of no known kind"
+            )
+        said = observation(
+            self.reward,
+            self.reward.describe(event.vectors, event.item_keys),
+            kind=_KINDS[event.type],
+            value=event.value or 0.0,
+            weight=event.weight,
+            source=event.source,
+            groups=event.groups,
+        )
+        if said is None:
+            return evidence
+        posterior = self.forgetting.aged(evidence, event.received_at).learn(said)
+        # As it will be read from the store: whether a server was restarted in between must not matter, not even in
+        # the last digit, on which it may hang whether a user is found to have changed.
+        stored = UserPosterior.from_bytes(posterior.to_bytes(), posterior.population)
+        return Evidence(stored, max(evidence.as_of, event.received_at))
+
+    def replay(self, log: Iterable[LoggedJudgement]) -> Evidence:
+        """A user's whole log, in order, without what was taken back.
+
+        Raises:
+            ValueError: As `learn`.
+        """
+        evidence = self.start
+        for event in in_force(log):
+            evidence = self.learn(evidence, event)
+        return evidence
+
+
+def in_force(log: Iterable[LoggedJudgement]) -> list[LoggedJudgement]:
+    """The judgements that count: all but those that a retraction takes back which is not taken back itself.
+
+    A retraction can only name an earlier event, so that the last word is known first.
+    """
+    found: list[LoggedJudgement] = []
+    taken_back: set[str] = set()
+    for event in reversed(list(log)):
+        if event.event_id in taken_back:
+            continue
+        if event.target is None:
+            found.append(event)
+        else:
+            taken_back.add(event.target)
+    return found[::-1]
