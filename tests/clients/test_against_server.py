@@ -86,6 +86,46 @@ def test_any_user_id_can_be_read_and_forgotten(client: Client, user: str) -> Non
     one.users.delete()
 
 
+def test_every_kind_of_event_is_understood(client: Client) -> None:
+    eve = client.for_user("sdk-eve")
+    texts = ["Yes.", "No, thank you.", "Perhaps later, when the water boils."]
+    ranking = eve.rerank(query="Tea?", documents=texts)
+    receipts = [
+        eve.prefer(chosen=texts[0], rejected=texts[1], prompt="Tea?", strength=0.5),
+        eve.choose(index=2, candidates=texts, prompt="Tea?"),
+        eve.choose(index=1, rank_id=ranking.id, seen=[0, 1]),
+        eve.rank(order=[texts[0], texts[1:]], prompt="Tea?", rank_id=ranking.id),
+        eve.edit(original=texts[2], edited="Perhaps later.", prompt="Tea?", event_id="sdk-edit"),
+        eve.retract(target_event_id="sdk-edit"),
+    ]
+    assert [receipt.users[0].feedback_events for receipt in receipts] == [1, 2, 3, 4, 5, 6]
+    kinds = [entry.event["type"] for entry in eve.users.feedback()]
+    assert kinds == ["preference", "choice", "choice", "ranking", "edit", "retract"]
+    with pytest.raises(NotFoundError) as caught:
+        eve.retract(target_event_id="sdk-unknown")
+    assert caught.value.code == "event_not_found"
+
+
+def test_what_is_explained(client: Client) -> None:
+    fay = client.for_user("sdk-fay")
+    long, short = "Yes, with milk and sugar and a biscuit or two, if there is any left. " * 3, "Yes."
+    for n in range(6):
+        fay.prefer(chosen=f"{long}{n}", rejected=f"{short}{n}")
+    ranking = fay.rerank(query="Tea?", documents=[short, long], explain=True)
+    scores = fay.score(queries="Tea?", documents=[short, long], explain=True)
+    best = fay.best_of_n(prompt="Tea?", candidates=[short, long], explain=True).best
+    assert best is not None
+    for found in (ranking.results[0], scores.data[1], best):
+        assert found.explanation is not None
+        assert found.explanation.utility == pytest.approx(scores.data[1].score)
+        assert sum(part.value for part in found.explanation.parts) == pytest.approx(scores.data[1].score)
+        assert found.explanation.shift > 0
+    reasons = fay.users.get().reasons
+    assert reasons is not None
+    assert next(a for a in reasons.attributes if a.name == "length").effect > 0
+    assert reasons.texts[0].text.startswith(long)
+
+
 def test_models_tell_their_limits(client: Client) -> None:
     names = {model.id for model in client.models()}
     assert "penchant" in names

@@ -48,6 +48,19 @@ def test_version_1_sends_documents_as_mappings_and_gets_them_back(taught: Any) -
     assert [r.document.text for r in answer.results] == [taught.documents[r.index] for r in answer.results]
 
 
+@pytest.mark.parametrize("make", [cohere.Client, cohere.ClientV2])
+def test_explanations_reach_those_who_ask(taught: Any, make: Any) -> None:
+    asked = {"model": "rerank-v3.5", "query": taught.query, "documents": taught.documents}
+    more: Any = {"additional_body_parameters": {"explain": True}}
+    with make(KEY, base_url=taught.base_url("short")) as client:
+        plain, answer = client.rerank(**asked), client.rerank(**asked, request_options=more)
+    assert [r.index for r in answer.results] == [r.index for r in plain.results]
+    assert all(not hasattr(result, "explanation") for result in plain.results)
+    why = answer.results[0].explanation
+    assert sum(part["value"] for part in why["parts"]) == pytest.approx(why["utility"])
+    assert why["shift"] > 0
+
+
 def test_an_unknown_model_is_not_found(taught: Any) -> None:
     with cohere.ClientV2(KEY, base_url=taught.url) as client, pytest.raises(cohere.NotFoundError) as caught:
         client.rerank(model="nobody-knows", query=taught.query, documents=taught.documents)

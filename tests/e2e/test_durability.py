@@ -71,6 +71,40 @@ def test_every_acknowledged_event_survives_sigkill_under_load(launch, ready):
         assert [results(client, f"user {n}") for n in range(3)] == ranked
 
 
+def test_every_kind_of_event_survives_sigkill_and_can_be_taken_back(launch, ready):
+    told = {"user": "u", "prompt": "p"}
+    events = [
+        told | {"type": "preference", "chosen": CANDIDATES[1], "rejected": CANDIDATES[2], "strength": 0.5},
+        told | {"type": "choice", "candidates": CANDIDATES, "index": 1, "event_id": "choice"},
+        told | {"type": "ranking", "order": [CANDIDATES[:1], CANDIDATES[1:]]},
+        told | {"type": "edit", "original": CANDIDATES[0], "edited": CANDIDATES[1]},
+    ]
+    undo = {"type": "retract", "user": "u", "target_event_id": "choice", "event_id": "undo"}
+    server = ready(launch(PENCHANT_FORGETTING_HALF_LIFE_DAYS="1000000"))
+    with server.client() as client:
+        assert client.post("/v1/feedback", json={"events": events}).json()["accepted"] == 4
+        with_choice = results(client)
+        server.end(signal.SIGKILL)
+    server = ready(launch(PENCHANT_FORGETTING_HALF_LIFE_DAYS="1000000"))
+    with server.client() as client:
+        assert scores(results(client)) == pytest.approx(scores(with_choice), abs=1e-6)
+        assert client.post("/v1/feedback", json=undo).json()["accepted"] == 1
+        server.end(signal.SIGKILL)
+    server = ready(launch())  # and nothing is forgotten any more: learned again from the log
+    with server.client() as client:
+        assert client.post("/v1/feedback", json=undo).json()["duplicates"] == 1
+        without = [event | {"user": "v"} for event in events if event["type"] != "choice"]
+        for event in without:
+            event.pop("event_id", None)
+        assert client.post("/v1/feedback", json={"events": without}).json()["accepted"] == 3
+        assert scores(results(client)) == pytest.approx(scores(results(client, "v")), abs=1e-6)
+        assert scores(results(client)) != pytest.approx(scores(with_choice), abs=1e-3)
+
+
+def scores(found):
+    return [result["score"] for result in sorted(found, key=lambda result: result["index"])]
+
+
 def log_of(client, user):
     cursor = None
     while True:
