@@ -32,6 +32,10 @@ class CheckpointError(RuntimeError):
     """A folder of work cannot be used: it belongs to other work, is damaged, or cannot be written."""
 
 
+class OtherWorkError(CheckpointError):
+    """A folder holds work of another identity: `Checkpoint.anew` forgets it."""
+
+
 class Checkpoint:
     """Keeps the arrays of finished stages in a folder, which is made when the first is saved.
 
@@ -40,7 +44,8 @@ class Checkpoint:
         identity: Of the work (`fingerprint`): equal identities must lead to equal arrays.
 
     Raises:
-        CheckpointError: The folder holds work of another identity, or something else.
+        OtherWorkError: The folder holds work of another identity.
+        CheckpointError: The folder holds something else, or cannot be read.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
@@ -55,9 +60,8 @@ class Checkpoint:
         if found is None and folder.exists() and any(not _PARTIAL.search(p.name) for p in folder.iterdir()):
             raise CheckpointError(f"{folder} is not empty and holds no work that could go on")
         if found is not None and found != identity:
-            raise CheckpointError(
-                f"{folder} holds work on other data, with other options or of another version; "
-                "go on with those, or start anew"
+            raise OtherWorkError(
+                f"{folder} holds work on other data, with other options or of another version"
             )
 
     @classmethod

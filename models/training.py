@@ -1,5 +1,7 @@
 """From judgements to a bundle, and from judgements to a report: what the command line does."""
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
@@ -8,15 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.bundle import Bundle, BundleError, EncoderCard, Manifest, stored
+from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, CheckpointError
 from penchant.models.evaluation import Predictions, Report, Vectors, adapt, curve, predict
 from penchant.models.features import FeatureExtractor
 from penchant.models.fit import FitOptions
+from penchant.models.inspection import inspect
 from penchant.models.judgements import Judgement
 from penchant.models.progress import Progress, silent
+from penchant.models.reward import RewardModel, item_key
 from penchant.models.split import MIN_SUPPORT, MIN_TEST, Mode, Split, split
+from penchant.models.text_map import ExplanationError
 from penchant.models.tuning import RANKS, Tuned, fit_reward
 
 EXTRACT_BATCH: Final = 256
+"""Texts that the encoder gets at once."""
+
+EXTRACT_PART: Final = 4 * EXTRACT_BATCH
+"""Texts saved at once: what an interruption loses is some ten seconds of two cores."""
+
 REPETITIONS: Final = 5
 
 
@@ -25,23 +36,67 @@ class NothingToEvaluateError(ValueError):
 
 
 def extract(
-    judgements: Sequence[Judgement], extractor: FeatureExtractor, progress: Progress = silent
+    judgements: Sequence[Judgement],
+    extractor: FeatureExtractor,
+    progress: Progress = silent,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> dict[tuple[str, str], NDArray[np.float16]]:
-    """Feature vector `[dim]` of every (context, text) that was judged; each distinct text is encoded once."""
+    """Feature vector `[dim]` of every (context, text) that was judged; each distinct text is encoded once.
+
+    Args:
+        judgements: Whose texts.
+        extractor: Computes the features.
+        progress: Called with stage, done, total.
+        checkpoint: Of this work on these judgements: what it has is not encoded again.
+
+    Raises:
+        CheckpointError: What was saved cannot be read, or does not fit these texts.
+    """
     items = list(dict.fromkeys((j.context, text) for j in judgements for text in j.texts))
+    return extract_texts(items, extractor, progress, checkpoint)
+
+
+def extract_texts(
+    items: Sequence[tuple[str, str]],
+    extractor: FeatureExtractor,
+    progress: Progress = silent,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
+) -> dict[tuple[str, str], NDArray[np.float16]]:
+    """The same of distinct (context, text)."""
     by_key: dict[bytes, tuple[str, str]] = {}
     for context, text in items:
         by_key.setdefault(extractor.key(text, context), (context, text))
-    todo = list(by_key.items())
-    found: dict[bytes, NDArray[np.float16]] = {}
-    for start in range(0, len(todo), EXTRACT_BATCH):
-        batch = todo[start : start + EXTRACT_BATCH]
-        vectors = extractor.extract(
-            [text for _, (_, text) in batch], [context for _, (context, _) in batch]
-        ).vectors
-        found.update(zip((key for key, _ in batch), vectors, strict=True))
-        progress("encode", min(start + EXTRACT_BATCH, len(todo)), len(todo))
-    return {(context, text): found[extractor.key(text, context)] for context, text in items}
+    todo = list(by_key.values())
+    vectors = np.empty((len(todo), extractor.dim), np.float16)
+    # Parts and batches are always cut at the same texts: a text's batch, too, is the same in a resumed run.
+    for number, start in enumerate(range(0, len(todo), EXTRACT_PART)):
+        part = slice(start, start + EXTRACT_PART)
+        saved = checkpoint.load(f"encode {number}")
+        if saved is None:
+            vectors[part] = _encoded(todo, part, extractor, progress)
+            checkpoint.save(f"encode {number}", {"vectors": vectors[part]})
+        elif saved["vectors"].shape == vectors[part].shape:
+            vectors[part] = saved["vectors"]
+            progress("encode", min(part.stop, len(todo)), len(todo))
+        else:
+            raise CheckpointError(f"{checkpoint.folder} holds features of other texts")
+    rows = dict(zip(by_key, vectors, strict=True))
+    return {(context, text): rows[extractor.key(text, context)] for context, text in items}
+
+
+def _encoded(
+    todo: Sequence[tuple[str, str]], part: slice, extractor: FeatureExtractor, progress: Progress
+) -> NDArray[np.float16]:
+    """Feature vectors of some of the (context, text) in `todo`, batch by batch."""
+    stop = min(part.stop, len(todo))
+    batches = []
+    for start in range(part.start, stop, EXTRACT_BATCH):
+        batch = todo[start : min(start + EXTRACT_BATCH, stop)]
+        batches.append(
+            extractor.extract([text for _, text in batch], [context for context, _ in batch]).vectors
+        )
+        progress("encode", start + len(batch), len(todo))
+    return np.concatenate(batches)
 
 
 def fit_bundle(
@@ -54,6 +109,7 @@ def fit_bundle(
     ranks: Sequence[int] = RANKS,
     data: Sequence[dict[str, Any]] = (),
     progress: Progress = silent,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> Bundle:
     """Fits a bundle.
 
@@ -66,8 +122,12 @@ def fit_bundle(
         ranks: Ranks to choose from.
         data: Description of the sets, for the manifest.
         progress: Called with stage, done, total.
+        checkpoint: Of this work: an interrupted fit goes on from there, to the same bundle.
+
+    Raises:
+        CheckpointError: What was saved cannot be read, or more cannot be saved.
     """
-    vectors = extract(judgements, extractor, progress)
+    vectors = extract(judgements, extractor, progress, checkpoint)
     tuned = fit_reward(
         [j for j in judgements if not j.own],
         vectors,
@@ -75,10 +135,36 @@ def fit_bundle(
         options=options,
         ranks=ranks,
         progress=progress,
+        checkpoint=checkpoint,
     )
-    return Bundle(
-        tuned.reward, Manifest(name, EncoderCard.of(extractor), tuple(data), {"fit": summary(tuned)})
-    )
+    metrics = {"fit": summary(tuned), "inspection": inspection(tuned.reward, judgements, vectors)}
+    return Bundle(tuned.reward, Manifest(name, EncoderCard.of(extractor), tuple(data), metrics))
+
+
+def inspection(
+    reward: RewardModel, judgements: Sequence[Judgement], vectors: Vectors, *, examples: int = 0
+) -> dict[str, Any] | None:
+    """What a model holds, seen on judged texts, for a manifest; None where its text prior has no linear form.
+
+    With examples, they stand as texts.
+    """
+    counts = Counter((j.context, text) for j in judgements for text in j.texts)
+    items = list(counts)
+    try:
+        found = inspect(
+            stored(reward),
+            np.stack([vectors[item] for item in items]),
+            [item_key(context, text) for context, text in items],
+            counts=np.array([counts[item] for item in items]),
+            examples=examples,
+        )
+    except ExplanationError:
+        return None
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(found)))  # lists, as a manifest gives them back
+    for taste in (plain["consensus"], *plain["tastes"]):
+        for end in ("highest", "lowest"):
+            taste[end] = [items[row][1] for row in taste[end]]
+    return plain
 
 
 def summary(tuned: Tuned) -> dict[str, Any]:

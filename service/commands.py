@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from penchant import Client, PenchantError
-from penchant.service.commands_models import bundle_app, evaluate, fit
+from penchant.service.commands_bundle import bundle_app
+from penchant.service.commands_models import evaluate, fit
 from penchant.service.console import err, out, stop
 from penchant.service.demo import CANDIDATES, LESSONS, QUESTION, walk
 from penchant.service.settings import Settings

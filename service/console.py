@@ -1,5 +1,6 @@
 """What commands show on the terminal: results on stdout, progress and problems on stderr."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -14,6 +15,12 @@ err = Console(stderr=True, soft_wrap=True)
 USAGE = 2
 """Exit code for input that cannot be used: a bad file, bundle or setting."""
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells give it: 128 + SIGINT."""
+
+SECONDS_BETWEEN_LINES = 30.0
+"""Where stderr is no terminal: a stage that takes long tells how far it is so often."""
+
 Report = Callable[[str, int, int], None]
 """What long work calls as it goes: stage, done, total."""
 
@@ -24,11 +31,16 @@ def stop(problem: object, code: int = USAGE) -> NoReturn:
     raise typer.Exit(code)
 
 
+def note(text: str) -> None:
+    """One line on stderr that is no problem."""
+    err.print(text, markup=False, highlight=False)
+
+
 @contextmanager
 def progress() -> Iterator[Report]:
-    """Bars on stderr, one a stage; where stderr is no terminal, one line a stage."""
+    """Bars on stderr, one a stage; where stderr is no terminal, a line a stage and one every half minute."""
     if not err.is_terminal:
-        yield _lines()
+        yield progress_lines(note, time.monotonic)
         return
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as bars:
@@ -42,13 +54,37 @@ def progress() -> Iterator[Report]:
         yield report
 
 
-def _lines() -> Report:
-    last = ""
+def progress_lines(write: Callable[[str], None], clock: Callable[[], float]) -> Report:
+    """Progress as lines, for logs.
 
-    def report(stage: str, _done: int, total: int) -> None:
-        nonlocal last
-        if stage != last:
-            last = stage
-            err.print(f"{stage} ({total})" if total else stage, markup=False, highlight=False)
+    Args:
+        write: Takes a line.
+        clock: Seconds.
+    """
+    stage, began, before, told = "", 0.0, 0, 0.0
+
+    def report(name: str, done: int, total: int) -> None:
+        nonlocal stage, began, before, told
+        now = clock()
+        if name != stage:
+            stage, began, before, told = name, now, done, now
+            write(f"{name} ({total:,})" if total else name)
+        elif now - told >= SECONDS_BETWEEN_LINES:
+            told = now
+            # What an earlier run had done came at once: speed is that of this run.
+            left = (now - began) * (total - done) / (done - before) if total and done > before else None
+            of = f" of {total:,}" if total else ""
+            write(f"{name}: {done:,}{of}" + ("" if left is None else f", {_duration(left)} left"))
 
     return report
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{minutes} min"
+        if minutes < 100
+        else f"{minutes / 60:.1f} h"
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, CheckpointError, fingerprint
+from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, CheckpointError, OtherWorkError, fingerprint
 from penchant.models.files import write_whole
 
 RNG = np.random.default_rng(5)
@@ -57,14 +57,20 @@ def test_saving_again_replaces(tmp_path: Path) -> None:
 
 def test_other_work_is_refused(tmp_path: Path) -> None:
     Checkpoint(tmp_path, "a").save("fit", {})
-    with pytest.raises(CheckpointError, match="holds work on other data"):
+    with pytest.raises(OtherWorkError, match="holds work on other data"):
         Checkpoint(tmp_path, "b")
+    checkpoint = Checkpoint.anew(tmp_path, "b")
+    assert checkpoint.load("fit") is None
+    checkpoint.save("fit", {"x": np.ones(1)})
+    assert Checkpoint(tmp_path, "b").stages == 1
+    assert Checkpoint.anew(tmp_path / "new", "b").stages == 0
 
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="is not empty and holds no work"):
-        Checkpoint(tmp_path, "a")
+    for make in (Checkpoint, Checkpoint.anew):
+        with pytest.raises(CheckpointError, match="is not empty and holds no work"):
+            make(tmp_path, "a")
     checkpoint = Checkpoint(tmp_path / "work", "a")
     checkpoint.save("fit", {})
     (tmp_path / "work" / "diary.txt").write_text("mine")

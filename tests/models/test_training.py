@@ -1,18 +1,30 @@
 """From judgements to a bundle and to a report, with an encoder without weights."""
 
-from collections.abc import Sequence
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from penchant.models.bundle import Bundle, BundleError
+from penchant.models.checkpoint import Checkpoint, CheckpointError
 from penchant.models.encoder import Encoding, HashingEncoder
 from penchant.models.evaluation import adapt, curve, predict
 from penchant.models.features import FeatureExtractor
 from penchant.models.fit import FitOptions
 from penchant.models.judgements import Judgement
 from penchant.models.split import split
-from penchant.models.training import EXTRACT_BATCH, NothingToEvaluateError, evaluate, extract, fit_bundle
+from penchant.models.training import (
+    EXTRACT_BATCH,
+    EXTRACT_PART,
+    NothingToEvaluateError,
+    evaluate,
+    extract,
+    fit_bundle,
+)
 from penchant.models.tuning import Choice
 
 WORDS = "amber salt river stone cloud quiet ember north harbour violet paper engine".split()  # noqa: SIM905
@@ -90,6 +102,50 @@ def test_no_judgements_have_no_features(extractor):
     assert extract([], extractor) == {}
 
 
+def interrupted_at(stage: str, least: int) -> Callable[[str, int, int], None]:
+    """Ctrl-C once a stage is so far."""
+
+    def report(name: str, done: int, _total: int) -> None:
+        if name == stage and done >= least:
+            raise KeyboardInterrupt
+
+    return report
+
+
+def test_encoding_goes_on_where_it_was_interrupted(tmp_path):
+    rows = [Judgement("u", "", "ranking", tuple(f"text {i}" for i in range(2 * EXTRACT_PART + 10)))]
+    whole = extract(rows, FeatureExtractor(HashingEncoder()))
+    with pytest.raises(KeyboardInterrupt):
+        extract(
+            rows,
+            FeatureExtractor(HashingEncoder()),
+            interrupted_at("encode", EXTRACT_PART + EXTRACT_BATCH),
+            Checkpoint(tmp_path / "work", "a"),
+        )
+    encoder, told = Counting(), []
+    resumed = extract(
+        rows,
+        FeatureExtractor(encoder),
+        lambda *step: told.append(step),
+        Checkpoint(tmp_path / "work", "a"),
+    )
+    assert told[0] == ("encode", EXTRACT_PART, 2 * EXTRACT_PART + 10)
+    # What was in the making is encoded again, in the same batches.
+    assert [len(call) for call in encoder.calls] == [*[EXTRACT_BATCH] * (EXTRACT_PART // EXTRACT_BATCH), 10]
+    assert encoder.calls[0][0][0] == f"text {EXTRACT_PART}"
+    assert resumed.keys() == whole.keys()
+    for item, vector in whole.items():
+        np.testing.assert_array_equal(resumed[item], vector)
+
+
+def test_features_of_other_texts_are_refused(extractor, tmp_path):
+    rows = [Judgement("u", "", "pair", ("a", "b"))]
+    extract(rows, extractor, checkpoint=Checkpoint(tmp_path / "work", "a"))
+    more = [*rows, Judgement("u", "", "vote", ("c",), 1.0)]
+    with pytest.raises(CheckpointError, match="features of other texts"):
+        extract(more, extractor, checkpoint=Checkpoint(tmp_path / "work", "a"))
+
+
 # ---------------------------------------------------------------- bundles
 
 
@@ -129,6 +185,115 @@ def test_shared_taste_carries_over_to_unseen_texts(bundle, extractor):
 def test_an_author_s_own_votes_are_not_fitted(bundle):
     assert len(bundle.reward.memory.rows) == 60  # the author's text is not among them
     assert bundle.reward.rating_scale().slope == 0.5
+
+
+def test_a_bundle_on_disk_knows_what_the_fitted_model_knows(bundle, extractor, tmp_path):
+    bundle.save(tmp_path / "words")
+    vectors = extractor.extract(["river amber stone", "a text unlike any other"]).vectors
+    there = Bundle.load(tmp_path / "words").reward.describe(vectors)
+    here = bundle.reward.describe(vectors)
+    for part in ("base", "base_variance", "directions", "direction_variance"):
+        np.testing.assert_allclose(getattr(there, part), getattr(here, part), rtol=2e-3, atol=1e-4)
+
+
+def test_what_a_bundle_holds_is_in_its_manifest(bundle):
+    found = bundle.manifest.metrics["inspection"]
+    assert found["texts"] == 61
+    assert found["archetypes"][0]["weight"] == 1
+    parts = [found["consensus"]["share"], *(t["share"] for t in found["tastes"])]
+    assert sum(parts) + found["smaller_share"] + found["unexplained"] + found["chance"] == pytest.approx(1)
+    assert found["consensus"]["share"] > 0.1
+
+
+# ---------------------------------------------------------------- interruption
+
+
+@pytest.fixture(scope="module")
+def fit_words(judgements) -> Callable[..., Bundle]:
+    """A fit with all its stages: 120 users, of whom some are held out."""
+    again = [Judgement(f"{j.user} {i % 2}", j.context, j.kind, j.texts) for i, j in enumerate(judgements)]
+
+    def fit(**options: object) -> Bundle:
+        return fit_bundle(
+            again, FeatureExtractor(HashingEncoder(16)), name="words", options=QUICK, ranks=(0, 1), **options
+        )
+
+    return fit
+
+
+@pytest.fixture(scope="module")
+def whole(fit_words, tmp_path_factory) -> tuple[bytes, list[tuple[str, int]]]:
+    """Weights of a fit that nobody interrupted, and its steps."""
+    steps: list[tuple[str, int]] = []
+    bundle = fit_words(progress=lambda stage, done, total: steps.append((stage, done)))
+    return weights(bundle, tmp_path_factory.mktemp("whole")), steps
+
+
+def weights(bundle: Bundle, folder: Path) -> bytes:
+    bundle.save(folder)
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_equal_seeds_make_equal_bundles(fit_words, whole, tmp_path):
+    assert weights(fit_words(), tmp_path) == whole[0]
+
+
+def test_a_fit_that_was_interrupted_again_and_again_gives_the_same_bundle(fit_words, whole, tmp_path):
+    """Interrupted in every stage; each run goes on from what the one before had kept."""
+    stages = list(dict.fromkeys(stage for stage, _ in whole[1]))
+    assert stages[0] == "encode"
+    assert stages[-1] == "fit"
+    assert len(stages) >= 4
+    for stage in stages:
+        last = max(done for name, done in whole[1] if name == stage)
+        with pytest.raises(KeyboardInterrupt):
+            fit_words(
+                progress=interrupted_at(stage, max(last - 1, 1)),
+                checkpoint=Checkpoint(tmp_path / "work", "a"),
+            )
+    steps: list[tuple[str, int]] = []
+    checkpoint = Checkpoint(tmp_path / "work", "a")
+    bundle = fit_words(progress=lambda stage, done, total: steps.append((stage, done)), checkpoint=checkpoint)
+    assert weights(bundle, tmp_path / "resumed") == whole[0]
+    assert len(steps) < len(whole[1]) / 2  # it did go on
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from penchant.models.checkpoint import Checkpoint
+from penchant.models.encoder import HashingEncoder
+from penchant.models.features import FeatureExtractor
+from penchant.models.fit import FitOptions
+from penchant.models.judgements import Judgement
+from penchant.models.training import fit_bundle
+
+def report(stage, done, total):
+    if stage == "fit" and done == 8 and sys.argv[1] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+rows = [Judgement(f"u{i % 9}", "", "pair", (f"tea {i % 7} rain", f"moon {i % 5}")) for i in range(99)]
+options = FitOptions(rank=0, rounds=12)
+for name in sys.argv[2:]:
+    work = Checkpoint(Path(name + ".work"), "a")
+    extractor = FeatureExtractor(HashingEncoder(8))
+    fit_bundle(rows, extractor, name="x", options=options, progress=report, checkpoint=work).save(Path(name))
+"""
+
+
+def test_a_killed_fit_goes_on_to_the_same_bundle(tmp_path):
+    """A real kill: nothing gets to clean up."""
+
+    def run(*arguments: str) -> int:
+        command = [sys.executable, "-c", KILLED, *arguments]
+        return subprocess.run(command, check=False, cwd=tmp_path).returncode
+
+    assert run("kill", "killed") == -signal.SIGKILL
+    assert not (tmp_path / "killed").exists()
+    assert Checkpoint(tmp_path / "killed.work", "a").stages == 2
+    assert run("go on", "killed", "whole") == 0
+    killed, whole = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("killed", "whole"))
+    assert killed == whole
 
 
 # ---------------------------------------------------------------- evaluation

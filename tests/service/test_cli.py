@@ -3,8 +3,10 @@
 import gzip
 import json
 import random
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 
 from penchant.models import encoder
 from penchant.models.bundle import Bundle
-from penchant.models.encoder import HashingEncoder
+from penchant.models.encoder import Encoding, HashingEncoder
 from penchant.models.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
 from penchant.service.commands import app
@@ -81,7 +83,7 @@ def test_evaluate_prints_json_and_nothing_else_on_stdout(hashing: FeatureExtract
     assert "repetition 1/1" in result.stderr
 
 
-def test_fit_writes_a_bundle_that_evaluate_and_show_read(
+def test_fit_writes_a_bundle_that_evaluate_show_and_export_read(
     hashing: FeatureExtractor, ratings: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "lengths-bundle"
@@ -91,14 +93,170 @@ def test_fit_writes_a_bundle_that_evaluate_and_show_read(
     assert bundle.manifest.name == "lengths-bundle"
     assert bundle.manifest.data[0]["name"] == "lengths"
     assert (bundle.manifest.data[0]["judgements"], bundle.manifest.data[0]["users"]) == (1200, 40)
+    assert [path.name for path in tmp_path.iterdir()] == ["lengths-bundle"]  # the work is gone
 
     evaluated = run("evaluate", ratings, "--split", "cold", "--bundle", folder, "--repetitions", 1)
     assert bundle.version in evaluated.stdout
     assert "log-loss" in evaluated.stdout
 
-    assert bundle.version in run("bundle", "show", folder).stdout
+    shown = run("bundle", "show", folder).stdout
+    assert bundle.version in shown
+    assert "What decides between two texts" in shown
     manifest = json.loads(run("bundle", "show", folder, "--json").stdout)
     assert manifest["version"] == bundle.version
+    assert manifest["inspection"] == bundle.manifest.metrics["inspection"]
+
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "tea rain"}\n\n{"context": "Which?", "text": "moon"}\n{"text": "tea rain"}\n')
+    out = tmp_path / "elsewhere"
+    exported = run("bundle", "export", folder, "--out", out, "--users", ratings, "--texts", texts)
+    names = ["model.npz", "manifest.json", "users.jsonl", "texts.jsonl"]
+    assert exported.stdout.split() == [str(out / name) for name in names]
+    users = [json.loads(line) for line in (out / "users.jsonl").read_text("utf-8").splitlines()]
+    assert [user["user"] for user in users] == [f"u{number}" for number in range(40)]
+    assert all(len(user["mean"]) == bundle.reward.q for user in users)
+    rows = [json.loads(line) for line in (out / "texts.jsonl").read_text("utf-8").splitlines()]
+    assert [(row["context"], row["text"]) for row in rows] == [("", "tea rain"), ("Which?", "moon")]
+    run("bundle", "export", folder, "--out", tmp_path / "arrays", "--format", "safetensors")
+    assert {path.name for path in (tmp_path / "arrays").iterdir()} == {"model.safetensors", "manifest.json"}
+
+
+def test_show_explains_a_bundle_on_other_judgements(
+    hashing: FeatureExtractor, ratings: Path, tmp_path: Path
+) -> None:
+    tiny_bundle(hashing).save(tmp_path / "tiny")
+    assert "What decides" not in run("bundle", "show", tmp_path / "tiny").stdout
+    shown = run("bundle", "show", tmp_path / "tiny", "--on", ratings, "--examples", 1).stdout
+    assert "seen on 60 texts" in shown
+    assert "longer answers" in shown
+    found = json.loads(run("bundle", "show", tmp_path / "tiny", "--on", ratings, "--json").stdout)[
+        "inspection"
+    ]
+    lengths = [[len(text.split()) for text in found["tastes"][0][end]] for end in ("highest", "lowest")]
+    assert [len(end) for end in lengths] == [2, 2]
+
+
+class Interrupting(HashingEncoder):
+    """Ctrl-C comes with the batch of this number."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__(8)
+        self.left = batch
+
+    def encode(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> Encoding:
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGINT)
+        return super().encode(texts, prompts)
+
+
+@pytest.fixture
+def encoders(monkeypatch: pytest.MonkeyPatch) -> list[HashingEncoder]:
+    """What is loaded next, first the last."""
+    queue: list[HashingEncoder] = []
+    monkeypatch.setattr(encoder, "load_encoder", lambda *_args, **_options: queue.pop())
+    return queue
+
+
+@pytest.fixture(scope="module")
+def votes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve users vote on 1,200 texts: more than are saved at once."""
+    file = tmp_path_factory.mktemp("votes") / "votes.jsonl"
+    rows = [{"user": f"u{i % 12}", "item": f"tea {i}", "vote": 1 if i % 5 else -1} for i in range(1200)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+def test_an_interrupted_fit_says_so_and_goes_on(
+    encoders: list[HashingEncoder], votes: Path, tmp_path: Path
+) -> None:
+    encoders += [HashingEncoder(8), HashingEncoder(8), Interrupting(5)]
+    out, work = tmp_path / "bundle", tmp_path / "bundle.work"
+    interrupted = run("fit", votes, "--out", out, code=130)
+    assert f"interrupted: what is done is kept in {work}" in interrupted.stderr
+    assert interrupted.stdout == ""
+    assert work.is_dir()
+    assert not out.exists()
+
+    resumed = run("fit", votes, "--out", out)
+    assert f"going on from {work}" in resumed.stderr
+    assert not work.exists()
+    run("fit", votes, "--out", tmp_path / "whole")
+    assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+def test_a_fit_interrupted_at_once_leaves_nothing(
+    encoders: list[HashingEncoder], votes: Path, tmp_path: Path
+) -> None:
+    encoders += [Interrupting(1)]
+    interrupted = run("fit", votes, "--out", tmp_path / "bundle", code=130)
+    assert "interrupted: nothing was done yet" in interrupted.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_work_is_not_gone_on_with(encoders: list[HashingEncoder], votes: Path, tmp_path: Path) -> None:
+    encoders += [HashingEncoder(8), HashingEncoder(8), Interrupting(5)]
+    options = ["fit", votes, "--out", tmp_path / "bundle", "--work", tmp_path / "elsewhere"]
+    run(*options, code=130)
+    refused = run(*options, "--seed", 1, code=2)
+    assert f"{tmp_path / 'elsewhere'} holds work on other data, with other options" in refused.stderr
+    assert "--no-resume" in refused.stderr
+    anew = run(*options, "--seed", 1, "--no-resume")
+    assert "going on" not in anew.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_fit_does_not_touch_what_is_no_work(
+    hashing: FeatureExtractor, ratings: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bundle.work").mkdir()
+    (tmp_path / "bundle.work" / "diary.txt").write_text("mine")
+    for option in ("--resume", "--no-resume"):
+        result = run("fit", ratings, "--out", tmp_path / "bundle", option, code=2)
+        assert "holds no work" in result.stderr
+    (tmp_path / "file").write_text("mine")
+    assert "is no folder" in run("fit", ratings, "--out", tmp_path / "file", code=2).stderr
+    assert (tmp_path / "bundle.work" / "diary.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "No such file"),
+        (b"\n", "holds no text"),
+        (b'{"text": "tea"}\n{"text": ', ":2: not JSON"),
+        (b'{"text": " "}', ":1: 'text' must be a text that is not empty"),
+        (b'["tea"]', ":1: 'text' must be"),
+        (b'{"text": "tea", "context": 1}', ":1: 'context' must be a text"),
+        (b"\xff", "utf-8"),
+    ],
+)
+def test_texts_that_cannot_be_exported(
+    hashing: FeatureExtractor, tmp_path: Path, content: bytes | None, problem: str
+) -> None:
+    tiny_bundle(hashing).save(tmp_path / "tiny")
+    file = tmp_path / "texts.jsonl"
+    if content is not None:
+        file.write_bytes(content)
+    result = run("bundle", "export", tmp_path / "tiny", "--out", tmp_path / "out", "--texts", file, code=2)
+    assert problem in result.stderr
+    assert str(file) in result.stderr
+
+
+def test_export_needs_the_bundle_s_encoder_for_texts_only(
+    hashing: FeatureExtractor, ratings: Path, tmp_path: Path
+) -> None:
+    tiny_bundle(FeatureExtractor(HashingEncoder(32))).save(tmp_path / "other")
+    run("bundle", "export", tmp_path / "other", "--out", tmp_path / "out")
+    result = run(
+        "bundle", "export", tmp_path / "other", "--out", tmp_path / "out", "--users", ratings, code=2
+    )
+    assert "was fitted with encoder" in result.stderr
+    (tmp_path / "file").write_text("")
+    assert (
+        "File exists"
+        in run("bundle", "export", tmp_path / "other", "--out", tmp_path / "file", code=2).stderr
+    )
 
 
 def test_a_bad_line_is_named_by_file_and_number(hashing: FeatureExtractor, tmp_path: Path) -> None:

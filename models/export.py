@@ -1,0 +1,238 @@
+"""A bundle for use elsewhere: arrays with their meaning, users and texts as rows, in coordinates that need no penchant.
+
+u(user, text) = threshold + base + Σ_j score_j taste_j; the scores are those of `Tastes`: mean 0 and variance 1 over the
+population, uncorrelated, of largest share in personal taste first.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save as save_tensors
+
+from penchant.models.attributes import ATTRIBUTE_NAMES
+from penchant.models.bundle import Bundle
+from penchant.models.evaluation import Catalogue, Vectors, observed
+from penchant.models.files import whole_file, write_whole
+from penchant.models.judgements import Judgement
+from penchant.models.posterior import UserPosterior
+from penchant.models.progress import Progress, silent
+from penchant.models.reward import item_key
+from penchant.models.selection import relevance
+from penchant.models.tastes import Tastes
+from penchant.models.text_map import TextMap
+from penchant.models.text_prior import CLIP, JITTER
+
+FORMULAS: Final = {
+    "features": "[unit-length embedding, attributes]",
+    "wide": "clip((features - centre) / scale, -clip, clip)",
+    "kernel": "k(a, b) = exp(-sum((basis_scale * (a - b))**2) / (2 * basis_length**2))",
+    "basis": "k(wide, basis_texts) @ inv(cholesky(k(basis_texts, basis_texts) + basis_jitter * identity)).T",
+    "x": "[wide, basis, 1]",
+    "base, tastes": "x @ weights; the first column is the base utility for the mean user, then one column a taste",
+    "utility": "threshold + base + tastes @ scores",
+    "population": "[threshold, scores] of a user nobody has heard from: a mixture of Gaussians",
+    "preference": "P(a over b) = sigmoid(temperature * difference / sqrt(1 + pi * variance / 8)), the difference of "
+    "their utilities and its variance being those of one archetype; averaged over the user's archetypes",
+    "rating": "moved to [-1, 1], a rating is offset + slope * utility + noise, a standard deviation",
+}
+
+
+def tastes(bundle: Bundle) -> Tastes:
+    """The bundle's own, found when it was fitted; of a bundle without, whitened axes of the fit, in no order."""
+    prior = bundle.reward.population.prior
+    found = bundle.manifest.metrics.get("inspection")
+    if found is None:
+        return Tastes.of(prior, np.eye(len(prior.mean) - 1))
+    return Tastes.at(prior, [taste["position"] for taste in found["tastes"]])
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model in plain arrays.
+
+    Attributes:
+        arrays: By name; `manifest["arrays"]` tells what each holds.
+        manifest: What a program needs beside them.
+    """
+
+    arrays: dict[str, NDArray[np.float64]]
+    manifest: dict[str, Any]
+
+
+def exported(bundle: Bundle) -> Exported:
+    """The shared model.
+
+    Raises:
+        ExplanationError: Its text prior has no linear form.
+    """
+    reward, manifest = bundle.reward, bundle.manifest
+    axes, prior = tastes(bundle), reward.population.prior
+    dim = len(reward.text_prior.standardiser.centre)
+    weights = TextMap.of(reward, dim).weights
+    means, covariances = axes.users(prior.means, prior.covariances)
+    standardiser = reward.text_prior.standardiser
+    basis = standardiser.basis
+    found = {
+        "centre": (standardiser.centre, "[features] mean over the fitted texts"),
+        "scale": (standardiser.scale, "[features] standard deviation; infinite where one never varied"),
+        "basis_texts": (
+            basis.inducing if basis else np.zeros((0, dim)),
+            "[basis, features] wide features of some fitted texts",
+        ),
+        "basis_scale": (basis.scale if basis else np.ones(dim), "[features]"),
+        "weights": (
+            np.column_stack(
+                [weights[:, 0] + weights[:, 1:] @ axes.centre, weights[:, 1:] @ axes.positions.T]
+            ),
+            "[x, 1 + tastes]",
+        ),
+        "population_weights": (prior.weights, "[archetypes] share of users"),
+        "population_means": (means, "[archetypes, 1 + tastes] mean of [threshold, scores]"),
+        "population_covariances": (covariances, "[archetypes, 1 + tastes, 1 + tastes]"),
+    }
+    described = {name: {"shape": list(array.shape), "holds": says} for name, (array, says) in found.items()}
+    return Exported(
+        {name: np.ascontiguousarray(array, np.float64) for name, (array, _) in found.items()},
+        {
+            "bundle": {"name": manifest.name, "version": bundle.version},
+            "formulas": FORMULAS,
+            "arrays": described,
+            "features": {
+                "embedding": {
+                    "encoder": manifest.encoder.name,
+                    "pooling": manifest.encoder.pooling,
+                    "max_tokens": manifest.encoder.max_tokens,
+                    "reads": "prompt and text" if manifest.encoder.joint else "the text alone",
+                    "columns": dim - len(ATTRIBUTE_NAMES),
+                },
+                "attributes": list(ATTRIBUTE_NAMES),
+                "clip": CLIP,
+                "basis_length": basis.length if basis else 1.0,
+                "basis_jitter": JITTER,
+            },
+            "temperature": reward.temperature,
+            "rating_scales": {
+                name: {"offset": scale.offset, "slope": scale.slope, "noise": scale.noise}
+                for name, scale in sorted(reward.scales.items())
+            },
+            "flips": {name: reward.flip(name) for name in sorted(reward.flips)},
+            "data": list(manifest.data),
+            "metrics": manifest.metrics,
+        },
+    )
+
+
+def user_rows(
+    bundle: Bundle, judgements: Iterable[Judgement], vectors: Vectors, progress: Progress = silent
+) -> Iterator[dict[str, Any]]:
+    """What is known of every user after their judgements, in order of first appearance.
+
+    Args:
+        bundle: The model.
+        judgements: Of the users; authors' own automatic votes are left out, as in a fit.
+        vectors: Features of every (context, text) judged.
+        progress: Called with stage, done, total.
+
+    Yields:
+        `user`, `judgements`, `mean` and `std` of [threshold, scores], and the `archetypes`' weights.
+    """
+    by_user: dict[str, list[Judgement]] = defaultdict(list)
+    for judgement in judgements:
+        if not judgement.own:
+            by_user[judgement.user].append(judgement)
+    reward, axes = bundle.reward, tastes(bundle)
+    catalogue = Catalogue(reward, vectors)
+    for number, (user, rows) in enumerate(by_user.items()):
+        said = [observed(row, reward, catalogue) for row in rows]
+        posterior = UserPosterior.refit(reward.population, [one for one in said if one is not None])
+        beliefs = posterior.beliefs
+        mean, covariance = axes.users(beliefs.mean, beliefs.covariance)
+        yield {
+            "user": user,
+            "judgements": len(rows),
+            "mean": mean.tolist(),
+            "std": np.sqrt(np.maximum(np.diagonal(covariance), 0.0)).tolist(),
+            "archetypes": beliefs.weights.tolist(),
+        }
+        progress("users", number + 1, len(by_user))
+
+
+def text_rows(bundle: Bundle, texts: Sequence[tuple[str, str]], vectors: Vectors) -> Iterator[dict[str, Any]]:
+    """Where texts stand.
+
+    Args:
+        bundle: The model.
+        texts: (context, text).
+        vectors: Their features.
+
+    Yields:
+        `context`, `text`, `base`, `tastes`, `std` (of what the text leaves open, for the mean user), `known` (whether
+        it was judged in the fit, so that the item memory speaks) and `relevance` to a user nobody has heard from.
+    """
+    reward, axes = bundle.reward, tastes(bundle)
+    keys = [item_key(context, text) for context, text in texts]
+    items = reward.describe(np.stack([vectors[item] for item in texts]), keys)
+    base, positions = axes.texts(items)
+    nobody = UserPosterior.at_prior(reward.population)
+    chances = relevance(reward, nobody, items)
+    open_variance = items.base_variance + items.direction_variance @ axes.centre**2
+    for i, (context, text) in enumerate(texts):
+        yield {
+            "context": context,
+            "text": text,
+            "base": float(base[i]),
+            "tastes": positions[i].tolist(),
+            "std": float(open_variance[i] ** 0.5),
+            "known": keys[i] in reward.memory.rows,
+            "relevance": float(chances[i]),
+        }
+
+
+def save(model: Exported, folder: Path, *, kind: Literal["npz", "safetensors"] = "npz") -> list[Path]:
+    """Writes manifest.json and model.npz or model.safetensors.
+
+    Returns:
+        The files.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if kind == "npz":
+        buffer = BytesIO()
+        np.savez(buffer, **model.arrays)  # type: ignore[arg-type] # its `allow_pickle` is not among the names
+        content = buffer.getvalue()
+    else:
+        content = save_tensors(model.arrays)
+    manifest = json.dumps(model.manifest, indent=2, ensure_ascii=False) + "\n"
+    files = {folder / f"model.{kind}": content, folder / "manifest.json": manifest.encode()}
+    for path, whole in files.items():
+        write_whole(path, whole)
+    return list(files)
+
+
+def save_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> Path:
+    """Writes rows as JSON Lines, numbers to six digits.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    with whole_file(path) as file:
+        for row in rows:
+            file.write((json.dumps(_rounded(row)) + "\n").encode())
+    return path
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return {key: _rounded(one) for key, one in value.items()} if isinstance(value, Mapping) else value

@@ -1,0 +1,212 @@
+"""Exports: who reads them with numpy alone, by the formulas of the manifest, gets the model's own numbers."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from scipy.special import expit
+
+from penchant.models.bundle import Bundle, EncoderCard, Manifest
+from penchant.models.dataset import Dataset
+from penchant.models.encoder import HashingEncoder
+from penchant.models.export import exported, save, save_rows, tastes, text_rows, user_rows
+from penchant.models.features import FeatureExtractor
+from penchant.models.fit import Fit, FitOptions
+from penchant.models.judgements import Judgement
+from penchant.models.posterior import UserPosterior
+from penchant.models.reward import RewardModel, item_key
+from penchant.models.selection import preference_probability, relevance
+from penchant.models.testing import tiny_bundle
+from penchant.models.training import inspection
+
+
+@pytest.fixture(scope="module")
+def planted(plant):
+    return plant(n_users=60, per_user=20)
+
+
+def wrapped(reward: RewardModel, **metrics: object) -> Bundle:
+    return Bundle(
+        reward, Manifest("planted", EncoderCard.of(FeatureExtractor(HashingEncoder(6))), (), dict(metrics))
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(planted) -> Bundle:
+    """Two directions, three archetypes, a radial basis, and a declared taste for length."""
+    data = Dataset.of(planted.judgements, planted.vectors)
+    reward = Fit(data, FitOptions(rank=2, archetypes=3, rounds=12)).run().reward(temperature=1.2)
+    reward = reward.with_attribute_tastes({6: 0.3})
+    return wrapped(reward, inspection=inspection(reward, planted.judgements, planted.vectors))
+
+
+class Reader:
+    """Somebody with numpy, the exported files and the manifest's formulas."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], manifest: dict) -> None:
+        self.a, self.m = arrays, manifest
+
+    def kernel(self, a, b):
+        apart = (a[:, None] - b[None]) * self.a["basis_scale"]
+        return np.exp(-(apart**2).sum(2) / (2 * self.m["features"]["basis_length"] ** 2))
+
+    def texts(self, features):
+        """base [n], tastes [n, tastes]."""
+        clip = self.m["features"]["clip"]
+        wide = np.clip((features - self.a["centre"]) / self.a["scale"], -clip, clip)
+        points = self.a["basis_texts"]
+        gram = self.kernel(points, points) + self.m["features"]["basis_jitter"] * np.eye(len(points))
+        basis = self.kernel(wide, points) @ np.linalg.inv(np.linalg.cholesky(gram)).T
+        x = np.column_stack([wide, basis, np.ones(len(wide))])
+        found = x @ self.a["weights"]
+        return found[:, 0], found[:, 1:]
+
+
+@pytest.mark.parametrize("kind", ["npz", "safetensors"])
+def test_a_reader_gets_the_model_s_utilities(bundle, planted, tmp_path, kind):
+    files = save(exported(bundle), tmp_path / "out", kind=kind)
+    assert [file.name for file in files] == [f"model.{kind}", "manifest.json"]
+    arrays = dict(np.load(files[0])) if kind == "npz" else load_file(files[0])
+    manifest = json.loads(files[1].read_text("utf-8"))
+    assert manifest["arrays"].keys() == arrays.keys()
+    assert all(list(arrays[name].shape) == about["shape"] for name, about in manifest["arrays"].items())
+    vectors = np.stack(list(planted.vectors.values()))
+    base, positions = Reader(arrays, manifest).texts(vectors.astype(np.float64))
+    items, prior = bundle.reward.describe(vectors), bundle.reward.population.prior
+    means = arrays["population_means"]
+    for c in range(3):
+        expected = items.base + items.features @ prior.means[c]
+        np.testing.assert_allclose(means[c, 0] + base + positions @ means[c, 1:], expected, atol=1e-6)
+        known = np.column_stack([np.ones(len(base)), positions])
+        spread = ((known @ arrays["population_covariances"][c]) * known).sum(1)
+        expected = ((items.features @ prior.covariances[c]) * items.features).sum(1)
+        np.testing.assert_allclose(spread, expected, rtol=1e-6)
+    np.testing.assert_array_equal(arrays["population_weights"], prior.weights)
+
+
+def test_exports_are_the_same_every_time(bundle, tmp_path):
+    for kind in ("npz", "safetensors"):
+        one, two = (save(exported(bundle), tmp_path / name, kind=kind) for name in ("one", "two"))
+        assert [file.read_bytes() for file in one] == [file.read_bytes() for file in two]
+
+
+def test_users_and_texts_meet_in_a_dot_product(bundle, planted):
+    texts = [("Which of these?", text) for text in planted.texts]
+    rows = list(text_rows(bundle, texts, planted.vectors))
+    assert [(row["context"], row["text"]) for row in rows] == texts
+    base, positions = np.array([row["base"] for row in rows]), np.array([row["tastes"] for row in rows])
+    items = bundle.reward.describe(
+        np.stack([planted.vectors[item] for item in texts]), [item_key(*item) for item in texts]
+    )
+    told: list[tuple[str, int, int]] = []
+    users = list(user_rows(bundle, planted.judgements, planted.vectors, lambda *step: told.append(step)))
+    assert [user["user"] for user in users] == planted.users
+    assert told[-1] == ("users", 60, 60)
+    from penchant.models.evaluation import Catalogue, observed
+
+    catalogue = Catalogue(bundle.reward, planted.vectors)
+    for user in users[:5]:
+        rows_of = [j for j in planted.judgements if j.user == user["user"]]
+        assert user["judgements"] == len(rows_of) == 20
+        said = [observed(j, bundle.reward, catalogue) for j in rows_of]
+        posterior = UserPosterior.refit(bundle.reward.population, said)
+        mean = np.array(user["mean"])
+        np.testing.assert_allclose(
+            mean[0] + base + positions @ mean[1:], posterior.utility(items).mean, atol=1e-7
+        )
+        assert user["archetypes"] == pytest.approx(posterior.archetype_weights)
+        assert user["std"][0] == pytest.approx(posterior.beliefs.covariance[0, 0] ** 0.5)
+    utility = np.stack([u["mean"][0] + base + positions @ np.array(u["mean"][1:]) for u in users])
+    truth = planted.utility - planted.utility.mean(axis=1, keepdims=True)
+    assert np.corrcoef(utility.ravel(), truth.ravel())[0, 1] > 0.8
+
+
+def test_texts_say_how_sure_and_how_good_they_are(bundle, planted):
+    texts = [("Which of these?", planted.texts[0]), ("Another question?", planted.texts[0])]
+    vectors = dict.fromkeys(texts, planted.vectors["Which of these?", planted.texts[0]])
+    known, new = text_rows(bundle, texts, vectors)
+    assert (known["known"], new["known"]) == (True, False)
+    assert known["std"] < new["std"]
+    items = bundle.reward.describe(np.stack([vectors[item] for item in texts]), [item_key(*t) for t in texts])
+    nobody = UserPosterior.at_prior(bundle.reward.population)
+    np.testing.assert_allclose(
+        [known["relevance"], new["relevance"]], relevance(bundle.reward, nobody, items)
+    )
+    residual = nobody.residual_by_archetype(items)
+    assert new["std"] < (bundle.reward.population.weights @ residual)[1] ** 0.5  # z's own spread adds to it
+
+
+def test_preferences_follow_the_formula(bundle, planted):
+    """Between texts of the item memory, whose residuals are known well, up to what is not known of them."""
+    model = exported(bundle)
+    texts = [("Which of these?", text) for text in planted.texts[:10]]
+    rows = list(text_rows(bundle, texts, planted.vectors))
+    base, positions = np.array([row["base"] for row in rows]), np.array([row["tastes"] for row in rows])
+    apart = np.column_stack([np.zeros(9), positions[:-1] - positions[1:]])
+    chances = 0.0
+    for c, weight in enumerate(model.arrays["population_weights"]):
+        mean = base[:-1] - base[1:] + apart @ model.arrays["population_means"][c]
+        variance = ((apart @ model.arrays["population_covariances"][c]) * apart).sum(1)
+        variance += np.array([row["std"] ** 2 for row in rows[:-1]]) + np.array(
+            [r["std"] ** 2 for r in rows[1:]]
+        )
+        chances += weight * expit(model.manifest["temperature"] * mean / np.sqrt(1 + np.pi * variance / 8))
+    items = bundle.reward.describe(
+        np.stack([planted.vectors[item] for item in texts]), [item_key(*item) for item in texts]
+    )
+    nobody = UserPosterior.at_prior(bundle.reward.population)
+    expected = preference_probability(bundle.reward, nobody, items[range(9)], items[range(1, 10)])
+    np.testing.assert_allclose(chances, expected, atol=0.03)
+
+
+def test_tastes_are_those_of_the_manifest(bundle):
+    positions = [taste["position"] for taste in bundle.manifest.metrics["inspection"]["tastes"]]
+    assert len(positions) >= 2
+    np.testing.assert_array_equal(tastes(bundle).positions[: len(positions)], positions)
+
+
+def test_a_bundle_without_inspection_can_be_exported(extractor):
+    bundle = tiny_bundle(extractor)
+    model = exported(bundle)
+    np.testing.assert_allclose(model.arrays["population_covariances"][0][1:, 1:], np.eye(3), atol=1e-9)
+    vectors = extractor.extract(["tea", "a longer text about tea"]).vectors
+    base, positions = Reader(model.arrays, model.manifest).texts(vectors.astype(np.float64))
+    np.testing.assert_allclose(base, bundle.reward.describe(vectors).base, atol=1e-9)
+    assert positions.shape == (2, 3)
+
+
+def test_authors_own_votes_are_left_out(extractor):
+    rows = [
+        Judgement("u", "", "vote", ("tea",), 1.0),
+        Judgement("u", "", "vote", ("moon",), 1.0, own=True),
+        Judgement("author", "", "vote", ("moon",), 1.0, own=True),
+    ]
+    vectors = {("", text): extractor.extract([text]).vectors[0] for text in ("tea", "moon")}
+    assert [(r["user"], r["judgements"]) for r in user_rows(tiny_bundle(extractor), rows, vectors)] == [
+        ("u", 1)
+    ]
+
+
+def test_rows_are_json_lines(tmp_path):
+    rows = [{"user": "änne\ud800", "mean": [1 / 3, 2.0], "n": 3, "known": True, "of": {"x": 1e-20 / 3}}]
+    path = save_rows(rows, tmp_path / "users.jsonl")
+    (line,) = path.read_text("utf-8").splitlines()
+    assert json.loads(line) == {
+        "user": "änne\ud800",
+        "mean": [0.333333, 2.0],
+        "n": 3,
+        "known": True,
+        "of": {"x": 3.33333e-21},
+    }
+    assert [file.name for file in tmp_path.iterdir()] == ["users.jsonl"]
+
+
+def test_an_interrupted_export_leaves_no_half_file(tmp_path):
+    def rows():
+        yield {"user": "a"}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_rows(rows(), tmp_path / "users.jsonl")
+    assert not list(tmp_path.iterdir())
