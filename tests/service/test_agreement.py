@@ -1,8 +1,11 @@
 """The server says what the library says: same stored features, same sequence of `learn` calls, saved after each."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from penchant.models.bundle import Bundle
 from penchant.models.encoder import HashingEncoder
 from penchant.models.features import FeatureExtractor
 from penchant.models.likelihood import Pair, Rating, Vote
@@ -74,6 +77,29 @@ def test_the_server_agrees_with_the_library(client, library):
     np.testing.assert_allclose(scores, relevance(reward, posterior, described), atol=1e-9)
     stds = [result["score_std"] for result in results]
     np.testing.assert_allclose(stds, posterior.utility(described).std, atol=1e-9)
+
+
+def test_what_is_said_by_a_source_that_errs_counts_for_less(serve, library):
+    """The bundle knows how often each source's labels are wrong; others are trusted like the default."""
+    extractor, reward = library
+    careless = replace(reward, flips={"default": 0.05, "clicks": 0.4})
+    bundle = tiny_bundle(extractor)
+    client = serve(bundle=Bundle(careless, bundle.manifest))
+    a, b = TEXTS[0], TEXTS[3]
+    common = {"type": "preference", "prompt": PROMPT, "chosen": a, "rejected": b}
+    margins = {}
+    for source, flip in (("clicks", 0.4), ("default", 0.05), ("unheard of", 0.05), (None, 0.05)):
+        user = f"by {source}"
+        event = common | {"user": user, "source": source}
+        assert client.post("/v1/feedback", json={"events": [event] * 3}).json()["accepted"] == 3
+        ask = {"text_1": PROMPT, "text_2": [a, b], "user": user}
+        found = [row["score"] for row in client.post("/score", json=ask).json()["data"]]
+        posterior = UserPosterior.at_prior(reward.population)
+        for _ in range(3):
+            posterior = posterior.learn(Pair(items(library, a), items(library, b), flip=flip))
+        np.testing.assert_allclose(found, posterior.utility(items(library, a, b)).mean, atol=1e-6)
+        margins[source] = found[0] - found[1]
+    assert margins["clicks"] < margins["default"] == margins["unheard of"] == margins[None]
 
 
 @pytest.mark.parametrize("n", [64, 65, 1000])
