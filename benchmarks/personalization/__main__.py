@@ -36,6 +36,7 @@ def main(  # noqa: PLR0917 - the command line's options, in order
     ),
     encoder: Annotated[str, typer.Option(help="Text encoder, as of `penchant fit`.")] = "embedded",
     force: Annotated[bool, typer.Option(help="Compute again what is there already.")] = False,
+    speed: Annotated[bool, typer.Option(help="Time fitting against LoRe's training, on all cores.")] = False,
     reverse_labels: Annotated[
         bool, typer.Option(help="Turn the test labels of the probes round: the command must then fail.")
     ] = False,
@@ -57,7 +58,10 @@ def main(  # noqa: PLR0917 - the command line's options, in order
     missing = [cell for cell in cells if force or not store.has(cell, keys[cell])]
     print(f"{len(cells)} cells, {len(missing)} to compute", flush=True)
     run(plan.groups(missing, found), partial(plan.fill, sources=found), store, keys, jobs)
-    failures = report.write(store, cells, found, options, out=out, pictures=pictures, encoder=encoder)
+    timed = plan.timed(found, cache_folder) if speed else []
+    failures = report.write(
+        store, cells, found, options, out=out, folder=pictures, encoder=encoder, speed=timed
+    )
     for failure in failures:
         print(f"PROBE FAILED: {failure}", flush=True)
     if failures:

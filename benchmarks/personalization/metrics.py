@@ -53,6 +53,10 @@ class Statistic:
         low, high = np.quantile(draws[np.isfinite(draws)], [0.025, 0.975])
         return Figure(float(self.values.mean()), float(low), float(high))
 
+    def only(self, row: int) -> "Statistic":
+        """One row alone."""
+        return Statistic(self.values[row : row + 1], self.draws[row : row + 1])
+
     def __sub__(self, other: "Statistic") -> "Statistic":
         """The paired difference."""
         return Statistic(self.values - other.values, self.draws - other.draws)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from benchmarks.personalization.task import SHOTS, Answer, Task
 from penchant.models.bundle import stored
@@ -10,7 +10,7 @@ from penchant.models.evaluation import adapt, predict
 from penchant.models.judgements import Judgement
 from penchant.models.reward import RewardModel
 from penchant.models.split import TestPair
-from penchant.models.tuning import fit_reward
+from penchant.models.tuning import RANKS, fit_reward
 
 
 class Fitted:
@@ -21,10 +21,13 @@ class Fitted:
         notes: What was chosen, and the seconds that the fit took.
     """
 
-    def __init__(self, task: Task, train: Sequence[Judgement] | None = None) -> None:
+    def __init__(
+        self, task: Task, train: Sequence[Judgement] | None = None, *, ranks: Sequence[int] = RANKS
+    ) -> None:
         self.task = task
         start = time.perf_counter()
-        tuned = fit_reward(task.parts.train if train is None else train, task.vectors, mode=task.mode)
+        judged = task.parts.train if train is None else train
+        tuned = fit_reward(judged, task.vectors, mode=task.mode, ranks=ranks)
         self.notes = {
             "choice": asdict(tuned.choice),
             "held_out_users": tuned.held_out_users,

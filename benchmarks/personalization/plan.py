@@ -1,22 +1,25 @@
 """What is computed: the cells of a run, their keys, in groups that share a task, and the function that fills them."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from benchmarks.code import code_hash
-from benchmarks.personalization import probes, robustness
+from benchmarks.personalization import control, probes, robustness, speed
 from benchmarks.personalization.cells import Cell, Result, Timer, key_of
 from benchmarks.personalization.data import Source
-from benchmarks.personalization.systems import SYSTEMS, answer, system_hash
+from benchmarks.personalization.systems import SYSTEMS, answer, control_answer, system_hash
 from benchmarks.personalization.task import SHOTS, Answer, Asked, Task
 from penchant.models.split import Mode
 
 CURVES: Final = "curves"
 PROBES: Final = "probes"
 ROBUSTNESS: Final = "robustness"
-PARTS: Final = (CURVES, PROBES, ROBUSTNESS)
+CONTROL: Final = "control"
+PARTS: Final = (CURVES, PROBES, ROBUSTNESS, CONTROL)
 REVERSED: Final = "probes-reversed"
 SPLITS: Final[tuple[Mode, ...]] = ("cold", "warm")
 
@@ -85,6 +88,12 @@ def cells(options: Options, sources: Mapping[str, Source]) -> list[Cell]:
             for split in options.splits
             for variant in robustness.VARIANTS
         ]
+    if CONTROL in options.parts and control.TEXTS in sources:
+        found += [
+            Cell(CONTROL, control.TEXTS, "cold", 0, system)
+            for system in control.SYSTEMS
+            if system in options.systems
+        ]
     return found
 
 
@@ -100,6 +109,8 @@ def _code(cell: Cell) -> str:
             return system_hash(cell.system)
         case "robustness":
             return code_hash(robustness.__name__)
+        case "control":
+            return system_hash(cell.system, control.__name__)
         case _:
             return code_hash(probes.__name__)
 
@@ -107,9 +118,9 @@ def _code(cell: Cell) -> str:
 def groups(missing: Sequence[Cell], sources: Mapping[str, Source]) -> list[list[Cell]]:
     """Cells by (set, split, repetition); the largest sets first."""
 
-    def task_of(cell: Cell) -> tuple[int, str, str, int]:
-        size = -sources[cell.set].path.stat().st_size if cell.set in sources else 0
-        return size, cell.set, cell.split, cell.repetition
+    def task_of(cell: Cell) -> tuple[int, str, str, int, bool]:
+        size = -sources[cell.set].path.stat().st_size
+        return size, cell.set, cell.split, cell.repetition, cell.part == CONTROL
 
     return [list(group) for _, group in groupby(sorted(missing, key=task_of), key=task_of)]
 
@@ -118,7 +129,10 @@ def fill(group: Sequence[Cell], sources: Mapping[str, Source]) -> Iterator[Resul
     """Computes a group."""
     first = group[0]
     mode: Mode = "cold" if first.split == "cold" else "warm"
-    task = Task.of(sources[first.set], mode, first.repetition)
+    if first.part == CONTROL:
+        task = control.task(sources[first.set])
+    else:
+        task = Task.of(sources[first.set], mode, first.repetition)
     for cell in group:
         with Timer() as timer:
             asked, found = _answer(cell, task)
@@ -135,8 +149,27 @@ def _answer(cell: Cell, task: Task) -> tuple[Asked, Answer]:
             return task.asked, answer(cell.system, task)
         case "robustness":
             return task.asked, robustness.answer(cell.system, task)
+        case "control":
+            return task.asked, control_answer(cell.system, task)
         case _:
             return probes.answer(cell.system, task, reverse_labels=cell.part == REVERSED)
+
+
+def timed(sources: Mapping[str, Source], cache_folder: Path) -> list[dict[str, Any]]:
+    """Times fitting where a set for it is there; done once for the same code and data."""
+    path = cache_folder / "speed.json"
+    known: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    found = []
+    for name, mode in speed.SETS:
+        if name not in sources:
+            continue
+        cell = Cell("speed", name, mode, 0, "all")
+        wanted = key_of(cell, code=code_hash(speed.__name__), data=sources[name].sha256)
+        if wanted not in known:
+            known[wanted] = speed.measure(Task.of(sources[name], mode, 0))
+            path.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
+        found.append(known[wanted])
+    return found
 
 
 def _among(names: str, known: Sequence[str]) -> tuple[str, ...]:

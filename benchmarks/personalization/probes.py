@@ -1,6 +1,7 @@
 """Honesty probes: does the model learn the user, and nothing it must not know?
 
-Where a personal signal exists (votes and jokes, texts that recur), each of these must come out as stated, or the command fails:
+Where a personal signal exists (votes and jokes, texts that recur), each of these must come out as stated, or the command
+fails:
 
     own      30 of the user's own judgements beat none
     flip     30 reversed ones are worse than none
@@ -22,7 +23,6 @@ from benchmarks.peers import tuning
 from benchmarks.peers.bradley_terry import BradleyTerry
 from benchmarks.personalization import metrics
 from benchmarks.personalization.cells import Result
-from benchmarks.personalization.data import Vectors
 from benchmarks.personalization.metrics import Figure, Statistic
 from benchmarks.personalization.ours import fitted
 from benchmarks.personalization.task import Answer, Asked, Task, reversed_judgement

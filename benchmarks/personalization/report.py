@@ -1,16 +1,15 @@
 """What a run leaves behind: one JSON file, one Markdown file, pictures."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.machine import machine
-from benchmarks.personalization import plan, summary
+from benchmarks.personalization import markdown, pictures, plan, summary
 from benchmarks.personalization.cells import Cell, Store
 from benchmarks.personalization.data import Source
 from benchmarks.personalization.metrics import DRAWS, SEED
-from benchmarks.personalization.systems import TITLES
 from benchmarks.personalization.task import SHOTS
 
 LIBRARIES: Final = ("torch", "numpy", "scipy", "transformers")
@@ -23,22 +22,47 @@ def write(
     options: plan.Options,
     *,
     out: Path,
-    pictures: Path,  # noqa: ARG001
+    folder: Path,
     encoder: str,
+    speed: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
     """Writes the results of a run.
+
+    Args:
+        store: Holds all cells.
+        cells: Of the run.
+        sources: The sets.
+        options: What was asked for.
+        out: Path of the JSON and the Markdown file, without ending.
+        folder: Of the pictures.
+        encoder: Its name.
+        speed: What `speed.measure` found, if it was asked.
 
     Returns:
         Every probe that did not come out as it must.
     """
     found: dict[str, Any] = {"about": about(sources, options, encoder)}
-    chosen = [cell for cell in cells if cell.part == plan.CURVES]
-    if chosen:
-        found["curves"] = summary.curves(store, chosen)
+    for part, summarise in SUMMARIES.items():
+        chosen = [cell for cell in cells if cell.part == part]
+        if chosen:
+            found[part] = summarise(store, chosen)
+    if speed:
+        found["speed"] = list(speed)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    out.with_suffix(".md").write_text(markdown(found), "utf-8")
-    return []
+    out.with_suffix(".md").write_text(markdown.render(found), "utf-8")
+    pictures.draw(found.get(plan.CURVES, []), folder)
+    checks = [*found.get(plan.PROBES, []), *found.get(plan.REVERSED, [])]
+    return [f"{c['place']}: {c['claim']}: {c['figure']}" for c in checks if not c["passed"]]
+
+
+SUMMARIES: Final = {
+    plan.CURVES: summary.curves,
+    plan.PROBES: summary.probed,
+    plan.REVERSED: summary.probed,
+    plan.ROBUSTNESS: summary.spoilt,
+    plan.CONTROL: summary.controlled,
+}
 
 
 def about(sources: Mapping[str, Source], options: plan.Options, encoder: str) -> dict[str, Any]:
@@ -53,28 +77,3 @@ def about(sources: Mapping[str, Source], options: plan.Options, encoder: str) ->
         "shots": list(SHOTS),
         "bootstrap": {"draws": DRAWS, "seed": SEED},
     }
-
-
-def markdown(found: Mapping[str, Any]) -> str:
-    """The same figures to read."""
-    lines = ["# Personalization", ""]
-    for place in found.get("curves", []):
-        lines += _curve(place)
-    return "\n".join(lines) + "\n"
-
-
-def _curve(place: Mapping[str, Any]) -> Iterable[str]:
-    yield f"### {place['set']}, {place['split']}"
-    yield ""
-    if "nobody" in place:
-        yield place["nobody"]
-        yield ""
-        return
-    yield f"{place['users']} users, {place['pairs']} pairs, {place['repetitions']} repetitions."
-    yield ""
-    yield "| system | " + " | ".join(f"k = {k}" for k in SHOTS) + " |"
-    yield "|---" * (1 + len(SHOTS)) + "|"
-    for name, system in place["systems"].items():
-        cells = [f"{p['accuracy'][0]:.3f} / {p['log_loss'][0]:.3f}" for p in system["curve"]]
-        yield f"| {TITLES[name]} | " + " | ".join(cells) + " |"
-    yield ""

@@ -1,7 +1,7 @@
 """What wrong and hostile train labels do to other people: labels flipped, and one account that lies a thousand times.
 
-The unseen users' own judgements stay as they are; only what the shared model was fitted on changes. Every variant is compared
-with the clean fit on the same pairs.
+The unseen users' own judgements stay as they are; only what the shared model was fitted on changes. Every variant is
+compared with the clean fit on the same pairs.
 """
 
 from collections import Counter, defaultdict

@@ -1,10 +1,13 @@
 """From filled cells to figures: plain data for the JSON file."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
-from benchmarks.personalization import metrics
+import numpy as np
+
+from benchmarks.personalization import control, metrics, probes, robustness
 from benchmarks.personalization.cells import Cell, Result, Store
 from benchmarks.personalization.metrics import Curve, Figure, Repetition, Statistic
 from benchmarks.personalization.systems import PENCHANT
@@ -117,6 +120,52 @@ def _contexts(
             }
         )
     return sorted(rows, key=lambda row: -row["users"])
+
+
+def probed(store: Store, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Every claim of the honesty probes, and whether it holds."""
+    return [
+        {**asdict(check), "figure": figure(check.figure)}
+        for results in _by_place(store, cells)
+        for check in probes.check(results)
+    ]
+
+
+def spoilt(store: Store, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """What wrong and hostile train labels do to other users' accuracy."""
+    return [
+        {**asdict(effect), "change": figure(effect.change)}
+        for results in _by_place(store, cells)
+        for effect in robustness.effects(results)
+    ]
+
+
+def controlled(store: Store, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Accuracy in the semi-synthetic control: seen users, and unseen ones by number of pairs."""
+    rows = []
+    for cell in cells:
+        result = store.read(cell)
+        (drawn,) = metrics.repetitions([result.asked])
+        is_seen = result.asked.users < control.SEEN  # they come first
+        hits = np.stack([metrics.hit(result.answer.better[k]) for k in control.SHOTS], axis=1)
+        seen, unseen = (Statistic(*drawn.user_means(hits, who)) for who in (is_seen, ~is_seen))
+        rows.append(
+            {
+                "system": cell.system,
+                "seen": figure(seen.only(len(control.SHOTS) - 1)),
+                "unseen": {str(k): figure(unseen.only(i)) for i, k in enumerate(control.SHOTS[:-1])},
+                "seconds": round(result.seconds, 1),
+                "notes": result.answer.notes,
+            }
+        )
+    return rows
+
+
+def _by_place(store: Store, cells: Sequence[Cell]) -> Iterator[dict[str, Result]]:
+    for place in dict.fromkeys((cell.set, cell.split) for cell in cells):
+        found = {cell.system: store.read(cell) for cell in cells if (cell.set, cell.split) == place}
+        if all(result.answer.better for result in found.values()):
+            yield found
 
 
 def figure(statistic: Statistic | Figure) -> list[float]:

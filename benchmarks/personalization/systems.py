@@ -1,6 +1,6 @@
 """Systems by name: each answers a task."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from benchmarks.code import code_hash
@@ -9,7 +9,8 @@ from benchmarks.peers.bradley_terry import BradleyTerry
 from benchmarks.peers.hebbian import HebbianLearner
 from benchmarks.peers.lore import LoRe
 from benchmarks.peers.pal import PAL
-from benchmarks.personalization.ours import fitted
+from benchmarks.personalization import control
+from benchmarks.personalization.ours import Fitted, fitted
 from benchmarks.personalization.task import SHOTS, Answer, Task
 
 PENCHANT: Final = "penchant"
@@ -38,7 +39,19 @@ def answer(system: str, task: Task) -> Answer:
     """
     if system == PENCHANT:
         return fitted(task).answer()
-    found = tuning.predict(PEERS[system](), task.vectors, task.parts, task.mode, SHOTS)
+    return peer_answer(PEERS[system](), task, SHOTS)
+
+
+def control_answer(system: str, task: Task) -> Answer:
+    """A system's predictions in the semi-synthetic control."""
+    if system == PENCHANT:
+        return Fitted(task, ranks=control.RANKS).answer(shots=control.SHOTS)
+    return peer_answer(control.peer(system), task, control.SHOTS)
+
+
+def peer_answer(peer: tuning.Peer, task: Task, shots: Sequence[int]) -> Answer:
+    """Tunes, fits and asks a peer."""
+    found = tuning.predict(peer, task.vectors, task.parts, task.mode, shots)
     notes = {
         "setting": list(found.setting),
         "temperature": round(found.temperature, 4),
@@ -48,7 +61,7 @@ def answer(system: str, task: Task) -> Answer:
     return Answer(found.better, notes)
 
 
-def system_hash(system: str) -> str:
+def system_hash(system: str, *also: str) -> str:
     """Hash of the code that a system's predictions depend on."""
     module = _OURS if system == PENCHANT else PEERS[system].__module__
-    return code_hash(module, "benchmarks.personalization.task")
+    return code_hash(module, "benchmarks.personalization.task", *also)
