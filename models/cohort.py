@@ -90,11 +90,12 @@ class Steps:
                     weight[u, t] = 0.0
                 else:
                     second[u, t] = rows[1]
-        compared = (second >= 0)[:, :, None]
+        compared = second >= 0
 
         def both(values: Vector, sign: float) -> Vector:
             wide = values if values.ndim == 2 else values[:, None]
-            found: Vector = wide[first] + sign * np.where(compared, wide[second], 0.0)
+            found: Vector = wide[first]
+            found[compared] += sign * wide[second[compared]]
             return found if values.ndim == 2 else found[:, :, 0]
 
         return cls(
@@ -204,7 +205,8 @@ class _Psi:
         """Precision and linear term `[u]` along φ, the item residual integrated out: the formulas of `likelihood`."""
         rated = step.noise > 0
         pull, power = self._doubted(step)
-        omega = step.weight * bound_precision(self._tilt(step.weight, pull))
+        xi = np.zeros_like(pull) if rated.all() else self._tilt(step.weight, pull)
+        omega = step.weight * bound_precision(xi)
         damped = 1 + omega * self.residual
         noise = np.where(rated, step.noise, 1.0) + power * self.residual
         precision = np.where(rated, power / noise, omega / damped)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -297,14 +298,18 @@ class Fit:
 
         p is `number`, or fewer where the embedding varies in fewer directions. The shares sum to 1.
         """
-        n_embedded = int((self.blocks == 0).sum())
-        x = self.x[:, :n_embedded].double().cpu().numpy()
-        _, singular, directions = np.linalg.svd(x - x.mean(0), full_matrices=False)
-        p = min(number, int((singular > 1e-6 * max(singular.max(initial=0.0), 1e-9)).sum()))
-        deviation = singular[:p] / max(len(x), 1) ** 0.5
+        variances, directions = self._embedded_components
+        p = min(number, int((variances > 1e-12 * max(variances.max(initial=0.0), 1e-18)).sum()))
         loadings = np.zeros((self.x.shape[1], p))
-        loadings[:n_embedded] = directions[:p].T / deviation
-        return loadings, deviation**2 / (deviation**2).sum()
+        loadings[: len(directions)] = directions[:, :p] / variances[:p] ** 0.5
+        return loadings, variances[:p] / variances[:p].sum()
+
+    @cached_property
+    def _embedded_components(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Variances, descending, and eigenvectors of the covariance of the standardised embedding."""
+        x = self.x[:, : int((self.blocks == 0).sum())].double().cpu().numpy()
+        values, vectors = np.linalg.eigh(np.cov(x, rowvar=False, bias=True).reshape(x.shape[1], x.shape[1]))
+        return values[::-1].clip(min=0.0), vectors[:, ::-1]
 
     def reward(
         self,

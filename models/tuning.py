@@ -8,6 +8,7 @@ texts are held out moves the figures by several points, so that one fold would c
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -308,6 +309,7 @@ def _losses(found: Predictions) -> NDArray[np.float64]:
     return np.asarray(np.mean(per_shot, axis=0))
 
 
+@lru_cache(maxsize=1 << 17)
 def _fold_of(text: str) -> int:
     return int(bucket("inner", "fold", text) * FOLDS)
 
