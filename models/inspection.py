@@ -78,7 +78,8 @@ class Inspection:
     Attributes:
         texts: How many texts it was looked at on.
         consensus: What everybody likes: the mean user.
-        tastes: In which people differ, largest first; those that carry at least `WORTH_NAMING`.
+        tastes: In which people differ, largest first on the texts they were found on; up to the last that carries at
+            least `WORTH_NAMING`.
         smaller: How many more tastes there are.
         smaller_share: What they carry together.
         unexplained: Share of what single texts have that neither their features nor their judgements tell yet.
@@ -104,6 +105,7 @@ def inspect(
     item_keys: Sequence[bytes] | None = None,
     *,
     counts: NDArray[np.int64] | None = None,
+    axes: Tastes | None = None,
     examples: int = 0,
 ) -> Inspection:
     """What a reward model holds, seen on texts such as those it was fitted on.
@@ -113,6 +115,7 @@ def inspect(
         vectors: `[n, dim]` features of texts, n > 0; of more than `MOST_TEXTS` an even selection is taken.
         item_keys: n keys from `item_key`, which look up the item memory. None: nothing is looked up.
         counts: `[n]` judgements of each text, which weigh it. None: all alike.
+        axes: Tastes found on other texts, to be seen on these. None: those of these texts.
         examples: Texts to point out at each end of consensus and tastes.
 
     Raises:
@@ -124,7 +127,7 @@ def inspect(
     keys = [item_keys[i] for i in rows] if item_keys is not None else None
     seen = TextSample(reward, vectors[rows], keys, np.ones(len(rows)) if counts is None else counts[rows])
     prior = reward.population.prior
-    tastes = seen.oriented(Tastes.of(prior, seen.covariance))
+    tastes = axes or seen.oriented(Tastes.of(prior, seen.covariance))
     personal = [seen.variance(position) for position in tastes.positions]
     shared = seen.variance(tastes.centre, shared=True)
     unexplained = seen.average(
@@ -132,7 +135,7 @@ def inspect(
     )
     chance = NOISE / reward.temperature**2
     total = shared + sum(personal) + unexplained + chance
-    told = sum(variance >= WORTH_NAMING * total for variance in personal)  # they come largest first
+    told = max((j + 1 for j, variance in enumerate(personal) if variance >= WORTH_NAMING * total), default=0)
 
     def taste(position: Vector, variance: float, *, shared: bool = False) -> Taste:
         order = rows[np.argsort(-seen.utility(position, shared=shared), kind="stable")].tolist()

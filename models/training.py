@@ -19,6 +19,7 @@ from penchant.models.judgements import Judgement
 from penchant.models.progress import Progress, silent
 from penchant.models.reward import RewardModel, item_key
 from penchant.models.split import MIN_SUPPORT, MIN_TEST, Mode, Split, split
+from penchant.models.tastes import Tastes
 from penchant.models.text_map import ExplanationError
 from penchant.models.tuning import RANKS, Tuned, fit_reward
 
@@ -142,11 +143,16 @@ def fit_bundle(
 
 
 def inspection(
-    reward: RewardModel, judgements: Sequence[Judgement], vectors: Vectors, *, examples: int = 0
+    reward: RewardModel,
+    judgements: Sequence[Judgement],
+    vectors: Vectors,
+    *,
+    axes: Tastes | None = None,
+    examples: int = 0,
 ) -> dict[str, Any] | None:
     """What a model holds, seen on judged texts, for a manifest; None where its text prior has no linear form.
 
-    With examples, they stand as texts.
+    As of `inspect`; examples stand as texts.
     """
     counts = Counter((j.context, text) for j in judgements for text in j.texts)
     items = list(counts)
@@ -156,6 +162,7 @@ def inspection(
             np.stack([vectors[item] for item in items]),
             [item_key(context, text) for context, text in items],
             counts=np.array([counts[item] for item in items]),
+            axes=axes,
             examples=examples,
         )
     except ExplanationError:

@@ -75,10 +75,11 @@ def print_inspection(found: Mapping[str, Any]) -> None:
         caption="For somebody one standard deviation along a taste, in logits: how much texts differ (named: the share "
         "of attributes in that), and what one standard deviation more of an attribute adds.",
         caption_justify="left",
+        expand=True,
     )
-    for column, width in (("", 12), ("share", 5), ("± over texts", 12), ("named", 5)):
-        table.add_column(column, justify="left" if column == "" else "right", min_width=width)
-    table.add_column("liked", no_wrap=True, overflow="ellipsis")
+    for column in ("", "share", "± over texts", "named"):
+        table.add_column(column, justify="left" if column == "" else "right")
+    table.add_column("liked", no_wrap=True, overflow="ellipsis", ratio=1)
     for name, taste in [
         ("everybody", found["consensus"]),
         *((f"taste {n}", t) for n, t in enumerate(found["tastes"], start=1)),

@@ -62,12 +62,14 @@ def print_bundle(bundle: "Bundle", inspection: dict[str, Any] | None = None) -> 
 def _inspected(
     bundle: "Bundle", on: Path, report: Report, *, examples: int, device: str
 ) -> dict[str, Any] | None:
-    """What the bundle holds, seen on other judgements."""
+    """What the bundle holds, its own tastes seen on other judgements."""
+    from penchant.models.export import tastes
     from penchant.models.training import extract, inspection
 
     judgements = read_judgements(on, report)
     vectors = extract(judgements, extractor_of(bundle, report, precision="float32", device=device), report)
-    return inspection(bundle.reward, judgements, vectors, examples=examples)
+    axes = tastes(bundle) if bundle.manifest.metrics.get("inspection") else None
+    return inspection(bundle.reward, judgements, vectors, axes=axes, examples=examples)
 
 
 @bundle_app.command("export")

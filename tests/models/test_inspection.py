@@ -11,6 +11,7 @@ from penchant.models.items import Items
 from penchant.models.likelihood import RatingScale
 from penchant.models.population import Population
 from penchant.models.reward import REFERENCE_KEY, ItemMemory, RewardModel
+from penchant.models.tastes import Tastes
 from penchant.models.text_map import ExplanationError
 from penchant.models.text_prior import LinearTextPrior, Standardiser
 
@@ -178,6 +179,25 @@ def test_a_sample_of_many_texts_serves():
     assert found.tastes[0].deviation == pytest.approx(0.8, rel=0.03)
     utility = many[:, LENGTH].astype(float)
     assert utility[list(found.tastes[0].highest)].min() > np.quantile(utility, 0.999)
+
+
+def test_tastes_of_other_texts_keep_their_places(rng, vectors):
+    """Seen on texts that differ in the second taste only: the order stays, and the shares are still all there is."""
+    reward = model({(LENGTH, 1): 0.8, (CODE, 2): 0.3}, gaussian(3))
+    first = inspect(reward, vectors)
+    axes = Tastes.at(reward.population.prior, [taste.position for taste in first.tastes])
+    others = vectors.copy()
+    others[:, LENGTH] = 0
+    again = inspect(reward, others, axes=axes)
+    assert [taste.position for taste in again.tastes] == [taste.position for taste in first.tastes]
+    assert again.tastes[0].share < 0.01 * again.tastes[1].share
+    assert again.tastes[1].share == pytest.approx(
+        first.tastes[1].share * again.chance / first.chance, rel=0.01
+    )
+    assert sum(shares(again)) == pytest.approx(1)
+    assert sum(t.deviation**2 for t in again.tastes) == pytest.approx(
+        sum(t.deviation**2 for t in inspect(reward, others).tastes)
+    )
 
 
 def test_people_who_do_not_differ(vectors):
