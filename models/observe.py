@@ -28,7 +28,7 @@ def observation(
         groups: Sizes of a ranking's groups of tied texts, best first; () means no ties.
 
     Returns:
-        None where nothing is said: a weight of 0, or only one text compared with itself.
+        None where nothing is said: a weight of 0, all tied, or only one text compared with itself.
 
     Raises:
         ValueError: An unknown kind, a kind with a wrong number of items, or a vote or rating without value.
@@ -47,7 +47,7 @@ def observation(
             ranked = groups or (1,) * n
         case _:
             raise ValueError(f"{kind!r} of {n} items with value {value}")
-    if not weight or len(set(items.keys)) == 1:
+    if not weight or len(ranked) == 1 or len(set(items.keys)) == 1:
         return None
     if ranked == (1, 1):
         return Pair(items[0], items[1], weight, flip)

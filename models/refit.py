@@ -44,7 +44,8 @@ def sweep(
     Raises:
         LikelihoodError: As `likelihood.site`; also for a discount outside [0, 1].
 
-    Cost: some 15 sweeps of O(n K q² + Σ s³) over sets of s texts that comparisons connect; SWEEPFIGURE.
+    Cost: some 15 sweeps of O(n K q² + Σ s³) over sets of s texts that comparisons connect: 0.15 s for
+    1,000 pairs of different texts at q = 17 and four archetypes, 10 s for 10,000 pairs among 1,000 texts.
     """
     powers = [1.0] * len(observations) if discounts is None else list(discounts)
     for power in powers:

@@ -1,0 +1,60 @@
+"""Page's test by hand, and its false alarms and delays on simulated users."""
+
+import numpy as np
+import pytest
+
+from penchant.models.likelihood import Pair, Vote
+from penchant.models.population import Population
+from penchant.models.posterior import UserPosterior
+from penchant.models.surprise import CLIP, LEVEL, accumulate
+
+
+def test_the_sum_never_falls_below_zero_and_no_judgement_decides():
+    total, seen = 0.0, []
+    for excess in (-0.5, 0.25, 0.5, -0.25, 9.0, -9.0, -9.0, np.inf, -np.inf):
+        total = accumulate(total, excess)
+        seen.append(total)
+    assert seen == [0.0, 0.25, 0.75, 0.5, 1.5, 0.5, 0.0, 1.0, 0.0]
+    assert CLIP * 3 < LEVEL
+
+
+@pytest.fixture
+def simulate(make_items):
+    """Changes of each user of a kind, whose taste is multiplied by a factor after 80 judgements."""
+
+    def run(seed: int, kind: str, factor: float, *, n: int) -> list[int]:
+        rng = np.random.default_rng(seed)
+        population = Population(np.ones(1), np.zeros((1, 5)), np.eye(5)[None])
+        taste, posterior, changes = rng.normal(size=5), UserPosterior.at_prior(population), []
+        for number in range(n):
+            y = factor * taste if number >= 80 else taste
+            a, b = make_items(rng, k=4, residual=0.0), make_items(rng, k=4, residual=0.0)
+            u, v = (float(i.base[0] + i.features[0] @ y) + 0.0 for i in (a, b))
+            if kind == "pair":
+                told = Pair(a, b) if u - v + rng.logistic() > 0 else Pair(b, a)
+            else:
+                told = Vote(a, 1 if u + rng.logistic() > 0 else -1)
+            posterior = posterior.learn(told)
+            changes.append(posterior.changes)
+        return changes
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["pair", "vote"])
+def test_a_user_as_known_hardly_ever_raises_an_alarm(simulate, kind):
+    alarms = [simulate(seed, kind, 1.0, n=250)[-1] for seed in range(16)]
+    assert sum(alarms) <= 1  # in 4,000 judgements
+
+
+@pytest.mark.parametrize("kind", ["pair", "vote"])
+def test_a_reversed_user_is_noticed_soon(simulate, kind):
+    delays, totals = [], []
+    for seed in range(16):
+        changes = simulate(seed, kind, -1.0, n=180)
+        assert changes[79] == 0
+        delays.append(next((i for i in range(100) if changes[80 + i]), 100))
+        totals.append(changes[-1])
+    assert np.median(delays) <= 20
+    assert max(delays) <= 60
+    assert max(totals) <= 3  # a quarter of what was believed is still wrong, and may be noticed in turn
