@@ -60,6 +60,10 @@ ARCHETYPE_ROUNDS: Final = 6
 TUNED_ROUNDS: Final = (3, 9, 19, 31)
 """Rounds that re-tune the text prior's hyperparameters: not the first, which would switch true directions off."""
 
+TUNED_REACH: Final = 2.0
+"""How far a log hyperparameter may move at once: in five free steps residual variances went to e⁻¹⁴, where nothing pulls
+them back, and new texts looked certain."""
+
 TRUSTING_ROUNDS: Final = 3
 """Rounds before labels are doubted: a model that knows nothing yet would call the surprising ones wrong."""
 
@@ -226,7 +230,9 @@ class Fit:
                 messages.linear[:, j] - (messages.precision[:, j] * current).sum(1)
             ) / precision.clamp_min(1e-12)
             if tuned:
-                self.hyper[j] = tune(self.x, self.blocks, target, precision, self.hyper[j], max_steps=5)
+                self.hyper[j] = tune(
+                    self.x, self.blocks, target, precision, self.hyper[j], max_steps=5, reach=TUNED_REACH
+                )
             found = regress(self.x, self.blocks, target, precision, self.hyper[j])
             self.told[0, j], self.told[1, j] = target, precision
             self.text_mean[:, j] = self.x.double() @ found.mean

@@ -4,6 +4,7 @@ The model of one coordinate is target = x·w + ζ + ε with w ~ N(0, block varia
 ε ~ N(0, 1/precision) the noise of the message. Residual variances are of the marginal likelihood, never in-sample.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -99,14 +100,27 @@ def tune(
     start: NDArray[np.float64],
     *,
     max_steps: int,
+    reach: float = math.inf,
 ) -> NDArray[np.float64]:
-    """Type-II maximum likelihood of the hyperparameters of `regress`, by L-BFGS from `start`."""
+    """Type-II maximum likelihood of the hyperparameters of `regress`, by L-BFGS from `start`.
+
+    Args:
+        x: As of `regress`, like the next three.
+        blocks: `[d]`.
+        target: `[n]`.
+        precision: `[n]`.
+        start: Log hyperparameters.
+        max_steps: Of L-BFGS.
+        reach: How far a hyperparameter may move from its start. A first long step can take a variance to where its
+            gradient vanishes: it would stay there, whatever the data say.
+    """
 
     def objective(hyper: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         found = regress(x, blocks, target, precision, hyper)
         return -found.log_evidence, -gradient(x, blocks, target, precision, found)
 
-    bounds = [LOG_BOUNDS] * len(start)
+    low, high = LOG_BOUNDS
+    bounds = [(max(low, at - reach), min(high, at + reach)) for at in start]
     found = minimize(
         objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": max_steps}
     )

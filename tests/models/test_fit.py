@@ -100,6 +100,21 @@ def test_residuals_of_items_are_found_where_there_are_any(plant):
     assert np.mean(error**2 / from_text.base_variance) < 3.0
 
 
+def test_new_texts_are_as_uncertain_as_they_are(plant):
+    """A planted residual of variance .09 is neither taken for certainty nor for something that the text tells."""
+    planted = plant(seed=2, residual=0.3, taste=0.0, n_texts=200, n_users=200)
+    fit = fitted(planted, rank=0)
+    assert 0.04 < float(fit.residual[0]) < 0.14
+    left_out = np.arange(len(fit.data.keys)) % 3 == 0
+    found = fit.reward(remember=False, without=left_out).describe(fit.data.vectors[left_out])
+    base = {item_key(*item): base for item, base in zip(planted.vectors, planted.base, strict=True)}
+    error = (
+        np.array([base[key] for key, out in zip(fit.data.keys, left_out, strict=True) if out]) - found.base
+    )
+    error -= error.mean()  # the level is the users' threshold's
+    assert 0.6 < np.mean(error**2 / found.base_variance) < 1.6
+
+
 def test_few_shots_of_a_new_user_pay(planted, fit):
     """Accuracy on all pairs of texts, for users the fit has never seen, before and after their own 40 pairs."""
     rng = np.random.default_rng(11)
@@ -189,9 +204,8 @@ def test_left_out_texts_are_not_known(planted, fit):
     # Changing what was said of the left-out texts changes nothing.
     changed = Fit.__new__(Fit)
     changed.__dict__.update(fit.__dict__)
-    changed.told = [(target.clone(), precision) for target, precision in fit.told]
-    for target, _ in changed.told:
-        target[:30] += 100.0
+    changed.told = fit.told.clone()
+    changed.told[0, :, :30] += 100.0  # targets of every coordinate
     np.testing.assert_array_equal(
         changed.reward(without=without).text_prior.arrays()["text.weights"],
         reward.text_prior.arrays()["text.weights"],

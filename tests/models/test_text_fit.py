@@ -115,3 +115,14 @@ def test_tuning_finds_which_block_matters_and_how_much_is_left(rng):
     assert np.exp(found[0]) > 0.2
     assert np.exp(found[1]) < 0.02
     assert np.exp(found[2]) == pytest.approx(0.5, rel=0.25)
+
+
+def test_tuning_moves_no_further_than_its_reach(messages):
+    x, target, precision = messages
+    start = np.array([2.0, -13.5, -6.0])
+    near, far = (tune(x, BLOCKS, target, precision, start, max_steps=50, reach=r) for r in (0.5, 100.0))
+    assert np.abs(near - start).max() == pytest.approx(0.5)
+    assert near[1] >= -14.0
+    assert np.abs(far - start).max() > 2
+    values = [regress(x, BLOCKS, target, precision, h).log_evidence for h in (start, near, far)]
+    assert values == sorted(values)
