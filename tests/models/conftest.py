@@ -92,6 +92,7 @@ class Planted:
         utility: `[m, n]`.
         base: `[n]`.
         directions: `[n, 2]`.
+        positions: `[m, 2]` z.
         stars: Offset and slope of the rating scale, ratings being normalised to [-1, 1].
     """
 
@@ -102,12 +103,16 @@ class Planted:
     utility: NDArray[np.float64]
     base: NDArray[np.float64]
     directions: NDArray[np.float64]
+    positions: NDArray[np.float64]
     stars: tuple[float, float]
 
 
 @pytest.fixture(scope="session")
 def plant() -> Plant:
-    """Draws a `Planted` set: `plant(taste=0.0)` is one whose users agree but for noise."""
+    """Draws a `Planted` set: `plant(taste=0.0)` is one whose users agree but for noise.
+
+    With `centres` users stand around them, a tenth as far apart as users do otherwise.
+    """
 
     def draw(
         *,
@@ -118,6 +123,7 @@ def plant() -> Plant:
         taste: float = 1.5,
         residual: float = 0.3,
         kinds: tuple[str, ...] = ("pair", "rating", "vote"),
+        centres: NDArray[np.float64] | None = None,
     ) -> Planted:
         rng = np.random.default_rng(seed)
         x = rng.normal(0, 1, (n_texts, 6))
@@ -127,6 +133,8 @@ def plant() -> Plant:
         base = x @ [1.0, 0.5, 0, 0, 0, 0] + residual * rng.normal(size=n_texts)
         directions = taste * x[:, 2:4]
         z, t = rng.normal(0, 1, (n_users, 2)), rng.normal(0, 0.5, (n_users, 1))
+        if centres is not None:
+            z = centres[np.arange(n_users) % len(centres)] + 0.1 * z
         utility = t + base + z @ directions.T
         offset, slope = 0.1, 0.08
         judgements = []
@@ -140,6 +148,13 @@ def plant() -> Plant:
                         if rng.random() > expit(utility[i, a] - utility[i, b]):
                             a, b = b, a
                         judgements.append(Judgement(**known, texts=(texts[a], texts[b])))
+                    case "choice" | "ranking":
+                        shown = rng.choice(n_texts, 4, replace=False)
+                        best = shown[np.argsort(-utility[i, shown] - rng.gumbel(size=4))]
+                        groups = (1, 3) if kind == "choice" else ()
+                        judgements.append(
+                            Judgement(**known, texts=tuple(texts[s] for s in best), groups=groups)
+                        )
                     case "vote":
                         value = 1.0 if rng.random() < expit(utility[i, a]) else -1.0
                         judgements.append(Judgement(**known, texts=(texts[a],), value=value))
@@ -154,6 +169,7 @@ def plant() -> Plant:
             utility,
             base,
             directions,
+            z,
             (offset, slope),
         )
 
