@@ -36,7 +36,7 @@ def print_manifest(bundle: "Bundle") -> None:
     metrics.pop("inspection", None)
     for name, figures in metrics.items():
         table.add_row(name, _lines(figures))
-    out.print(table, "")
+    out.print(table)
     if fit is not None:
         _print_trials(fit)
 
@@ -44,7 +44,7 @@ def print_manifest(bundle: "Bundle") -> None:
 def _print_trials(fit: Mapping[str, Any]) -> None:
     """What was tried on held-out users, the choice marked."""
     if not fit["trials"]:
-        out.print(f"Too few held-out users to choose by ({fit['held_out_users']}): the plainest model.\n")
+        out.print(f"Too few held-out users to choose by ({fit['held_out_users']}): the plainest model.")
         return
     table = Table(
         title=f"Tried on {fit['held_out_users']} held-out users",
@@ -64,7 +64,7 @@ def _print_trials(fit: Mapping[str, Any]) -> None:
             f"{trial['gain']:.4f} ± {trial['gain_error']:.4f}",
             "chosen" if trial["choice"] == fit["choice"] else "",
         )
-    out.print(table, "")
+    out.print("", table)
 
 
 def print_inspection(found: Mapping[str, Any]) -> None:
@@ -95,7 +95,7 @@ def print_inspection(found: Mapping[str, Any]) -> None:
         table.add_row(f"{found['smaller']} more", f"{found['smaller_share']:.1%}", "", "", "smaller tastes")
     table.add_row("a text's own", f"{found['unexplained']:.1%}", "", "", "what is not known of single texts")
     table.add_row("chance", f"{found['chance']:.1%}", "", "", "what the same user might say otherwise")
-    out.print(table, "")
+    out.print("", table)
     if len(found["archetypes"]) > 1:
         _print_archetypes(found["archetypes"])
 
@@ -118,7 +118,7 @@ def _print_archetypes(archetypes: list[Mapping[str, Any]]) -> None:
             *(f"{mean:+.1f} ± {spread:.1f}" for mean, spread in places),
             "\n".join(_meanings(one["attributes"])),
         )
-    out.print(table, "")
+    out.print("", table)
 
 
 def _meanings(attributes: list[Mapping[str, Any]]) -> Iterator[str]:

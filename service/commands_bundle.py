@@ -47,13 +47,7 @@ def show(
     if as_json:
         manifest = json.loads((bundle_folder(path) / "manifest.json").read_text("utf-8"))
         typer.echo(json.dumps({**manifest, "inspection": found}, indent=2, ensure_ascii=False))
-    else:
-        print_bundle(bundle, found)
-
-
-def print_bundle(bundle: "Bundle", inspection: dict[str, Any] | None = None) -> None:
-    """Tables of all that a bundle holds; the inspection is the one of its fit unless given."""
-    found = inspection or bundle.manifest.metrics.get("inspection")
+        return
     print_manifest(bundle)
     if found is not None:
         print_inspection(found)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
+from penchant.service.bundle_tables import print_manifest
 from penchant.service.command_inputs import (
     Device,
     EncoderOption,
@@ -20,7 +21,6 @@ from penchant.service.command_inputs import (
     read_judgements,
     set_name,
 )
-from penchant.service.commands_bundle import print_bundle
 from penchant.service.console import INTERRUPTED, note, out, progress, stop
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def fit(
     except (BundleError, CheckpointError, EncoderError) as error:
         stop(error)
     out.print(f"{out_path}: bundle {bundle.version}", markup=False, highlight=False)
-    print_bundle(bundle)
+    print_manifest(bundle)
 
 
 def _checkpoint(folder: Path, *, resume: bool, **parts: object) -> "Checkpoint":

@@ -1,6 +1,6 @@
-"""Every snippet of the README runs, in order, against a real server, and prints what the README says.
+"""Every snippet of the README and its companions runs, in order, against a real server, and prints what they say.
 
-    UPDATE_README=1 scripts/test tests/test_readme.py     writes what they print into the README
+    UPDATE_README=1 scripts/test tests/test_readme.py     writes what they print into them
 
 A fence of `bash` or `python` is run, unless the line before it is `<!-- not run: why -->`; a fence of `json` or
 `text` that follows is what it prints. Ids, times and versions are not compared, and numbers may differ by 0.02:
@@ -26,6 +26,7 @@ from penchant.service import demo
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+DOCUMENTS = (README, ROOT / "docs" / "fit-your-own.md")
 ADDRESS = "http://127.0.0.1:8642"
 FENCE = re.compile(
     r"(?P<skip><!-- not run: [^\n]+ -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```\n"
@@ -44,7 +45,7 @@ TOLERANCE = 0.02
 
 @dataclass(frozen=True)
 class Snippet:
-    """A fence that is run, and where its output stands in the README."""
+    """A fence that is run, and where its output stands in the document."""
 
     language: str
     code: str
@@ -52,8 +53,8 @@ class Snippet:
     span: tuple[int, int]
 
 
-def snippets() -> list[Snippet]:
-    found = FENCE.finditer(README.read_text("utf-8"))
+def snippets(document: Path) -> list[Snippet]:
+    found = FENCE.finditer(document.read_text("utf-8"))
     return [
         Snippet(m["language"], m["code"], m["output"], m.span("output")) for m in found if m["skip"] is None
     ]
@@ -94,13 +95,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def outputs(server: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What each snippet prints."""
+def outputs(
+    request: pytest.FixtureRequest, server: str, tmp_path_factory: pytest.TempPathFactory
+) -> list[str]:
+    """What each snippet of a document prints."""
+    document: Path = request.param
     folder = tmp_path_factory.mktemp("reader")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "PENCHANT_BASE_URL": server, "COLUMNS": "110", "NO_COLOR": "1"}
     printed = []
-    for snippet in snippets():
+    for snippet in snippets(document):
         code = snippet.code.replace(ADDRESS, server)
         shell = ["bash", "-euo", "pipefail", "-c"] if snippet.language == "bash" else [sys.executable, "-c"]
         done = subprocess.run(
@@ -116,17 +120,17 @@ def outputs(server: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         lines = [line.rstrip() for line in done.stdout.replace(server, ADDRESS).splitlines()]
         printed.append("\n".join(lines) + "\n" if lines else "")
     if os.environ.get("UPDATE_README"):
-        update(printed)
+        update(document, printed)
     return printed
 
 
-def update(printed: list[str]) -> None:
-    text = README.read_text("utf-8")
-    for snippet, output in reversed(list(zip(snippets(), printed, strict=True))):
+def update(document: Path, printed: list[str]) -> None:
+    text = document.read_text("utf-8")
+    for snippet, output in reversed(list(zip(snippets(document), printed, strict=True))):
         if snippet.output is not None:
             start, end = snippet.span
             text = text[:start] + output + text[end:]
-    README.write_text(text, encoding="utf-8")
+    document.write_text(text, encoding="utf-8")
 
 
 def comparable(output: str) -> tuple[str, list[float]]:
@@ -135,8 +139,9 @@ def comparable(output: str) -> tuple[str, list[float]]:
     return NUMBER.sub("#", output), [float(number) for number in NUMBER.findall(output)]
 
 
-def test_there_is_something_to_run() -> None:
-    found = snippets()
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+def test_there_is_something_to_run(document: Path) -> None:
+    found = snippets(document)
     assert {snippet.language for snippet in found} == {"bash", "python"}
     assert sum(snippet.output is not None for snippet in found) >= 4
     assert shutil.which("curl"), "the README's requests are made with curl"
@@ -144,7 +149,7 @@ def test_there_is_something_to_run() -> None:
 
 def test_the_demo_is_the_readme_s_tour() -> None:
     stated = {}
-    for snippet in snippets():
+    for snippet in snippets(README):
         if snippet.language == "python":
             for node in ast.parse(snippet.code).body:
                 if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper():
@@ -157,11 +162,19 @@ def test_the_demo_is_the_readme_s_tour() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(len(snippets())))
-def test_a_snippet_prints_what_the_readme_says(outputs: list[str], number: int) -> None:
-    stated = snippets()[number].output
+@pytest.mark.parametrize(
+    ("outputs", "document", "number"),
+    [
+        pytest.param(document, document, number, id=f"{document.stem}-{number}")
+        for document in DOCUMENTS
+        for number in range(len(snippets(document)))
+    ],
+    indirect=["outputs"],
+)
+def test_a_snippet_prints_what_its_document_says(outputs: list[str], document: Path, number: int) -> None:
+    stated = snippets(document)[number].output
     if stated is None:
-        assert outputs[number] == "", "it prints something that the README does not show"
+        assert outputs[number] == "", f"it prints something that {document.name} does not show"
         return
     text, numbers = comparable(stated)
     printed_text, printed_numbers = comparable(outputs[number])
@@ -170,6 +183,7 @@ def test_a_snippet_prints_what_the_readme_says(outputs: list[str], number: int) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("outputs", [README], indirect=True)
 def test_the_tour_s_users_have_different_orders(outputs: list[str]) -> None:
     """The claim that the tour makes, whatever the figures: the longest first for one, the shortest for the other."""
     (tour,) = [output for output in outputs if output.startswith("anybody")]
