@@ -191,8 +191,7 @@ def log_probability(observation: Observation, beliefs: Beliefs) -> float:
     """
     told = checked(observation)
     if isinstance(told, Ranking):
-        _, mean, covariance, _ = _utilities(told, beliefs)
-        chances = _order_chances(told, mean, covariance)
+        chances = _order_chances(told, _utilities(told, beliefs)[0])
     else:
         chances = _chances(told, Margin(_contrast(told), beliefs))
     return _either(told.flip, *chances)
@@ -219,26 +218,26 @@ def _chances(told: Pair | Vote | Rating, margin: Margin) -> tuple[float, float]:
 
 def _ranking(ranking: Ranking, beliefs: Beliefs, stranger: Beliefs | None) -> JointSite:
     """One joint site on all utilities, the residuals integrated out afterwards."""
-    factors, mean, covariance, residual = _utilities(ranking, beliefs)
-    right, wrong = _order_chances(ranking, mean, covariance)
+    utilities, factors, residual = _utilities(ranking, beliefs)
+    right, wrong = _order_chances(ranking, utilities)
     surprise = 0.0
     if stranger is not None:
         surprise = log_probability(ranking, stranger) - _either(ranking.flip, right, wrong)
     power = ranking.weight * _responsibility(ranking.flip, right, wrong)
-    core, push = listwise.gaussian_site(ranking.groups, mean, covariance, power)
+    core, push = listwise.gaussian_site(ranking.groups, utilities, power)
+    push = push - core @ (ranking.items.base - ranking.items.base[-1])
     core, push = listwise.without_residuals(core, push, residual)
-    push += core @ (factors @ beliefs.mean)  # it was about deviations from this mean
     return JointSite(factors[:-1], core[:-1, :-1], push[:-1], surprise, beliefs)
 
 
-def _order_chances(ranking: Ranking, mean: Vector, covariance: Vector) -> tuple[float, float]:
+def _order_chances(ranking: Ranking, utilities: Beliefs) -> tuple[float, float]:
     """As `_chances`."""
-    right = listwise.log_probability(ranking.groups, mean, covariance)
+    right = listwise.log_probability(ranking.groups, utilities)
     return right, listwise.uniform_log_likelihood(ranking.groups)
 
 
-def _utilities(ranking: Ranking, beliefs: Beliefs) -> tuple[Vector, Vector, Vector, Vector]:
-    """Utilities relative to the last item's: features `[n, q]`, mean `[n]`, covariance and residuals `[n, n]`.
+def _utilities(ranking: Ranking, beliefs: Beliefs) -> tuple[Beliefs, Vector, Vector]:
+    """Utilities relative to the last item's, their features `[n, q]`, and the residuals' covariance `[n, n]`.
 
     Only differences are compared: without the last item's features the threshold drops out exactly.
     """
@@ -247,8 +246,11 @@ def _utilities(ranking: Ranking, beliefs: Beliefs) -> tuple[Vector, Vector, Vect
     variances = items.base_variance + items.direction_variance @ beliefs.expected_squares[1:]
     same = np.array([[key == other for other in items.keys] for key in items.keys])
     residual = np.where(same, variances, 0.0)  # equal texts share one residual
-    mean = items.base - items.base[-1] + factors @ beliefs.mean
-    return factors, mean, factors @ beliefs.covariance @ factors.T + residual, residual
+    # Of the differences to the last: as in `Moments.relative`, so that one site is one site, at once or one by one.
+    apart = residual - residual[-1] - residual[:, -1:] + residual[-1, -1]
+    means = items.base - items.base[-1] + beliefs.means @ factors.T
+    covariances = factors @ beliefs.covariances @ factors.T + apart
+    return Beliefs(beliefs.weights, means, covariances), factors, residual
 
 
 def _either(flip: float, right: float, wrong: float) -> float:

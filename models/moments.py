@@ -43,22 +43,16 @@ class Moments:
         variances = self._quadratic(self.carried[first] - self.carried[second]) + apart
         return self.means[:, first] - self.means[:, second], variances
 
-    def joint(self, rows: Index) -> tuple[Vector, Vector]:
-        """Means `[K, n]` and covariances `[K, n, n]` of the utilities of n items of one block."""
-        carried = self.carried[rows]
+    def relative(self, rows: Index) -> tuple[Vector, Vector]:
+        """Means `[K, n]` and covariances `[K, n, n]` of the utilities of n items of one block, less that of the last."""
+        carried = self.carried[rows] - self.carried[rows[-1]]
         rest = self.rest[self.blocks.at(rows[:, None], rows)]
-        return self.means[:, rows], carried @ self.covariances @ carried.T + rest
+        rest = rest - rest[-1] - rest[:, -1:] + rest[-1, -1]
+        return self.means[:, rows] - self.means[:, rows[-1:]], carried @ self.covariances @ carried.T + rest
 
     def _quadratic(self, directions: Vector) -> Vector:
         quadratic: Vector = ((directions @ self.covariances) * directions).sum(axis=2)
         return quadratic
-
-
-def mixture_moments(weights: Vector, means: Vector, covariances: Vector) -> tuple[Vector, Vector]:
-    """Mean `[n]` and covariance `[n, n]` over a mixture of K Gaussians."""
-    mean: Vector = weights @ means
-    apart = means - mean
-    return mean, np.tensordot(weights, covariances, axes=1) + (weights * apart.T) @ apart
 
 
 def without(

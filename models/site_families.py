@@ -14,8 +14,9 @@ from scipy.special import expit
 from penchant.models import listwise
 from penchant.models.blocks import Blocks
 from penchant.models.likelihood import LOG_UNIFORM_RATING
-from penchant.models.moments import Moments, joint_without, mixture_moments, without
+from penchant.models.moments import Moments, joint_without, without
 from penchant.models.observations import Pair, Ranking, Rating, Vote
+from penchant.models.population import Beliefs
 
 Vector = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -143,15 +144,14 @@ class Orders:
         found = []
         for (told, weight, items), (linear, precision) in zip(self._said, self._split(sites), strict=True):
             power = weight
-            means, covariances = moments.joint(items)
-            means = means - means[:, -1:]  # only differences count, and these are small numbers
+            means, covariances = moments.relative(items)
             if told.flip:
                 before = joint_without(moments.weights, means, covariances, precision, linear)
-                right = np.exp(listwise.log_probability(told.groups, *mixture_moments(*before)))
+                right = np.exp(listwise.log_probability(told.groups, Beliefs(*before)))
                 wrong = np.exp(listwise.uniform_log_likelihood(told.groups))
                 power *= float(_responsibility(told.flip, right, wrong))
-            mean, covariance = mixture_moments(moments.weights, means, covariances)
-            renewed, pull = listwise.expected_site(told.groups, mean, covariance, power)
+            utilities = Beliefs(moments.weights, means, covariances)
+            renewed, pull = listwise.expected_site(told.groups, utilities.mean, utilities.covariance, power)
             found += [pull, renewed.ravel()]
         return np.concatenate([np.zeros(0), *found])
 
