@@ -51,9 +51,60 @@ def test_every_kind_winner_first(tmp_path):
     assert ranking.pairs() == [("best", "middle"), ("middle", "worst")]
     assert (edit.kind, edit.texts, edit.source) == ("edit", ("edited", "draft"), "editor")
     assert edit.pairs() == [("edited", "draft")]
+    assert edit.weight == pytest.approx(5 / 6)  # d-r-a-f-t → e-d-i-t-e-d
     assert bare.context == ""
     assert math.isnan(bare.scale[0])
     assert bare.pairs() == []
+
+
+def test_choices_and_ties(tmp_path):
+    path = write(
+        tmp_path / "set.jsonl",
+        {"user": "u", "candidates": ["a", "b", "c"], "index": 1, "weight": 0.5},
+        {"user": "u", "candidates": ["a", "a"], "index": 0},
+        {"user": "u", "order": [["a"], ["b", "c"], ["d", "e"]]},
+        {"user": "u", "order": [["a"], ["b"]]},
+        {"user": "u", "order": [["a", "b"]], "weight": 1},
+    )
+    choice, same, tied, untied, level = read(path)
+    assert (choice.kind, choice.texts, choice.groups, choice.weight) == (
+        "choice",
+        ("b", "a", "c"),
+        (1, 2),
+        0.5,
+    )
+    assert choice.pairs() == [("b", "a"), ("b", "c")]
+    assert same.pairs() == []
+    assert (tied.kind, tied.texts, tied.groups) == ("ranking", ("a", "b", "c", "d", "e"), (1, 2, 2))
+    assert tied.pairs() == [("a", "b"), ("a", "c"), ("b", "d"), ("b", "e"), ("c", "d"), ("c", "e")]
+    assert (untied.texts, untied.groups) == (("a", "b"), ())  # as a ranking without ties
+    assert untied.pairs() == [("a", "b")]
+    assert (level.groups, level.pairs()) == ((2,), [])
+
+
+def test_an_edit_weighs_what_it_changed(tmp_path):
+    edits = [
+        {"user": "u", "before": "a draft", "after": "a draft"},
+        {"user": "u", "before": "abcd", "after": "abxd", "weight": 0.5},
+        {"user": "u", "before": "abc", "after": "xyz"},
+    ]
+    assert [j.weight for j in read(write(tmp_path / "a.jsonl", *edits))] == [0.0, 0.125, 1.0]
+    # The strength of a pair is none of an edit's keys.
+    (told,) = read(write(tmp_path / "b.jsonl", {"user": "u", "before": "a", "after": "b", "strength": 7}))
+    assert told.weight == 1.0
+
+
+def test_judgements_share_their_texts(tmp_path):
+    """A million judgements of a thousand texts hold a thousand texts."""
+    rows = [
+        {"user": f"user {i % 2}", "context": "Which?", "item": "one text", "vote": 1, "source": "s"}
+        for i in range(4)
+    ]
+    first, _, third, _ = read(write(tmp_path / "a.jsonl", *rows))
+    for field in ("user", "context", "source"):
+        assert getattr(first, field) is getattr(third, field)
+    assert first.texts[0] is third.texts[0]
+    assert not hasattr(first, "__dict__")
 
 
 def test_gzip_and_blank_lines_and_line_ends(tmp_path):
@@ -145,6 +196,21 @@ BAD = {
     "'scale' [5, 1] must rise": {"user": "u", "item": "a", "rating": 3, "scale": [5, 1]},
     "'scale' must be [lowest, highest]": {"user": "u", "item": "a", "rating": 3, "scale": [1, 3, 5]},
     "'scale' must be a finite number": {"user": "u", "item": "a", "rating": 3, "scale": [1, "5"]},
+    "'strength' must be above 0 and at most 1, is 2": {**PAIR, "strength": 2},
+    "'strength' must be above 0": {**PAIR, "strength": 0},
+    "'strength' must be a finite number": {**PAIR, "strength": "much"},
+    "'weight' must be above 0 and at most 1, is -1": {**PAIR, "weight": -1},
+    "'weight' must be a finite number": {"user": "u", "item": "a", "vote": 1, "weight": True},
+    "'candidates' must be a list of at least two texts": {"user": "u", "candidates": ["one"], "index": 0},
+    "'index' must be a whole number from 0 to 1": {"user": "u", "candidates": ["a", "b"], "index": 2},
+    "'index' must be a whole number from 0": {"user": "u", "candidates": ["a", "b"], "index": -1},
+    "'index' must be a whole number": {"user": "u", "candidates": ["a", "b"], "index": True},
+    "'index' must be a": {"user": "u", "candidates": ["a", "b"]},
+    "'order' must be a list of lists of tied texts": {"user": "u", "order": ["a", "b"]},
+    "'order' must be a list of lists": {"user": "u", "order": [["a"], []]},
+    "'order' must be a list": {"user": "u", "order": "ab"},
+    "'order' must hold at least two texts": {"user": "u", "order": [["a"]]},
+    "'order' must be a text that is not empty": {"user": "u", "order": [["a"], [" "]]},
     "needs one of: chosen + rejected": {"user": "u", "context": "c"},
     f"'chosen' has {MAX_TEXT_CHARS + 1} characters": {**PAIR, "chosen": "x" * (MAX_TEXT_CHARS + 1)},
 }
