@@ -69,8 +69,8 @@ def markdown(about: Mapping[str, Any], found: Sequence[Figures], growth: Sequenc
     lines += [
         "",
         "What was found of the planted tastes: accuracy / log-loss of the next comparisons of "
-        f"{first['recovery']['users']} users after all of their judgements, on the judged texts and on texts nobody "
-        "judged. *Truth* is who knows every utility.",
+        f"up to {max(one['recovery']['users'] for one in found)} users after all of their judgements, on the judged "
+        "texts and on texts nobody judged. *Truth* is who knows every utility.",
         "",
         "| judgements | texts | consensus | personal | truth |",
         "|--:|---|--:|--:|--:|",
