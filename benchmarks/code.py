@@ -20,7 +20,7 @@ def code_hash(*modules: str) -> str:
     """
     digest = hashlib.blake2b(digest_size=8)
     for name in sorted(_closure(modules)):
-        digest.update(f"{name}\n{_meaning(name)}\n".encode())
+        digest.update(f"{name}\n{ast.dump(_tree(name))}\n".encode())
     return digest.hexdigest()
 
 
@@ -40,7 +40,7 @@ def _tree(module: str) -> ast.Module:
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"no module {module!r}")
-    return ast.parse(Path(spec.origin).read_bytes())
+    return meaning(Path(spec.origin).read_bytes())
 
 
 @cache
@@ -64,9 +64,10 @@ def _is_module(name: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def _meaning(module: str) -> str:
-    """The tree without strings that stand alone, which are documentation; comments are not in it anyway."""
-    return ast.dump(_WithoutDocumentation().visit(_tree(module)))
+def meaning(source: bytes | str) -> ast.Module:
+    """The syntax tree without strings that stand alone, which are documentation; comments are not in it anyway."""
+    tree: ast.Module = _WithoutDocumentation().visit(ast.parse(source))
+    return tree
 
 
 class _WithoutDocumentation(ast.NodeTransformer):

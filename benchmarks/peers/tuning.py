@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.peers.comparisons import SUPPORT_PAIRS, TRAIN_PAIRS, Catalogue, Comparisons
 from benchmarks.personalization.data import Vectors
 from penchant.models.judgements import Judgement
-from penchant.models.split import Mode, Split, TestPair, bucket, few_shot, group_by_user
+from penchant.models.split import Mode, Split, TestPair, bucket, group_by_user, test_pairs
 
 Setting = tuple[Any, ...]
 
@@ -29,8 +29,11 @@ TEXT_FOLDS: Final = 5
 """In `cold` a fifth of the texts is held out. Which ones moves the log-loss by points, so several folds are asked: all
 five of a cheap peer, two of a dear one."""
 
-MIN_USERS: Final = 10
-"""With fewer held-out users the published setting is taken, at temperature 1."""
+MIN_SUPPORT: Final = 3
+"""Judgements that a held-out user must have to learn from."""
+
+MIN_PAIRS: Final = 100
+"""With fewer held-out comparisons the published setting is taken, at temperature 1."""
 
 LOG_TEMPERATURES: Final = (-4.0, 4.0)
 
@@ -127,7 +130,7 @@ def predict(peer: Peer, vectors: Vectors, parts: Split, mode: Mode, shots: Seque
     folds = list(_folds(vectors, parts.train, mode, peer.text_folds))
     users = sum(fold.asked.n_users for fold in folds)
     setting, temperature, trials = peer.published, 1.0, {}
-    if users >= MIN_USERS:
+    if sum(len(fold.asked) for fold in folds) >= MIN_PAIRS:
         tried: dict[Setting, list[dict[int, NDArray[np.float64]]]] = {}
         for fold in folds:
             for model in peer.fit(fold.x, fold.train, None):
@@ -157,8 +160,11 @@ def _folds(vectors: Vectors, train: Sequence[Judgement], mode: Mode, text_folds:
         support: dict[str, list[Judgement]] = {}
         test: dict[str, list[TestPair]] = {}
         for user in left_out:
-            if len(support) < VALIDATION_USERS and (found := few_shot(by_user[user], held_out)) is not None:
-                support[user], test[user] = found
+            kept = [j for j in by_user[user] if not held_out(j)]
+            pairs = test_pairs([j for j in by_user[user] if held_out(j)])
+            if len(support) < VALIDATION_USERS and len(kept) >= MIN_SUPPORT and pairs:
+                support[user] = sorted(kept, key=lambda j: bucket("peers", "order", j.user, *j.texts))
+                test[user] = pairs
         rest = [j for user in by_user if user in others for j in by_user[user] if not held_out(j)]
         if test and rest:
             yield _Problem.of(vectors, rest, support, test, VALIDATION_SHOTS)

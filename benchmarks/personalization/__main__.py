@@ -1,15 +1,13 @@
 """The command: `python -m benchmarks.personalization --data FOLDER`."""
 
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmarks.personalization import plan, report
-from benchmarks.personalization.cells import Store, run
-from benchmarks.personalization.data import sources
-from benchmarks.personalization.features import encode, extractor_identity
+from benchmarks.personalization.plan import PARTS, Options
+from benchmarks.personalization.run import Place, measure
 from benchmarks.personalization.systems import SYSTEMS
 from penchant.models.encoder import load_encoder
 from penchant.models.features import FeatureExtractor
@@ -25,7 +23,7 @@ def main(  # noqa: PLR0917 - the command line's options, in order
     ] = "cold,warm",
     repetitions: Annotated[int, typer.Option(min=1, help="Random splits of each.")] = 5,
     systems: Annotated[str, typer.Option(help="With commas.")] = ",".join(SYSTEMS),
-    parts: Annotated[str, typer.Option(help="Of the benchmark, with commas.")] = ",".join(plan.PARTS),
+    parts: Annotated[str, typer.Option(help="Of the benchmark, with commas.")] = ",".join(PARTS),
     jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 1,
     out: Annotated[Path, typer.Option(help="Path of the results, without ending.")] = Path(
         "benchmarks/results/personalization"
@@ -42,34 +40,30 @@ def main(  # noqa: PLR0917 - the command line's options, in order
     ] = False,
 ) -> None:
     """Measures how well systems know a user they have a few judgements of; exit code 1 where a probe fails."""
-    options = plan.Options.of(splits, repetitions, systems, parts, reverse_labels=reverse_labels)
+    try:
+        options = Options.of(splits, repetitions, systems, parts, reverse_labels=reverse_labels)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
     @cache
     def extractor() -> FeatureExtractor:
         return FeatureExtractor(load_encoder(encoder))
 
-    identity = extractor_identity(encoder, extractor, cache_folder)
-    found = {s.name: s for s in sources(data, _listed(sets) if sets else None, identity, cache_folder)}
-    for source in found.values():
-        encode(source, extractor)
-    cells = plan.cells(options, found)
-    keys = {cell: plan.key(cell, found) for cell in cells}
-    store = Store(cache_folder / "cells")
-    missing = [cell for cell in cells if force or not store.has(cell, keys[cell])]
-    print(f"{len(cells)} cells, {len(missing)} to compute", flush=True)
-    run(plan.groups(missing, found), partial(plan.fill, sources=found), store, keys, jobs)
-    timed = plan.timed(found, cache_folder) if speed else []
-    failures = report.write(
-        store, cells, found, options, out=out, folder=pictures, encoder=encoder, speed=timed
+    failures = measure(
+        data,
+        sets.split(",") if sets else None,
+        options,
+        encoder=encoder,
+        extractor=extractor,
+        place=Place(out, pictures, cache_folder),
+        jobs=jobs,
+        force=force,
+        speed=speed,
     )
     for failure in failures:
         print(f"PROBE FAILED: {failure}", flush=True)
     if failures:
         raise typer.Exit(1)
-
-
-def _listed(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 if __name__ == "__main__":

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.personalization.task import Asked
-from penchant.models.evaluation import calibration_error
+from penchant.models.evaluation import BINS, calibration_error
 
 Vector = NDArray[np.float64]
 
 DRAWS: Final = 500
 SEED: Final = 20_261_121
+CALIBRATION_DRAWS: Final = 100
 PERMUTATIONS: Final = 2000
 HARM_LEVEL: Final = 0.01
 
@@ -172,6 +173,21 @@ def curve(drawn: Sequence[Repetition], better: Sequence[Mapping[int, Vector]]) -
         users=sum(len(r.asked.user_ids) for r in drawn),
         pairs=sum(len(r.asked.users) for r in drawn),
     )
+
+
+def calibration_noise(better: Vector) -> float:
+    """What calibration error chance gives a perfectly calibrated model of these probabilities: the 95 % quantile.
+
+    Pairs are drawn one by one; that users and texts recur makes it larger still.
+    """
+    confidence = np.sort(np.maximum(better, 1 - better))
+    starts = np.concatenate([[0], np.cumsum([len(b) for b in np.array_split(confidence, BINS)])[:-1]])
+    rng = np.random.default_rng(SEED)
+    found = [
+        np.abs(np.add.reduceat((rng.random(len(confidence)) < confidence) - confidence, starts)).sum()
+        for _ in range(CALIBRATION_DRAWS)
+    ]
+    return float(np.quantile(found, 0.95)) / len(confidence)
 
 
 def accuracy_among(

@@ -137,9 +137,9 @@ def check(results: Mapping[str, Result]) -> list[Check]:
         ("format", f"accuracy of format alone below {last} labels", leak, leak.figure().high < 0),
         (
             "format",
-            f"accuracy of format alone at most {NEAR} above 0 labels",
+            f"accuracy of format alone not above 0 labels by more than {NEAR}",
             near,
-            near.figure().value <= NEAR,
+            near.figure().low <= NEAR,
         ),
     ]
     place = f"{own.cell.set}, {own.cell.split}"

@@ -46,6 +46,9 @@ def _place(store: Store, cells: Sequence[Cell]) -> dict[str, Any]:
         for name, curve in found.items()
     }
     if PENCHANT in found:
+        for point in about["systems"][PENCHANT]["curve"]:
+            pooled = np.concatenate([predicted[point["k"]] for predicted in better[PENCHANT]])
+            point["calibration_noise"] = round(metrics.calibration_noise(pooled), 4)
         about["with_labels"] = _with_labels(found[PENCHANT])
         about["against"] = {
             name: _against(found[PENCHANT], curve) for name, curve in found.items() if name != PENCHANT

@@ -1,0 +1,97 @@
+"""Figures against the evaluation that ships, and against what must hold of intervals."""
+
+import numpy as np
+import pytest
+
+from benchmarks.personalization import metrics
+from benchmarks.personalization.task import Asked
+from penchant.models.evaluation import Predictions
+from penchant.models.evaluation import curve as shipped_curve
+from penchant.models.split import TestPair
+
+
+def asked_of(
+    rng: np.random.Generator, users: int = 30, pairs: int = 20, texts: int = 25, tag: str = ""
+) -> Asked:
+    test = {}
+    for user in range(users):
+        rows = [rng.choice(texts, 2, replace=False) for _ in range(pairs)]
+        test[f"user {tag}{user}"] = [
+            TestPair(f"context {user % 2}", f"text {a}", f"text {b}") for a, b in rows
+        ]
+    return Asked.of(test)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+def test_figures_are_those_of_the_evaluation_that_ships(rng) -> None:
+    asked = [asked_of(rng), asked_of(rng)]
+    better = [{k: rng.uniform(0.2, 0.9, len(a.users)) for k in (0, 3)} for a in asked]
+    better[0][3][:5] = 0.5  # ties count half
+    ours = metrics.curve(metrics.repetitions(asked), better)
+    theirs = shipped_curve([Predictions(a.users, a.texts, b) for a, b in zip(asked, better, strict=True)])
+    for point in theirs:
+        assert ours.accuracy[point.k].figure().value == pytest.approx(point.accuracy, abs=1e-12)
+        assert ours.log_loss[point.k].figure().value == pytest.approx(point.log_loss, abs=1e-12)
+        assert ours.user_log_loss[point.k].figure().value == pytest.approx(point.user_log_loss, abs=1e-12)
+        assert ours.calibration[point.k] == pytest.approx(point.calibration_error, abs=1e-12)
+    assert (ours.users, ours.pairs) == (60, 1200)
+
+
+def test_a_difference_is_paired(rng) -> None:
+    asked = asked_of(rng)
+    base = rng.uniform(0.2, 0.9, len(asked.users))
+    drawn = metrics.repetitions([asked])
+    first = metrics.curve(drawn, [{0: base}])
+    second = metrics.curve(drawn, [{0: base * 0.99}])
+    gain = (second.user_log_loss[0] - first.user_log_loss[0]).figure()
+    # Every pair loses −log 0.99, in whichever draw: no interval is left.
+    assert gain.value == pytest.approx(-np.log(0.99), abs=1e-12)
+    assert gain.low == pytest.approx(gain.high, abs=1e-5)
+
+
+def test_repetitions_that_share_users_and_texts_are_not_independent_evidence(rng) -> None:
+    asked = asked_of(rng)
+    better = {0: rng.uniform(0.2, 0.9, len(asked.users))}
+
+    def width(repetitions: list[Asked]) -> float:
+        drawn = metrics.repetitions(repetitions)
+        figure = metrics.curve(drawn, [better] * len(repetitions)).accuracy[0].figure()
+        return figure.high - figure.low
+
+    assert width([asked] * 4) == pytest.approx(width([asked]), rel=0.01)
+
+
+def test_harm_is_seen_and_chance_is_not(rng) -> None:
+    users = np.repeat([0, 1, 2], 20)
+    change = np.concatenate([np.full(20, 0.1), np.full(20, -0.1), rng.choice([-0.1, 0.1], 20)])
+    change[40:] -= change[40:].mean()
+    assert metrics.harmed_users(users, change).tolist() == [True, False, False]
+
+
+def test_few_pairs_cannot_show_harm() -> None:
+    users = np.repeat([0, 1], [4, 20])
+    assert metrics.harmed_users(users, np.full(24, 1.0)).tolist() == [False, True]
+
+
+def test_calibration_of_chance_shrinks_with_the_pairs(rng) -> None:
+    few, many = (metrics.calibration_noise(rng.uniform(0.5, 1, n)) for n in (300, 30_000))
+    # 15 bins of n/15 pairs: E|mean error| = √(2/π · p(1−p) · 15/n), some .44 of it at these probabilities.
+    assert many == pytest.approx(few / 10, rel=0.35)
+    assert 0.005 < many < 0.015
+
+
+def test_one_context_alone(rng) -> None:
+    asked = asked_of(rng)
+    better = {0: np.where(asked.contexts == 0, 0.9, 0.1)}
+    drawn = metrics.repetitions([asked])
+    found = metrics.accuracy_among(drawn, [better], "context 0")
+    assert found is not None
+    accuracy, loss, users = found
+    assert accuracy[0].figure() == metrics.Figure(1.0, 1.0, 1.0)
+    assert loss[0].figure().value == pytest.approx(-np.log(0.9))
+    assert users == 15
+    assert metrics.accuracy_among(drawn, [better], "nowhere") is None

@@ -1,0 +1,102 @@
+"""Whole runs on a small set: figures, files, resumption, and probes that can fail."""
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks.personalization.plan import Options
+
+SET = "jester5k"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_probes_pass_where_people_differ_and_fail_on_reversed_labels(run) -> None:
+    assert run("curves,probes") == []
+    failures = run("probes", reverse_labels=True)
+    assert any("30 above 0 labels" in failure for failure in failures)
+    assert any("reversed labels below 0" in failure for failure in failures)
+    assert any("knows no user" in failure for failure in failures)
+
+
+def test_the_results_say_what_they_rest_on(run, place) -> None:
+    run("curves,probes")
+    found = json.loads(place.out.with_suffix(".json").read_text("utf-8"))
+    assert len(found["about"]["sets"][SET]) == 64
+    assert found["about"]["versions"].keys() >= {"python", "torch", "numpy"}
+    assert found["about"]["commit"]
+    (curve,) = found["curves"]
+    assert (curve["set"], curve["split"], curve["repetitions"]) == (SET, "warm", 1)
+    points = {p["k"]: p for p in curve["systems"]["penchant"]["curve"]}
+    assert list(points) == [0, 3, 10, 30, 100]
+    for figure in (points[30]["accuracy"], points[30]["log_loss"], points[30]["user_log_loss"]):
+        assert figure[1] <= figure[0] <= figure[2]
+    assert points[30]["accuracy"][0] > points[0]["accuracy"][0] + 0.15
+    # Labels tell these users apart, and the paired difference says so beyond its interval.
+    assert curve["with_labels"][0]["user_log_loss"][2] < 0
+    assert curve["against"]["bt"][3]["accuracy"][1] > 0
+
+
+def test_the_table_and_the_pictures_show_them(run, place) -> None:
+    run("curves,probes")
+    table = place.out.with_suffix(".md").read_text("utf-8")
+    found = json.loads(place.out.with_suffix(".json").read_text("utf-8"))
+    first = found["curves"][0]["systems"]["penchant"]["curve"][0]
+    shown = f"| penchant | {first['accuracy'][0]:.3f} / {first['log_loss'][0]:.3f} |"
+    assert shown in table
+    for title in ("What labels are worth", "Against the peers", "The floor", "Goals", "Honesty probes"):
+        assert f"## {title}" in table
+    assert (place.pictures / f"{SET}.png").read_bytes().startswith(PNG)
+    assert ElementTree.parse(place.pictures / f"{SET}.svg").getroot().tag.endswith("svg")
+
+
+def test_an_interrupted_run_goes_on(run, place, capsys) -> None:
+    run("curves", systems="bt", repetitions=2)
+    capsys.readouterr()
+    (lost,) = (place.cache / "cells").glob(f"curves/{SET}/warm.1.bt.json")
+    lost.unlink()
+    run("curves", systems="bt", repetitions=2)
+    told = capsys.readouterr().out
+    assert "2 cells, 1 to compute" in told
+    assert f"curves/{SET}/warm.1.bt" in told
+    run("curves", systems="bt", repetitions=2)
+    assert "2 cells, 0 to compute" in capsys.readouterr().out
+    run("curves", systems="bt", repetitions=2, force=True)
+    assert "2 cells, 2 to compute" in capsys.readouterr().out
+
+
+def test_repetitions_are_averaged(run, place) -> None:
+    curves = []
+    for repetitions in (1, 2):
+        run("curves", systems="bt", repetitions=repetitions)
+        found = json.loads(place.out.with_suffix(".json").read_text("utf-8"))["curves"][0]
+        curves.append(found["systems"]["bt"]["curve"][0]["accuracy"])
+    assert curves[0][0] != curves[1][0]
+    assert found["repetitions"] == 2
+
+
+@pytest.mark.slow
+def test_processes_find_what_one_process_finds(run, place) -> None:
+    run("curves", systems="bt", repetitions=2, force=True)
+    alone = json.loads(place.out.with_suffix(".json").read_text("utf-8"))["curves"][0]["systems"]["bt"][
+        "curve"
+    ]
+    run("curves", systems="bt", repetitions=2, force=True, jobs=2)
+    together = json.loads(place.out.with_suffix(".json").read_text("utf-8"))["curves"][0]["systems"]["bt"][
+        "curve"
+    ]
+    assert alone == together
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="no nobody among penchant"):
+        Options.of("cold", 1, "nobody", "curves")
+    with pytest.raises(ValueError, match="no tepid among cold, warm"):
+        Options.of("tepid", 1, "bt", "curves")
+
+
+def test_a_set_that_is_not_there_is_named(data) -> None:
+    from benchmarks.personalization.data import sources
+
+    with pytest.raises(FileNotFoundError, match=f"no set moon; it holds {SET}"):
+        sources(data, ["moon"], "identity", data)
