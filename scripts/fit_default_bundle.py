@@ -94,7 +94,7 @@ SOURCES = (
     ),
 )
 RANKS = (0, 2, 4)
-TASTE = ("length", 0.2)
+TASTE = ("length+content-32", 0.2)
 """Declared, not fitted: short statements and arguments cannot teach that people differ in how long an answer should
 be. With 0.2 three preferences turn the order of a long and a short answer; the manifest tells what it costs here."""
 CITATION = re.compile(r"\s*\[\d+(,\s*\d+)*\]")
