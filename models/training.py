@@ -191,11 +191,12 @@ def evaluate(
     mode: Mode,
     repetitions: int = REPETITIONS,
     bundle: Bundle | None = None,
+    options: FitOptions | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Few-shot learning curve on a set, mean of repetitions.
 
-    Without a bundle, every repetition fits a model on its own train part. With one, that bundle is evaluated on the
+    Without a bundle, every repetition fits a model (`options`) on its own train part. With one, that bundle is evaluated on the
     same users; a bundle that was fitted on the set has then seen the test judgements, which the caller must know.
 
     Raises:
@@ -211,6 +212,7 @@ def evaluate(
             vectors,
             mode=mode,
             bundle=bundle,
+            options=options,
             progress=_numbered(progress, repetition, repetitions),
         )
         for repetition in range(repetitions)
@@ -226,17 +228,23 @@ def evaluate(
 
 
 def _predictions(
-    parts: Split, vectors: Vectors, *, mode: Mode, bundle: Bundle | None, progress: Progress
+    parts: Split,
+    vectors: Vectors,
+    *,
+    mode: Mode,
+    bundle: Bundle | None,
+    options: FitOptions | None,
+    progress: Progress,
 ) -> Predictions:
     if not parts.test:
         raise NothingToEvaluateError(
             f"no unseen user has {MIN_SUPPORT} support judgements and {MIN_TEST} test pairs in split {mode!r}"
         )
-    reward = (
-        bundle.reward
-        if bundle
-        else stored(fit_reward(parts.train, vectors, mode=mode, progress=progress).reward)
-    )
+    if bundle:
+        reward = bundle.reward
+    else:
+        tuned = fit_reward(parts.train, vectors, mode=mode, options=options, progress=progress)
+        reward = stored(tuned.reward)
     return predict(reward, adapt(reward, vectors, parts.support, parts.test, progress=progress))
 
 

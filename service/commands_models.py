@@ -142,6 +142,7 @@ def evaluate(
 ) -> None:
     """How well are new users' next comparisons predicted after k of their own judgements?"""
     from penchant.models.bundle import BundleError
+    from penchant.models.fit import FitOptions
     from penchant.models.training import NothingToEvaluateError
     from penchant.models.training import evaluate as evaluate_set
 
@@ -161,6 +162,7 @@ def evaluate(
                 mode=split,
                 repetitions=repetitions,
                 bundle=loaded,
+                options=FitOptions(device=device),
                 progress=report,
             )
     except (BundleError, NothingToEvaluateError) as error:
