@@ -196,8 +196,8 @@ def evaluate(
 ) -> Report:
     """Few-shot learning curve on a set, mean of repetitions.
 
-    Without a bundle, every repetition fits a model (`options`) on its own train part. With one, that bundle is evaluated on the
-    same users; a bundle that was fitted on the set has then seen the test judgements, which the caller must know.
+    Without a bundle, every repetition fits a model (`options`) on its own train part. With one, that bundle is evaluated
+    on the same users; a bundle that was fitted on the set has then seen the test judgements, which the caller must know.
 
     Raises:
         NothingToEvaluateError: A repetition has no user with enough judgements.
