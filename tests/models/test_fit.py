@@ -4,14 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from penchant.models.attributes import ATTRIBUTE_NAMES
+from penchant.models.checkpoint import Checkpoint
 from penchant.models.dataset import Dataset
-from penchant.models.fit import Fit, FitOptions
+from penchant.models.evaluation import adapt, predict
+from penchant.models.fit import Fit, FitOptions, population
 from penchant.models.judgements import Judgement
 from penchant.models.likelihood import Pair
 from penchant.models.posterior import UserPosterior
 from penchant.models.reward import RewardModel, item_key
+from penchant.models.split import TestPair
 
 
 def fitted(planted, **options) -> Fit:
@@ -39,8 +43,31 @@ def agreeing(plant):
     return plant(seed=1, taste=0.0)
 
 
+@pytest.fixture(scope="module")
+def small(plant):
+    """Enough texts for a radial basis, every kind of judgement."""
+    return plant(n_users=40, n_texts=70, per_user=15, seed=4, kinds=("pair", "rating", "vote", "ranking"))
+
+
 def correlation(a, b) -> float:
     return float(np.corrcoef(np.ravel(a), np.ravel(b))[0, 1])
+
+
+def fitted_utilities(planted, fit) -> np.ndarray:
+    """E[u] of every planted user for every planted text, `[m, n]`."""
+    utility = (fit.users.mean @ fit.items.mean.T).numpy()
+    columns = [fit.data.keys.index(item_key(context, text)) for context, text in planted.vectors]
+    rows = [fit.data.users.index(user) for user in planted.users]
+    return utility[np.ix_(rows, columns)]
+
+
+def accuracy(planted, fit, users: list[str] | None = None) -> float:
+    """Share of all pairs of texts that are ordered for a judged user as they truly are."""
+    rows = [planted.users.index(user) for user in users or planted.users]
+    found, true = fitted_utilities(planted, fit)[rows], planted.utility[rows]
+    apart = ~np.eye(found.shape[1], dtype=bool)
+    gaps = [u[:, :, None] - u[:, None, :] for u in (found, true)]
+    return float(((gaps[0] > 0) == (gaps[1] > 0))[:, apart].mean())
 
 
 # ---------------------------------------------------------------- recovery
@@ -62,10 +89,7 @@ def test_the_planted_directions_are_spanned(planted, fit):
 
 
 def test_judged_users_utilities_are_recovered(planted, fit):
-    utility = (fit.users.mean @ fit.items.mean.T).numpy()
-    columns = [fit.data.keys.index(item_key(context, text)) for context, text in planted.vectors]
-    rows = [fit.data.users.index(user) for user in planted.users]
-    assert correlation(utility[np.ix_(rows, columns)], planted.utility) > 0.9
+    assert correlation(fitted_utilities(planted, fit), planted.utility) > 0.9
 
 
 def test_the_rating_scale_is_recovered(planted, fit):
@@ -148,6 +172,196 @@ def test_users_that_agree_get_no_directions(agreeing):
     assert (items.directions**2).sum(1).mean() < 0.05 * items.base.var()
 
 
+def test_directions_that_nothing_needs_switch_off(planted, fit):
+    """Six are offered where people differ in two: the others carry next to nothing, and few shots predict as well."""
+    wide = fitted(planted, rank=6)
+    directions = catalogue(planted, wide.reward(remember=False)).directions
+    carried = np.linalg.eigvalsh(directions.T @ directions / len(directions))[::-1]
+    assert carried[1] > 1.0
+    assert carried[2:].sum() < 0.05 * carried[1]
+    assert abs(accuracy(planted, wide) - accuracy(planted, fit)) < 0.01
+
+
+# ---------------------------------------------------------------- archetypes
+
+
+def few_shot_task(planted, seen: int, shots: int):
+    """Train judgements of the first users; of the others some pairs to learn from, and the rest to predict."""
+    first = set(planted.users[:seen])
+    support = {user: [] for user in planted.users[seen:]}
+    test = {user: [] for user in planted.users[seen:]}
+    for j in planted.judgements:
+        if j.user in first:
+            continue
+        if len(support[j.user]) < shots:
+            support[j.user].append(j)
+        else:
+            test[j.user].append(TestPair(j.context, *j.texts))
+    return [j for j in planted.judgements if j.user in first], support, test
+
+
+def test_archetypes_pay_where_users_come_in_kinds(plant):
+    """Three kinds of users: after three pairs a mixture of three says which, one Gaussian does not."""
+    angles = 2 * np.pi * np.arange(3) / 3
+    centres = 1.4 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    planted = plant(kinds=("pair",), n_users=210, centres=centres, taste=2.0)
+    train, support, test = few_shot_task(planted, 150, 3)
+    losses = {}
+    for archetypes in (1, 3):
+        fit = Fit(Dataset.of(train, planted.vectors), FitOptions(rank=2, archetypes=archetypes)).run()
+        reward = fit.reward()
+        assert reward.population.weights.shape == (archetypes,)
+        found = predict(reward, adapt(reward, planted.vectors, support, test, shots=(0, 3)))
+        losses[archetypes] = {k: -np.log(better).mean() for k, better in found.better.items()}
+    assert losses[3][3] < losses[1][3] - 0.03
+    assert losses[3][0] < losses[1][0] + 0.005
+    np.testing.assert_allclose(fit.mixture.weights.numpy(), 1 / 3, atol=0.05)
+
+
+def test_trying_archetypes_leaves_the_fit_as_it_was(fit):
+    before = {name: tensor.clone() for name, tensor in fit._tensors().items()}
+    four = fit.archetypes(4)
+    assert four.weights.shape == (4,)
+    assert fit.archetypes(1) is fit.mixture
+    assert all(torch.equal(tensor, before[name]) for name, tensor in fit._tensors().items())
+    served = population(four)
+    np.testing.assert_allclose(served.prior.covariances, four.covs.numpy(), atol=1e-9)
+    np.testing.assert_array_equal(served.means, four.means.numpy())
+
+
+# ---------------------------------------------------------------- wrong labels, heavy accounts
+
+
+def reversed_pair(judgement: Judgement) -> Judgement:
+    return replace(judgement, texts=judgement.texts[::-1])
+
+
+def test_a_third_of_wrong_labels_hardly_moves_shared_taste(plant):
+    """300 pairs a user, three of ten reversed: it costs at most two and a half points of accuracy."""
+    planted = plant(seed=5, taste=0.0, kinds=("pair",), n_users=80, n_texts=60, per_user=300)
+    rng = np.random.default_rng(1)
+    rows = [reversed_pair(j) if rng.random() < 0.3 else j for j in planted.judgements]
+    clean, noisy = (
+        accuracy(planted, Fit(Dataset.of(some, planted.vectors), FitOptions(rank=0)).run())
+        for some in (planted.judgements, rows)
+    )
+    assert clean > 0.97
+    assert noisy > clean - 0.025
+
+
+@pytest.fixture(scope="module")
+def comparing(plant):
+    return plant(seed=5, kinds=("pair",), n_users=80, n_texts=60, per_user=60)
+
+
+def test_careless_annotators_do_not_move_the_others(comparing):
+    """A fifth of the annotators reverses 30 % of their labels."""
+    rng, careless, others = np.random.default_rng(1), set(comparing.users[:16]), comparing.users[16:]
+    rows = [
+        reversed_pair(j) if j.user in careless and rng.random() < 0.3 else j for j in comparing.judgements
+    ]
+    clean, doubted = (
+        accuracy(comparing, Fit(Dataset.of(some, comparing.vectors), FitOptions(rank=2)).run(), others)
+        for some in (comparing.judgements, rows)
+    )
+    assert abs(doubted - clean) < 0.01
+
+
+def test_one_account_with_a_thousand_poisoned_judgements_does_not_move_the_others(comparing):
+    """It says of every pair the reverse of shared taste. A direction to spare takes it up."""
+    rng = np.random.default_rng(2)
+    poison = []
+    for _ in range(1000):
+        a, b = rng.choice(len(comparing.texts), 2, replace=False)
+        if comparing.base[a] > comparing.base[b]:
+            a, b = b, a
+        texts = comparing.texts[a], comparing.texts[b]
+        poison.append(replace(comparing.judgements[0], user="poison", texts=texts))
+    clean, poisoned = (
+        accuracy(comparing, Fit(Dataset.of(rows, comparing.vectors), FitOptions(rank=3)).run())
+        for rows in (comparing.judgements, [*comparing.judgements, *poison])
+    )
+    assert abs(poisoned - clean) < 0.01
+
+
+# ---------------------------------------------------------------- what judgements weigh
+
+
+def test_half_a_judgement_twice_is_one_judgement(small):
+    halves = [replace(j, weight=0.5) for j in small.judgements for _ in range(2)]
+    whole, twice = (
+        Fit(Dataset.of(rows, small.vectors), FitOptions(rank=0, rounds=8)).run()
+        for rows in (small.judgements, halves)
+    )
+    torch.testing.assert_close(twice.items.mean, whole.items.mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(twice.users.mean, whole.users.mean, rtol=0, atol=1e-6)
+    assert twice.reward().rating_scale("stars").slope == pytest.approx(
+        whole.reward().rating_scale("stars").slope
+    )
+
+
+def test_weights_scale_what_is_learned(plant):
+    """A tenth of every pair leaves everybody less sure, of texts and of users."""
+    planted = plant(kinds=("pair",), n_users=40, n_texts=40)
+    tenth = [replace(j, weight=0.1) for j in planted.judgements]
+    full, faint = fitted(planted, rank=0), Fit(Dataset.of(tenth, planted.vectors), FitOptions(rank=0)).run()
+    assert faint.told[1, 0].sum() < 0.15 * full.told[1, 0].sum()
+    assert faint.reward().memory.variances.mean() > 2 * full.reward().memory.variances.mean()
+
+
+def test_an_edit_that_changed_nothing_teaches_nothing(planted, fit):
+    """Weight 0: not a number of the fit moves."""
+    nothing = [
+        Judgement(planted.users[i], planted.judgements[0].context, "edit", (a, b), weight=0.0)
+        for i, (a, b) in enumerate([planted.texts[:2], planted.texts[5:7]])
+    ]
+    again = Fit(Dataset.of([*planted.judgements, *nothing], planted.vectors), FitOptions(rank=2)).run()
+    assert all(torch.equal(tensor, fit._tensors()[name]) for name, tensor in again._tensors().items())
+
+
+def test_an_edit_teaches_by_its_weight(planted, fit):
+    """The same edit by everybody, of a text that was not liked: the more it changed, the better its result."""
+    worst, best = int(np.argmin(planted.base)), int(np.argmax(planted.base))
+    gaps = []
+    for weight in (0.0, 0.2, 1.0):
+        edits = [
+            Judgement(
+                user,
+                planted.judgements[0].context,
+                "edit",
+                (planted.texts[worst], planted.texts[best]),
+                weight=weight,
+            )
+            for user in planted.users
+        ]
+        found = Fit(Dataset.of([*planted.judgements, *edits], planted.vectors), FitOptions(rank=0)).run()
+        base = catalogue(planted, found.reward()).base
+        gaps.append(base[worst] - base[best])
+    assert gaps[0] + 0.2 < gaps[1] < gaps[2] - 0.2
+
+
+@pytest.mark.parametrize("kind", ["choice", "ranking"])
+def test_choices_and_rankings_enter_as_stages(planted, fit, kind):
+    """A choice or ranking is its stages: as pairs of weight 2/n they give the same fit."""
+    rng = np.random.default_rng(3)
+    lists, stages = [], []
+    for user in planted.users:
+        for _ in range(4):
+            shown = tuple(planted.texts[i] for i in rng.choice(len(planted.texts), 4, replace=False))
+            known = {"user": user, "context": planted.judgements[0].context}
+            groups = (1, 3) if kind == "choice" else ()
+            lists.append(Judgement(**known, kind=kind, texts=shown, groups=groups))
+            for i in range(1 if kind == "choice" else 3):
+                stages += [
+                    Judgement(**known, kind="pair", texts=(shown[i], other), weight=2 / (4 - i))
+                    for other in shown[i + 1 :]
+                ]
+    one, other = (
+        Fit(Dataset.of(rows, planted.vectors), FitOptions(rank=1, rounds=5)).run() for rows in (lists, stages)
+    )
+    assert all(torch.equal(tensor, one._tensors()[name]) for name, tensor in other._tensors().items())
+
+
 # ---------------------------------------------------------------- determinism and safety
 
 
@@ -159,6 +373,85 @@ def test_the_same_seed_gives_the_same_model(planted, fit):
     np.testing.assert_array_equal(catalogue(planted, a).directions, catalogue(planted, b).directions)
 
 
+class InterruptedFitError(Exception):
+    """Somebody pressed Ctrl-C."""
+
+
+RESUMABLE = FitOptions(rank=2, archetypes=2, rounds=14)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(small) -> Fit:
+    return Fit(Dataset.of(small.judgements, small.vectors), RESUMABLE).run()
+
+
+# Before anything is saved, in the consensus, where directions have started, later, among the archetypes.
+@pytest.mark.parametrize(("after", "saved"), [(2, 0), (5, 0), (7, 5), (13, 10), (21, 15)])
+def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits(small, uninterrupted, tmp_path, after, saved):
+    told: list[str] = []
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        told.append(stage)
+        if len(told) == after:
+            raise InterruptedFitError
+
+    data = Dataset.of(small.judgements, small.vectors)
+    with pytest.raises(InterruptedFitError):
+        Fit(data, RESUMABLE).run(interrupt, Checkpoint(tmp_path / "work", "same"))
+    stages: list[str] = []
+    resumed = Fit(data, RESUMABLE).run(
+        lambda stage, *_: stages.append(stage), Checkpoint(tmp_path / "work", "same")
+    )
+    assert resumed.rounds_run == uninterrupted.rounds_run
+    assert len(stages) == 4 + 14 + 6 - saved
+    assert all(
+        torch.equal(tensor, uninterrupted._tensors()[name]) for name, tensor in resumed._tensors().items()
+    )
+    for name, array in resumed.reward().text_prior.arrays().items():
+        np.testing.assert_array_equal(array, uninterrupted.reward().text_prior.arrays()[name])
+
+
+def test_a_finished_fit_is_not_done_again(small, uninterrupted, tmp_path):
+    data, checkpoint = Dataset.of(small.judgements, small.vectors), Checkpoint(tmp_path / "work", "same")
+    Fit(data, RESUMABLE).run(checkpoint=checkpoint)
+    again = Fit(data, RESUMABLE).run(lambda *step: pytest.fail(str(step)), checkpoint)
+    assert again.rounds_run == uninterrupted.rounds_run
+    assert all(
+        torch.equal(tensor, uninterrupted._tensors()[name]) for name, tensor in again._tensors().items()
+    )
+
+
+def test_stages_of_one_checkpoint_do_not_mix(small, tmp_path):
+    data, checkpoint = Dataset.of(small.judgements, small.vectors), Checkpoint(tmp_path / "work", "same")
+    one, two = (
+        Fit(data, FitOptions(rank=rank, rounds=2)).run(checkpoint=checkpoint, stage=f"rank {rank}")
+        for rank in (1, 2)
+    )
+    assert checkpoint.stages == 2
+    assert (one.reward().rank, two.reward().rank) == (1, 2)
+
+
+def test_the_device_is_an_option(small):
+    data = Dataset.of(small.judgements, small.vectors)
+    assert Fit(data, FitOptions()).device == torch.device("cpu")
+    chosen = Fit(data, FitOptions(device="auto"))
+    assert chosen.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert chosen.x.device.type == chosen.users.mean.device.type == chosen.device.type
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_fits_the_same_model(small, uninterrupted, tmp_path):
+    data, checkpoint = Dataset.of(small.judgements, small.vectors), Checkpoint(tmp_path / "work", "same")
+    fit = Fit(data, replace(RESUMABLE, device="cuda")).run(checkpoint=checkpoint)
+    utilities = [(f.users.mean @ f.items.mean.T).cpu().numpy() for f in (fit, uninterrupted)]
+    assert correlation(*utilities) > 0.999
+    reward = fit.reward()
+    items = reward.describe(data.vectors, data.keys)
+    assert np.isfinite(items.base).all()
+    assert np.isfinite(reward.population.precisions).all()
+
+
 def test_the_seed_of_the_start_hardly_matters(planted, fit):
     """Directions may turn; utilities may not."""
     other = fitted(planted, rank=2, seed=5)
@@ -167,8 +460,6 @@ def test_the_seed_of_the_start_hardly_matters(planted, fit):
 
 
 def test_fitting_leaves_the_global_random_state_alone(planted):
-    import torch
-
     before = torch.random.get_rng_state()
     fitted(planted, rank=2, rounds=1)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -185,7 +476,7 @@ def test_more_directions_than_users_or_texts(plant):
     assert np.linalg.eigvalsh(reward.population.precisions[0]).min() > 0
 
 
-@pytest.mark.parametrize("kind", ["pair", "rating", "vote"])
+@pytest.mark.parametrize("kind", ["pair", "rating", "vote", "choice", "ranking"])
 def test_every_kind_alone_is_enough(plant, kind):
     planted = plant(seed=2, kinds=(kind,), n_users=80, taste=0.7)
     fit = fitted(planted, rank=1)
@@ -220,6 +511,10 @@ def test_progress_tells_every_round(planted):
     assert [stage for stage, _, _ in told] == ["consensus"] * 4 + ["directions"] * 3
     assert [done for _, done, _ in told] == list(range(1, 8))
     assert {total for _, _, total in told} == {7}
+    Fit(Dataset.of(planted.judgements, planted.vectors), FitOptions(rank=1, rounds=1, archetypes=2)).run(
+        lambda *step: told.append(step)
+    )
+    assert told[-6:] == [("archetypes", done, 6) for done in range(1, 7)]
 
 
 def test_two_sources_have_two_scales(plant):
