@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from penchant.models.dataset import Dataset
 from penchant.models.evaluation import (
@@ -23,7 +24,7 @@ from penchant.models.judgements import Judgement
 from penchant.models.likelihood import Pair, Ranking, Rating, Vote
 from penchant.models.posterior import UserPosterior
 from penchant.models.reward import item_key
-from penchant.models.selection import preference_probability
+from penchant.models.selection import preference_logits, preference_probability
 from penchant.models.split import split
 from penchant.models.testing import tiny_bundle
 
@@ -217,15 +218,19 @@ def test_adapting_is_learning_one_by_one(planted, parts, reward):
     for number, judgement in enumerate(parts.support[user], start=1):
         posterior = posterior.learn(observed(judgement, reward, catalogue))
         expected[number] = posterior
-    assert adapted.posteriors.keys() == {0, 5, 1000}
+    assert posterior.changes == 0
+    assert adapted.beliefs.keys() == {0, 5, 1000}
     for k, of in (
         (0, 0),
         (5, 5),
         (1000, len(parts.support[user])),
     ):  # k beyond what there is means all there is
-        assert adapted.posteriors[k].to_bytes() == expected[of].to_bytes()
+        found, beliefs = adapted.beliefs[k], expected[of].beliefs
+        np.testing.assert_allclose(found.weights, beliefs.weights, atol=1e-9)
+        np.testing.assert_allclose(found.means, beliefs.means, atol=1e-7)
+        np.testing.assert_allclose(found.covariances, beliefs.covariances, atol=1e-7)
     direct = preference_probability(reward, expected[5], adapted.better, adapted.worse)
-    np.testing.assert_allclose(predict(reward, [adapted]).better[5], direct, rtol=1e-12)
+    np.testing.assert_allclose(predict(reward, [adapted]).better[5], direct, rtol=1e-6)
     assert adapted.texts.shape == (len(parts.test[user]), 2)
 
 
@@ -240,12 +245,52 @@ def test_a_forecast_serves_every_temperature(planted, parts, reward):
         for k in (0, 10):
             np.testing.assert_array_equal(found.better[k], direct.better[k])
             one_by_one = [
-                preference_probability(
-                    replace(reward, temperature=temperature), a.posteriors[k], a.better, a.worse
-                )
+                a.beliefs[k].weights @ expit(temperature * preference_logits(a.beliefs[k], a.better, a.worse))
                 for a in adapted
             ]
             np.testing.assert_allclose(found.better[k], np.concatenate(one_by_one), rtol=1e-12)
+
+
+def test_lists_are_learned_one_by_one_beside_the_others(planted, parts, reward):
+    """A user who also ranks three texts learns as the service does; nobody else notices."""
+    users = list(parts.test)[:4]
+    context = planted.judgements[0].context
+    support = {user: list(parts.support[user]) for user in users}
+    lists = [
+        Judgement(users[1], context, "ranking", tuple(planted.texts[:3])),
+        Judgement(users[1], context, "choice", tuple(planted.texts[5:9]), groups=(1, 3)),
+        Judgement(users[1], context, "edit", tuple(planted.texts[10:12]), weight=0.0),
+    ]
+    support[users[1]] = [*support[users[1]][:2], *lists, *support[users[1]][2:]]
+    test = {user: parts.test[user] for user in users}
+    adapted = adapt(reward, planted.vectors, support, test, shots=(0, 5, 12))
+    plain = adapt(reward, planted.vectors, parts.support, test, shots=(0, 5, 12))
+    catalogue = Catalogue(reward, planted.vectors)
+    posterior, learned = UserPosterior.at_prior(reward.population), 0
+    for k in (0, 5, 12):
+        for judgement in support[users[1]][learned:k]:
+            said = observed(judgement, reward, catalogue)
+            assert (said is None) == (judgement.weight == 0)
+            posterior = posterior if said is None else posterior.learn(said)
+        learned = k
+        np.testing.assert_array_equal(adapted[1].beliefs[k].means, posterior.beliefs.means)
+        for number in (0, 2, 3):
+            np.testing.assert_allclose(
+                adapted[number].beliefs[k].means, plain[number].beliefs[k].means, atol=1e-9
+            )
+
+
+def test_progress_tells_of_every_shot(planted, parts, reward):
+    told: list[tuple[str, int, int]] = []
+    adapt(
+        reward,
+        planted.vectors,
+        parts.support,
+        parts.test,
+        shots=(0, 3, 10),
+        progress=lambda *step: told.append(step),
+    )
+    assert told == [("learn", done, 3) for done in (1, 2, 3)]
 
 
 def test_judgements_are_learned_in_their_native_form(extractor):
