@@ -96,7 +96,7 @@ class Bundle:
 
     @cached_property
     def _weights(self) -> bytes:
-        return bytes(save_tensors(_arrays(self.reward), metadata={"format": str(FORMAT)}))
+        return _packed_arrays(self.reward)
 
     @cached_property
     def version(self) -> str:
@@ -166,7 +166,13 @@ class Bundle:
 
 def stored(reward: RewardModel) -> RewardModel:
     """A reward model as it is after saving and loading: figures measured on it are those of the bundle."""
-    return _reward(_arrays(reward))
+    return _reward(load_tensors(_packed_arrays(reward)))
+
+
+def _packed_arrays(reward: RewardModel) -> bytes:
+    # safetensors writes an array's memory as it lies: it must lie in C order.
+    arrays = {name: np.array(array, order="C") for name, array in _arrays(reward).items()}
+    return bytes(save_tensors(arrays, metadata={"format": str(FORMAT)}))
 
 
 def _arrays(reward: RewardModel) -> dict[str, NDArray[Any]]:

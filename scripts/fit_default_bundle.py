@@ -29,7 +29,7 @@ from penchant.models.features import FeatureExtractor
 from penchant.models.judgements import Judgement, read, with_scales
 from penchant.models.progress import Progress as ProgressCall
 from penchant.models.split import split
-from penchant.models.training import extract, summary
+from penchant.models.training import extract, inspection, summary
 from penchant.models.tuning import Tuned, fit_reward
 
 POLIS_LINKS = (
@@ -237,9 +237,11 @@ def main() -> None:
             extractor,
             lambda _, done, total: bars.update(task, completed=done, total=total),
         )
-        tuned = recipe([j for j in everything if not j.own], vectors, bars, "all judgements")
+        kept = [j for j in everything if not j.own]
+        tuned = recipe(kept, vectors, bars, "all judgements")
         data = tuple(card(source, arguments.data, sets[source.name]) for source in SOURCES)
-        manifest = Manifest("default", EncoderCard.of(extractor), data, {"fit": summary(tuned)})
+        about = {"fit": summary(tuned), "inspection": inspection(tuned.reward, kept, vectors)}
+        manifest = Manifest("default", EncoderCard.of(extractor), data, about)
         bundle = Bundle(tuned.reward, manifest)
         bundle.save(arguments.out)  # usable from now on; measuring it takes longer than fitting it
         evaluation = measure(sets, vectors, arguments.repetitions, bars)
