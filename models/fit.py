@@ -1,59 +1,29 @@
 """Fitting a reward model to judgements: variational EM over users, items, the text prior and who is right."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from penchant.models.attributes import ATTRIBUTE_NAMES
+from penchant.models.assemble import assemble
 from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint
-from penchant.models.dataset import Dataset
-from penchant.models.items import Items
-from penchant.models.likelihood import RatingScale
+from penchant.models.fit_state import DTYPE, FitOptions, FitState
 from penchant.models.mixture import Mixture, split
-from penchant.models.population import Population
 from penchant.models.progress import Progress, silent
-from penchant.models.reward import DEFAULT_SOURCE, REFERENCE_KEY, ItemMemory, RewardModel
-from penchant.models.text_fit import Regression, regress, tune
-from penchant.models.text_prior import LinearTextPrior, Standardiser
-from penchant.models.trust import Reliability
+from penchant.models.reward import RewardModel
+from penchant.models.text_fit import regress, tune
 from penchant.models.variational import (
-    RATING_NOISE,
-    Factors,
     Messages,
-    RatingScales,
     item_messages,
     leading_directions,
     user_messages,
     utilities,
 )
 
-
-@dataclass(frozen=True)
-class FitOptions:
-    """How to fit.
-
-    Attributes:
-        rank: Directions of taste k.
-        archetypes: Components of the mixture prior over users.
-        rounds: Most rounds of EM after the consensus.
-        tolerance: Stop when no utility of a judged cell moves by more than this share of their spread.
-        seed: Of the randomised SVD that the directions start from, of archetypes and of inducing texts.
-        device: Where tensors live; `auto` is CUDA where there is one.
-    """
-
-    rank: int = 4
-    archetypes: int = 1
-    rounds: int = 24
-    tolerance: float = 2e-3
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "cpu"
-
+__all__ = ["Fit", "FitOptions"]
 
 CONSENSUS_ROUNDS: Final = 4
 ARCHETYPE_ROUNDS: Final = 6
@@ -68,61 +38,14 @@ TRUSTING_ROUNDS: Final = 3
 """Rounds before labels are doubted: a model that knows nothing yet would call the surprising ones wrong."""
 
 SAVED_EVERY: Final = 5
-UNCERTAINTY_RANK: Final = 64
-"""Directions kept of what is known about the text prior's weights: with 64 of 425 the mean variance of a new text's base
-utility is 4 % too large, and log-loss the same to 1e-4."""
-
-DTYPE: Final = torch.float64
 
 
-class Fit:
-    """State of a fit: beliefs about users and items, the population, the text prior, rating scales, reliability.
+class Fit(FitState):
+    """A fit that can be run: rounds of variational EM.
 
-    Attributes:
-        rounds_run: Rounds until utilities settled, after `run`.
+    A round places the users, moves their mean into the base utility, whitens z and refits the population; then the items
+    and the text prior behind them; then rating scales and whose labels are right.
     """
-
-    rounds_run = 0
-
-    def __init__(self, data: Dataset, options: FitOptions) -> None:
-        self.options = options
-        self.device = _device(options.device)
-        self.data = data = data.to(self.device)
-        n_attributes = len(ATTRIBUTE_NAMES)
-        n_embedded = data.vectors.shape[1] - n_attributes
-        self.standardiser = Standardiser.of(
-            data.vectors, blocks=(n_embedded, n_attributes), seed=options.seed
-        )
-        self.x = torch.from_numpy(self.standardiser(data.vectors).astype(np.float32)).to(self.device)
-        basis = self.standardiser.basis
-        widths = [n_embedded, n_attributes, *([len(basis.inducing)] if basis else []), 1]
-        self.blocks = torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths)).to(self.device)
-        k = self.k = options.rank
-        width = 2 + k
-        n_items, n_users = len(data.keys), len(data.users)
-        self.items = Factors(
-            self._zeros(n_items, width), self._zeros(n_items, width, width), [0, *range(2, width)]
-        )
-        self.items.mean[:, 1] = 1.0
-        self.users = Factors(
-            self._zeros(n_users, width), self._zeros(n_users, width, width), list(range(1, width))
-        )
-        self.users.mean[:, 0] = 1.0
-        self.mixture = Mixture.single(torch.eye(width - 1, dtype=DTYPE, device=self.device))
-        self.scales = RatingScales.of(data)
-        self.reliability = Reliability(data)
-        m = 1 + k
-        start = [
-            np.log(0.3 / widths[0]),
-            np.log(0.3 / widths[0]),
-            *([np.log(0.1)] if basis else []),
-            np.log(0.3),
-        ]
-        self.hyper = [np.array(start) for _ in range(m)]
-        # Per coordinate: what the judgements say of it, and how precisely.
-        self.told = self._zeros(2, m, n_items)
-        self.text_mean = self._zeros(n_items, m)
-        self.residual = torch.full((m,), 0.3, dtype=DTYPE, device=self.device)
 
     def run(
         self, progress: Progress = silent, checkpoint: Checkpoint = NO_CHECKPOINT, stage: str = "fit"
@@ -135,7 +58,7 @@ class Fit:
             stage: Under which name.
         """
         total = CONSENSUS_ROUNDS + self.options.rounds
-        r = self._restore(checkpoint.load(stage))
+        r = self.restore(checkpoint.load(stage))
         settled = self.rounds_run > 0
         while r < total and not settled:
             if r == CONSENSUS_ROUNDS:
@@ -151,12 +74,12 @@ class Fit:
             r += 1
             progress("consensus" if late < 0 else "directions", r, total)
             if r % SAVED_EVERY == 0 and not settled:
-                checkpoint.save(stage, self._state(r))
+                checkpoint.save(stage, self.arrays(r))
         if not self.rounds_run:
             self.rounds_run = r - CONSENSUS_ROUNDS
             if self.options.archetypes > 1:
                 self._run_archetypes(progress)
-        checkpoint.save(stage, self._state(r))
+        checkpoint.save(stage, self.arrays(r))
         return self
 
     def _start_directions(self) -> None:
@@ -255,50 +178,6 @@ class Fit:
         now = self._judged_utilities()
         return float((now - before).std(correction=0) / now.std(correction=0).clamp_min(1e-9))
 
-    def _zeros(self, *shape: int) -> Tensor:
-        return torch.zeros(*shape, dtype=DTYPE, device=self.device)
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """Everything that a round reads and changes."""
-        return {
-            "items.mean": self.items.mean,
-            "items.cov": self.items.cov,
-            "users.mean": self.users.mean,
-            "users.cov": self.users.cov,
-            "mixture.weights": self.mixture.weights,
-            "mixture.means": self.mixture.means,
-            "mixture.covs": self.mixture.covs,
-            "scales.offset": self.scales.offset,
-            "scales.slope": self.scales.slope,
-            "told": self.told,
-            "text_mean": self.text_mean,
-            "residual": self.residual,
-            **self.reliability.state(),
-        }
-
-    def _state(self, r: int) -> dict[str, NDArray[Any]]:
-        return {
-            **{name: tensor.cpu().numpy() for name, tensor in self._tensors().items()},
-            "hyper": np.stack(self.hyper),
-            "round": np.array([r, self.rounds_run]),
-        }
-
-    def _restore(self, state: Mapping[str, NDArray[Any]] | None) -> int:
-        """Takes up a saved state; returns how many rounds it had."""
-        if state is None:
-            return 0
-        found = {name: torch.from_numpy(state[name].copy()).to(self.device) for name in self._tensors()}
-        for side in (self.items, self.users):
-            name = "items" if side is self.items else "users"
-            side.mean, side.cov = found[f"{name}.mean"], found[f"{name}.cov"]
-        self.mixture = Mixture(found["mixture.weights"], found["mixture.means"], found["mixture.covs"])
-        self.scales = RatingScales(found["scales.offset"], found["scales.slope"])
-        self.told, self.text_mean, self.residual = found["told"], found["text_mean"], found["residual"]
-        self.reliability.restore(found)
-        self.hyper = list(state["hyper"])
-        r, self.rounds_run = map(int, state["round"])
-        return r
-
     def content_directions(self, number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Principal components of the embedding: directions `[d, p]` of x with unit variance, and their shares `[p]`.
 
@@ -324,95 +203,5 @@ class Fit:
         remember: bool = True,
         without: NDArray[np.bool_] | None = None,
     ) -> RewardModel:
-        """The reward model of the current beliefs.
-
-        Args:
-            temperature: Of probabilities.
-            remember: Keep an item memory.
-            without: `[n_items]` items that the text prior and the memory must not know, for cross-validation over texts.
-        """
-        kept = np.ones(len(self.data.keys), np.bool_) if without is None else ~without
-        mask = torch.from_numpy(kept).to(self.told)
-        found = [
-            regress(self.x, self.blocks, self.told[0, j], self.told[1, j] * mask, self.hyper[j])
-            for j in range(1 + self.k)
-        ]
-        text_prior = LinearTextPrior(
-            self.standardiser,
-            torch.stack([r.mean for r in found], 1).cpu().numpy(),
-            torch.stack([r.prior_variance for r in found], 1).cpu().numpy(),
-            np.stack([_learned(r) for r in found]),
-            self.residual.cpu().numpy().copy(),
-        )
-        free = self.items.free
-        means = self.items.mean[:, free].cpu().numpy()
-        variances = self.items.cov.diagonal(dim1=1, dim2=2)[:, free].cpu().numpy()
-        reference = np.concatenate([[np.median(means[:, 0])], means[:, 1:].mean(0)])
-        memory = ItemMemory.empty(1 + self.k)
-        if remember:
-            keys = [key for key, keep in zip(self.data.keys, kept, strict=True) if keep]
-            memory = ItemMemory({key: i for i, key in enumerate(keys)}, means[kept], variances[kept])
-        return RewardModel(
-            text_prior=text_prior,
-            population=population(self.mixture),
-            temperature=temperature,
-            reference=Items(
-                reference[:1],
-                np.zeros(1),
-                reference[None, 1:],
-                np.zeros((1, len(reference) - 1)),
-                (REFERENCE_KEY,),
-            ),
-            scales=self._rating_scales(),
-            loadings=np.zeros((self.x.shape[1], 0)),
-            memory=memory,
-            flips=self._flips(),
-        )
-
-    def _rating_scales(self) -> dict[str, RatingScale]:
-        rated = set(self.data.ratings.source.tolist())
-        scales = {
-            name: RatingScale(float(o), float(b), float(b) * RATING_NOISE**0.5)
-            for s, (name, o, b) in enumerate(
-                zip(self.data.sources, self.scales.offset, self.scales.slope, strict=True)
-            )
-            if s in rated
-        }
-        return {**scales, DEFAULT_SOURCE: _default_scale(list(scales.values()))}
-
-    def _flips(self) -> dict[str, float]:
-        """By source of votes and pairs; `default` is the mean, for one that nobody fitted."""
-        doubted = set(torch.cat([self.data.votes.source, self.data.pairs.source]).tolist())
-        rates = self.reliability.source_flips.tolist()
-        flips = {name: rates[s] for s, name in enumerate(self.data.sources) if s in doubted}
-        return {DEFAULT_SOURCE: float(np.mean(list(flips.values()))), **flips} if flips else {}
-
-
-def population(mixture: Mixture) -> Population:
-    """The fitted mixture as the prior that users are served with."""
-    return Population(
-        mixture.weights.cpu().numpy(),
-        mixture.means.cpu().numpy(),
-        torch.linalg.inv(mixture.covs).cpu().numpy(),
-    )
-
-
-def _device(name: str) -> torch.device:
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-
-
-def _learned(regression: Regression) -> NDArray[np.float32]:
-    """L `[d, r]` with S ≈ diag(prior) − LLᵀ, the r largest directions of what was learned."""
-    taken = torch.diag(regression.prior_variance) - regression.cov
-    values, vectors = torch.linalg.eigh(taken)
-    values, vectors = values[-UNCERTAINTY_RANK:].clamp_min(0), vectors[:, -UNCERTAINTY_RANK:]
-    root: NDArray[np.float32] = (vectors * values.sqrt()).float().cpu().numpy()
-    return root
-
-
-def _default_scale(known: list[RatingScale]) -> RatingScale:
-    """For a source nobody fitted: the average of those that were, else a slope that spans the scale in ±2 logits."""
-    if not known:
-        return RatingScale(0.0, 0.5, 0.5 * RATING_NOISE**0.5)
-    offset, slope = (float(np.mean([getattr(s, a) for s in known])) for a in ("offset", "slope"))
-    return RatingScale(offset, slope, slope * RATING_NOISE**0.5)
+        """The reward model of the current beliefs: see `assemble`."""
+        return assemble(self, temperature=temperature, remember=remember, without=without)

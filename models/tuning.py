@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from penchant.models.assemble import population
 from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint
 from penchant.models.dataset import Dataset
 from penchant.models.evaluation import Adapted, Forecast, Predictions, Vectors, adapt
-from penchant.models.fit import Fit, FitOptions, population
+from penchant.models.fit import Fit, FitOptions
 from penchant.models.judgements import Judgement
 from penchant.models.progress import Progress, silent
 from penchant.models.reward import RewardModel, item_key

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from penchant.models.assemble import population
 from penchant.models.attributes import ATTRIBUTE_NAMES
 from penchant.models.checkpoint import Checkpoint
 from penchant.models.dataset import Dataset
 from penchant.models.evaluation import adapt, predict
-from penchant.models.fit import Fit, FitOptions, population
+from penchant.models.fit import Fit, FitOptions
 from penchant.models.judgements import Judgement
 from penchant.models.likelihood import Pair
 from penchant.models.posterior import UserPosterior
@@ -219,11 +220,11 @@ def test_archetypes_pay_where_users_come_in_kinds(plant):
 
 
 def test_trying_archetypes_leaves_the_fit_as_it_was(fit):
-    before = {name: tensor.clone() for name, tensor in fit._tensors().items()}
+    before = {name: tensor.clone() for name, tensor in fit.tensors().items()}
     four = fit.archetypes(4)
     assert four.weights.shape == (4,)
     assert fit.archetypes(1) is fit.mixture
-    assert all(torch.equal(tensor, before[name]) for name, tensor in fit._tensors().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in fit.tensors().items())
     served = population(four)
     np.testing.assert_allclose(served.prior.covariances, four.covs.numpy(), atol=1e-9)
     np.testing.assert_array_equal(served.means, four.means.numpy())
@@ -316,7 +317,7 @@ def test_an_edit_that_changed_nothing_teaches_nothing(planted, fit):
         for i, (a, b) in enumerate([planted.texts[:2], planted.texts[5:7]])
     ]
     again = Fit(Dataset.of([*planted.judgements, *nothing], planted.vectors), FitOptions(rank=2)).run()
-    assert all(torch.equal(tensor, fit._tensors()[name]) for name, tensor in again._tensors().items())
+    assert all(torch.equal(tensor, fit.tensors()[name]) for name, tensor in again.tensors().items())
 
 
 def test_an_edit_teaches_by_its_weight(planted, fit):
@@ -359,7 +360,7 @@ def test_choices_and_rankings_enter_as_stages(planted, fit, kind):
     one, other = (
         Fit(Dataset.of(rows, planted.vectors), FitOptions(rank=1, rounds=5)).run() for rows in (lists, stages)
     )
-    assert all(torch.equal(tensor, one._tensors()[name]) for name, tensor in other._tensors().items())
+    assert all(torch.equal(tensor, one.tensors()[name]) for name, tensor in other.tensors().items())
 
 
 # ---------------------------------------------------------------- determinism and safety
@@ -405,7 +406,7 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits(small, uninterrupte
     assert resumed.rounds_run == uninterrupted.rounds_run
     assert len(stages) == 4 + 14 + 6 - saved
     assert all(
-        torch.equal(tensor, uninterrupted._tensors()[name]) for name, tensor in resumed._tensors().items()
+        torch.equal(tensor, uninterrupted.tensors()[name]) for name, tensor in resumed.tensors().items()
     )
     for name, array in resumed.reward().text_prior.arrays().items():
         np.testing.assert_array_equal(array, uninterrupted.reward().text_prior.arrays()[name])
@@ -416,9 +417,7 @@ def test_a_finished_fit_is_not_done_again(small, uninterrupted, tmp_path):
     Fit(data, RESUMABLE).run(checkpoint=checkpoint)
     again = Fit(data, RESUMABLE).run(lambda *step: pytest.fail(str(step)), checkpoint)
     assert again.rounds_run == uninterrupted.rounds_run
-    assert all(
-        torch.equal(tensor, uninterrupted._tensors()[name]) for name, tensor in again._tensors().items()
-    )
+    assert all(torch.equal(tensor, uninterrupted.tensors()[name]) for name, tensor in again.tensors().items())
 
 
 def test_stages_of_one_checkpoint_do_not_mix(small, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 from penchant.models import mixture as module
-from penchant.models.fit import population
+from penchant.models.assemble import population
 from penchant.models.mixture import SHRINKAGE, Mixture, Placed, split
 from penchant.models.variational import Messages
 

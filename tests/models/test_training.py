@@ -193,7 +193,9 @@ def test_a_bundle_on_disk_knows_what_the_fitted_model_knows(bundle, extractor, t
     there = Bundle.load(tmp_path / "words").reward.describe(vectors)
     here = bundle.reward.describe(vectors)
     for part in ("base", "base_variance", "directions", "direction_variance"):
-        np.testing.assert_allclose(getattr(there, part), getattr(here, part), rtol=2e-3, atol=1e-4)
+        # A variance is what is left of a difference of float16 products.
+        rtol = 0.05 if part.endswith("variance") else 2e-3
+        np.testing.assert_allclose(getattr(there, part), getattr(here, part), rtol=rtol, atol=1e-4)
 
 
 def test_what_a_bundle_holds_is_in_its_manifest(bundle):
