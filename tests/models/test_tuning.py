@@ -8,16 +8,18 @@ from scipy.special import expit
 
 from penchant.models import tuning
 from penchant.models.attributes import ATTRIBUTE_NAMES
+from penchant.models.checkpoint import Checkpoint
+from penchant.models.dataset import Dataset
 from penchant.models.evaluation import Adapted, Forecast
-from penchant.models.fit import FitOptions
+from penchant.models.fit import Fit, FitOptions
 from penchant.models.items import Items
 from penchant.models.population import Population
 from penchant.models.posterior import UserPosterior
-from penchant.models.testing import tiny_bundle
+from penchant.models.taste_families import ATTRIBUTES, FAMILIES
 from penchant.models.tuning import (
+    ARCHETYPES,
     HELD_OUT_USERS,
     MIN_USERS,
-    TASTES,
     TEMPERATURES,
     Choice,
     HeldOut,
@@ -66,22 +68,51 @@ def test_users_who_agree_get_none(agreeing):
     assert (found.reward.rank, found.reward.q) == (0, 1)
 
 
-def test_every_taste_is_tried_beside_the_chosen_rank(tuned):
-    tried = [t.choice for t in tuned.trials[2:]]
-    assert {c.tastes for c in tried} == TASTES.keys() - {"none"}
+def test_archetypes_are_tried_for_the_chosen_rank(tuned):
+    tried = [t.choice for t in tuned.trials[2 : 2 + len(ARCHETYPES)]]
+    assert [c.archetypes for c in tried] == list(ARCHETYPES)
+    assert {(c.rank, c.tastes) for c in tried} == {(2, "none")}
+
+
+def test_every_taste_is_tried_beside_the_chosen_rank_and_archetypes(tuned):
+    tried = [t.choice for t in tuned.trials[2 + len(ARCHETYPES) :]]
+    assert {c.tastes for c in tried} == FAMILIES.keys()
+    assert [(c.tastes, c.taste_variance) for c in tried] == [
+        (name, size) for name, sizes in FAMILIES.items() for size in sizes
+    ]
     assert {c.rank for c in tried} == {2}
-    assert all(c.taste_variance > 0 for c in tried)
+    assert {c.archetypes for c in tried} == {tuned.choice.archetypes}
+    assert len(tuned.reward.population.weights) == tuned.choice.archetypes
 
 
-def test_choosing_repeats_itself(differing):
-    one, two = (
-        fit_reward(differing.judgements, differing.vectors, mode="warm", options=QUICK, ranks=(0, 1))
-        for _ in range(2)
+def tune_cheaply(planted, **arguments) -> Tuned:
+    return fit_reward(
+        planted.judgements, planted.vectors, mode="warm", options=QUICK, ranks=(0, 2), **arguments
     )
-    assert one.held_out_users >= MIN_USERS
-    assert one.choice == two.choice
-    assert one.trials == two.trials
-    np.testing.assert_array_equal(one.reward.population.precisions, two.reward.population.precisions)
+
+
+@pytest.fixture
+def cheap(monkeypatch) -> None:
+    """One taste to try, few archetypes."""
+    monkeypatch.setattr(tuning, "FAMILIES", {"length": (0.1,)})
+    monkeypatch.setattr(tuning, "ARCHETYPES", (2, 4))
+
+
+@pytest.fixture(scope="module")
+def whole(differing) -> Tuned:
+    """What `tune_cheaply` makes of `differing`, uninterrupted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "FAMILIES", {"length": (0.1,)})
+        patch.setattr(tuning, "ARCHETYPES", (2, 4))
+        return tune_cheaply(differing)
+
+
+def test_choosing_repeats_itself(differing, whole, cheap):
+    again = tune_cheaply(differing)
+    assert again.held_out_users >= MIN_USERS
+    assert again.choice == whole.choice
+    assert again.trials == whole.trials
+    np.testing.assert_array_equal(again.reward.population.precisions, whole.reward.population.precisions)
 
 
 def test_with_few_users_nothing_is_chosen(plant):
@@ -158,18 +189,78 @@ def test_the_temperature_that_drew_the_choices_is_found(rng, make_items):
         a, b = rng.normal(size=(2, 8_000))
         first = rng.random(8_000) < expit(truth * (a - b))
         better, worse = np.where(first, a, b), np.where(first, b, a)
-        adapted = Adapted({0: certain}, items(better), items(worse), np.zeros((8_000, 2), np.int64))
+        adapted = Adapted({0: certain.beliefs}, items(better), items(worse), np.zeros((8_000, 2), np.int64))
         assert best_temperature(Forecast([adapted])) == pytest.approx(truth, rel=0.05)
 
 
-def test_a_choice_gives_a_model_its_tastes_and_temperature(extractor):
-    reward = tiny_bundle(extractor).reward
-    plain = Choice(temperature=1.5).shape(reward)
+def test_a_choice_gives_a_model_its_tastes_and_temperature(differing):
+    fit = Fit(Dataset.of(differing.judgements[:50], differing.vectors), FitOptions(rank=1, rounds=2)).run()
+    reward = fit.reward()
+    plain = Choice(temperature=1.5).shape(reward, fit)
     assert (plain.q, plain.temperature) == (reward.q, 1.5)
-    shaped = Choice(tastes="style", taste_variance=0.03).shape(reward)
-    style = TASTES["style"]
+    shaped = Choice(tastes="style", taste_variance=0.03).shape(reward, fit)
+    style = ATTRIBUTES["style"]
     assert shaped.q == reward.q + len(style)
     variances = np.diag(shaped.population.prior.covariances[0])[reward.q :]
     np.testing.assert_allclose(variances, [0.03 * relative for relative in style.values()])
     columns = shaped.loadings[:, reward.loadings.shape[1] :].argmax(axis=0)
-    assert [ATTRIBUTE_NAMES[c - 64] for c in columns] == list(style)
+    n_embedded = 6
+    assert [ATTRIBUTE_NAMES[c - n_embedded] for c in columns] == list(style)
+
+
+def test_declared_tastes_are_not_chosen(differing, cheap):
+    """They come whatever they cost; the trials tell the price, and personalization need not be measurably better."""
+    found = fit_reward(
+        differing.judgements,
+        differing.vectors,
+        mode="warm",
+        options=QUICK,
+        ranks=(0, 1),
+        declared=("length", 0.2),
+    )
+    assert (found.choice.tastes, found.choice.taste_variance) == ("length", 0.2)
+    assert [t.choice.tastes for t in found.trials] == ["none", "none", "length"]
+    assert found.reward.q == found.reward.rank + 2
+
+
+def test_kinds_of_users_get_archetypes(plant, cheap):
+    """Three kinds of users, well apart, of whom each says little."""
+    angles = 2 * np.pi * np.arange(3) / 3
+    centres = 1.4 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    planted = plant(kinds=("pair",), n_users=160, n_texts=40, per_user=24, centres=centres, taste=2.0, seed=1)
+    found = tune_cheaply(planted)
+    assert found.choice.rank == 2
+    assert found.choice.archetypes > 1
+    assert len(found.reward.population.weights) == found.choice.archetypes
+    trials = {t.choice.archetypes: t.log_loss for t in found.trials if t.choice.rank == 2}
+    assert trials[found.choice.archetypes] < trials[1] - 0.02
+
+
+# ---------------------------------------------------------------- interruption
+
+
+class InterruptedTuningError(Exception):
+    """Somebody pressed Ctrl-C."""
+
+
+@pytest.mark.parametrize("at", ["try tastes", "fit"])
+def test_a_choice_that_was_interrupted_goes_on_where_it_was(differing, whole, cheap, tmp_path, at):
+    """Fits and trials that were finished are not done again, and what comes out is the same to the last bit."""
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if stage == at and done == (1 if stage == "try tastes" else 7):
+            raise InterruptedTuningError
+
+    with pytest.raises(InterruptedTuningError):
+        tune_cheaply(differing, progress=interrupt, checkpoint=Checkpoint(tmp_path / "work", "same"))
+    stages: list[str] = []
+    resumed = tune_cheaply(
+        differing,
+        progress=lambda stage, *_: stages.append(stage),
+        checkpoint=Checkpoint(tmp_path / "work", "same"),
+    )
+    assert set(stages) == {"try tastes", "fit"}
+    assert resumed.choice == whole.choice
+    assert resumed.trials == whole.trials
+    np.testing.assert_array_equal(resumed.reward.population.precisions, whole.reward.population.precisions)
+    np.testing.assert_array_equal(resumed.reward.memory.means, whole.reward.memory.means)
