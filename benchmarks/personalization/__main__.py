@@ -22,6 +22,9 @@ def main(  # noqa: PLR0917 - the command line's options, in order
         str, typer.Option(help="cold (new texts), warm (texts that recur), or both.")
     ] = "cold,warm",
     repetitions: Annotated[int, typer.Option(min=1, help="Random splits of each.")] = 5,
+    peer_repetitions: Annotated[
+        int, typer.Option(min=1, help="Of LoRe, PAL-A and the Hebbian baseline, which take most of the time.")
+    ] = 5,
     systems: Annotated[str, typer.Option(help="With commas.")] = ",".join(SYSTEMS),
     parts: Annotated[str, typer.Option(help="Of the benchmark, with commas.")] = ",".join(PARTS),
     jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 1,
@@ -41,7 +44,14 @@ def main(  # noqa: PLR0917 - the command line's options, in order
 ) -> None:
     """Measures how well systems know a user they have a few judgements of; exit code 1 where a probe fails."""
     try:
-        options = Options.of(splits, repetitions, systems, parts, reverse_labels=reverse_labels)
+        options = Options.of(
+            splits,
+            repetitions,
+            systems,
+            parts,
+            reverse_labels=reverse_labels,
+            peer_repetitions=peer_repetitions,
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 

@@ -21,6 +21,7 @@ ROBUSTNESS: Final = "robustness"
 CONTROL: Final = "control"
 PARTS: Final = (CURVES, PROBES, ROBUSTNESS, CONTROL)
 REVERSED: Final = "probes-reversed"
+TRAINED_BY_STEPS: Final = frozenset({"lore", "pal", "hebbian"})
 SPLITS: Final[tuple[Mode, ...]] = ("cold", "warm")
 
 
@@ -31,6 +32,7 @@ class Options:
     Attributes:
         splits: `cold`, `warm`.
         repetitions: How many of each.
+        peer_repetitions: How many of the peers that train by gradient steps, which take most of the time.
         systems: Ours and peers.
         parts: Of the benchmark.
         reverse_labels: Turn every test label round, to see the probes fail.
@@ -41,10 +43,18 @@ class Options:
     systems: tuple[str, ...]
     parts: tuple[str, ...]
     reverse_labels: bool = False
+    peer_repetitions: int = 5
 
     @classmethod
     def of(
-        cls, splits: str, repetitions: int, systems: str, parts: str, *, reverse_labels: bool = False
+        cls,
+        splits: str,
+        repetitions: int,
+        systems: str,
+        parts: str,
+        *,
+        reverse_labels: bool = False,
+        peer_repetitions: int = 5,
     ) -> "Options":
         """From lists with commas.
 
@@ -58,6 +68,7 @@ class Options:
             _among(systems, SYSTEMS),
             _among(parts, PARTS),
             reverse_labels,
+            peer_repetitions,
         )
 
 
@@ -71,6 +82,7 @@ def cells(options: Options, sources: Mapping[str, Source]) -> list[Cell]:
             for split in options.splits
             for repetition in range(options.repetitions)
             for system in options.systems
+            if repetition < options.peer_repetitions or system not in TRAINED_BY_STEPS
         ]
     if PROBES in options.parts:
         part = REVERSED if options.reverse_labels else PROBES

@@ -19,7 +19,7 @@ MOST_CONTEXTS: Final = 15
 
 
 def curves(store: Store, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """One entry a set and split; systems missing in a repetition are left out."""
+    """One entry a set and split; a system that ran the first repetitions only is compared on those."""
     places = dict.fromkeys((cell.set, cell.split) for cell in cells)
     return [_place(store, [c for c in cells if (c.set, c.split) == place]) for place in places]
 
@@ -28,17 +28,18 @@ def _place(store: Store, cells: Sequence[Cell]) -> dict[str, Any]:
     by_system: dict[str, list[Result]] = {}
     for cell in sorted(cells, key=lambda cell: cell.repetition):
         by_system.setdefault(cell.system, []).append(store.read(cell))
-    results = next(iter(by_system.values()))
+    results = max(by_system.values(), key=len)
     about: dict[str, Any] = {"set": cells[0].set, "split": cells[0].split, "repetitions": len(results)}
     if any(not result.answer.better for result in results):
         return {**about, "nobody": "a repetition has no unseen user with enough judgements"}
     drawn = metrics.repetitions([result.asked for result in results])
     better = {name: [result.answer.better for result in found] for name, found in by_system.items()}
-    found = {name: metrics.curve(drawn, predicted) for name, predicted in better.items()}
-    first = next(iter(found.values()))
+    found = {name: metrics.curve(drawn[: len(p)], p) for name, p in better.items()}
+    first = max(found.items(), key=lambda item: len(better[item[0]]))[1]
     about |= {"users": first.users, "pairs": first.pairs}
     about["systems"] = {
         name: {
+            "repetitions": len(better[name]),
             "curve": _points(curve),
             "seconds": [round(result.seconds, 1) for result in by_system[name]],
             "notes": [result.answer.notes for result in by_system[name]],
@@ -51,7 +52,9 @@ def _place(store: Store, cells: Sequence[Cell]) -> dict[str, Any]:
             point["calibration_noise"] = round(metrics.calibration_noise(pooled), 4)
         about["with_labels"] = _with_labels(found[PENCHANT])
         about["against"] = {
-            name: _against(found[PENCHANT], curve) for name, curve in found.items() if name != PENCHANT
+            name: _against(metrics.curve(drawn[: len(p)], better[PENCHANT][: len(p)]), found[name])
+            for name, p in better.items()
+            if name != PENCHANT
         }
         about["contexts"] = _contexts(drawn, better)
     return about
@@ -104,7 +107,7 @@ def _contexts(
         return []
     rows = []
     for name in names:
-        found = {system: metrics.accuracy_among(drawn, p, name) for system, p in better.items()}
+        found = {system: metrics.accuracy_among(drawn[: len(p)], p, name) for system, p in better.items()}
         ours = found[PENCHANT]
         if ours is None or ours[2] < MIN_CONTEXT_USERS:
             continue
