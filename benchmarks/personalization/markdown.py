@@ -10,13 +10,22 @@ from benchmarks.personalization.task import SHOTS
 Entry = Mapping[str, Any]
 
 
-def render(found: Entry) -> str:
-    """All sections that the run has figures for."""
+def render(found: Entry, pictures: Mapping[str, str]) -> str:
+    """All sections that the run has figures for.
+
+    Args:
+        found: As in the JSON file.
+        pictures: By set, where its learning curves lie, as seen from the Markdown file.
+    """
     lines = ["# Personalization: does it know the user?", "", *_about(found["about"])]
     places = [place for place in found.get("curves", []) if "systems" in place]
     if "curves" in found:
         lines += ["## Learning curves", "", *_reading()]
+        shown: set[str] = set()
         for place in found["curves"]:
+            if place["set"] in pictures and place["set"] not in shown:
+                lines += [f"![{place['set']}]({pictures[place['set']]})", ""]
+                shown.add(place["set"])
             lines += _curve(place)
     ours = [place for place in places if PENCHANT in place["systems"]]
     if ours:

@@ -1,6 +1,7 @@
 """What a run leaves behind: one JSON file, one Markdown file, pictures."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -50,8 +51,9 @@ def write(
         found["speed"] = list(speed)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    out.with_suffix(".md").write_text(markdown.render(found), "utf-8")
-    pictures.draw(found.get(plan.CURVES, []), folder)
+    drawn = pictures.draw(found.get(plan.CURVES, []), folder)
+    shown = {p.stem: os.path.relpath(p, out.parent) for p in drawn if p.suffix == ".png"}
+    out.with_suffix(".md").write_text(markdown.render(found, shown), "utf-8")
     checks = [*found.get(plan.PROBES, []), *found.get(plan.REVERSED, [])]
     return [f"{c['place']}: {c['claim']}: {c['figure']}" for c in checks if not c["passed"]]
 

@@ -19,7 +19,7 @@ SET = "jester5k"  # one of the sets that are probed
 Run = Callable[..., list[str]]
 
 
-def write_set(folder: Path, *, users: int = 220, texts: int = 40, each: int = 36, seed: int = 0) -> None:
+def _write_set(folder: Path, *, users: int = 220, texts: int = 40, each: int = 36, seed: int = 0) -> None:
     """Ratings: half of the users like the first three topics, the others the rest; all like what is lovely."""
     rng = np.random.default_rng(seed)
     named, x = [], np.zeros((texts, 7))
@@ -39,9 +39,15 @@ def write_set(folder: Path, *, users: int = 220, texts: int = 40, each: int = 36
 
 
 @pytest.fixture(scope="session")
+def write_set() -> Callable[..., None]:
+    """Writes a set into a folder that is not there yet."""
+    return _write_set
+
+
+@pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sets")
-    write_set(folder / SET)
+    _write_set(folder / SET)
     return folder
 
 

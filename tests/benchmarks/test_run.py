@@ -3,9 +3,13 @@
 import json
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from benchmarks.personalization.plan import Options
+from benchmarks.personalization.run import Place, measure
+from penchant.models.encoder import HashingEncoder
+from penchant.models.features import FeatureExtractor
 
 SET = "jester5k"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -100,3 +104,41 @@ def test_a_set_that_is_not_there_is_named(data) -> None:
 
     with pytest.raises(FileNotFoundError, match=f"no set moon; it holds {SET}"):
         sources(data, ["moon"], "identity", data)
+
+
+def test_fitting_is_timed_beside_lore(data) -> None:
+    from benchmarks.personalization import speed
+    from benchmarks.personalization.data import items, sources
+    from benchmarks.personalization.task import Task
+    from penchant.models.split import split
+
+    (source,) = sources(data, [SET], "identity", data)
+    judgements = source.judgements()[:1500]
+    rng = np.random.default_rng(0)
+    vectors = {item: rng.normal(size=48).astype(np.float16) for item in items(judgements)}
+    found = speed.measure(Task(SET, "warm", 0, split(judgements, "warm", 0), vectors), rounds=1)
+    assert all(len(times) == 1 and times[0] > 0 for times in found["seconds"].values())
+    one_fit, loop = found["seconds"]["penchant, one fit of rank 4"][0], found["seconds"]["LoRe, loop"][0]
+    assert found["ratios"]["LoRe, loop / penchant, one fit of rank 4"] == pytest.approx(
+        loop / one_fit, abs=0.01
+    )
+    assert len(found["ratios"]) == 6
+
+
+@pytest.mark.slow
+def test_spoilt_labels_are_measured(tmp_path, write_set) -> None:
+    write_set(tmp_path / "sets" / "polis_opendata_en")
+    failures = measure(
+        tmp_path / "sets",
+        None,
+        Options.of("warm", 1, "penchant", "robustness"),
+        encoder="hashing",
+        extractor=lambda: FeatureExtractor(HashingEncoder()),
+        place=Place(tmp_path / "out", tmp_path / "pictures", tmp_path / "cache"),
+    )
+    assert failures == []
+    found = json.loads((tmp_path / "out.json").read_text("utf-8"))["robustness"]
+    assert {(row["variant"], row["k"]) for row in found} == {
+        (variant, k) for variant in ("flip10", "flip30", "poison") for k in (0, 10)
+    }
+    assert "one account adds 1,000 judgements" in (tmp_path / "out.md").read_text("utf-8")
