@@ -1,11 +1,14 @@
 """Bayesian regression with noisy messages: torch's multivariate normal, finite differences and a direct solve."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
 from penchant.models.text_fit import INTERCEPT_VARIANCE, gradient, regress, tune
+from penchant.models.text_prior import Standardiser
 
 HYPER = np.array([-0.5, -1.5, -1.0])  # log variance of block 0, of block 1, log τ²
 BLOCKS = torch.tensor([0, 0, 0, 1, 1, 2])
@@ -126,3 +129,28 @@ def test_tuning_moves_no_further_than_its_reach(messages):
     assert np.abs(far - start).max() > 2
     values = [regress(x, BLOCKS, target, precision, h).log_evidence for h in (start, near, far)]
     assert values == sorted(values)
+
+
+def test_the_radial_basis_learns_what_is_not_linear(rng):
+    """Target x₀x₁: the linear features say nothing of new texts, with the basis most of it is known."""
+    vectors = rng.normal(size=(500, 3)).astype(np.float16)
+    signal = vectors[:, 0].astype(float) * vectors[:, 1].astype(float)
+    target = torch.tensor(signal + 0.2 * rng.normal(size=500))
+    standardiser = Standardiser.of(vectors)
+    left = {}
+    for name, features in (("radial", standardiser), ("linear", replace(standardiser, basis=None))):
+        x = torch.tensor(features(vectors))
+        widths = [3, x.shape[1] - 4, 1]
+        blocks = torch.repeat_interleave(torch.arange(3), torch.tensor(widths))
+        if name == "linear":
+            blocks = torch.tensor([0, 0, 0, 1])
+        precision = torch.where(torch.arange(500) < 350, 25.0, 0.0).double()  # the others are new
+        start = np.full(int(blocks[-1]) + 1, -1.0)
+        hyper = tune(x, blocks, target, precision, start, max_steps=30)
+        found = regress(x, blocks, target, precision, hyper)
+        error = signal[350:] - (x[350:] @ found.mean).numpy()
+        left[name] = error.var() / signal[350:].var()
+        spread = ((x[350:] @ found.cov) * x[350:]).sum(1).numpy() + found.residual_variance
+        assert 0.5 < np.mean(error**2 / spread) < 2.0  # and it is known how much is known
+    assert left["linear"] > 0.9
+    assert left["radial"] < 0.25

@@ -1,0 +1,148 @@
+"""Tastes beside the learned directions: named attributes and principal components of what is written."""
+
+import numpy as np
+import pytest
+
+from penchant.models.attributes import ATTRIBUTE_NAMES
+from penchant.models.dataset import Dataset
+from penchant.models.fit import Fit, FitOptions
+from penchant.models.judgements import Judgement
+from penchant.models.likelihood import Pair, Vote
+from penchant.models.posterior import UserPosterior
+from penchant.models.taste_families import ATTRIBUTES, COMPONENTS, FAMILIES, directions
+from penchant.models.tuning import Choice
+
+EMBEDDED = 12
+TOPICS = 5
+
+
+def topical(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors `[n, dim]` of texts about one of five topics each, and which."""
+    centres = (
+        5 * np.linalg.qr(rng.normal(size=(EMBEDDED, EMBEDDED)))[0][:TOPICS]
+    )  # equally far from each other
+    topic = np.arange(n) % TOPICS
+    embedding = centres[topic] + 0.4 * rng.normal(size=(n, EMBEDDED))
+    return np.concatenate([embedding, rng.normal(size=(n, len(ATTRIBUTE_NAMES)))], axis=1).astype(
+        np.float16
+    ), topic
+
+
+@pytest.fixture
+def written(rng) -> tuple[Fit, np.ndarray, np.ndarray]:
+    """A fit of users who agree on nothing, about 100 texts: radial basis included. Vectors, topics."""
+    vectors, topic = topical(rng, 100)
+    texts = [f"text {i}" for i in range(100)]
+    rows = []
+    for number in range(300):
+        a, b = rng.choice(texts, 2, replace=False)
+        rows.append(Judgement(f"u{number % 20}", "", "pair", (str(a), str(b))))
+    # In the order of the vectors, so that item i is text i.
+    rows = [
+        Judgement("u0", "", "vote", (text,), 1.0 if i % 2 else -1.0) for i, text in enumerate(texts)
+    ] + rows
+    known = {("", text): vector for text, vector in zip(texts, vectors, strict=True)}
+    return Fit(Dataset.of(rows, known), FitOptions(rank=0, rounds=2)).run(), vectors, topic
+
+
+def test_components_have_unit_variance_and_share_the_prior_variance(written):
+    """Against the eigenvectors of the embedding's covariance, standardised as the fit sees it."""
+    fit, vectors, _ = written
+    loadings, shares = fit.content_directions(8)
+    assert loadings.shape == (fit.standardiser.width, 8)
+    assert shares.sum() == pytest.approx(1.0)
+    x = fit.standardiser(vectors)
+    scores = x @ loadings
+    np.testing.assert_allclose(np.cov(scores.T, bias=True), np.eye(8), atol=1e-4)
+    variances = np.linalg.eigvalsh(np.cov(x[:, :EMBEDDED].T, bias=True))[::-1]
+    np.testing.assert_allclose(shares, variances[:8] / variances[:8].sum(), atol=1e-5)
+    assert (np.diff(shares) <= 0).all()
+    np.testing.assert_array_equal(
+        loadings[EMBEDDED:], 0
+    )  # neither attributes nor radial features nor the constant
+
+
+def test_there_are_no_more_components_than_the_embedding_varies_in(written):
+    fit, vectors, _ = written
+    loadings, shares = fit.content_directions(64)
+    assert loadings.shape[1] == len(shares) == EMBEDDED
+    # All components with their shares are the linear kernel itself, up to its scale.
+    x = fit.standardiser(vectors)[:, :EMBEDDED]
+    x = x - x.mean(axis=0)
+    total = x.var(axis=0).sum()
+    wide = fit.standardiser(vectors) @ loadings
+    wide -= wide.mean(axis=0)
+    np.testing.assert_allclose((wide * shares) @ wide.T, x @ x.T / total, atol=1e-4)
+
+
+def test_texts_that_are_all_alike_have_no_components(rng):
+    row = rng.normal(size=4 + len(ATTRIBUTE_NAMES)).astype(np.float16)
+    rows = [Judgement("u", "", "vote", (text,), 1.0) for text in "abc"]
+    fit = Fit(Dataset.of(rows, {("", text): row for text in "abc"}), FitOptions(rank=0, rounds=1)).run()
+    loadings, shares = fit.content_directions(32)
+    assert (loadings.shape, shares.shape) == ((fit.standardiser.width, 0), (0,))
+    reward = Choice(tastes="content-32", taste_variance=1.0).shape(fit.reward(), fit)
+    assert reward.q == 1
+
+
+@pytest.mark.parametrize("kind", ["pair", "vote"])
+def test_a_content_taste_likes_what_is_near_what_was_liked(written, kind):
+    """One text of a topic liked, by somebody of whom nothing else is known: the topic's other texts rise most."""
+    fit, vectors, topic = written
+    reward = Choice(tastes="content-32", taste_variance=1.0).shape(fit.reward(remember=False), fit)
+    items = reward.describe(vectors)
+    nobody = UserPosterior.at_prior(reward.population)
+    for liked in range(TOPICS):
+        said = Vote(items[liked], 1) if kind == "vote" else Pair(items[liked], items[(liked + 1) % TOPICS])
+        gain = nobody.learn(said).utility(items).mean - nobody.utility(items).mean
+        gain = gain[TOPICS:]  # of texts nobody spoke of
+        of_topic = [gain[topic[TOPICS:] == (liked + step) % TOPICS] for step in range(TOPICS)]
+        near, contrary, others = of_topic[0], of_topic[1], of_topic[2:]
+        if kind == "vote":
+            assert near.min() > max(contrary.max(), *(other.max() for other in others))
+        else:
+            assert near.min() > 0 > contrary.max()
+            assert near.mean() > max(other.mean() for other in others)
+            assert contrary.mean() < min(other.mean() for other in others)
+
+
+def test_without_content_tastes_a_user_of_rank_0_likes_nothing_in_particular(written):
+    fit, vectors, _ = written
+    reward = fit.reward(remember=False)
+    items = reward.describe(vectors)
+    nobody = UserPosterior.at_prior(reward.population)
+    gain = nobody.learn(Vote(items[0], 1)).utility(items).mean - nobody.utility(items).mean
+    np.testing.assert_allclose(gain, gain[0], atol=1e-12)
+
+
+def test_named_attributes_are_columns_behind_the_embedding(written):
+    fit, _, _ = written
+    for name, relative in ATTRIBUTES.items():
+        loadings, shares = directions(name, fit)
+        assert loadings.shape == (fit.standardiser.width, len(relative))
+        np.testing.assert_array_equal(shares, list(relative.values()))
+        for column, attribute in zip(loadings.T, relative, strict=True):
+            (at,) = np.flatnonzero(column)
+            assert (at, column[at]) == (EMBEDDED + ATTRIBUTE_NAMES.index(attribute), 1.0)
+
+
+def test_families_are_joined_by_a_plus(written):
+    fit, _, _ = written
+    one, two = directions("length", fit), directions("content-64", fit)
+    both = directions("length+content-64", fit)
+    for found, parts in zip(both, zip(one, two, strict=True), strict=True):
+        np.testing.assert_array_equal(found, np.concatenate(parts, axis=-1))
+    loadings, shares = directions("none", fit)
+    assert (loadings.shape, shares.shape) == ((fit.standardiser.width, 0), (0,))
+    with pytest.raises(KeyError):
+        directions("astrology", fit)
+
+
+def test_every_family_that_is_tried_is_known(written):
+    fit, _, _ = written
+    assert FAMILIES.keys() == ATTRIBUTES.keys() | COMPONENTS.keys()
+    for name, sizes in FAMILIES.items():
+        for size in sizes:
+            reward = Choice(tastes=name, taste_variance=size).shape(fit.reward(), fit)
+            assert reward.q == 1 + len(directions(name, fit)[1])
+            assert np.linalg.eigvalsh(reward.population.precisions[0]).min() > 0
