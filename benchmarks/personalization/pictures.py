@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -18,7 +19,10 @@ COLOURS: Final = {
     "hebbian": "#edae49",
 }
 QUANTITIES: Final = {"accuracy": "accuracy (user mean)", "log_loss": "log-loss"}
-STYLE: Final = {
+SPACING: Final = 0.06
+"""Between the peers' bars."""
+
+STYLE: Final[dict[Any, Any]] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -58,20 +62,23 @@ def _figure(name: str, places: Sequence[Mapping[str, Any]]) -> Figure:
         kind = "texts nobody judged before" if place["split"] == "cold" else "texts that recur"
         axes[0, column].set_title(f"{place['split']}: {kind}\n{place['users']} users", fontsize=9)
         axes[-1, column].set_xlabel("judgements of the user's own")
-    axes[0, 0].legend(fontsize=7, frameon=False)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     return figure
 
 
 def _lines(axes: Axes, place: Mapping[str, Any], quantity: str) -> None:
+    """Ours with a band, the peers with thin bars, side by side."""
+    peers = [name for name in place["systems"] if name != PENCHANT]
     for name, system in place["systems"].items():
         shots = [point["k"] for point in system["curve"]]
-        where = range(len(shots))
-        value, low, high = zip(*(point[quantity] for point in system["curve"]), strict=True)
-        wide = 2.0 if name == PENCHANT else 1.2
-        axes.plot(
-            where, value, color=COLOURS[name], linewidth=wide, marker="o", markersize=3, label=TITLES[name]
-        )
-        axes.fill_between(
-            where, low, high, color=COLOURS[name], alpha=0.18 if name == PENCHANT else 0.06, linewidth=0
-        )
-        axes.set_xticks(where, [str(k) for k in shots])
+        value, low, high = np.array([point[quantity] for point in system["curve"]]).T
+        where = np.arange(len(shots), dtype=float)
+        drawn = {"color": COLOURS[name], "marker": "o", "markersize": 3, "label": TITLES[name]}
+        if name == PENCHANT:
+            axes.plot(where, value, linewidth=2.0, zorder=3, **drawn)
+            axes.fill_between(where, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
+        else:
+            where += SPACING * (peers.index(name) + 1)
+            bars = np.maximum([value - low, high - value], 0)  # of few users an interval may miss the mean
+            axes.errorbar(where, value, bars, linewidth=1.0, elinewidth=0.6, **drawn)
+        axes.set_xticks(range(len(shots)), [str(k) for k in shots])
