@@ -17,15 +17,14 @@ probability that this label is right, given what is believed of the user, the fo
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dger
 
 from penchant.models import listwise
-from penchant.models.margin import Contrast, Margin, log, sigmoid
+from penchant.models.margin import Contrast, Parts, chance, log, log_density, sigmoid, tilt
 from penchant.models.observations import (
     LikelihoodError,
     Observation,
@@ -36,7 +35,8 @@ from penchant.models.observations import (
     Vote,
     checked,
 )
-from penchant.models.population import Along, Beliefs
+from penchant.models.population import Beliefs
+from penchant.models.portrait import Portrait, Projection
 
 __all__ = [
     "JointSite",
@@ -51,6 +51,7 @@ __all__ = [
     "Vote",
     "log_probability",
     "site",
+    "site_of",
 ]
 
 LOGISTIC_VARIANCE: Final = math.pi**2 / 3
@@ -62,8 +63,7 @@ LOG_UNIFORM_RATING: Final = -math.log(2)
 Vector = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class LineSite:
+class LineSite(NamedTuple):
     """exp(−½ ω(φ·y)² + lφ·y): what a pair, vote or rating adds to a user's natural parameters.
 
     Attributes:
@@ -72,15 +72,15 @@ class LineSite:
         push: l.
         surprise: By how much the log probability of the judgement was larger for a stranger than for this user.
         before: What was believed.
-        along: `before` along φ.
+        projection: Of φ on it.
     """
 
     direction: Vector
     curvature: float
     push: float
     surprise: float
-    before: Beliefs = field(repr=False)
-    along: list[Along] = field(repr=False)
+    before: Portrait
+    projection: Projection
 
     @property
     def precision(self) -> Vector:
@@ -98,13 +98,12 @@ class LineSite:
         total: Vector = dger(self.curvature, self.direction, self.direction, a=precision.T).T
         return total, linear + self.linear
 
-    def believed(self) -> Beliefs:
+    def after(self) -> Portrait:
         """What is believed with this site. Cost: O(K q²)."""
-        return self.before.after_line(self.along, self.curvature, self.push)
+        return self.before.after(self.projection, self.curvature, self.push)
 
 
-@dataclass(frozen=True, slots=True)
-class JointSite:
+class JointSite(NamedTuple):
     """exp(−½ uᵀCu + pᵀu), u = Fy: what a choice or ranking adds to a user's natural parameters.
 
     Attributes:
@@ -119,7 +118,7 @@ class JointSite:
     core: Vector
     push: Vector
     surprise: float
-    before: Beliefs = field(repr=False)
+    before: Portrait
 
     @property
     def precision(self) -> Vector:
@@ -137,50 +136,55 @@ class JointSite:
         """Evidence Λ `[q, q]` and η `[q]` with this site."""
         return precision + self.precision, linear + self.linear
 
-    def believed(self) -> Beliefs:
+    def after(self) -> Portrait:
         """What is believed with this site. Cost: O(K (q² r + r³))."""
-        return self.before.after(self.factors, self.core, self.push)
+        beliefs = self.before.beliefs.after(self.factors, self.core, self.push)
+        return Portrait.of(beliefs, self.before.stranger)
 
 
 Site = LineSite | JointSite
 
 
-def site(observation: Observation, beliefs: Beliefs, stranger: Beliefs | None = None) -> Site:
+def site(observation: Observation, beliefs: Beliefs) -> Site:
     """The site of a judgement, given what is believed of the user before it.
-
-    Args:
-        observation: The judgement.
-        beliefs: Of the user.
-        stranger: Whom the site's `surprise` compares with; None leaves it 0.
 
     Raises:
         LikelihoodError: As `checked`.
 
-    Cost: O(K q²), about 25 µs for a pair at q = 17; a ranking as `listwise.gaussian_site`.
+    Cost: as `site_of`, and the layout of a portrait.
+    """
+    return site_of(observation, Portrait.of(beliefs, beliefs))
+
+
+def site_of(observation: Observation, before: Portrait) -> Site:
+    """The site of a judgement, given what is believed of the user and of a stranger before it.
+
+    Raises:
+        LikelihoodError: As `checked`.
+
+    Cost: O(K q²) for a pair, vote or rating; a ranking as `listwise.gaussian_site`.
     """
     told = checked(observation)
     if isinstance(told, Ranking):
-        return _ranking(told, beliefs, stranger)
+        return _ranking(told, before)
     contrast = _contrast(told)
-    margin = Margin(contrast, beliefs)
-    right, wrong = _chances(told, margin)
-    surprise = 0.0
-    if stranger is not None:
-        chances = _chances(told, Margin(contrast, stranger))
-        surprise = _either(told.flip, *chances) - _either(told.flip, right, wrong)
-    responsibility = _responsibility(told.flip, right, wrong)
+    projection = Projection(contrast, before)
+    right, wrong = _chances(told, projection.parts)
+    by_stranger = _either(told.flip, *_chances(told, projection.stranger))
+    surprise = by_stranger - _either(told.flip, right, wrong)
+    responsibility = _responsibility(told.flip, right, wrong) if told.flip else 1.0
     if isinstance(told, Rating):
         # r = o + β(b + φ·y + e) + ε: exact given the residual variance.
         scale, power = told.scale, told.weight * responsibility
-        variance = (scale.noise / scale.slope) ** 2 + power * margin.residual
+        variance = (scale.noise / scale.slope) ** 2 + power * projection.residual
         target = (told.value - scale.offset) / scale.slope
         precision, linear = power / variance, power * (target - contrast.base) / variance
     else:
         pull = told.weight * (responsibility - 0.5)
-        omega = margin.tilt(told.weight, pull)
-        damped = 1 + omega * margin.residual
+        omega = tilt(projection.parts, told.weight, pull)
+        damped = 1 + omega * projection.residual
         precision, linear = omega / damped, (pull - omega * contrast.base) / damped
-    return LineSite(contrast.direction, precision, linear, surprise, beliefs, margin.along)
+    return LineSite(contrast.direction, precision, linear, surprise, before, projection)
 
 
 def log_probability(observation: Observation, beliefs: Beliefs) -> float:
@@ -193,7 +197,8 @@ def log_probability(observation: Observation, beliefs: Beliefs) -> float:
     if isinstance(told, Ranking):
         chances = _order_chances(told, _utilities(told, beliefs)[0])
     else:
-        chances = _chances(told, Margin(_contrast(told), beliefs))
+        projection = Projection(_contrast(told), Portrait.of(beliefs, beliefs))
+        chances = _chances(told, projection.parts)
     return _either(told.flip, *chances)
 
 
@@ -207,27 +212,26 @@ def _contrast(told: Pair | Vote | Rating) -> Contrast:
             return Contrast(item)
 
 
-def _chances(told: Pair | Vote | Rating, margin: Margin) -> tuple[float, float]:
+def _chances(told: Pair | Vote | Rating, parts: Parts) -> tuple[float, float]:
     """Log probability of what was said if the label is right, and if it is wrong."""
     if isinstance(told, Rating):
-        scale = told.scale
-        return margin.log_density(told.value, scale.offset, scale.slope, scale.noise), LOG_UNIFORM_RATING
-    chance = margin.chance()
-    return log(chance), log(1 - chance)
+        return log_density(parts, told.value, told.scale), LOG_UNIFORM_RATING
+    right = chance(parts)
+    return log(right), log(1 - right)
 
 
-def _ranking(ranking: Ranking, beliefs: Beliefs, stranger: Beliefs | None) -> JointSite:
+def _ranking(ranking: Ranking, before: Portrait) -> JointSite:
     """One joint site on all utilities, the residuals integrated out afterwards."""
-    utilities, factors, residual = _utilities(ranking, beliefs)
+    utilities, factors, residual = _utilities(ranking, before.beliefs)
     right, wrong = _order_chances(ranking, utilities)
     surprise = 0.0
-    if stranger is not None:
-        surprise = log_probability(ranking, stranger) - _either(ranking.flip, right, wrong)
+    if before.stranger is not before.beliefs:
+        surprise = log_probability(ranking, before.stranger) - _either(ranking.flip, right, wrong)
     power = ranking.weight * _responsibility(ranking.flip, right, wrong)
     core, push = listwise.gaussian_site(ranking.groups, utilities, power)
     push = push - core @ (ranking.items.base - ranking.items.base[-1])
     core, push = listwise.without_residuals(core, push, residual)
-    return JointSite(factors[:-1], core[:-1, :-1], push[:-1], surprise, beliefs)
+    return JointSite(factors[:-1], core[:-1, :-1], push[:-1], surprise, before)
 
 
 def _order_chances(ranking: Ranking, utilities: Beliefs) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""One number ψ that a judgement is about: ψ = base + direction·y + e, and what logistic evidence makes of it."""
+"""One number ψ that a pair, vote or rating is about: ψ = base + direction·y + e, and what evidence makes of it."""
 
 import math
 from typing import Final
@@ -6,10 +6,14 @@ from typing import Final
 import numpy as np
 
 from penchant.models.items import Items
-from penchant.models.population import Beliefs
+from penchant.models.observations import RatingScale
+
+Parts = list[tuple[float, float, float]]
+"""ψ as a mixture: (weight, mean, variance) of each archetype. Plain floats are several times faster here than arrays of
+length K."""
 
 MAX_ITERATIONS: Final = 64
-TOLERANCE: Final = 1e-5
+TOLERANCE: Final = 1e-4
 """Of a step before it is accelerated; what is left after that is of the order of its square."""
 SMALLEST: Final = 1e-12
 """Of ξ²."""
@@ -33,9 +37,8 @@ class Contrast:
             direction[0], direction[1:] = sign, sign * item.directions[0]
             self.base, self.base_variance = sign * item.base.item(), item.base_variance.item()
             self.direction_variance = item.direction_variance[0]
-        elif (
-            item.keys[0] == against.keys[0]
-        ):  # one text against itself: residuals cancel, and nothing is said
+        elif item.keys[0] == against.keys[0]:
+            # One text against itself: residuals cancel, and nothing is said.
             direction[:] = 0.0
             self.base, self.base_variance, self.direction_variance = 0.0, 0.0, direction[1:]
         else:
@@ -46,75 +49,62 @@ class Contrast:
         self.direction = direction
 
 
-class Margin:
-    """ψ of a contrast for a user of whom this is believed.
+def chance(parts: Parts) -> float:
+    """E[σ(ψ)] ≈ Σ_c w_c σ(mean_c/√(1 + π variance_c/8)) (MacKay 1992, eq. 10)."""
+    total = 0.0
+    for w, a, v in parts:
+        total += w * sigmoid(a / math.sqrt(1 + math.pi / 8 * v))
+    return total
 
-    Per archetype ψ ~ N(centre, spread), e included; scalars per archetype, for plain floats are several times faster
-    here than arrays of length K.
 
-    Attributes:
-        residual: Variance of e for this user, τ_b² + Σ_d τ_d² E[z_d²].
-        along: `beliefs.along` the direction.
-        parts: (weight, centre, spread) of each archetype.
+def log_density(parts: Parts, value: float, scale: RatingScale) -> float:
+    """Log density of a rating r = offset + slope·ψ + N(0, noise²) at a value."""
+    logs = []
+    for w, a, v in parts:
+        variance = scale.slope * scale.slope * v + scale.noise * scale.noise
+        miss = value - scale.offset - scale.slope * a
+        logs.append(log(w) - 0.5 * (miss * miss / variance + math.log(2 * math.pi * variance)))
+    top = max(logs)
+    return top + math.log(sum(math.exp(one - top) for one in logs))
+
+
+def tilt(parts: Parts, weight: float, pull: float) -> float:
+    """ω of the Jaakkola–Jordan bound of σ(ψ)^weight, at the fixed point of ξ² = Σ_c w_c E_c[ψ²].
+
+    Along the direction everything is one-dimensional: before the site ψ ~ N(a_c, v_c) per archetype; after it the
+    precision is 1/v_c + ω and the linear term a_c/v_c + pull. Solved by Steffensen's method, in at most a dozen steps
+    where plain ones take hundreds (a wide prior).
+
+    Args:
+        parts: ψ before the judgement.
+        weight: Power of the likelihood.
+        pull: weight·(P(the label is right) − ½).
     """
+    xi = SMALLEST
+    for w, a, v in parts:
+        xi += w * (a * a + v)
+    xi = math.sqrt(xi)
+    for _ in range(MAX_ITERATIONS):
+        first = _refined(parts, xi, weight, pull)
+        second = _refined(parts, first, weight, pull)
+        step = second - first
+        bend = step - (first - xi)
+        jump = step * step / bend if bend else 0.0
+        xi = second - jump if second > jump else second
+        if abs(step) <= TOLERANCE * max(1.0, xi):
+            break
+    return weight * bound_precision(xi)
 
-    __slots__ = ("along", "parts", "residual")
 
-    def __init__(self, contrast: Contrast, beliefs: Beliefs) -> None:
-        base = contrast.base
-        squares = beliefs.expected_squares[1:]
-        self.residual = residual = contrast.base_variance + float(contrast.direction_variance.dot(squares))
-        self.along = beliefs.along(contrast.direction)
-        self.parts: list[tuple[float, float, float]] = [
-            (weight, base + centre, residual + spread)
-            for weight, (centre, spread, _) in zip(beliefs.weights.tolist(), self.along, strict=True)
-        ]
-
-    def chance(self) -> float:
-        """E[σ(ψ)] ≈ Σ_c w_c σ(centre_c/√(1 + π spread_c/8)) (MacKay 1992, eq. 10)."""
-        chance = 0.0
-        for w, a, v in self.parts:
-            chance += w * sigmoid(a / math.sqrt(1 + math.pi / 8 * v))
-        return chance
-
-    def log_density(self, value: float, offset: float, slope: float, noise: float) -> float:
-        """Log density of offset + slope·ψ + N(0, noise²) at a value."""
-        logs = []
-        for w, a, v in self.parts:
-            variance = slope * slope * v + noise * noise
-            miss = value - offset - slope * a
-            logs.append(log(w) - 0.5 * (miss * miss / variance + math.log(2 * math.pi * variance)))
-        top = max(logs)
-        return top + math.log(sum(math.exp(one - top) for one in logs))
-
-    def tilt(self, weight: float, pull: float) -> float:
-        """ω of the Jaakkola–Jordan bound of σ(ψ)^weight, at the fixed point of ξ² = Σ_c w_c E_c[ψ²].
-
-        Along the direction everything is one-dimensional: before the site ψ ~ N(a_c, v_c) per archetype; after it the
-        precision is 1/v_c + ω and the linear term a_c/v_c + pull. Solved by Steffensen's method, in at most a dozen
-        steps where plain ones take hundreds (a wide prior).
-        """
-        xi = math.sqrt(max(sum(w * (a * a + v) for w, a, v in self.parts), SMALLEST))
-        for _ in range(MAX_ITERATIONS):
-            first = self._refined(xi, weight, pull)
-            second = self._refined(first, weight, pull)
-            step = second - first
-            bend = step - (first - xi)
-            jump = step * step / bend if bend else 0.0
-            xi = second - jump if second > jump else second
-            if abs(step) <= TOLERANCE * max(1.0, xi):
-                break
-        return weight * bound_precision(xi)
-
-    def _refined(self, xi: float, weight: float, pull: float) -> float:
-        """√E[ψ²] under the posterior with a site of this ξ."""
-        omega = weight * bound_precision(xi)
-        second = SMALLEST
-        for w, a, v in self.parts:
-            shrink = 1 / (1 + omega * v)
-            mean = shrink * (a + pull * v)
-            second += w * (mean * mean + shrink * v)
-        return math.sqrt(second)
+def _refined(parts: Parts, xi: float, weight: float, pull: float) -> float:
+    """√E[ψ²] under the posterior with a site of this ξ."""
+    omega = weight * bound_precision(xi)
+    second = SMALLEST
+    for w, a, v in parts:
+        shrink = 1 / (1 + omega * v)
+        mean = shrink * (a + pull * v)
+        second += w * (mean * mean + shrink * v)
+    return math.sqrt(second)
 
 
 def bound_precision(xi: float) -> float:

@@ -5,16 +5,13 @@ y ~ Σ_c π_c N(μ_c, P_c⁻¹). A user's judgements are one Gaussian site in na
 term η, shared by all archetypes; everything here is the closed form of prior × site.
 """
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import dger
 
 Vector = NDArray[np.float64]
-Along = tuple[float, float, Vector]
 
 
 @dataclass(frozen=True)
@@ -31,19 +28,7 @@ class Beliefs:
     means: Vector
     covariances: Vector
 
-    @cached_property
-    def stack(self) -> Vector:
-        """Covariances, and below each its mean, `[K, q + 1, q]`: one product with a direction gives all of it."""
-        return np.concatenate([self.covariances, self.means[:, None]], axis=1)
-
-    @classmethod
-    def of_stack(cls, weights: Vector, stack: Vector) -> "Beliefs":
-        """Beliefs whose `stack` is this."""
-        beliefs = cls(weights, stack[:, -1], stack[:, :-1])
-        beliefs.__dict__["stack"] = stack  # what the cached property would make of it
-        return beliefs
-
-    @cached_property
+    @property
     def second_moments(self) -> Vector:
         """E_c[y²], `[K, q]`: per archetype and coordinate."""
         means = self.means
@@ -52,7 +37,7 @@ class Beliefs:
     @cached_property
     def expected_squares(self) -> Vector:
         """E[y²] over the whole mixture, `[q]`."""
-        squares: Vector = self.weights.dot(self.second_moments)
+        squares: Vector = self.weights @ self.second_moments
         return squares
 
     @cached_property
@@ -67,41 +52,6 @@ class Beliefs:
         apart = self.means - self.mean
         within: Vector = np.tensordot(self.weights, self.covariances, axes=1)
         return within + (self.weights * apart.T) @ apart
-
-    def along(self, direction: Vector) -> list[Along]:
-        """φ·y of each archetype: mean, variance, and `[q + 1]` the covariance with y, below it the mean.
-
-        Archetypes are few: for each of them BLAS on vectors is faster than numpy on stacks of matrices.
-
-        Args:
-            direction: `[q]` φ.
-        """
-        carried = self.stack.dot(direction)
-        return [(row.item(-1), float(row[:-1].dot(direction)), row) for row in carried]
-
-    def after_line(self, along: list[Along], precision: float, push: float) -> "Beliefs":
-        """Beliefs after a site exp(−½ ω(φ·y)² + lφ·y), without inverting anew (Sherman–Morrison).
-
-        With a_c, s_c mean and variance of φ·y: V_c' = V_c − ωV_cφφᵀV_c/(1 + ωs_c),
-        m_c' = m_c + (l − ωa_c)V_cφ/(1 + ωs_c), and w_c is multiplied by ∫ N(u; a_c, s_c) times the site.
-
-        Args:
-            along: `self.along(φ)`.
-            precision: ω, at least 0.
-            push: l.
-
-        Cost: O(K q²).
-        """
-        stack, evidence = self.stack.copy(), []
-        for part, (centre, spread, carried) in zip(stack, along, strict=True):
-            damped = 1 + precision * spread
-            step = carried * (-precision / damped)
-            step[-1] = (push - precision * centre) / damped
-            dger(1.0, carried[:-1], step, a=part.T, overwrite_a=True)  # in place: part + step·carriedᵀ
-            exponent = (push * push * spread + centre * (2 * push - precision * centre)) / damped
-            evidence.append(0.5 * (exponent - math.log(damped)))
-        weights = self.weights if len(evidence) == 1 else _reweighted(self.weights, np.array(evidence))
-        return self.of_stack(weights, stack)
 
     def after(self, factors: Vector, core: Vector, push: Vector) -> "Beliefs":
         """Beliefs after a site on u = Fy, exp(−½ uᵀCu + pᵀu), without inverting anew.
@@ -128,10 +78,10 @@ class Beliefs:
         gained = (shift[:, None, :] @ spread @ pull[:, :, None])[:, 0, 0]
         quadratic = 2 * centres @ push - ((centres @ core) * centres).sum(axis=1)
         evidence = 0.5 * (gained + quadratic - np.linalg.slogdet(system)[1])
-        return Beliefs(_reweighted(self.weights, evidence), means, covariances)
+        return Beliefs(reweighted(self.weights, evidence), means, covariances)
 
 
-def _reweighted(weights: Vector, log_evidence: Vector) -> Vector:
+def reweighted(weights: Vector, log_evidence: Vector) -> Vector:
     """Archetype weights times their evidence."""
     # An archetype that was ruled out beyond what a number can hold may come back.
     logs = np.log(np.maximum(weights, 1e-300)) + log_evidence

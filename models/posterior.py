@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.items import Items
-from penchant.models.likelihood import site
+from penchant.models.likelihood import site_of
 from penchant.models.observations import Observation
 from penchant.models.population import Beliefs, Population
+from penchant.models.portrait import Portrait
 from penchant.models.refit import sweep
 from penchant.models.surprise import KEPT, LEVEL, accumulate
 
@@ -97,11 +98,20 @@ class UserPosterior:
         return cls(population, precision, linear, len(observations))
 
     @cached_property
-    def beliefs(self) -> Beliefs:
-        """Mixture of Gaussians over y = [t; z]. Cost: O(K q³) once, or nothing where `learn` carried them forward."""
+    def portrait(self) -> Portrait:
+        """Beliefs about this user beside those about a stranger.
+
+        Cost: O(K q³) once, or nothing where `learn` carried them forward.
+        """
+        prior = self.population.prior
         if not (self.precision.any() or self.linear.any()):
-            return self.population.prior
-        return self.population.update(self.precision, self.linear)
+            return Portrait.of(prior, prior)
+        return Portrait.of(self.population.update(self.precision, self.linear), prior)
+
+    @property
+    def beliefs(self) -> Beliefs:
+        """Mixture of Gaussians over y = [t; z]."""
+        return self.portrait.beliefs
 
     @property
     def archetype_weights(self) -> Vector:
@@ -117,8 +127,7 @@ class UserPosterior:
         Cost: O(K q²): one site, and one rank-one update of the beliefs it was taken under. Every 128th judgement the
         beliefs are computed anew, O(K q³).
         """
-        beliefs, prior = self.beliefs, self.population.prior
-        found = site(observation, beliefs, None if beliefs is prior else prior)
+        found = site_of(observation, self.portrait)
         surprise = accumulate(self.surprise, observation.weight * found.surprise)
         if surprise > LEVEL:
             return self._changed().learn(observation)
@@ -128,7 +137,7 @@ class UserPosterior:
         )
         if learned.judgements % FRESH_EVERY:
             # What the cached property would compute by inverting.
-            learned.__dict__["beliefs"] = found.believed()
+            learned.__dict__["portrait"] = found.after()
         return learned
 
     def _changed(self) -> "UserPosterior":

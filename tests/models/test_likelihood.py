@@ -22,8 +22,10 @@ from penchant.models.likelihood import (
     Vote,
     log_probability,
     site,
+    site_of,
 )
 from penchant.models.population import Beliefs, Population
+from penchant.models.portrait import Portrait
 
 SCALE = RatingScale(offset=0.1, slope=0.4, noise=0.5)
 
@@ -38,7 +40,7 @@ def residual_variance(items: Items, population: Population) -> float:
 
 
 def after(population: Population, observation: Observation) -> Beliefs:
-    return site(observation, population.prior).believed()
+    return site(observation, population.prior).after().beliefs
 
 
 def along(population: Population, direction: np.ndarray) -> tuple[float, float]:
@@ -338,7 +340,7 @@ def test_a_text_against_itself_says_nothing(rng, make_items, make_population):
         found = site(Pair(a, noisy, flip=flip), population.prior)
         np.testing.assert_array_equal(found.precision, np.zeros((3, 3)))
         np.testing.assert_array_equal(found.linear, np.zeros(3))
-        np.testing.assert_allclose(found.believed().weights, population.weights, rtol=1e-12)
+        np.testing.assert_allclose(found.after().beliefs.weights, population.weights, rtol=1e-12)
         assert log_probability(Pair(a, noisy, flip=flip), population.prior) == pytest.approx(np.log(0.5))
 
 
@@ -468,7 +470,7 @@ def test_surprise_is_what_a_stranger_would_have_lost_less(rng, make_items, make_
     }[kind]
     assert site(observation, user).surprise == 0.0
     expected = log_probability(observation, stranger) - log_probability(observation, user)
-    assert site(observation, user, stranger).surprise == pytest.approx(expected, rel=1e-12)
+    assert site_of(observation, Portrait.of(user, stranger)).surprise == pytest.approx(expected, rel=1e-12)
 
 
 def test_certain_labels_have_finite_and_impossible_ones_infinite_surprise(make_items, rng):
@@ -581,7 +583,7 @@ def test_equal_texts_in_a_ranking_share_one_residual(rng, make_items, make_popul
 def test_a_ranking_of_two_is_a_pair(rng, make_items, make_population):
     population, items = make_population(rng, archetypes=2), make_items(rng, 2)
     ranking, pair = (
-        site(told, population.prior, make_population(rng).prior)
+        site(told, population.prior)
         for told in (Ranking(items, (1, 1), 0.7, 0.1), Pair(items[0], items[1], 0.7, 0.1))
     )
     np.testing.assert_array_equal(ranking.precision, pair.precision)
@@ -603,7 +605,7 @@ def test_texts_that_are_all_tied_or_all_the_same_say_nothing(rng, make_items, ma
         found = site(ranking, population.prior)
         np.testing.assert_allclose(found.precision, np.zeros((3, 3)), atol=1e-12)
         np.testing.assert_allclose(found.linear, np.zeros(3), atol=1e-12)
-        believed = found.believed()
+        believed = found.after().beliefs
         np.testing.assert_allclose(believed.means, population.means, atol=1e-9)
         np.testing.assert_allclose(believed.weights, population.weights, rtol=1e-9)
 

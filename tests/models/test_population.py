@@ -76,55 +76,6 @@ def test_second_moments(rng, make_population):
     np.testing.assert_allclose(population.prior.second_moments[1], (draws**2).mean(0), rtol=0.02)
 
 
-# ---------------------------------------------------------------- beliefs carried forward
-
-
-@pytest.mark.parametrize("archetypes", [1, 4])
-@pytest.mark.parametrize("q", [1, 2, 17])
-def test_carrying_forward_is_inverting_anew(rng, make_population, archetypes, q):
-    """Sherman–Morrison and Woodbury against `update`, which inverts."""
-    population = make_population(rng, q=q, archetypes=archetypes)
-    precision, linear, beliefs = np.zeros((q, q)), np.zeros(q), population.prior
-    for number in range(60):
-        if number % 3:
-            direction, curvature, push = rng.normal(0, 1, q), rng.uniform(0, 2), rng.normal()
-            beliefs = beliefs.after_line(beliefs.along(direction), curvature, push)
-            precision = precision + curvature * np.outer(direction, direction)
-            linear = linear + push * direction
-        else:
-            r = int(rng.integers(1, 5))
-            factors, root, push = rng.normal(0, 1, (r, q)), rng.normal(0, 1, (r, r - 1)), rng.normal(0, 1, r)
-            beliefs = beliefs.after(factors, root @ root.T, push)  # singular, as that of a ranking is
-            precision = precision + factors.T @ root @ root.T @ factors
-            linear = linear + factors.T @ push
-        expected = population.update(precision, linear)
-        np.testing.assert_allclose(beliefs.means, expected.means, atol=1e-9)
-        np.testing.assert_allclose(beliefs.covariances, expected.covariances, atol=1e-10)
-        np.testing.assert_allclose(beliefs.weights, expected.weights, atol=1e-9)
-
-
-def test_carrying_forward_leaves_what_was_believed(rng, make_population):
-    before = make_population(rng, archetypes=2).prior
-    kept = before.means.copy(), before.covariances.copy(), before.weights.copy()
-    before.after_line(before.along(np.array([1.0, -1.0, 0.5])), 0.7, 2.0)
-    before.after(rng.normal(size=(2, 3)), np.eye(2), np.ones(2))
-    for now, then in zip((before.means, before.covariances, before.weights), kept, strict=True):
-        np.testing.assert_array_equal(now, then)
-
-
-def test_an_archetype_that_was_ruled_out_can_come_back():
-    population = Population(np.array([0.5, 0.5]), np.array([[-40.0], [40.0]]), np.array([[[4.0]], [[4.0]]]))
-    beliefs = population.prior
-    one = np.ones(1)
-    for _ in range(3):
-        beliefs = beliefs.after_line(beliefs.along(one), 5.0, 200.0)  # y = 40
-    assert beliefs.weights[0] < 1e-290
-    for _ in range(9):
-        beliefs = beliefs.after_line(beliefs.along(one), 5.0, -200.0)  # y = -40
-    assert np.isfinite(beliefs.weights).all()
-    assert beliefs.weights[0] > 0.999
-
-
 def test_the_mixtures_own_moments(rng, make_population):
     beliefs = make_population(rng, archetypes=3).prior
     roots, n = np.linalg.cholesky(beliefs.covariances), 200_000

@@ -94,7 +94,7 @@ def test_one_judgement_by_a_mixture_is_nearly_what_learning_it_gives(
     told = told_of(rng, items, kind, flip=flip)
     at_once, learned = (
         UserPosterior.refit(population, [told]).beliefs,
-        site(told, population.prior).believed(),
+        site(told, population.prior).after().beliefs,
     )
     std = np.sqrt(np.diag(learned.covariance))
     assert (np.abs(at_once.mean - learned.mean) < 0.03 * std).all()
@@ -310,7 +310,8 @@ def test_taking_out_a_site_undoes_it(rng, make_population, archetypes):
     np.testing.assert_allclose(found[1], before.means @ factors.T, atol=1e-9)
     np.testing.assert_allclose(found[2], factors @ before.covariances @ factors.T, atol=1e-9)
     direction, precision, linear = rng.normal(size=3), 0.8, -1.3
-    after = before.after_line(before.along(direction), precision, linear)
+    root = np.sqrt(precision) * np.ones((1, 1))
+    after = before.after(direction[None], root @ root.T, np.array([linear]))
     weights, means, variances = without(
         after.weights,
         (after.means @ direction)[:, None],
