@@ -17,11 +17,10 @@ probability that this label is right, given what is believed of the user, the fo
 """
 
 import math
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import dger
 
 from penchant.models import listwise
 from penchant.models.margin import Contrast, Parts, chance, log, log_density, sigmoid, tilt
@@ -37,6 +36,7 @@ from penchant.models.observations import (
 )
 from penchant.models.population import Beliefs
 from penchant.models.portrait import Portrait, Projection
+from penchant.models.sites import JointSite, LineSite, Site
 
 __all__ = [
     "JointSite",
@@ -61,88 +61,6 @@ LOG_UNIFORM_RATING: Final = -math.log(2)
 """Log density on [-1, 1] of a rating that says nothing."""
 
 Vector = NDArray[np.float64]
-
-
-class LineSite(NamedTuple):
-    """exp(−½ ω(φ·y)² + lφ·y): what a pair, vote or rating adds to a user's natural parameters.
-
-    Attributes:
-        direction: `[q]` φ.
-        curvature: ω, at least 0.
-        push: l.
-        surprise: By how much the log probability of the judgement was larger for a stranger than for this user.
-        before: What was believed.
-        projection: Of φ on it.
-    """
-
-    direction: Vector
-    curvature: float
-    push: float
-    surprise: float
-    before: Portrait
-    projection: Projection
-
-    @property
-    def precision(self) -> Vector:
-        """`[q, q]` ωφφᵀ."""
-        found: Vector = self.curvature * np.outer(self.direction, self.direction)
-        return found
-
-    @property
-    def linear(self) -> Vector:
-        """`[q]` lφ."""
-        return self.push * self.direction
-
-    def added_to(self, precision: Vector, linear: Vector) -> tuple[Vector, Vector]:
-        """Evidence Λ `[q, q]` and η `[q]` with this site."""
-        total: Vector = dger(self.curvature, self.direction, self.direction, a=precision.T).T
-        return total, linear + self.linear
-
-    def after(self) -> Portrait:
-        """What is believed with this site. Cost: O(K q²)."""
-        return self.before.after(self.projection, self.curvature, self.push)
-
-
-class JointSite(NamedTuple):
-    """exp(−½ uᵀCu + pᵀu), u = Fy: what a choice or ranking adds to a user's natural parameters.
-
-    Attributes:
-        factors: `[r, q]` F.
-        core: `[r, r]` C, symmetric positive semidefinite.
-        push: `[r]` p.
-        surprise: By how much the log probability of the judgement was larger for a stranger than for this user.
-        before: What was believed.
-    """
-
-    factors: Vector
-    core: Vector
-    push: Vector
-    surprise: float
-    before: Portrait
-
-    @property
-    def precision(self) -> Vector:
-        """`[q, q]` FᵀCF."""
-        found: Vector = self.factors.T @ self.core @ self.factors
-        return 0.5 * (found + found.T)
-
-    @property
-    def linear(self) -> Vector:
-        """`[q]` Fᵀp."""
-        found: Vector = self.push @ self.factors
-        return found
-
-    def added_to(self, precision: Vector, linear: Vector) -> tuple[Vector, Vector]:
-        """Evidence Λ `[q, q]` and η `[q]` with this site."""
-        return precision + self.precision, linear + self.linear
-
-    def after(self) -> Portrait:
-        """What is believed with this site. Cost: O(K (q² r + r³))."""
-        beliefs = self.before.beliefs.after(self.factors, self.core, self.push)
-        return Portrait.of(beliefs, self.before.stranger)
-
-
-Site = LineSite | JointSite
 
 
 def site(observation: Observation, beliefs: Beliefs) -> Site:
