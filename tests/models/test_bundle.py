@@ -113,6 +113,32 @@ def test_what_is_loaded_predicts_as_what_was_saved(bundle, saved, extractor):
         np.testing.assert_allclose(found, near, rtol=1e-3, atol=1e-4)
 
 
+def test_arrays_come_back_however_they_lay_in_memory(bundle, extractor, tmp_path):
+    """A fit's arrays are transposed views here and there; safetensors writes memory as it lies."""
+    prior, population, memory = bundle.reward.text_prior, bundle.reward.population, bundle.reward.memory
+    crooked = replace(
+        bundle.reward,
+        text_prior=replace(
+            prior,
+            weights=np.asfortranarray(prior.weights),
+            prior_variance=np.asfortranarray(prior.prior_variance),
+            learned=np.moveaxis(np.ascontiguousarray(np.moveaxis(prior.learned, 1, 0)), 0, 1),
+        ),
+        population=replace(population, means=np.asfortranarray(population.means)),
+        loadings=np.asfortranarray(bundle.reward.loadings),
+        memory=replace(memory, means=np.asfortranarray(memory.means)),
+    )
+    again = Bundle(crooked, bundle.manifest)
+    again.save(tmp_path / "crooked")
+    assert again.version == bundle.version
+    for found, expected in zip(
+        predictions(Bundle.load(tmp_path / "crooked").reward, extractor),
+        predictions(stored(bundle.reward), extractor),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_version_and_manifest_survive(bundle, saved):
     loaded = Bundle.load(saved)
     assert loaded.version == bundle.version
