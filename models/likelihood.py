@@ -88,9 +88,11 @@ def site_of(observation: Observation, before: Portrait) -> Site:
     contrast = _contrast(told)
     projection = Projection(contrast, before)
     right, wrong = _chances(told, projection.parts)
-    by_stranger = _either(told.flip, *_chances(told, projection.stranger))
-    surprise = by_stranger - _either(told.flip, right, wrong)
-    responsibility = _responsibility(told.flip, right, wrong) if told.flip else 1.0
+    surprise, responsibility = _chances(told, projection.stranger)[0] - right, 1.0
+    if told.flip:
+        by_stranger = _either(told.flip, *_chances(told, projection.stranger))
+        surprise = by_stranger - _either(told.flip, right, wrong)
+        responsibility = _responsibility(told.flip, right, wrong)
     if isinstance(told, Rating):
         # r = o + β(b + φ·y + e) + ε: exact given the residual variance.
         scale, power = told.scale, told.weight * responsibility

@@ -42,7 +42,8 @@ class Contrast:
             direction[:] = 0.0
             self.base, self.base_variance, self.direction_variance = 0.0, 0.0, direction[1:]
         else:
-            direction[0], direction[1:] = 0.0, item.directions[0] - against.directions[0]
+            direction[0] = 0.0
+            np.subtract(item.directions[0], against.directions[0], out=direction[1:])
             self.base = item.base.item() - against.base.item()
             self.base_variance = item.base_variance.item() + against.base_variance.item()
             self.direction_variance = item.direction_variance[0] + against.direction_variance[0]

@@ -110,14 +110,15 @@ class Portrait:
             step = carried * (-precision / damped)
             step[q] = (push - precision * mean) / damped
             dger(1.0, carried[:q], step, a=stack[c].T, overwrite_a=True)  # in place: stack[c] + step·carriedᵀ
-            exponent = (push * push * variance + mean * (2 * push - precision * mean)) / damped
-            evidence.append(0.5 * (exponent - math.log(damped)))
-        means = stack[:k, -1, 1:]
-        moments = means * means
-        moments += stack[:k, :-1].diagonal(0, 1, 2)[:, 1:]
+            if k > 1:
+                exponent = (push * push * variance + mean * (2 * push - precision * mean)) / damped
+                evidence.append(0.5 * (exponent - math.log(damped)))
         if k == 1:
-            squares[0] = moments[0]
+            centre, of_user = rows[q, 1:], squares[0]
+            np.multiply(centre, centre, out=of_user)
+            of_user += rows[:q].diagonal()[1:]
             return Portrait(rows, squares, self.weights, self.stranger_weights)
         weights = reweighted(np.array(self.weights), np.array(evidence))
-        squares[0] = weights.dot(moments)
+        means = stack[:k, q, 1:]
+        squares[0] = weights.dot(means * means + stack[:k, :q].diagonal(0, 1, 2)[:, 1:])
         return Portrait(rows, squares, weights.tolist(), self.stranger_weights)

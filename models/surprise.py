@@ -14,6 +14,7 @@ from the population after 29 pairs or 40 votes, and in a quarter to a half of th
 small, or the ordinary learning is as quick.
 """
 
+import math
 from typing import Final
 
 LEVEL: Final = 5.0
@@ -33,4 +34,6 @@ def accumulate(surprise: float, excess: float) -> float:
         surprise: Before it.
         excess: Log probability of the judgement under the population less that under what was known of the user.
     """
+    if math.isnan(excess):  # impossible to both
+        return surprise
     return max(0.0, surprise + max(-CLIP, min(CLIP, excess)))

@@ -15,6 +15,7 @@ def test_the_sum_never_falls_below_zero_and_no_judgement_decides():
         total = accumulate(total, excess)
         seen.append(total)
     assert seen == [0.0, 0.25, 0.75, 0.5, 1.5, 0.5, 0.0, 1.0, 0.0]
+    assert accumulate(0.75, np.nan) == 0.75  # -inf - -inf: nobody could have said that
     assert CLIP * 3 < LEVEL
 
 
