@@ -92,7 +92,6 @@ class Planted:
         utility: `[m, n]`.
         base: `[n]`.
         directions: `[n, 2]`.
-        positions: `[m, 2]` z.
         stars: Offset and slope of the rating scale, ratings being normalised to [-1, 1].
     """
 
@@ -103,7 +102,6 @@ class Planted:
     utility: NDArray[np.float64]
     base: NDArray[np.float64]
     directions: NDArray[np.float64]
-    positions: NDArray[np.float64]
     stars: tuple[float, float]
 
 
@@ -169,7 +167,6 @@ def plant() -> Plant:
             utility,
             base,
             directions,
-            z,
             (offset, slope),
         )
 
