@@ -39,14 +39,14 @@ def stored(settings):
 def test_a_change_is_counted_when_it_is_found(client):
     send(client, [prefer(n, long=True) for n in range(40)])
     assert counted(client) == 0
-    send(client, [prefer(n, long=False) for n in range(12)])
+    send(client, [prefer(n, long=False) for n in range(10)])
     assert counted(client) == 1
     send(client, [prefer(n, long=True, user="steady") for n in range(40)])
     assert counted(client) == 1
 
 
 def test_what_is_sent_again_is_not_counted_again(client):
-    events = [prefer(n, long=True) for n in range(40)] + [prefer(n, long=False) for n in range(12)]
+    events = [prefer(n, long=True) for n in range(40)] + [prefer(n, long=False) for n in range(10)]
     send(client, events)
     send(client, events)
     assert counted(client) == 1
@@ -54,7 +54,7 @@ def test_what_is_sent_again_is_not_counted_again(client):
 
 def test_taking_back_finds_no_change(client):
     """A replay meets the old changes again: they are known."""
-    send(client, [prefer(n, long=True) for n in range(40)] + [prefer(n, long=False) for n in range(12)])
+    send(client, [prefer(n, long=True) for n in range(40)] + [prefer(n, long=False) for n in range(10)])
     send(client, [{"type": "retract", "user": "u", "target_event_id": "u 0 True"}])
     assert counted(client) == 1
 
