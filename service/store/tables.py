@@ -109,3 +109,75 @@ installation: Final = Table(
     Column("name", String(64), primary_key=True),
     Column("value", LargeBinary, nullable=False),
 )
+
+# Who may call: what is presented is hashed and compared; the key itself is nowhere.
+api_keys: Final = Table(
+    "api_keys",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("key_id", String(32), primary_key=True),  # public part of the key
+    Column("key_hash", LargeBinary(32), nullable=False),
+    Column("scopes", Text, nullable=False),  # JSON list
+    Column("name", String(128), nullable=False, server_default=""),
+    Column("created_at", Float, nullable=False),
+    Column("revoked_at", Float),
+    Index("api_keys_by_id", "key_id", unique=True),
+)
+
+# What differs from the server's settings for one tenant: retention, texts kept or not, limits.
+tenants: Final = Table(
+    "tenants",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("settings", Text, nullable=False),  # JSON object
+    Column("updated_at", Float, nullable=False),
+)
+
+# What tenants used, by day (days since 1970, UTC).
+tenant_usage: Final = Table(
+    "tenant_usage",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("kind", String(32), primary_key=True),
+    Column("amount", Integer, nullable=False),
+)
+
+# Bundles that this installation ranks with, has ranked with, or makes ready to; tenant is "", for all.
+bundles: Final = Table(
+    "bundles",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("bundle_version", String(128), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("extractor", String(64), nullable=False),
+    Column("archive", LargeBinary, nullable=False),  # its folder, as an uncompressed tar
+    Column("status", String(16), nullable=False),  # preparing, ready, failed
+    Column("users_total", Integer, nullable=False, server_default="0"),
+    Column("users_done", Integer, nullable=False, server_default="0"),
+    Column("message", Text, nullable=False, server_default=""),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+)
+
+# Which bundle ranks since when; the newest number holds. Going back is one more row.
+activations: Final = Table(
+    "activations",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("bundle_version", String(128), nullable=False),
+    Column("activated_at", Float, nullable=False),
+)
+
+# What other servers of this store must hear of: keys, tenants, bundles, texts to be forgotten. Kept for a day.
+changes: Final = Table(
+    "changes",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),  # one sequence for all tenants
+    Column("kind", String(16), nullable=False),
+    Column("detail", Text, nullable=False),  # JSON; never a user's id
+    Column("created_at", Float, nullable=False),
+    Index("changes_by_number", "number", unique=True),
+)
