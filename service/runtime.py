@@ -1,5 +1,6 @@
 """Everything that lives as long as the server, built in one place and shut down in the reverse order."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from penchant.service.describer import Describer
 from penchant.service.explaining import Explainer
 from penchant.service.feature_cache import FeatureCache
 from penchant.service.featurizer import Featurizer
+from penchant.service.feed import Feed
 from penchant.service.fold import Fold
 from penchant.service.forgetting import Forgetting
 from penchant.service.learning import Learner
@@ -91,6 +93,7 @@ class Runtime:
     bundle: Bundle
     extractor: FeatureExtractor
     database: Database
+    feed: Feed
     readers: ThreadPoolExecutor
     batcher: MicroBatcher
     writer: Writer
@@ -105,6 +108,7 @@ class Runtime:
         """Finishes what was accepted: texts are encoded, feedback and rankings written."""
         await self.batcher.stop()
         await self.writer.stop()
+        await asyncio.to_thread(self.feed.stop)
         self.readers.shutdown()
         self.database.close()
         log.info("stopped")
@@ -133,6 +137,7 @@ async def start(
     except BaseException:
         database.close()
         raise
+    feed = Feed(database, settings.change_poll_seconds, clock)
     readers = ThreadPoolExecutor(_READERS, thread_name_prefix="penchant-reader")
     batcher = MicroBatcher(extractor, settings, telemetry)
     state_cache = StateCache(settings.max_cached_users)
@@ -187,6 +192,7 @@ async def start(
     )
     batcher.start()
     writer.start()
+    feed.start()
     log.info("ready", bundle=bundle.version, data_dir=str(settings.data_dir.resolve()))
     return Runtime(
         settings,
@@ -194,6 +200,7 @@ async def start(
         bundle,
         extractor,
         database,
+        feed,
         readers,
         batcher,
         writer,

@@ -64,6 +64,16 @@ class Settings(BaseSettings):
     max_metadata_bytes: int = Field(default=4096, gt=0)
     max_page_items: int = Field(default=100, gt=0)
     body_timeout_seconds: float = Field(default=30.0, gt=0)
+    request_timeout_seconds: float = Field(
+        default=60.0, gt=0, description="from its first byte to its answer"
+    )
+
+    # What a tenant may use; None: as much as it likes. `penchant tenants set` says otherwise for one tenant.
+    tenant_requests_per_minute: int | None = Field(default=None, gt=0)
+    key_requests_per_minute: int | None = Field(default=None, gt=0, description="for each key of a tenant")
+    tenant_candidates_per_day: int | None = Field(default=None, gt=0)
+    tenant_events_per_day: int | None = Field(default=None, gt=0)
+    tenant_users: int | None = Field(default=None, gt=0, description="users with feedback")
 
     # What the server holds.
     max_queued_texts: int = Field(default=2048, gt=0)
@@ -88,6 +98,9 @@ class Settings(BaseSettings):
     rank_ttl_hours: float = Field(default=24.0, gt=0)
     idempotency_ttl_hours: float = Field(default=24.0, gt=0)
     expiry_interval_seconds: float = Field(default=600.0, gt=0)
+    change_poll_seconds: float = Field(
+        default=1.0, gt=0, description="how soon it hears of other servers and of commands"
+    )
     ranking_write_delay_seconds: float = Field(default=0.1, ge=0)
     keep_alive_seconds: int = Field(default=75, gt=0)
     shutdown_timeout_seconds: int = Field(default=30, gt=0)
