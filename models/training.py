@@ -128,7 +128,50 @@ def fit_bundle(
     Raises:
         CheckpointError: What was saved cannot be read, or more cannot be saved.
     """
-    vectors = extract(judgements, extractor, progress, checkpoint)
+    return fit_vectors(
+        judgements,
+        extract(judgements, extractor, progress, checkpoint),
+        EncoderCard.of(extractor),
+        name=name,
+        mode=mode,
+        options=options,
+        ranks=ranks,
+        data=data,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+
+
+def fit_vectors(
+    judgements: Sequence[Judgement],
+    vectors: Vectors,
+    card: EncoderCard,
+    *,
+    name: str,
+    mode: Mode = "cold",
+    options: FitOptions | None = None,
+    ranks: Sequence[int] = RANKS,
+    data: Sequence[dict[str, Any]] = (),
+    progress: Progress = silent,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
+) -> Bundle:
+    """`fit_bundle` where the features are known: no encoder is needed.
+
+    Args:
+        judgements: As there.
+        vectors: Features of every (context, text) in them.
+        card: The encoder they come from.
+        name: As there, and so is what follows.
+        mode: As there.
+        options: As there.
+        ranks: As there.
+        data: As there.
+        progress: As there.
+        checkpoint: As there.
+
+    Raises:
+        CheckpointError: As there.
+    """
     tuned = fit_reward(
         [j for j in judgements if not j.own],
         vectors,
@@ -139,7 +182,7 @@ def fit_bundle(
         checkpoint=checkpoint,
     )
     metrics = {"fit": summary(tuned), "inspection": inspection(tuned.reward, judgements, vectors)}
-    return Bundle(tuned.reward, Manifest(name, EncoderCard.of(extractor), tuple(data), metrics))
+    return Bundle(tuned.reward, Manifest(name, card, tuple(data), metrics))
 
 
 def inspection(
