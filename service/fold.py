@@ -5,7 +5,7 @@ take the same steps in the same order, so that they come to the same state.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from penchant.models.judgements import Kind
 from penchant.models.observe import observation
@@ -14,7 +14,7 @@ from penchant.models.reward import RewardModel
 from penchant.service.forgetting import Evidence, Forgetting
 from penchant.service.store.queries import LoggedJudgement
 
-_KINDS: Final[Mapping[str, Kind]] = {
+KINDS: Final[Mapping[str, Kind]] = {
     "preference": "pair",
     "choice": "choice",
     "ranking": "ranking",
@@ -48,14 +48,14 @@ class Fold:
         """
         if event.target is not None or len(event.groups) == 1:  # one group alone compares nothing
             return evidence
-        if event.vectors is None or event.type not in _KINDS:
+        if event.vectors is None or event.type not in KINDS:
             raise ValueError(
                 f"event {event.seq} of type {event.type!r} without features, or of no known kind"
             )
         said = observation(
             self.reward,
             self.reward.describe(event.vectors, event.item_keys),
-            kind=_KINDS[event.type],
+            kind=KINDS[event.type],
             value=event.value or 0.0,
             weight=event.weight,
             source=event.source,
@@ -81,12 +81,27 @@ class Fold:
         return evidence
 
 
-def in_force(log: Iterable[LoggedJudgement]) -> list[LoggedJudgement]:
+class Logged(Protocol):
+    """An event of the log, of which it is asked whether it counts."""
+
+    @property
+    def event_id(self) -> str:
+        """Its name."""
+
+    @property
+    def target(self) -> str | None:
+        """Event id that a retraction takes back."""
+
+
+Event = TypeVar("Event", bound=Logged)
+
+
+def in_force(log: Iterable[Event]) -> list[Event]:
     """The judgements that count: all but those that a retraction takes back which is not taken back itself.
 
     A retraction can only name an earlier event, so that the last word is known first.
     """
-    found: list[LoggedJudgement] = []
+    found: list[Event] = []
     taken_back: set[str] = set()
     for event in reversed(list(log)):
         if event.event_id in taken_back:
