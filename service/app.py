@@ -15,6 +15,7 @@ from starlette.routing import Match, Route
 from penchant.models.bundle import Bundle
 from penchant.models.features import FeatureExtractor
 from penchant.service import openapi, routes_feedback, routes_ops, routes_rank, routes_users
+from penchant.service.draining import Draining
 from penchant.service.edge import Edge
 from penchant.service.errors import ApiError, from_http_status, problem_response
 from penchant.service.identity import KeyRing
@@ -73,9 +74,10 @@ def create_app(
     )
     app.state.telemetry = telemetry
     app.state.keyring = KeyRing(settings.tenant_keys())
+    app.state.draining = Draining()
     app.state.runtime = None
     app.state.start_failure = None
-    app.add_middleware(Edge, telemetry=telemetry)
+    app.add_middleware(Edge, telemetry=telemetry, draining=app.state.draining)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     for module in _MODULES:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from penchant.service.draining import Draining
 from penchant.service.errors import internal_error, problem_response
 from penchant.service.telemetry import Telemetry, log, log_failure
 
@@ -31,11 +32,13 @@ class Edge:
     Args:
         app: What it wraps.
         telemetry: Counts requests; hashes users.
+        draining: While it is set, each answer closes its connection, so that the next request goes elsewhere.
     """
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, draining: Draining) -> None:
         self._app = app
         self._telemetry = telemetry
+        self._draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -53,7 +56,10 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message.setdefault("headers", []).append((b"x-request-id", request_id.encode()))
+                headers = message.setdefault("headers", [])
+                headers.append((b"x-request-id", request_id.encode()))
+                if self._draining:
+                    headers.append((b"connection", b"close"))
             await send(message)
 
         try:

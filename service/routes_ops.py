@@ -30,6 +30,8 @@ async def readyz(request: Request) -> Response:
     """200 when encoder and store work, otherwise 503; either way with each check."""
     served = runtime(request)
     checks = await _checks(served)
+    if request.app.state.draining:
+        checks["server"] = _check(False, "", "about to stop: it answers, but new requests belong elsewhere")
     if any(check["status"] != "ok" for check in checks.values()):
         raise ApiError(
             Code.NOT_READY, "A check failed.", headers={"Retry-After": "1"}, extra={"checks": checks}

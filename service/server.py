@@ -7,6 +7,7 @@ import uvicorn
 from penchant.models.bundle import Bundle
 from penchant.models.features import FeatureExtractor
 from penchant.service.app import create_app
+from penchant.service.draining import DrainingServer
 from penchant.service.runtime import StartError, load_bundle, load_extractor
 from penchant.service.settings import Settings
 from penchant.service.store.database import FILE_NAME
@@ -48,7 +49,7 @@ def run(
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     database = settings.data_dir.resolve() / FILE_NAME
     log.info("starting", url=f"http://{host}:{settings.port}", database=str(database), bundle=bundle.version)
-    server = uvicorn.Server(
+    server = DrainingServer(
         uvicorn.Config(
             app,
             host=settings.host,
@@ -59,7 +60,9 @@ def run(
             server_header=False,
             timeout_keep_alive=settings.keep_alive_seconds,
             timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
-        )
+        ),
+        app.state.draining,
+        settings.drain_seconds,
     )
     try:
         server.run()

@@ -104,6 +104,12 @@ class Settings(BaseSettings):
     ranking_write_delay_seconds: float = Field(default=0.1, ge=0)
     keep_alive_seconds: int = Field(default=75, gt=0)
     shutdown_timeout_seconds: int = Field(default=30, gt=0)
+    drain_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="told to stop, it first fails /readyz for so long and goes on serving, for load balancers",
+    )
 
     @field_validator("log_level", mode="before")
     @classmethod
