@@ -115,6 +115,9 @@ def test_a_share_of_labels_is_flipped(share) -> None:
     changed = sum(a.value != b.value for a, b in zip(train, spoilt, strict=True))
     assert changed / len(train) == pytest.approx(share, abs=0.03)
     assert robustness.flipped(train, share) == spoilt
+    left = robustness.thinned(train, share)
+    assert len(left) / len(train) == pytest.approx((1 - 2 * share) ** 2, abs=0.03)
+    assert set(map(id, left)) <= set(map(id, train))
 
 
 def test_the_poison_is_one_account_against_the_consensus() -> None:
@@ -127,12 +130,12 @@ def test_the_poison_is_one_account_against_the_consensus() -> None:
 
 
 def test_effects_are_measured_against_the_clean_fit(rng) -> None:
-    shares = {"clean": (0.7, 0.7), "flip10": (0.7, 0.7), "flip30": (0.5, 0.7), "poison": (0.7, 0.5)}
+    shares = dict.fromkeys(robustness.VARIANTS, (0.7, 0.7)) | {"flip30": (0.5, 0.7), "poison": (0.7, 0.5)}
     found = {(e.variant, e.k): e.change for e in robustness.effects(results(rng, shares))}
     assert found["flip30", 0].high < -0.05
     assert found["poison", 10].high < -0.05
     assert found["flip10", 0].low < 0.02
-    assert len(found) == 6
+    assert len(found) == 2 * (len(shares) - 1)
 
 
 def test_the_control_asks_users_of_known_taste_about_new_texts(rng) -> None:

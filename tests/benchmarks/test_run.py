@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from benchmarks.personalization import robustness
 from benchmarks.personalization.plan import Options
 from benchmarks.personalization.run import Place, measure
 from penchant.models.encoder import HashingEncoder
@@ -139,6 +140,6 @@ def test_spoilt_labels_are_measured(tmp_path, write_set) -> None:
     assert failures == []
     found = json.loads((tmp_path / "out.json").read_text("utf-8"))["robustness"]
     assert {(row["variant"], row["k"]) for row in found} == {
-        (variant, k) for variant in ("flip10", "flip30", "poison") for k in (0, 10)
+        (variant, k) for variant in robustness.VARIANTS[1:] for k in (0, 10)
     }
     assert "one account adds 1,000 judgements" in (tmp_path / "out.md").read_text("utf-8")
