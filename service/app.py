@@ -18,7 +18,6 @@ from penchant.service import openapi, routes_feedback, routes_ops, routes_rank, 
 from penchant.service.draining import Draining
 from penchant.service.edge import Edge
 from penchant.service.errors import ApiError, from_http_status, problem_response
-from penchant.service.identity import KeyRing
 from penchant.service.runtime import StartError, load_bundle, load_extractor, start
 from penchant.service.settings import Settings
 from penchant.service.store.database import StoreError
@@ -73,11 +72,12 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.telemetry = telemetry
-    app.state.keyring = KeyRing(settings.tenant_keys())
     app.state.draining = Draining()
     app.state.runtime = None
     app.state.start_failure = None
-    app.add_middleware(Edge, telemetry=telemetry, draining=app.state.draining)
+    app.add_middleware(
+        Edge, telemetry=telemetry, draining=app.state.draining, seconds=settings.request_timeout_seconds
+    )
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     for module in _MODULES:

@@ -8,7 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from penchant.service.errors import ApiError, Code
-from penchant.service.identity import KeyRing, decode_user, resolve_user, split_model
+from penchant.service.identity import decode_user, resolve_user, split_model
+from penchant.service.openapi import required_scope
+from penchant.service.quotas import Kind
 from penchant.service.runtime import Runtime
 from penchant.service.telemetry import Timings
 
@@ -28,15 +30,29 @@ def runtime(request: Request) -> Runtime:
 
 
 def tenant(request: Request) -> str:
-    """Who calls.
+    """Who calls, once it is known that the key may call this route and has not called too often.
 
     Raises:
-        ApiError: `unauthenticated`.
+        ApiError: `unauthenticated`, `rate_limited`, or `forbidden`.
     """
-    keyring: KeyRing = request.app.state.keyring
-    name = keyring.tenant(request.headers)
-    request.scope["state"]["tenant"] = name
-    return name
+    state = request.scope["state"]
+    if (found := state.get("tenant")) is not None:
+        return cast("str", found)
+    access = runtime(request).access
+    caller = access.keyring.caller(request.headers)
+    state["tenant"] = caller.tenant
+    state["headers"] = access.limiter.hit(caller)
+    caller.require(required_scope(request.scope["route"]))
+    return caller.tenant
+
+
+def spend_candidates(request: Request, number: int) -> None:
+    """Counts candidates that are about to be ranked.
+
+    Raises:
+        ApiError: `quota_exceeded`.
+    """
+    runtime(request).access.quotas.take(tenant(request), Kind.CANDIDATES, number)
 
 
 def header_user(request: Request) -> str | None:

@@ -1,5 +1,6 @@
 """The outermost layer of every request: its id, the user in its path, its log line, its last resort."""
 
+import asyncio
 import re
 import time
 import uuid
@@ -9,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from penchant.service.draining import Draining
-from penchant.service.errors import internal_error, problem_response
+from penchant.service.errors import deadline_error, internal_error, problem_response
 from penchant.service.telemetry import Telemetry, log, log_failure
 
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -27,16 +28,19 @@ class Edge:
     """ASGI middleware.
 
     It sets in `scope["state"]`: `request_id`, `trace_id`, and `path_user` (percent-encoded, from
-    `/users/{user}/…` before a ranking route). Routes add what the log wants to know: `tenant`, `user`.
+    `/users/{user}/…` before a ranking route). Routes add what the log wants to know, `tenant` and `user`, and
+    `headers` that the answer bears whatever it is.
 
     Args:
         app: What it wraps.
         telemetry: Counts requests; hashes users.
         draining: While it is set, each answer closes its connection, so that the next request goes elsewhere.
+        seconds: Within which an answer must begin.
     """
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, draining: Draining) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, draining: Draining, seconds: float) -> None:
         self._app = app
+        self._seconds = seconds
         self._telemetry = telemetry
         self._draining = draining
 
@@ -50,7 +54,7 @@ class Edge:
         state = scope.setdefault("state", {})
         state["request_id"], state["trace_id"] = request_id, trace_id
         instance = _route_by_raw_path(scope)
-        status = 0
+        status, deadline = 0, asyncio.timeout(self._seconds)
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -58,19 +62,27 @@ class Edge:
                 status = message["status"]
                 headers = message.setdefault("headers", [])
                 headers.append((b"x-request-id", request_id.encode()))
+                headers += [(name.encode(), text.encode()) for name, text in state.get("headers", {}).items()]
                 if self._draining:
                     headers.append((b"connection", b"close"))
             await send(message)
 
+        async def first_answer(message: Message) -> None:
+            if not deadline.expired():
+                deadline.reschedule(None)  # an answer that has begun may be long
+            await answer(message)
+
         try:
-            await self._app(scope, receive, answer)
+            async with deadline:
+                await self._app(scope, receive, first_answer)
         except ClientDisconnect:
             status = status or _CLIENT_LEFT
         except Exception as error:
+            failure = deadline_error(self._seconds) if deadline.expired() else internal_error()
             log_failure("request_failed", error, request_id=request_id)
             if status:
                 raise
-            response = problem_response(internal_error(), instance=instance, request_id=request_id)
+            response = problem_response(failure, instance=instance, request_id=request_id)
             await response(scope, receive, answer)
         finally:
             self._record(scope, status or _CLIENT_LEFT, time.perf_counter() - started, state)

@@ -24,6 +24,7 @@ class Code(StrEnum):
     INVALID_ENCODING = "invalid_encoding"
     USER_CONFLICT = "user_conflict"
     UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
     MODEL_NOT_FOUND = "model_not_found"
     USER_NOT_FOUND = "user_not_found"
@@ -38,9 +39,12 @@ class Code(StrEnum):
     EVENT_ID_CONFLICT = "event_id_conflict"
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     OVERLOADED = "overloaded"
+    RATE_LIMITED = "rate_limited"
+    QUOTA_EXCEEDED = "quota_exceeded"
     INTERNAL = "internal_error"
     NOT_READY = "not_ready"
     STORAGE_UNAVAILABLE = "storage_unavailable"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
 
 
 STATUS: Final[Mapping[Code, tuple[int, str]]] = {
@@ -48,6 +52,7 @@ STATUS: Final[Mapping[Code, tuple[int, str]]] = {
     Code.INVALID_ENCODING: (400, "The request is not valid UTF-8"),
     Code.USER_CONFLICT: (400, "The request names two different users"),
     Code.UNAUTHENTICATED: (401, "A valid API key is needed"),
+    Code.FORBIDDEN: (403, "The key may not do this"),
     Code.NOT_FOUND: (404, "There is nothing at this address"),
     Code.MODEL_NOT_FOUND: (404, "There is no such model"),
     Code.USER_NOT_FOUND: (404, "There is no such user"),
@@ -62,9 +67,12 @@ STATUS: Final[Mapping[Code, tuple[int, str]]] = {
     Code.EVENT_ID_CONFLICT: (422, "The event id was used for another event"),
     Code.IDEMPOTENCY_KEY_REUSED: (422, "The idempotency key was used for another request"),
     Code.OVERLOADED: (429, "The server has more to do than it can take"),
+    Code.RATE_LIMITED: (429, "Too many requests in a minute"),
+    Code.QUOTA_EXCEEDED: (429, "The quota is used up"),
     Code.INTERNAL: (500, "The server failed"),
     Code.NOT_READY: (503, "The server is not ready"),
     Code.STORAGE_UNAVAILABLE: (503, "The server cannot store data now"),
+    Code.DEADLINE_EXCEEDED: (504, "The server did not answer in time"),
 }
 
 INTERNAL_DETAIL: Final = (
@@ -171,3 +179,9 @@ def from_http_status(status: int, headers: Mapping[str, str] | None = None) -> A
 def internal_error() -> ApiError:
     """The answer to a failure whose reason stays in the log."""
     return ApiError(Code.INTERNAL, INTERNAL_DETAIL)
+
+
+def deadline_error(seconds: float) -> ApiError:
+    """The answer to a request that took too long; what it asked for may still happen."""
+    detail = f"No answer within {seconds:g} s. Send it again, with the same event ids or `Idempotency-Key`."
+    return ApiError(Code.DEADLINE_EXCEEDED, detail, headers={"Retry-After": "1"})

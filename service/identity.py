@@ -1,56 +1,14 @@
-"""Who calls (key → tenant) and for whom (four channels → user)."""
+"""For whom a request is: four channels → user. Who calls is the key's to say (`keyring`)."""
 
-import hashlib
-import hmac
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from starlette.datastructures import Headers
-
 from penchant.service.errors import ApiError, Code, InvalidRequestError
-from penchant.service.settings import DEFAULT_TENANT
 
 MAX_USER_CHARS: Final = 128
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
-
-class KeyRing:
-    """API keys, kept as hashes, and the tenant that each belongs to.
-
-    Args:
-        keys: Tenant → key. Empty: everybody is `default`.
-    """
-
-    def __init__(self, keys: Mapping[str, str]) -> None:
-        self._digests = [(tenant, _digest(key)) for tenant, key in keys.items()]
-
-    def tenant(self, headers: Headers) -> str:
-        """The tenant whose key the request bears.
-
-        Every key is compared, in constant time, so that the time tells nothing.
-
-        Raises:
-            ApiError: `unauthenticated`.
-        """
-        if not self._digests:
-            return DEFAULT_TENANT
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        presented = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        digest = _digest(presented)
-        found = None
-        for tenant, known in self._digests:
-            if hmac.compare_digest(digest, known):
-                found = tenant
-        if found is None:
-            detail = "Send `Authorization: Bearer <key>` or `X-API-Key: <key>`."
-            raise ApiError(Code.UNAUTHENTICATED, detail)
-        return found
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
 def user_fault(user: str) -> str | None:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -14,12 +15,14 @@ from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.events import parse_event, split_body
 from penchant.service.feature_cache import FeatureCache
 from penchant.service.featurizer import Featurizer
-from penchant.service.jobs import FeedbackJob, Idempotency, JudgedFeatures, ReadyEvent
+from penchant.service.jobs import FeedbackAnswer, FeedbackJob, Idempotency, JudgedFeatures, ReadyEvent
+from penchant.service.quotas import Kind, Quotas
 from penchant.service.rankings import Rankings
 from penchant.service.references import References, Resolved
 from penchant.service.settings import Settings
+from penchant.service.states import UserStates
 from penchant.service.store.database import Database
-from penchant.service.store.queries import find_answer
+from penchant.service.store.queries import find_answers
 from penchant.service.telemetry import Telemetry, Timings
 from penchant.service.writer import Writer
 
@@ -35,6 +38,8 @@ class Learner:
         featurizer: Features of judged texts.
         rankings: Resolves `rank_id`.
         writer: Logs and learns.
+        states: Tells new users from known ones.
+        quotas: How much a tenant may send.
         cache: Features in memory, to forget with a user.
         describer: Items in memory, likewise.
         database: Holds answers to idempotency keys.
@@ -50,6 +55,8 @@ class Learner:
         featurizer: Featurizer,
         rankings: Rankings,
         writer: Writer,
+        states: UserStates,
+        quotas: Quotas,
         cache: FeatureCache,
         describer: Describer,
         database: Database,
@@ -62,6 +69,8 @@ class Learner:
         self._rankings = rankings
         self._references = References(rankings, settings)
         self._writer = writer
+        self._states = states
+        self._quotas = quotas
         self._cache = cache
         self._describer = describer
         self._database = database
@@ -129,11 +138,29 @@ class Learner:
         return answer
 
     def _read_answer(self, tenant: str, key: str) -> tuple[bytes, bytes] | None:
-        with self._database.reading() as connection:
-            row = find_answer(connection, tenant, key)
+        with self._database.looking_up() as connection:
+            row = find_answers(connection, tenant, [key]).get(key)
         if row is None or self._clock() - row.created_at > self._settings.idempotency_ttl_hours * _HOUR:
             return None
         return row.request_hash, row.answer
+
+    async def _within_quota(self, tenant: str, events: Sequence[ReadyEvent]) -> list[ReadyEvent]:
+        """The same events; those of users that would be too many can only turn out to be duplicates."""
+        if not self._quotas.limits_users(tenant):
+            return list(events)
+        loop = asyncio.get_running_loop()
+        refused: dict[str, ApiError] = {}
+        for user in {event.user for event in events}:
+            if await self._states.get(tenant, user) is None:
+                error = await loop.run_in_executor(self._readers, self._quotas.refusal, tenant, user)
+                if error is not None:
+                    refused[user] = error
+        return [
+            replace(event, judged=None, features=None, fault=refused[event.user])
+            if event.user in refused
+            else event
+            for event in events
+        ]
 
     async def _learn(
         self,
@@ -144,6 +171,28 @@ class Learner:
         timings: Timings,
     ) -> bytes:
         raw, bare = split_body(body, self._settings)
+        self._quotas.take(tenant, Kind.EVENTS, len(raw))
+        accepted = 0
+        try:
+            answer = await self._write(tenant, (raw, bare), header_user, idempotency, timings)
+            accepted = sum(outcome == "accepted" for _, outcome in answer.outcomes)
+        finally:
+            self._quotas.give_back(tenant, Kind.EVENTS, len(raw) - accepted)
+        for kind, outcome in answer.outcomes:
+            self._telemetry.events.labels(kind, outcome).inc()
+        self._telemetry.users_changed.inc(answer.changes)
+        return answer.body
+
+    async def _write(
+        self,
+        tenant: str,
+        events: tuple[Sequence[object], bool],
+        header_user: str | None,
+        idempotency: Idempotency | None,
+        timings: Timings,
+    ) -> FeedbackAnswer:
+        """Has the events of a request, or the one bare event, logged and learned."""
+        raw, bare = events
         ready: list[ReadyEvent] = []
         resolved: list[Resolved] = []
         rejected: list[tuple[int, ApiError]] = []
@@ -167,12 +216,9 @@ class Learner:
             raise InvalidRequestError(("" if bare else "/events", fault))
         ready += await self._with_features(tenant, resolved, timings)
         ready.sort(key=lambda event: event.parsed.index)
+        ready = await self._within_quota(tenant, ready)
         job = FeedbackJob(tenant, tuple(ready), tuple(rejected), bare, idempotency, self._clock())
-        answer = await self._writer.feedback(job)
-        for kind, outcome in answer.outcomes:
-            self._telemetry.events.labels(kind, outcome).inc()
-        self._telemetry.users_changed.inc(answer.changes)
-        return answer.body
+        return await self._writer.feedback(job)
 
     async def _with_features(
         self, tenant: str, resolved: Sequence[Resolved], timings: Timings
@@ -187,6 +233,7 @@ class Learner:
         for one in resolved:
             rows = slice(start, start := start + len(one.judged.texts))
             features = JudgedFeatures(
+                self._featurizer.extractor.identity,
                 batch.keys[rows],
                 tuple(item_key(prompt, text) for prompt, text in one.judged.texts),
                 batch.vectors[rows],

@@ -17,6 +17,7 @@ from penchant.service.answers import Problem
 from penchant.service.edge import RANKING_PATHS
 from penchant.service.errors import PROBLEM_JSON, STATUS, Code
 from penchant.service.events import EVENT_MODELS
+from penchant.service.keyring import Scope
 from penchant.service.schemas import (
     AnyEvent,
     BestOfNRequest,
@@ -31,6 +32,8 @@ def _header(text: str) -> dict[str, Any]:
     return {"description": text, "schema": {"type": "string"}}
 
 
+_TOO_MANY: Final = 429
+_RETRIED: Final = (409, _TOO_MANY, 503, 504)
 _REF: Final = "#/components/schemas/{model}"
 _EVENTS: Final[tuple[type[BaseModel], ...]] = tuple(EVENT_MODELS.values())
 _BODIES: Final[tuple[type[BaseModel], ...]] = (
@@ -49,7 +52,8 @@ _USER: Final = {
     "description": "user id, percent-encoded",
     "schema": {"type": "string", "minLength": 1, "maxLength": 128},
 }
-_ALWAYS: Final = frozenset({Code.INTERNAL, Code.NOT_READY})
+_ALWAYS: Final = frozenset({Code.INTERNAL, Code.NOT_READY, Code.DEADLINE_EXCEEDED})
+_KEYED: Final = frozenset({Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.RATE_LIMITED, Code.STORAGE_UNAVAILABLE})
 _BODY: Final = frozenset(
     {
         Code.INVALID_JSON,
@@ -60,7 +64,7 @@ _BODY: Final = frozenset(
         Code.VALIDATION_FAILED,
     }
 )
-_RANKING: Final = frozenset({Code.USER_CONFLICT, Code.MODEL_NOT_FOUND, Code.OVERLOADED})
+_RANKING: Final = frozenset({Code.USER_CONFLICT, Code.MODEL_NOT_FOUND, Code.OVERLOADED, Code.QUOTA_EXCEEDED})
 _FEEDBACK: Final = frozenset(
     {
         Code.USER_CONFLICT,
@@ -70,7 +74,7 @@ _FEEDBACK: Final = frozenset(
         Code.IDEMPOTENCY_KEY_REUSED,
         Code.EVENT_ID_CONFLICT,
         Code.OVERLOADED,
-        Code.STORAGE_UNAVAILABLE,
+        Code.QUOTA_EXCEEDED,
     }
 )
 _USERS: Final = frozenset({Code.INVALID_ENCODING, Code.VALIDATION_FAILED})
@@ -78,14 +82,31 @@ _USERS: Final = frozenset({Code.INVALID_ENCODING, Code.VALIDATION_FAILED})
 Kind = Literal["ranking", "feedback", "user", "page", "forget", "models", "health"]
 
 _CODES: Final[Mapping[Kind, frozenset[Code]]] = {
-    "ranking": _ALWAYS | _BODY | _RANKING | {Code.UNAUTHENTICATED},
-    "feedback": _ALWAYS | _BODY | _FEEDBACK | {Code.UNAUTHENTICATED},
-    "user": _ALWAYS | _USERS | {Code.UNAUTHENTICATED, Code.USER_NOT_FOUND},
-    "page": _ALWAYS | _USERS | {Code.UNAUTHENTICATED, Code.USER_NOT_FOUND},
-    "forget": _ALWAYS | _USERS | {Code.UNAUTHENTICATED, Code.STORAGE_UNAVAILABLE},
-    "models": _ALWAYS | {Code.UNAUTHENTICATED},
+    "ranking": _ALWAYS | _BODY | _RANKING | _KEYED,
+    "feedback": _ALWAYS | _BODY | _FEEDBACK | _KEYED,
+    "user": _ALWAYS | _USERS | _KEYED | {Code.USER_NOT_FOUND},
+    "page": _ALWAYS | _USERS | _KEYED | {Code.USER_NOT_FOUND},
+    "forget": _ALWAYS | _USERS | _KEYED,
+    "models": _ALWAYS | _KEYED,
     "health": _ALWAYS,
 }
+_SCOPES: Final[Mapping[Kind, Scope | None]] = {  # None: no key is needed
+    "ranking": Scope.RANK,
+    "feedback": Scope.FEEDBACK,
+    "user": Scope.RANK,
+    "page": Scope.FEEDBACK,
+    "forget": Scope.ADMIN,
+    "models": Scope.RANK,
+    "health": None,
+}
+_SCOPE: Final = "x-required-scope"
+_LIMITS: Final = {
+    "RateLimit-Policy": _header(
+        "limits of the tenant and of the key, where there are some: `q` in `w` seconds"
+    ),
+    "RateLimit": _header("of each limit: `r` are left, and more in `t` seconds"),
+}
+_AGAIN: Final = {"Retry-After": _header("seconds to wait")}
 _HEADERS: Final = {"X-Request-Id": _header("names the request in logs")}
 _TIMED: Final = _HEADERS | {
     "Server-Timing": _header("milliseconds in `queue`, `encode`, `posterior` and `rank`")
@@ -111,16 +132,20 @@ def describe(
             "required": True,
             "content": {"application/json": {"schema": _any_of(bodies)}},
         }
-    if kind == "health":
+    scope = _SCOPES[kind]
+    if scope is None:
         extra["security"] = []
+    else:
+        extra[_SCOPE] = str(scope)
     statuses = sorted({STATUS[code][0] for code in _CODES[kind]})
     responses: dict[int | str, dict[str, Any]] = {
         status: _problem(status, _CODES[kind]) for status in statuses
     }
     if answer is None:
-        responses[204] = {"description": "Done", "headers": _HEADERS}
+        responses[204] = {"description": "Done", "headers": _HEADERS | _LIMITS}
     else:
         headers = _TIMED if kind in ("ranking", "feedback") else _HEADERS
+        headers = headers | (_LIMITS if scope is not None else {})
         if isinstance(answer, tuple):
             answer = answer[0] | answer[1]
             headers = headers | {
@@ -159,6 +184,15 @@ def document(app: FastAPI) -> dict[str, Any]:
     for path in sorted(RANKING_PATHS):
         found["paths"][f"/users/{{user}}{path}"] = _for_user(found["paths"][path])
     return found
+
+
+def required_scope(route: Any) -> Scope:  # noqa: ANN401 — whatever the framework matched
+    """What a key needs for a route, as `describe` declared it.
+
+    Raises:
+        KeyError: Nothing was declared: the route is not for callers with keys.
+    """
+    return Scope(route.openapi_extra[_SCOPE])
 
 
 def serialize(found: Mapping[str, Any]) -> bytes:
@@ -205,7 +239,8 @@ def _any_of(models: tuple[type[BaseModel], ...]) -> dict[str, Any]:
 def _problem(status: int, possible: Set[Code]) -> dict[str, Any]:
     codes = ", ".join(f"`{code}`" for code in STATUS if code in possible and STATUS[code][0] == status)
     schema = {"$ref": _REF.format(model="Problem")}
-    return {"description": codes, "content": {PROBLEM_JSON: {"schema": schema}}, "headers": _HEADERS}
+    headers = _HEADERS | (_AGAIN if status in _RETRIED else {}) | (_LIMITS if status == _TOO_MANY else {})
+    return {"description": codes, "content": {PROBLEM_JSON: {"schema": schema}}, "headers": headers}
 
 
 if __name__ == "__main__":

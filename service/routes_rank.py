@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from penchant.service import answers
 from penchant.service.body import read_object, validate
-from penchant.service.context import json_answer, ranking_user, runtime, tenant
+from penchant.service.context import json_answer, ranking_user, runtime, spend_candidates, tenant
 from penchant.service.dialect_answers import best_of_n_answer, rerank_answer, score_answer, tei_answer
 from penchant.service.dialects import best_of_n_task, rerank_task, score_task, tei_task
 from penchant.service.openapi import describe
@@ -75,10 +75,10 @@ async def best_of_n(request: Request) -> Response:
     served, owner = runtime(request), tenant(request)
     asked = validate(BestOfNRequest, await read_object(request, served.settings))
     user = ranking_user(request, asked.user, None)
+    task = best_of_n_task(asked, served.settings)
+    spend_candidates(request, len(task.texts))
     timings = Timings()
-    choice = await served.scorer.best_of_n(
-        owner, user, best_of_n_task(asked, served.settings), timings, explain=bool(asked.explain)
-    )
+    choice = await served.scorer.best_of_n(owner, user, task, timings, explain=bool(asked.explain))
     return json_answer(best_of_n_answer(asked, choice), timings)
 
 
@@ -92,6 +92,7 @@ async def _rerank(request: Request, body: dict[str, Any], version: str) -> Respo
     asked = validate(RerankRequest, body)
     user = ranking_user(request, asked.user, asked.model)
     task = rerank_task(asked, served.settings)
+    spend_candidates(request, len(task.texts))
     timings = Timings()
     explain = (asked.top_n or len(task.texts)) if asked.explain else 0
     ranked = await served.scorer.rank(owner, user, task, timings, explain=explain)
@@ -103,6 +104,7 @@ async def _tei(request: Request, body: dict[str, Any]) -> Response:
     asked = validate(TeiRequest, body)
     user = ranking_user(request, asked.user, asked.model)
     task = tei_task(asked, served.settings)
+    spend_candidates(request, len(task.texts))
     timings = Timings()
     explain = len(task.texts) if asked.explain else 0
     ranked = await served.scorer.rank(
@@ -115,8 +117,9 @@ async def _score(request: Request) -> Response:
     served, owner = runtime(request), tenant(request)
     asked = validate(ScoreRequest, await read_object(request, served.settings))
     user = ranking_user(request, asked.user, asked.model)
-    timings = Timings()
     task = score_task(asked, served.settings)
+    spend_candidates(request, len(task.texts))
+    timings = Timings()
     explain = len(task.texts) if asked.explain else 0
     ranked = await served.scorer.rank(owner, user, task, timings, explain=explain)
     return json_answer(score_answer(ranked, int(served.clock())), timings)

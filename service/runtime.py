@@ -10,6 +10,7 @@ from typing import Final
 from penchant.models.bundle import DEFAULT_BUNDLE, Bundle, BundleError
 from penchant.models.encoder import EncoderError, load_encoder
 from penchant.models.features import FeatureExtractor
+from penchant.service.access import Access, build_access
 from penchant.service.batching import MicroBatcher
 from penchant.service.commits import Commits
 from penchant.service.describer import Describer
@@ -94,6 +95,7 @@ class Runtime:
     extractor: FeatureExtractor
     database: Database
     feed: Feed
+    access: Access
     readers: ThreadPoolExecutor
     batcher: MicroBatcher
     writer: Writer
@@ -138,6 +140,8 @@ async def start(
         database.close()
         raise
     feed = Feed(database, settings.change_poll_seconds, clock)
+    access = build_access(settings, database, clock)
+    access.follow(feed)
     readers = ThreadPoolExecutor(_READERS, thread_name_prefix="penchant-reader")
     batcher = MicroBatcher(extractor, settings, telemetry)
     state_cache = StateCache(settings.max_cached_users)
@@ -183,6 +187,8 @@ async def start(
         featurizer=featurizer,
         rankings=rankings,
         writer=writer,
+        states=states,
+        quotas=access.quotas,
         cache=feature_cache,
         describer=describer,
         database=database,
@@ -193,6 +199,7 @@ async def start(
     batcher.start()
     writer.start()
     feed.start()
+    access.load()
     log.info("ready", bundle=bundle.version, data_dir=str(settings.data_dir.resolve()))
     return Runtime(
         settings,
@@ -201,6 +208,7 @@ async def start(
         extractor,
         database,
         feed,
+        access,
         readers,
         batcher,
         writer,
