@@ -1,5 +1,6 @@
 """The application: wiring only."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from penchant.service.runtime import StartError, load_bundle, load_extractor, st
 from penchant.service.settings import Settings
 from penchant.service.store.database import StoreError
 from penchant.service.telemetry import Telemetry
+from penchant.service.tracing import Tracing, from_environment
 
 _MODULES: Final = (routes_rank, routes_feedback, routes_users, routes_ops)
 
@@ -32,6 +34,7 @@ def create_app(
     extractor: FeatureExtractor | None = None,
     bundle: Bundle | None = None,
     clock: Callable[[], float] = time.time,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The service.
 
@@ -40,8 +43,12 @@ def create_app(
         extractor: In place of the encoder that the bundle names.
         bundle: In place of the one that the settings name.
         clock: Unix seconds.
+        tracing: In place of what the environment asks for.
+
+    Raises:
+        TracingError: The environment asks for traces, and the extra is not installed.
     """
-    telemetry = Telemetry()
+    telemetry = Telemetry(tracing or from_environment(settings.tracing))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -59,6 +66,7 @@ def create_app(
         finally:
             app.state.runtime = None
             await served.stop()
+            await asyncio.to_thread(telemetry.tracing.stop)
 
     app = FastAPI(
         title="penchant",
@@ -78,6 +86,7 @@ def create_app(
     app.add_middleware(
         Edge, telemetry=telemetry, draining=app.state.draining, seconds=settings.request_timeout_seconds
     )
+    app.add_middleware(telemetry.tracing.middleware)  # the outermost
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     for module in _MODULES:

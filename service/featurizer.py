@@ -112,7 +112,8 @@ class Featurizer:
         rows: Sequence[int],
         timings: Timings,
     ) -> dict[bytes, CachedFeature]:
-        extracted = await self._batcher.extract([texts[i] for i in rows], [prompts[i] for i in rows])
+        with self._telemetry.tracing.span("encode", texts=len(rows)):
+            extracted = await self._batcher.extract([texts[i] for i in rows], [prompts[i] for i in rows])
         timings.queue += extracted.queue_seconds
         timings.encode += extracted.encode_seconds
         new = extracted.features

@@ -92,28 +92,31 @@ class Scorer:
         Raises:
             ApiError: The encoder has no room, or failed; or the bundle cannot be explained.
         """
-        judged = await self._judge(tenant, user, task, timings)
-        started = time.perf_counter()
-        probability = await self._off_loop(relevance, judged)
-        mean, std = judged.utility.mean, judged.utility.std
-        best_first = order(mean if by_utility else probability)
-        timings.rank += time.perf_counter() - started
-        ranked = Ranked(
-            rank_id=new_rank_id(),
-            model=self.bundle.manifest.name,
-            personal=judged.personal,
-            mean=mean,
-            std=std,
-            probability=probability,
-            order=best_first,
-            tokens=judged.described.tokens,
-            warnings=truncation_warnings(
-                task, judged.described.truncated, self._describer.featurizer.extractor.encoder.max_tokens
-            ),
-            explanations=await self._explain(tenant, task, judged, best_first[:explain].tolist(), timings),
-        )
-        self._finish(tenant, ranked.rank_id, user, task, timings)
-        return ranked
+        with self._telemetry.tracing.span("rank", texts=len(task.texts)):
+            judged = await self._judge(tenant, user, task, timings)
+            started = time.perf_counter()
+            probability = await self._off_loop(relevance, judged)
+            mean, std = judged.utility.mean, judged.utility.std
+            best_first = order(mean if by_utility else probability)
+            timings.rank += time.perf_counter() - started
+            ranked = Ranked(
+                rank_id=new_rank_id(),
+                model=self.bundle.manifest.name,
+                personal=judged.personal,
+                mean=mean,
+                std=std,
+                probability=probability,
+                order=best_first,
+                tokens=judged.described.tokens,
+                warnings=truncation_warnings(
+                    task, judged.described.truncated, self._describer.featurizer.extractor.encoder.max_tokens
+                ),
+                explanations=await self._explain(
+                    tenant, task, judged, best_first[:explain].tolist(), timings
+                ),
+            )
+            self._finish(tenant, ranked.rank_id, user, task, timings)
+            return ranked
 
     async def best_of_n(
         self, tenant: str, user: str | None, task: Task, timings: Timings, *, explain: bool = False
@@ -123,22 +126,23 @@ class Scorer:
         Raises:
             ApiError: The encoder has no room, or failed; or the bundle cannot be explained.
         """
-        judged = await self._judge(tenant, user, task, timings)
-        started = time.perf_counter()
-        best = await self._off_loop(probability_best, judged)
-        acceptable = await self._off_loop(probability_acceptable, judged)
-        timings.rank += time.perf_counter() - started
-        explained = list(range(len(task.texts))) if explain else []
-        choice = Choice(
-            rank_id=new_rank_id(),
-            mean=judged.utility.mean,
-            best=best,
-            acceptable=acceptable,
-            order=order(judged.utility.mean),
-            explanations=await self._explain(tenant, task, judged, explained, timings),
-        )
-        self._finish(tenant, choice.rank_id, user, task, timings)
-        return choice
+        with self._telemetry.tracing.span("rank", texts=len(task.texts)):
+            judged = await self._judge(tenant, user, task, timings)
+            started = time.perf_counter()
+            best = await self._off_loop(probability_best, judged)
+            acceptable = await self._off_loop(probability_acceptable, judged)
+            timings.rank += time.perf_counter() - started
+            explained = list(range(len(task.texts))) if explain else []
+            choice = Choice(
+                rank_id=new_rank_id(),
+                mean=judged.utility.mean,
+                best=best,
+                acceptable=acceptable,
+                order=order(judged.utility.mean),
+                explanations=await self._explain(tenant, task, judged, explained, timings),
+            )
+            self._finish(tenant, choice.rank_id, user, task, timings)
+            return choice
 
     async def _judge(self, tenant: str, user: str | None, task: Task, timings: Timings) -> _Judged:
         described = await self._describer.describe(tenant, task.texts, task.prompts, timings)

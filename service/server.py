@@ -12,6 +12,7 @@ from penchant.service.runtime import StartError, load_bundle, load_extractor
 from penchant.service.settings import Settings
 from penchant.service.store.database import FILE_NAME
 from penchant.service.telemetry import configure_logging, log
+from penchant.service.tracing import TracingError
 
 
 def check_exposure(settings: Settings) -> None:
@@ -45,7 +46,10 @@ def run(
     configure_logging(settings.log_level)
     bundle = bundle or load_bundle(settings)
     extractor = extractor or load_extractor(settings, bundle)
-    app = create_app(settings, extractor=extractor, bundle=bundle)
+    try:
+        app = create_app(settings, extractor=extractor, bundle=bundle)
+    except TracingError as error:
+        raise StartError(str(error)) from error
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     database = settings.data_dir.resolve() / FILE_NAME
     log.info("starting", url=f"http://{host}:{settings.port}", database=str(database), bundle=bundle.version)

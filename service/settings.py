@@ -42,6 +42,10 @@ class Settings(BaseSettings):
     data_dir: Path = Path(".penchant")
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
+    tracing: bool | None = Field(
+        default=None, description="send traces by OTLP; None: where OTEL_EXPORTER_OTLP_ENDPOINT is set"
+    )
+
     # Who may call. With no key at all every caller is the tenant `default`.
     api_key: SecretStr | None = None
     api_keys: dict[str, SecretStr] = Field(default_factory=dict, description="tenant → key, as a JSON object")

@@ -14,6 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from penchant.service.tracing import Tracing
+
 log: Final = structlog.get_logger("penchant")
 
 _REQUEST_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -83,9 +85,14 @@ class Timings:
 
 
 class Telemetry:
-    """Metrics of one server, and the hash under which its logs know a user."""
+    """Metrics of one server, the hash under which its logs know a user, and its traces.
 
-    def __init__(self) -> None:
+    Args:
+        tracing: Where spans go; nowhere unless given.
+    """
+
+    def __init__(self, tracing: Tracing | None = None) -> None:
+        self.tracing = tracing or Tracing()
         self.salt = secrets.token_bytes(32)  # replaced by the installation's own when the store opens
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)

@@ -100,7 +100,8 @@ class Writer:
         self._queued_events += events
         self._queue.put(_Feedback(job, done))
         try:
-            return await done
+            with self._telemetry.tracing.span("commit", events=events):
+                return await done
         finally:
             self._queued_events -= events
 
