@@ -3,15 +3,17 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from penchant.service.console import Report, stop
+from penchant.service.console import Report, note, stop
 
 if TYPE_CHECKING:
     from penchant.models.bundle import Bundle
+    from penchant.models.checkpoint import Checkpoint
     from penchant.models.encoder import Pooling, Precision
     from penchant.models.features import FeatureExtractor
     from penchant.models.judgements import Judgement
@@ -155,3 +157,22 @@ def extractor_of(
     if extractor.identity != card.features:
         stop(f"bundle {bundle.version} was fitted with encoder {card.name!r}, and other weights of it")
     return extractor
+
+
+def checkpoint_in(folder: Path, *, resume: bool, **parts: object) -> "Checkpoint":
+    """What an interrupted run of the same work left in the folder, or an empty one.
+
+    Raises:
+        CheckpointError: The folder holds something else, or cannot be read.
+    """
+    from penchant.models.checkpoint import Checkpoint, OtherWorkError, fingerprint
+
+    versions = {package: version(package) for package in ("penchant", "torch", "numpy", "scipy")}
+    identity = fingerprint(versions=versions, **parts)
+    try:
+        checkpoint = Checkpoint(folder, identity) if resume else Checkpoint.anew(folder, identity)
+    except OtherWorkError as error:
+        stop(f"{error}: repeat that command to go on, or start anew with --no-resume")
+    if checkpoint.stages:
+        note(f"going on from {folder}")
+    return checkpoint

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from penchant import Client, PenchantError
 from penchant.service.commands_bundle import bundle_app
+from penchant.service.commands_learning import export
 from penchant.service.commands_models import evaluate, fit
 from penchant.service.console import err, out, stop
 from penchant.service.demo import CANDIDATES, LESSONS, QUESTION, walk
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command()(fit)
 app.command()(evaluate)
+app.command()(export)
 app.add_typer(bundle_app, name="bundle")
 
 

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,6 +13,7 @@ from penchant.service.bundle_tables import print_manifest
 from penchant.service.command_inputs import (
     Device,
     EncoderOption,
+    checkpoint_in,
     described,
     extractor_of,
     load_bundle,
@@ -21,10 +21,10 @@ from penchant.service.command_inputs import (
     read_judgements,
     set_name,
 )
-from penchant.service.console import INTERRUPTED, note, out, progress, stop
+from penchant.service.commands_learning import DataDir, StoreUrl, Tenants, fit_from_store
+from penchant.service.console import INTERRUPTED, out, progress, stop
 
 if TYPE_CHECKING:
-    from penchant.models.checkpoint import Checkpoint
     from penchant.models.evaluation import Report as EvaluationReport
 
 Split = Literal["cold", "warm"]
@@ -37,9 +37,25 @@ SplitOption = Annotated[Split, typer.Option(help="cold: the texts to rank are ne
 
 def fit(
     data: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(help="Judgements: .jsonl or .jsonl.gz files, or folders with data.jsonl.gz."),
-    ],
+    ] = None,
+    *,
+    from_store: Annotated[
+        bool,
+        typer.Option(
+            "--from-store", help="Of a store's feedback in place of files; compared with --current."
+        ),
+    ] = False,
+    tenant: Tenants = None,
+    data_dir: DataDir = None,
+    store_url: StoreUrl = None,
+    current: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --from-store: the bundle in use, or 'default'; PENCHANT_BUNDLE unless given."
+        ),
+    ] = None,
     out_path: Annotated[Path, typer.Option("--out", help="Folder to write the bundle to.")],
     name: Annotated[str | None, typer.Option(help="Its name; the folder's unless given.")] = None,
     split: SplitOption = "cold",
@@ -69,13 +85,30 @@ def fit(
     if target.exists() and not target.is_dir():
         stop(f"{out_path}: is there already, and is no folder")
     folder = work or target.with_name(target.name + ".work")
+    if from_store == bool(data):
+        stop("fit to what? Name files, or --from-store" + (", not both" if data else ""))
+    if from_store:
+        fit_from_store(
+            tenant=tenant,
+            data_dir=data_dir,
+            store_url=store_url,
+            current=current,
+            out_path=out_path,
+            name=name or target.name,
+            split=split,
+            seed=seed,
+            device=device,
+            work=folder,
+            resume=resume,
+        )
+        return
     options = FitOptions(seed=seed, device=device)
     try:
         with progress() as report:
-            sets = [read_judgements(path, report) for path in data]
-            cards = [described(path, judgements) for path, judgements in zip(data, sets, strict=True)]
+            sets = [read_judgements(path, report) for path in data or ()]
+            cards = [described(path, judgements) for path, judgements in zip(data or (), sets, strict=True)]
             extractor = load_extractor(encoder, report, precision=precision, device=device)
-            checkpoint = _checkpoint(
+            checkpoint = checkpoint_in(
                 folder,
                 resume=resume,
                 data=cards,
@@ -103,25 +136,6 @@ def fit(
         stop(error)
     out.print(f"{out_path}: bundle {bundle.version}", markup=False, highlight=False)
     print_manifest(bundle)
-
-
-def _checkpoint(folder: Path, *, resume: bool, **parts: object) -> "Checkpoint":
-    """What an interrupted run of the same work left in the folder, or an empty one.
-
-    Raises:
-        CheckpointError: The folder holds something else, or cannot be read.
-    """
-    from penchant.models.checkpoint import Checkpoint, OtherWorkError, fingerprint
-
-    versions = {package: version(package) for package in ("penchant", "torch", "numpy", "scipy")}
-    identity = fingerprint(versions=versions, **parts)
-    try:
-        checkpoint = Checkpoint(folder, identity) if resume else Checkpoint.anew(folder, identity)
-    except OtherWorkError as error:
-        stop(f"{error}: repeat that command to go on, or start anew with --no-resume")
-    if checkpoint.stages:
-        note(f"going on from {folder}")
-    return checkpoint
 
 
 def evaluate(

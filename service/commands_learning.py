@@ -1,0 +1,193 @@
+"""The commands that read the feedback log of a store: take it elsewhere, learn a new bundle from it, learn it again."""
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+from rich.table import Table
+
+from penchant.service.bundle_tables import print_manifest
+from penchant.service.command_inputs import checkpoint_in, load_bundle
+from penchant.service.console import INTERRUPTED, note, out, progress, stop
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from penchant.models.comparison import Comparison
+
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder of users and their feedback; PENCHANT_DATA_DIR unless given.")
+]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="Database in its place, such as postgresql+psycopg://…; PENCHANT_STORE_URL unless given."
+    ),
+]
+Tenants = Annotated[
+    list[str] | None, typer.Option("--tenant", help="Whose feedback; may be given more than once.")
+]
+
+
+def export(
+    out_path: Annotated[Path, typer.Option("--out", help="File to write; .gz packs it.")],
+    judgements: Annotated[
+        bool, typer.Option("--judgements", help="The feedback log, in the form that `penchant fit` reads.")
+    ] = False,
+    tenant: Tenants = None,
+    data_dir: DataDir = None,
+    store_url: StoreUrl = None,
+) -> None:
+    """Write the feedback of a store as JSON Lines; a server may be running on it."""
+    from penchant.models.files import whole_file
+    from penchant.service.from_store import lines
+    from penchant.service.store import judged_log
+    from penchant.service.store_access import open_store
+
+    if not judgements:
+        stop("say what to export: --judgements")
+    left_out: Counter[str] = Counter()
+    written = 0
+    with open_store(data_dir, store_url) as database, database.reading() as connection:
+        tenants = chosen_tenants(connection, tenant)
+        try:
+            with whole_file(out_path) as whole, packed(whole, out_path) as file:
+                for owner in tenants:
+                    prefix = f"{owner}/" if len(tenants) > 1 else ""
+                    for line in lines(judged_log.user_logs(connection, owner), prefix, left_out):
+                        file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                        written += 1
+        except OSError as error:
+            stop(error)
+    out.print(f"{out_path}: {written} judgements", markup=False, highlight=False, soft_wrap=True)
+    for why, number in sorted(left_out.items()):
+        note(f"{number} left out: {why}")
+
+
+@contextmanager
+def packed(file: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
+    """The file itself, or one that packs into it where the path ends in .gz."""
+    if path.suffix != ".gz":
+        yield file
+        return
+    with gzip.GzipFile(path.stem, "wb", fileobj=file, mtime=0) as pack:
+        yield cast("IO[bytes]", pack)
+
+
+def chosen_tenants(connection: "Connection", given: Sequence[str] | None) -> list[str]:
+    """The tenants that were named; where none was, the only one there is. Several are never mixed unasked."""
+    from penchant.service.store.judged_log import tenants_with_feedback
+
+    found = tenants_with_feedback(connection)
+    if not found:
+        stop("the store holds no feedback")
+    if given:
+        missing = [tenant for tenant in given if tenant not in found]
+        if missing:
+            stop(f"no feedback of tenant {missing[0]!r}; there is feedback of {', '.join(found)}")
+        return list(dict.fromkeys(given))
+    if len(found) > 1:
+        told = ", ".join(f"{tenant} ({number} events)" for tenant, number in found.items())
+        stop(f"the store holds feedback of several tenants, {told}: name with --tenant those that are meant")
+    return list(found)
+
+
+def fit_from_store(
+    *,
+    tenant: Sequence[str] | None,
+    data_dir: Path | None,
+    store_url: str | None,
+    current: Path | None,
+    out_path: Path,
+    name: str,
+    split: Literal["cold", "warm"],
+    seed: int,
+    device: Literal["auto", "cpu", "cuda"],
+    work: Path,
+    resume: bool,
+) -> None:
+    """`penchant fit --from-store`."""
+    from penchant.models.bundle import BundleError
+    from penchant.models.checkpoint import CheckpointError
+    from penchant.models.fit import FitOptions
+    from penchant.service.from_store import read_judgements
+    from penchant.service.new_bundle import TooLittleError, fit_new
+    from penchant.service.store_access import open_store, settings_of
+
+    options = FitOptions(seed=seed, device=device)
+    try:
+        with progress() as report:
+            report("read feedback", 0, 0)
+            with open_store(data_dir, store_url) as database, database.reading() as connection:
+                tenants = chosen_tenants(connection, tenant)
+                bundle = load_bundle(current or settings_of(data_dir, store_url).bundle)
+                found = read_judgements(connection, tenants, bundle.manifest.encoder.features)
+            checkpoint = checkpoint_in(
+                work,
+                resume=resume,
+                data=[found.sha256],
+                split=split,
+                features=bundle.manifest.encoder.features,
+                current=bundle.version,
+                options=asdict(options),
+            )
+            new, comparison = fit_new(
+                found,
+                bundle,
+                name=name,
+                mode=split,
+                options=options,
+                progress=report,
+                checkpoint=checkpoint,
+            )
+        new.save(out_path)
+        checkpoint.clear()
+    except KeyboardInterrupt:
+        kept = f"what is done is kept in {work}; the same command goes on from there"
+        stop(f"interrupted: {kept if work.exists() else 'nothing was done yet'}", INTERRUPTED)
+    except (BundleError, CheckpointError, TooLittleError) as error:
+        stop(error)
+    out.print(f"{out_path}: bundle {new.version}", markup=False, highlight=False)
+    print_manifest(new)
+    print_comparison(comparison, bundle.version)
+
+
+def print_comparison(found: "Comparison", current: str) -> None:
+    """Both bundles on the held-out users, and in one sentence what follows."""
+    table = Table(
+        title=f"The new bundle and {current} on {found.users} users held out from both",
+        title_justify="left",
+        caption="means over users; what the new one gains ± standard error, paired by user",
+        caption_justify="left",
+    )
+    for column in ("k", "accuracy", "before", "gain", "log-loss", "before", "gain"):
+        table.add_column(column, justify="right")
+    for shot in found.shots:
+        table.add_row(
+            str(shot.k),
+            f"{shot.accuracy:.3f}",
+            f"{shot.current_accuracy:.3f}",
+            f"{shot.accuracy_gain:+.3f} ± {shot.accuracy_error:.3f}",
+            f"{shot.log_loss:.4f}",
+            f"{shot.current_log_loss:.4f}",
+            f"{shot.log_loss_gain:+.4f} ± {shot.log_loss_error:.4f}",
+        )
+    out.print("", table)
+    out.print(sentence(found), markup=False, highlight=False, soft_wrap=True)
+
+
+def sentence(found: "Comparison") -> str:
+    """What the comparison says, and what to do."""
+    size = f"{abs(found.gain):.4f} ± {found.gain_error:.4f} nats of log-loss, {found.users} users"
+    match found.verdict:
+        case "better":
+            return f"The new bundle is better ({size}). Nothing was switched: `penchant upgrade` does that."
+        case "worse":
+            return f"The new bundle is worse ({size}). Nothing was switched, and nothing should be."
+    return f"Neither bundle is measurably better ({size}). Nothing was switched; more feedback will tell."

@@ -1,0 +1,42 @@
+"""The store as a command opens it: beside a server that may be running on it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from penchant.service.console import stop
+from penchant.service.settings import Settings
+
+if TYPE_CHECKING:
+    from penchant.service.store.database import Database
+
+
+def settings_of(data_dir: Path | None, store_url: str | None) -> Settings:
+    """The settings with what was given on the command line in their place."""
+    given: dict[str, Any] = {"data_dir": data_dir, "store_url": store_url}
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        faults = error.errors(include_input=False)
+        stop("settings: " + "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in faults))
+
+
+@contextmanager
+def open_store(data_dir: Path | None, store_url: str | None) -> "Iterator[Database]":
+    """The store that the settings name; a command that cannot open it ends with the reason."""
+    from penchant.service.store.database import FILE_NAME, Database, StoreError
+
+    settings = settings_of(data_dir, store_url)
+    if settings.store_url is None and not (settings.data_dir / FILE_NAME).is_file():
+        stop(f"{settings.data_dir}: holds no store")
+    try:
+        database = Database.open(settings, exclusive=False)
+    except StoreError as error:
+        stop(error, code=1)
+    try:
+        yield database
+    finally:
+        database.close()
