@@ -148,6 +148,7 @@ def _hold_snapshot(connection: Connection) -> None:
     """All that this transaction reads is of one moment. SQLite's readers have that anyway."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        _take_time(connection)
 
 
 def _hold_tables(connection: Connection) -> None:
@@ -155,6 +156,13 @@ def _hold_tables(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         names = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)
         connection.execute(text(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE"))
+        _take_time(connection)
+
+
+def _take_time(connection: Connection) -> None:
+    """Lifts the limits that a server's transactions have: this one is long."""
+    for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
+        connection.execute(text(f"SET LOCAL {limit} = 0"))
 
 
 def _lines(connection: Connection, table: Table, names: Sequence[str]) -> Iterator[bytes]:
