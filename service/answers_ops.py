@@ -6,14 +6,25 @@ from penchant.service.answers import Answer
 
 
 class Limits(Answer):
-    """What a request may hold."""
+    """What a request may hold, and what the caller may ask for; null where there is no limit."""
 
+    max_body_bytes: int
     max_candidates: int
     max_text_chars: int
     max_tokens_per_text: int
     max_events: int
     max_event_texts: int
-    max_body_bytes: int
+    max_feedback_texts: int
+    max_edit_chars: int
+    max_metadata_bytes: int
+    max_page_items: int
+    body_timeout_seconds: float
+    request_timeout_seconds: float
+    tenant_requests_per_minute: int | None
+    key_requests_per_minute: int | None
+    candidates_per_day: int | None
+    events_per_day: int | None
+    users: int | None
 
 
 class ModelInfo(Answer):

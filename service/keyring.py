@@ -10,13 +10,13 @@ import hmac
 import secrets
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from sqlalchemy import Connection
 from starlette.datastructures import Headers
 
 from penchant.service.errors import ApiError, Code
+from penchant.service.scopes import EVERYTHING, Scope
 from penchant.service.settings import DEFAULT_TENANT
 from penchant.service.store import feed, keys
 from penchant.service.store.keys import StoredKey
@@ -24,17 +24,6 @@ from penchant.service.store.keys import StoredKey
 PREFIX: Final = "pk"
 CHANGE: Final = "keys"
 """Kind of the changes that tell of keys."""
-
-
-class Scope(StrEnum):
-    """What a key may do. `admin` may do everything, and alone delete, export and merge users."""
-
-    RANK = "rank"
-    FEEDBACK = "feedback"
-    ADMIN = "admin"
-
-
-EVERYTHING: Final = frozenset(Scope)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from penchant.service.answers import Problem
 from penchant.service.edge import RANKING_PATHS
 from penchant.service.errors import PROBLEM_JSON, STATUS, Code
 from penchant.service.events import EVENT_MODELS
-from penchant.service.keyring import Scope
 from penchant.service.schemas import (
     AnyEvent,
     BestOfNRequest,
@@ -26,6 +25,7 @@ from penchant.service.schemas import (
     ScoreRequest,
     TeiRequest,
 )
+from penchant.service.scopes import Scope
 
 
 def _header(text: str) -> dict[str, Any]:

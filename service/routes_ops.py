@@ -55,17 +55,8 @@ async def metrics(request: Request) -> Response:
 @router.get("/v1/models", summary="Which models are served?", **describe("models", answers.ModelList))
 async def models(request: Request) -> Response:
     """Every accepted model name; all of them are the loaded bundle."""
-    tenant(request)
-    served = runtime(request)
-    settings = served.settings
-    limits = {
-        "max_candidates": settings.max_candidates,
-        "max_text_chars": settings.max_text_chars,
-        "max_tokens_per_text": served.extractor.encoder.max_tokens,
-        "max_events": settings.max_events,
-        "max_event_texts": settings.max_event_texts,
-        "max_body_bytes": settings.max_body_bytes,
-    }
+    served, owner = runtime(request), tenant(request)
+    limits = _limits(served, owner)
     data = [
         {
             "id": name,
@@ -79,6 +70,32 @@ async def models(request: Request) -> Response:
         for name in model_names(served)
     ]
     return json_answer({"object": "list", "data": data})
+
+
+def _limits(served: Runtime, owner: str) -> dict[str, Any]:
+    settings, own = served.settings, served.access.tenancy.of(owner)
+    of_requests = (
+        "max_body_bytes",
+        "max_candidates",
+        "max_text_chars",
+        "max_events",
+        "max_event_texts",
+        "max_feedback_texts",
+        "max_edit_chars",
+        "max_metadata_bytes",
+        "max_page_items",
+        "body_timeout_seconds",
+        "request_timeout_seconds",
+        "key_requests_per_minute",
+    )
+    return {
+        **{name: getattr(settings, name) for name in of_requests},
+        "max_tokens_per_text": served.extractor.encoder.max_tokens,
+        "tenant_requests_per_minute": own.requests_per_minute,
+        "candidates_per_day": own.candidates_per_day,
+        "events_per_day": own.events_per_day,
+        "users": own.users,
+    }
 
 
 async def _checks(served: Runtime) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,212 @@
+"""The commands for who may call: keys, and the settings of tenants. Running servers hear of each change in a moment."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from penchant.service.console import note, out, stop
+from penchant.service.scopes import Scope
+from penchant.service.store_access import settings_of
+
+if TYPE_CHECKING:
+    from penchant.service.store.database import Database
+    from penchant.service.store.keys import StoredKey
+
+keys_app = typer.Typer(help="Keys with which apps call the server.", no_args_is_help=True)
+tenants_app = typer.Typer(help="Settings and limits of one tenant.", no_args_is_help=True)
+
+DataDir = Annotated[Path | None, typer.Option(help="Data folder; PENCHANT_DATA_DIR unless given.")]
+StoreUrl = Annotated[str | None, typer.Option(help="PostgreSQL address; PENCHANT_STORE_URL unless given.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Tenant = Annotated[str, typer.Argument(help="Name of the tenant.")]
+_DAY = 86_400
+
+
+@keys_app.command("create")
+def create(
+    tenant: Annotated[str, typer.Option(help="Whose key it is; data of tenants is kept apart.")],
+    scope: Annotated[
+        list[Scope],
+        typer.Option(help="What it may do; may be given several times. `admin` may do everything."),
+    ],
+    name: Annotated[str, typer.Option(help="To tell it from others.")] = "",
+    data_dir: DataDir = None,
+    store_url: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it, once: only its hash is stored."""
+    from penchant.service.keyring import create_key
+
+    _check_tenant(tenant)
+    if len(name) > 128:
+        stop("a key's name has at most 128 characters")
+    with _store(data_dir, store_url) as database, database.writing() as connection:
+        key, stored = create_key(connection, tenant, set(scope), name, time.time())
+    if as_json:
+        typer.echo(json.dumps({"key": key, **_shown(stored)}))
+        return
+    note(f"{stored.key_id}: a key of {tenant} for {', '.join(stored.scopes)}. It is shown this once.")
+    typer.echo(key)
+
+
+@keys_app.command("list")
+def list_keys(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    data_dir: DataDir = None,
+    store_url: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Show which keys there are, revoked ones too; never the keys themselves."""
+    from penchant.service.store import keys
+
+    with _store(data_dir, store_url) as database, database.reading() as connection:
+        found = [key for key in keys.all_keys(connection) if tenant in (None, key.tenant)]
+    if as_json:
+        typer.echo(json.dumps([_shown(key) for key in found]))
+        return
+    table = Table("key id", "tenant", "scopes", "name", "created", "revoked")
+    for key in found:
+        created, revoked = _when(key.created_at), _when(key.revoked_at)
+        table.add_row(key.key_id, key.tenant, ", ".join(key.scopes), key.name, created, revoked)
+    out.print(table)
+
+
+@keys_app.command("revoke")
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="Its id, as `list` shows it.")],
+    data_dir: DataDir = None,
+    store_url: StoreUrl = None,
+) -> None:
+    """Make a key invalid for ever. A server stays closed when its last key is revoked."""
+    from penchant.service.keyring import revoke_key
+
+    with _store(data_dir, store_url) as database, database.writing() as connection:
+        revoked = revoke_key(connection, key_id, time.time())
+    if revoked is None:
+        stop(f"there is no key {key_id}", code=1)
+    typer.echo(f"{key_id} is revoked")
+
+
+@tenants_app.command("set")
+def set_tenant(
+    tenant: Tenant,
+    keep_texts: Annotated[
+        bool | None, typer.Option(help="Whether the log holds texts, or their features alone.")
+    ] = None,
+    retention_days: Annotated[str | None, typer.Option(help="Forget judgements after so many days.")] = None,
+    requests_per_minute: Annotated[
+        str | None, typer.Option(help="By all its keys together, on each server.")
+    ] = None,
+    candidates_per_day: Annotated[str | None, typer.Option(help="Candidates ranked, by UTC days.")] = None,
+    events_per_day: Annotated[str | None, typer.Option(help="Feedback events accepted, by UTC days.")] = None,
+    users: Annotated[str | None, typer.Option(help="Users with feedback.")] = None,
+    data_dir: DataDir = None,
+    store_url: StoreUrl = None,
+) -> None:
+    """Change settings of a tenant; what is not given stays. `none` takes the server's setting again."""
+    from pydantic import ValidationError
+
+    from penchant.service.tenancy import TenantSettings, own_settings, put_settings
+
+    _check_tenant(tenant)
+    given: dict[str, Any] = {
+        "keep_texts": keep_texts,
+        "retention_days": retention_days,
+        "requests_per_minute": requests_per_minute,
+        "candidates_per_day": candidates_per_day,
+        "events_per_day": events_per_day,
+        "users": users,
+    }
+    changes = {name: None if value == "none" else value for name, value in given.items() if value is not None}
+    with _store(data_dir, store_url) as database, database.writing() as connection:
+        try:
+            settings = TenantSettings(**own_settings(connection, tenant).model_dump() | changes)
+        except ValidationError as error:
+            faults = [f"--{str(e['loc'][0]).replace('_', '-')}: {e['msg']}" for e in error.errors()]
+            stop("; ".join(faults))
+        put_settings(connection, tenant, settings, time.time())
+    typer.echo(json.dumps({"tenant": tenant, **settings.model_dump()}))
+
+
+@tenants_app.command("show")
+def show_tenant(tenant: Tenant, data_dir: DataDir = None, store_url: StoreUrl = None) -> None:
+    """Show what holds for a tenant, and what it has used today (UTC), as JSON."""
+    from penchant.service.store import keys
+    from penchant.service.tenancy import Tenancy
+
+    tenancy = Tenancy(settings_of(data_dir, store_url))
+    with _store(data_dir, store_url) as database, database.reading() as connection:
+        tenancy.load(keys.tenant_settings(connection))
+        used = keys.usage(connection, int(time.time() // _DAY), [tenant])
+        users = keys.count_users(connection, [tenant])[tenant]
+    today = {kind: amount for (of, kind), amount in used.items() if of == tenant}
+    settings = tenancy.of(tenant).model_dump()
+    typer.echo(json.dumps({"tenant": tenant, "settings": settings, "today": today, "users": users}, indent=2))
+
+
+@tenants_app.command("list")
+def list_tenants(data_dir: DataDir = None, store_url: StoreUrl = None, as_json: Json = False) -> None:
+    """Show the tenants that have a key or settings of their own."""
+    from penchant.service.store import keys
+
+    with _store(data_dir, store_url) as database, database.reading() as connection:
+        settings = keys.tenant_settings(connection)
+        stored = keys.all_keys(connection)
+    valid = [key.tenant for key in stored if key.revoked_at is None]
+    names = sorted({*settings, *(key.tenant for key in stored)})
+    rows = [{"tenant": name, "keys": valid.count(name), "settings": settings.get(name, {})} for name in names]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    table = Table("tenant", "valid keys", "settings of its own")
+    for row in rows:
+        own = ", ".join(f"{name}={value}" for name, value in row["settings"].items())
+        table.add_row(row["tenant"], str(row["keys"]), own)
+    out.print(table)
+
+
+@contextmanager
+def _store(data_dir: Path | None, store_url: str | None) -> "Iterator[Database]":
+    """The store, made where there is none: a first key comes before the first server."""
+    from penchant.service.store.database import Database, StoreError
+
+    try:
+        database = Database.open(settings_of(data_dir, store_url), exclusive=False)
+    except StoreError as error:
+        stop(error, code=1)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def _check_tenant(tenant: str) -> None:
+    from penchant.service.tenancy import tenant_fault
+
+    if fault := tenant_fault(tenant):
+        stop(fault)
+
+
+def _shown(key: "StoredKey") -> dict[str, Any]:
+    """A key for others to see: without its hash."""
+    return {
+        "key_id": key.key_id,
+        "tenant": key.tenant,
+        "scopes": list(key.scopes),
+        "name": key.name,
+        "created_at": _when(key.created_at),
+        "revoked_at": _when(key.revoked_at) or None,
+    }
+
+
+def _when(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
