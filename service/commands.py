@@ -11,7 +11,7 @@ from rich.table import Table
 from penchant import Client, PenchantError
 from penchant.service.commands_bundle import bundle_app
 from penchant.service.commands_keys import keys_app, tenants_app
-from penchant.service.commands_learning import export
+from penchant.service.commands_learning import export, replay
 from penchant.service.commands_models import evaluate, fit
 from penchant.service.console import err, out, stop
 from penchant.service.demo import CANDIDATES, LESSONS, QUESTION, walk
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command()(fit)
 app.command()(evaluate)
 app.command()(export)
+app.command()(replay)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(keys_app, name="keys")
 app.add_typer(tenants_app, name="tenants")

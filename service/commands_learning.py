@@ -191,3 +191,59 @@ def sentence(found: "Comparison") -> str:
         case "worse":
             return f"The new bundle is worse ({size}). Nothing was switched, and nothing should be."
     return f"Neither bundle is measurably better ({size}). Nothing was switched; more feedback will tell."
+
+
+def replay(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's users.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only this user; with --tenant.")] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Save what the log says where it differs.")
+    ] = False,
+    bundle: Annotated[
+        Path | None, typer.Option(help="The bundle whose states are compared; the one in use unless given.")
+    ] = None,
+    data_dir: DataDir = None,
+    store_url: StoreUrl = None,
+) -> None:
+    """Learn every user again from the log and compare with what is saved; exit code 1 where it differs.
+
+    A server may be running on the store: states that it has not saved yet are caught up before they are compared.
+    """
+    import time
+
+    from penchant.service.fold import Fold
+    from penchant.service.forgetting import Forgetting
+    from penchant.service.replaying import TOLERANCE
+    from penchant.service.replaying import replay as replay_store
+    from penchant.service.store_access import open_store, settings_of
+
+    if user is not None and tenant is None:
+        stop("--user goes with --tenant")
+    settings = settings_of(data_dir, store_url)
+    with open_store(data_dir, store_url) as database, progress() as report:
+        loaded = load_bundle(bundle or settings.bundle)
+        fold = Fold(
+            loaded.reward,
+            Forgetting(settings.forgetting_half_life_days),
+            loaded.version,
+            loaded.manifest.encoder.features,
+        )
+        found = replay_store(
+            database,
+            fold,
+            as_of=time.time(),
+            tenant=tenant,
+            user=user,
+            repair=repair,
+            progress=lambda done: report("replay", done, 0),
+        )
+    out.print(
+        f"{loaded.version}: {found.users} users, {found.equal} equal, {found.different} different, {found.behind} "
+        f"behind (caught up first), {found.lacking} lacking features, {found.repaired} repaired; largest difference "
+        f"{found.largest:.2g} (equal up to {TOLERANCE:g})",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    if found.different and not repair:
+        raise typer.Exit(1)

@@ -6,10 +6,10 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, and_, func, or_, select
 
 from penchant.service.store.queries import CHUNK, FLOAT16, AnyRow
-from penchant.service.store.tables import features, feedback_events, judged_items
+from penchant.service.store.tables import features, feedback_events, judged_items, users
 
 _ROWS: Final = 1000
 """Rows in memory at once."""
@@ -82,3 +82,15 @@ def vectors_of(
         )
         found |= {key: np.frombuffer(vector, FLOAT16) for key, vector in connection.execute(statement)}
     return found
+
+
+def find_users(
+    connection: Connection, tenant: str | None, after: tuple[str, str], limit: int
+) -> list[tuple[str, str]]:
+    """Up to `limit` users beyond (tenant, user) `after`, in order; of one tenant, or of all."""
+    c = users.c
+    beyond = or_(c.tenant > after[0], and_(c.tenant == after[0], c.user_id > after[1]))
+    statement = select(c.tenant, c.user_id).where(beyond).order_by(c.tenant, c.user_id).limit(limit)
+    if tenant is not None:
+        statement = statement.where(c.tenant == tenant)
+    return [(row.tenant, row.user_id) for row in connection.execute(statement)]

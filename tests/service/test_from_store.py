@@ -21,8 +21,10 @@ from penchant.models.judgements import read
 from penchant.models.reward import item_key
 from penchant.models.testing import tiny_bundle
 from penchant.service.commands import app
+from penchant.service.settings import Settings
 
 Serve = Callable[..., TestClient]
+At = tuple[str, object]
 
 WORDS = ["tea", "rain", "moon", "bread", "river", "stone", "lamp", "garden", "paper", "music"]
 
@@ -55,7 +57,7 @@ def one_of_each(user: str) -> list[dict[str, Any]]:
     return [{**event, "user": user, "event_id": f"{user}{i}"} for i, event in enumerate(ONE_OF_EACH)]
 
 
-def test_export_writes_what_fit_reads(serve: Serve, tmp_path: Path) -> None:
+def test_export_writes_what_fit_reads(serve: Serve, at: At, tmp_path: Path) -> None:
     client = serve()
     send(
         client,
@@ -67,7 +69,7 @@ def test_export_writes_what_fit_reads(serve: Serve, tmp_path: Path) -> None:
     send(client, {"type": "choice", "rank_id": shown, "index": 1})
     send(client, {"type": "vote", "user": "w", "text": " ", "value": 1})
     out = tmp_path / "out.jsonl"
-    told = run("export", "--judgements", "--out", out, "--data-dir", tmp_path / "data")
+    told = run("export", "--judgements", "--out", out, *at)
     assert "7 judgements" in told.stdout
     assert "1 left out: says nothing" in told.stderr
     found = list(read(out))
@@ -84,15 +86,15 @@ def test_export_writes_what_fit_reads(serve: Serve, tmp_path: Path) -> None:
     assert (found[3].value, found[4].normalised) == (-1.0, 0.5)
     assert 0 < found[5].weight < 1
     packed = tmp_path / "out.jsonl.gz"
-    run("export", "--judgements", "--out", packed, "--data-dir", tmp_path / "data")
+    run("export", "--judgements", "--out", packed, *at)
     assert gzip.decompress(packed.read_bytes()) == out.read_bytes()
 
 
-def test_tenants_are_not_mixed_unasked(serve: Serve, tmp_path: Path) -> None:
+def test_tenants_are_not_mixed_unasked(serve: Serve, at: At, tmp_path: Path) -> None:
     client = serve(api_keys={"a": SecretStr("ka"), "b": SecretStr("kb")})
     send(client, *one_of_each("u"), key="ka")
     send(client, *one_of_each("u")[:2], key="kb")
-    out, data = tmp_path / "out.jsonl", ("--data-dir", tmp_path / "data")
+    out, data = tmp_path / "out.jsonl", at
     refused = run("export", "--judgements", "--out", out, *data, code=2)
     assert "a (6 events), b (2 events)" in refused.stderr
     assert not out.exists()
@@ -104,6 +106,14 @@ def test_tenants_are_not_mixed_unasked(serve: Serve, tmp_path: Path) -> None:
         "no feedback of tenant 'c'"
         in run("export", "--judgements", "--out", out, *data, "--tenant", "c", code=2).stderr
     )
+
+
+@pytest.fixture
+def at(settings: Settings) -> At:
+    """The options by which a command finds the server's store."""
+    if settings.store_url is not None:
+        return "--store-url", settings.store_url.get_secret_value()
+    return "--data-dir", settings.data_dir
 
 
 @pytest.fixture
@@ -126,8 +136,9 @@ def taught(client: TestClient, users: int, key: str | None = None) -> None:
     send(client, *events, key=key)
 
 
+@pytest.mark.parametrize("new_store", ["sqlite"], indirect=True)  # ten seconds: once is enough
 def test_a_bundle_is_fitted_to_the_store_without_an_encoder(
-    serve: Serve, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, at: At, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = serve()
     taught(client, 80)
@@ -135,7 +146,7 @@ def test_a_bundle_is_fitted_to_the_store_without_an_encoder(
         "penchant.models.encoder.load_encoder", lambda *_a, **_o: pytest.fail("text was encoded")
     )
     out = tmp_path / "new"
-    told = run("fit", "--from-store", "--current", bundle, "--data-dir", tmp_path / "data", "--out", out)
+    told = run("fit", "--from-store", "--current", bundle, *at, "--out", out)
     new = Bundle.load(out)
     assert new.manifest.encoder == Bundle.load(bundle).manifest.encoder
     assert f"bundle {new.version}" in told.stdout
@@ -155,10 +166,10 @@ def test_a_bundle_is_fitted_to_the_store_without_an_encoder(
     assert all(remembered)  # the memory goes by the texts' own keys
     assert np.isfinite(new.reward.memory.means).all()
     assert "u1" not in json.dumps(new.manifest.metrics)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "data", "new"]
+    assert not (tmp_path / "new.work").exists()
 
 
-def test_too_little_is_said_in_numbers(serve: Serve, bundle: Path, tmp_path: Path) -> None:
+def test_too_little_is_said_in_numbers(serve: Serve, at: At, bundle: Path, tmp_path: Path) -> None:
     client = serve()
     taught(client, 4)
     arguments = (
@@ -166,8 +177,7 @@ def test_too_little_is_said_in_numbers(serve: Serve, bundle: Path, tmp_path: Pat
         "--from-store",
         "--current",
         bundle,
-        "--data-dir",
-        tmp_path / "data",
+        *at,
         "--out",
         tmp_path / "new",
     )
