@@ -1,6 +1,8 @@
 """Runs the service: one process, one event loop."""
 
 import sys
+import time
+from collections.abc import Callable
 
 import uvicorn
 
@@ -30,7 +32,11 @@ def check_exposure(settings: Settings) -> None:
 
 
 def run(
-    settings: Settings, *, bundle: Bundle | None = None, extractor: FeatureExtractor | None = None
+    settings: Settings,
+    *,
+    bundle: Bundle | None = None,
+    extractor: FeatureExtractor | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> None:
     """Serves until it is told to stop, then finishes what it accepted.
 
@@ -38,6 +44,7 @@ def run(
         settings: Everything configurable.
         bundle: In place of the one that the settings name.
         extractor: In place of the encoder that the bundle names.
+        clock: Unix seconds.
 
     Raises:
         StartError: It cannot start, for a reason that its operator can change.
@@ -47,7 +54,7 @@ def run(
     bundle = bundle or load_bundle(settings)
     extractor = extractor or load_extractor(settings, bundle)
     try:
-        app = create_app(settings, extractor=extractor, bundle=bundle)
+        app = create_app(settings, extractor=extractor, bundle=bundle, clock=clock)
     except TracingError as error:
         raise StartError(str(error)) from error
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
