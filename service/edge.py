@@ -17,6 +17,7 @@ _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _QUIET: Final = frozenset({"/healthz", "/readyz", "/health", "/metrics"})
 _CLIENT_LEFT: Final = 499
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # labels must be bounded
 
 RANKING_PATHS: Final = frozenset(
     {"/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/v1/best-of-n"}
@@ -89,7 +90,7 @@ class Edge:
 
     def _record(self, scope: Scope, status: int, seconds: float, state: dict[str, Any]) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if route != "unmatched" else "any"
+        method = scope["method"] if route != "unmatched" and scope["method"] in _METHODS else "any"
         self._telemetry.requests.labels(method, route, status).inc()
         self._telemetry.request_seconds.labels(route).observe(seconds)
         fields = {
