@@ -1,0 +1,79 @@
+"""The command: `python -m benchmarks.faults`."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from benchmarks.faults import report
+from benchmarks.faults.crashes import clock, database, disk, kill
+from benchmarks.faults.outcome import Outcome
+from benchmarks.faults.sharing import WRITERS, replicas
+from benchmarks.faults.slowness import slow
+from benchmarks.faults.stores import Cluster, Store, new_store, postgresql
+
+STORES: Final = ("sqlite", "postgresql")
+PARTS: Final = ("kill", "database", "replicas", "disk", "clock", "slow")
+
+ONLY: Final = {"database": "postgresql", "replicas": "postgresql", "disk": "sqlite"}
+"""Parts that one kind of store can go through: a SQLite file has one server, and no server of its own."""
+
+
+def main(  # noqa: PLR0917 - the command line's options, in order
+    rounds: Annotated[int, typer.Option(min=1, help="Kills, restarts and so on, in each part.")] = 50,
+    stores: Annotated[str, typer.Option(help="With commas.")] = ",".join(STORES),
+    parts: Annotated[str, typer.Option(help="With commas.")] = ",".join(PARTS),
+    seconds: Annotated[float, typer.Option(min=1, help="That two replicas share one user.")] = 60.0,
+    writers: Annotated[int, typer.Option(min=1, help="That write about that user.")] = WRITERS,
+    slow_clients: Annotated[int, typer.Option(min=2, help="At the same time.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of what clients send, and when servers are killed.")] = 0,
+    out: Annotated[Path, typer.Option(help="Path of the results, without ending.")] = Path(
+        "benchmarks/results/faults"
+    ),
+) -> None:
+    """Breaks what can break while clients send feedback; exit code 1 where an event is lost or doubled."""
+    wanted = _listed(parts, PARTS)
+    runs: dict[str, Callable[[Store], Outcome]] = {
+        "kill": lambda store: kill(store, rounds, seed),
+        "database": lambda store: database(store, rounds, seed),
+        "replicas": lambda store: replicas(store, seconds, writers),
+        "disk": lambda store: disk(store, max(1, rounds // 10), seed),
+        "clock": lambda store: clock(store, max(1, rounds // 5), seed),
+        "slow": lambda store: slow(store, slow_clients),
+    }
+    outcomes: list[Outcome] = []
+    for kind, cluster in _clusters(_listed(stores, STORES)):
+        for part in wanted:
+            if ONLY.get(part, kind) != kind:
+                continue
+            with new_store(kind, cluster) as store:
+                outcomes.append(runs[part](store))
+            _tell(outcomes[-1])
+            report.write(outcomes, out)
+    print("\n" + out.with_suffix(".md").read_text("utf-8"))
+    if any(outcome.faults for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _clusters(kinds: list[str]) -> Iterator[tuple[str, Cluster | None]]:
+    for kind in kinds:
+        with ExitStack() as stack:
+            yield kind, stack.enter_context(postgresql()) if kind == "postgresql" else None
+
+
+def _listed(given: str, known: tuple[str, ...]) -> list[str]:
+    names = [name.strip() for name in given.split(",")]
+    if unknown := [name for name in names if name not in known]:
+        raise typer.BadParameter(f"{', '.join(unknown)}: none of {', '.join(known)}")
+    return names
+
+
+def _tell(outcome: Outcome) -> None:
+    counts = f"{outcome.audit.acknowledged} acknowledged, {outcome.audit.lost} lost" if outcome.audit else ""
+    print(f"{outcome.part} on {outcome.store}: {counts} {'; '.join(outcome.faults)}", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,124 @@
+"""What is there after the fault: the log as a client reads it, and every state learned again from it."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import httpx
+
+from benchmarks.faults.load import Ledger
+from benchmarks.faults.stores import Store
+from penchant.models.encoder import HashingEncoder
+from penchant.models.features import FeatureExtractor
+from penchant.models.testing import tiny_bundle
+from penchant.service.fold import Fold
+from penchant.service.forgetting import Forgetting
+from penchant.service.replaying import replay
+from penchant.service.store.database import Database
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The log against what was acknowledged.
+
+    Attributes:
+        acknowledged: Events that the clients were told are stored.
+        found: Events in the log.
+        duplicated: Events that are in the log more than once.
+        lost: Acknowledged, and not in the log.
+        unacknowledged: In the log though nobody was told so: the answer was on its way.
+        strange: In the log of a user for whom they were not sent, or never sent at all.
+        miscounted: Users whose `feedback_events` is not the number of events in their log.
+    """
+
+    acknowledged: int
+    found: int
+    duplicated: int
+    lost: int
+    unacknowledged: int
+    strange: int
+    miscounted: int
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is lost, doubled, or out of place."""
+        return not (self.duplicated or self.lost or self.strange or self.miscounted)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Saved states against states learned again from the log.
+
+    Attributes:
+        users: How many were compared.
+        different: Whose saved state is not what the log says, to 1e-6.
+        behind: Whose saved state did not know the whole log, and was caught up first.
+        largest: Largest difference.
+    """
+
+    users: int
+    different: int
+    behind: int
+    largest: float
+
+
+def read_back(client: httpx.Client, ledger: Ledger, users: list[str]) -> Audit:
+    """Reads the log of every user, page by page, as any client may."""
+    found: Counter[str] = Counter()
+    strange = miscounted = 0
+    for user in users:
+        logged = list(_log(client, user))
+        found.update(logged)
+        strange += sum(ledger.sent.get(event_id) != user for event_id in logged)
+        miscounted += _count(client, user) != len(logged)
+    return Audit(
+        acknowledged=len(ledger.acknowledged),
+        found=sum(found.values()),
+        duplicated=sum(number - 1 for number in found.values()),
+        lost=len(ledger.acknowledged - found.keys()),
+        unacknowledged=len(found.keys() - ledger.acknowledged),
+        strange=strange,
+        miscounted=miscounted,
+    )
+
+
+def learn_again(store: Store) -> Replay:
+    """Compares every saved state with its user's log, as `penchant replay` does, at one moment."""
+    extractor = FeatureExtractor(HashingEncoder())
+    bundle = tiny_bundle(extractor)
+    settings = store.settings()
+    fold = Fold(
+        bundle.reward,
+        Forgetting(settings.forgetting_half_life_days),
+        bundle.version,
+        extractor.identity,
+    )
+    database = Database.open(settings, exclusive=False)
+    try:
+        found = replay(database, fold, as_of=time.time())
+    finally:
+        database.close()
+    return Replay(found.users, found.different + found.lacking, found.behind, found.largest)
+
+
+def _log(client: httpx.Client, user: str) -> Iterator[str]:
+    cursor: str | None = None
+    while True:
+        told: Mapping[str, str | int] = {"limit": 100} | ({"cursor": cursor} if cursor else {})
+        answer = client.get(f"/v1/users/{quote(user, safe='')}/feedback", params=told)
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return
+        page = answer.raise_for_status().json()
+        yield from (event["event_id"] for event in page["data"])
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return
+
+
+def _count(client: httpx.Client, user: str) -> int:
+    answer = client.get(f"/v1/users/{quote(user, safe='')}")
+    if answer.status_code == httpx.codes.NOT_FOUND:
+        return 0
+    return int(answer.raise_for_status().json()["feedback_events"])

@@ -1,0 +1,56 @@
+"""The service as its own process, with an encoder that has no weights, and with faults for the benchmark alone.
+
+FAULTS_MAX_PAGES    the SQLite file may have so many pages: a full disk, for who may not mount one
+FAULTS_CLOCK_JUMPS  seconds between two jumps of its clock, by hours and by a year, forwards and back
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from sqlalchemy import Engine, event
+
+from penchant.models.encoder import HashingEncoder
+from penchant.models.features import FeatureExtractor
+from penchant.models.testing import tiny_bundle
+from penchant.service.runtime import StartError
+from penchant.service.server import run
+from penchant.service.settings import Settings
+
+_HOUR: Final = 3600.0
+OFFSETS: Final = (0.0, 5 * _HOUR, -2 * _HOUR, 0.0, 365 * 24 * _HOUR, -400 * 24 * _HOUR, 1.5)
+"""Where a jumping clock jumps, in seconds from the true time, one after the other."""
+
+
+def jumping(every: float) -> Callable[[], float]:
+    """A clock that jumps each `every` seconds."""
+    return lambda: time.time() + OFFSETS[int(time.monotonic() / every) % len(OFFSETS)]
+
+
+def _limit(pages: int) -> None:
+    @event.listens_for(Engine, "connect")
+    def _configure(connection: Any, _record: object) -> None:  # noqa: ANN401 - a driver's connection
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def main() -> None:
+    """Serves until it is told to stop, or killed."""
+    if pages := os.environ.get("FAULTS_MAX_PAGES"):
+        _limit(int(pages))
+    every = os.environ.get("FAULTS_CLOCK_JUMPS")
+    extractor = FeatureExtractor(HashingEncoder())
+    try:
+        run(
+            Settings(),
+            bundle=tiny_bundle(extractor),
+            extractor=extractor,
+            clock=jumping(float(every)) if every else time.time,
+        )
+    except StartError as error:
+        sys.exit(f"penchant: {error}")
+
+
+if __name__ == "__main__":
+    main()
