@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from fastapi import FastAPI
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,11 +19,11 @@ from penchant.models.features import FeatureExtractor
 from penchant.service import openapi, routes_feedback, routes_ops, routes_rank, routes_users
 from penchant.service.draining import Draining
 from penchant.service.edge import Edge
-from penchant.service.errors import ApiError, from_http_status, problem_response
+from penchant.service.errors import ApiError, from_http_status, problem_response, storage_unavailable
 from penchant.service.runtime import StartError, load_bundle, load_extractor, start
 from penchant.service.settings import Settings
 from penchant.service.store.database import StoreError
-from penchant.service.telemetry import Telemetry
+from penchant.service.telemetry import Telemetry, log_failure
 from penchant.service.tracing import Tracing, from_environment
 
 _MODULES: Final = (routes_rank, routes_feedback, routes_users, routes_ops)
@@ -88,6 +89,7 @@ def create_app(
     )
     app.add_middleware(telemetry.tracing.middleware)  # the outermost
     app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(SQLAlchemyError, _store_error)
     app.add_exception_handler(HTTPException, _http_error)
     for module in _MODULES:
         app.include_router(module.router)
@@ -106,6 +108,11 @@ async def _api_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, ApiError):
         raise error
     return problem_response(error, **_of(request))
+
+
+async def _store_error(request: Request, error: Exception) -> Response:
+    log_failure("read_failed", error)
+    return problem_response(storage_unavailable(), **_of(request))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

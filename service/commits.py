@@ -1,24 +1,30 @@
 """Every transaction that changes the store. Called by the writer's thread alone."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import orjson
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from penchant.service.errors import ApiError, Code, internal_error
+from penchant.service.errors import ApiError, internal_error, storage_unavailable
 from penchant.service.jobs import FeedbackAnswer, FeedbackJob
 from penchant.service.ledger import Ledger
 from penchant.service.rankings import Ranking
 from penchant.service.settings import Settings
-from penchant.service.states import StateCache
-from penchant.service.store import queries, tables
+from penchant.service.states import StateCache, UserKey, UserState
+from penchant.service.store import locks, queries, tables
 from penchant.service.store.database import Database
-from penchant.service.telemetry import Telemetry, log_failure
+from penchant.service.store.failures import is_contention, is_lost_connection, is_unreachable
+from penchant.service.telemetry import Telemetry, log, log_failure
 
 _HOUR: Final = 3600.0
+_NOTHING_STORED: Final = "Nothing of this request was stored; it can be sent again."
+_UNCERTAIN: Final = "Send it again with the same event ids or `Idempotency-Key`: it counts once."
+_PATIENCE_SECONDS: Final = (0.0, 0.05, 0.2)  # between tries, where another server was in the way
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Commits:
         settings: Times to live.
         telemetry: Where commits are counted.
         clock: Unix seconds.
+        left_behind: Called with users whose state is behind their log after a commit.
 
     Attributes:
         failing: Whether the last attempt to write failed.
@@ -60,7 +67,9 @@ class Commits:
         settings: Settings,
         telemetry: Telemetry,
         clock: Callable[[], float],
+        left_behind: Callable[[UserKey], None],
     ) -> None:
+        self._left_behind = left_behind
         self._database = database
         self._ledger = ledger
         self._cache = cache
@@ -79,11 +88,9 @@ class Commits:
         """
         started = time.perf_counter()
         try:
-            with self._database.writing() as connection:
-                answers, states = self._ledger.apply(connection, jobs)
-                queries.add(connection, tables.rankings, [ranking.row() for ranking in rankings])
+            answers, states = self._write(jobs, rankings)
         except Exception as error:
-            if len(jobs) + bool(rankings) > 1:
+            if len(jobs) + bool(rankings) > 1 and not is_unreachable(error):
                 self.group([], rankings)
                 return [answer for job in jobs for answer in self.group([job], [])]
             self._telemetry.lost_rankings.inc(len(rankings))
@@ -92,14 +99,52 @@ class Commits:
         self.failing = False
         for key, state in states.items():
             self._cache.publish(key, state)
+            if not state.is_current:
+                self._left_behind(key)
         self._telemetry.commit_seconds.observe(time.perf_counter() - started)
         self._telemetry.group_events.observe(sum(len(job.events) for job in jobs))
         return answers
+
+    def _write(
+        self, jobs: Sequence[FeedbackJob], rankings: Sequence[Ranking]
+    ) -> tuple[Sequence[FeedbackAnswer | ApiError], Mapping[UserKey, UserState]]:
+        """A group; where it was uncertain whether it was stored, the second try looks for its events, by their ids."""
+
+        def work(
+            connection: Connection, again: bool
+        ) -> tuple[Sequence[FeedbackAnswer | ApiError], Mapping[UserKey, UserState]]:
+            answers, states = self._ledger.apply(connection, jobs, again=again)
+            queries.add(connection, tables.rankings, [ranking.row() for ranking in rankings])
+            return answers, states
+
+        return self._persistent(work)
+
+    def _persistent(self, work: Callable[[Connection, bool], Answer]) -> Answer:
+        """One transaction; again where another server's was in the way, or the connection broke.
+
+        Where it broke during the commit nobody knows whether that was done: `work` is then called with True.
+        """
+        again = False
+        for patience in (*_PATIENCE_SECONDS, None):
+            try:
+                with self._database.writing() as connection:
+                    found = work(connection, again)
+            except DBAPIError as error:
+                passing = is_contention(error) or is_lost_connection(error)
+                if patience is None or not passing or not self._database.shared:
+                    raise
+                log.info("write_retried", error=type(error.orig).__name__)
+                again = again or is_lost_connection(error)
+                time.sleep(patience)
+            else:
+                return found
+        raise AssertionError("the last try returns or raises")
 
     def delete_user(self, tenant: str, user: str) -> Deleted | ApiError:
         """Removes a user."""
         try:
             with self._database.writing() as connection:
+                locks.hold_tenant(connection, tenant)  # somebody may be about to judge a text of this user's
                 found = queries.delete_user(connection, tenant, user, orjson.dumps(user).decode())
         except Exception as error:
             return self._failure(error)
@@ -130,6 +175,5 @@ class Commits:
         self.failing = True
         log_failure("write_failed", error)
         if isinstance(error, SQLAlchemyError | OSError):
-            detail = "Nothing of this request was stored; it can be sent again."
-            return ApiError(Code.STORAGE_UNAVAILABLE, detail, headers={"Retry-After": "5"})
+            return storage_unavailable(_UNCERTAIN if self._database.shared else _NOTHING_STORED)
         return internal_error()

@@ -185,3 +185,8 @@ def deadline_error(seconds: float) -> ApiError:
     """The answer to a request that took too long; what it asked for may still happen."""
     detail = f"No answer within {seconds:g} s. Send it again, with the same event ids or `Idempotency-Key`."
     return ApiError(Code.DEADLINE_EXCEEDED, detail, headers={"Retry-After": "1"})
+
+
+def storage_unavailable(detail: str = "The store cannot be reached; try again.") -> ApiError:
+    """The answer where the store failed."""
+    return ApiError(Code.STORAGE_UNAVAILABLE, detail, headers={"Retry-After": "5"})

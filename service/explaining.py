@@ -74,7 +74,7 @@ class Explainer:
         """
         with self._database.reading() as connection:
             since = queries.newest_judgements(connection, tenant, user, MAX_JUDGED_TEXTS)
-            log = list(queries.replay_events(connection, tenant, user, self._extractor, since))
+            log = list(queries.replay_events(connection, tenant, user, self._extractor, since=since))
             texts = _newest_texts(in_force(log))
             dim = len(self._reward.text_prior.standardiser.centre)
             vectors = np.stack([text.vector for text in texts]) if texts else np.zeros((0, dim), np.float16)

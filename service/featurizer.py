@@ -101,7 +101,7 @@ class Featurizer:
         return {k: CachedFeature(row.vector, row.tokens, row.truncated) for k, row in rows.items()}
 
     def _read(self, tenant: str, keys: Sequence[bytes]) -> dict[bytes, StoredFeature]:
-        with self._database.reading() as connection:
+        with self._database.looking_up() as connection:
             return find_features(connection, tenant, self.extractor.identity, keys)
 
     async def _encoded(

@@ -25,16 +25,22 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 
 class Fold:
-    """Learns the events of one bundle's users.
+    """Learns the events of one bundle's users. All that a state depends on beside the log is here.
 
     Args:
         reward: Describes judged texts.
         forgetting: How they lose weight.
+        bundle_version: Marks the states that are learned.
+        extractor: Identity of the features that the bundle reads.
     """
 
-    def __init__(self, reward: RewardModel, forgetting: Forgetting) -> None:
+    def __init__(
+        self, reward: RewardModel, forgetting: Forgetting, bundle_version: str, extractor: str
+    ) -> None:
         self.reward = reward
         self.forgetting = forgetting
+        self.bundle_version = bundle_version
+        self.extractor = extractor
         self.start = Evidence(UserPosterior.at_prior(reward.population))
 
     def learn(self, evidence: Evidence, event: LoggedJudgement) -> Evidence:
@@ -57,7 +63,7 @@ class Fold:
             self.reward.describe(event.vectors, event.item_keys),
             kind=KINDS[event.type],
             value=event.value or 0.0,
-            weight=event.weight,
+            weight=event.weight * event.discount,
             source=event.source,
             groups=event.groups,
         )
@@ -75,7 +81,14 @@ class Fold:
         Raises:
             ValueError: As `learn`.
         """
-        evidence = self.start
+        return self.onward(self.start, log)
+
+    def onward(self, evidence: Evidence, log: Iterable[LoggedJudgement]) -> Evidence:
+        """What the events say that come after those of `evidence`; what they take back must be among them.
+
+        Raises:
+            ValueError: As `learn`.
+        """
         for event in in_force(log):
             evidence = self.learn(evidence, event)
         return evidence

@@ -18,6 +18,7 @@ class JudgedFeatures:
     """The judged texts of one event, winner first.
 
     Attributes:
+        extractor: Identity of the extractor that made them.
         feature_keys: m content keys.
         item_keys: m item keys.
         vectors: `[m, dim]`.
@@ -25,6 +26,7 @@ class JudgedFeatures:
         truncated: `[m]`.
     """
 
+    extractor: str
     feature_keys: tuple[bytes, ...]
     item_keys: tuple[bytes, ...]
     vectors: NDArray[np.float16]
@@ -83,11 +85,15 @@ class FeedbackAnswer:
         body: JSON.
         outcomes: (type, outcome) of its events.
         changes: Change points that its events brought to light.
+        flags: Why judgements were discounted, one a reason and judgement.
+        bursts: Bursts that began.
     """
 
     body: bytes
     outcomes: tuple[tuple[str, str], ...]
     changes: int
+    flags: tuple[str, ...] = ()
+    bursts: int = 0
 
 
 def event_row(
@@ -103,6 +109,8 @@ def event_row(
         "type": logged.type,
         "value": logged.value,
         "weight": logged.weight,
+        "discount": logged.discount,
+        "flags": logged.flags,
         "groups": orjson.dumps(logged.groups).decode() if logged.groups else None,
         "target_event_id": logged.target,
         "source": logged.source,
@@ -111,16 +119,14 @@ def event_row(
     }
 
 
-def item_rows(
-    tenant: str, user: str, seq: int, extractor: str, features: JudgedFeatures
-) -> list[dict[str, Any]]:
+def item_rows(tenant: str, user: str, seq: int, features: JudgedFeatures) -> list[dict[str, Any]]:
     """Rows of `judged_items` for one event."""
     return [
         {
             "tenant": tenant,
             "user_id": user,
             "seq": seq,
-            "extractor": extractor,
+            "extractor": features.extractor,
             "position": position,
             "feature_key": feature_key,
             "item_key": item_key,
@@ -131,12 +137,12 @@ def item_rows(
     ]
 
 
-def feature_rows(tenant: str, extractor: str, features: JudgedFeatures) -> list[dict[str, Any]]:
+def feature_rows(tenant: str, features: JudgedFeatures) -> list[dict[str, Any]]:
     """Rows of `features` for one event."""
     return [
         {
             "tenant": tenant,
-            "extractor": extractor,
+            "extractor": features.extractor,
             "feature_key": key,
             "vector": features.vectors[i].astype(FLOAT16, copy=False).tobytes(),
             "tokens": int(features.tokens[i]),

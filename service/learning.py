@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from penchant.models.reward import item_key
+from penchant.service.current_states import UserStates
 from penchant.service.describer import Describer
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.events import parse_event, split_body
@@ -20,7 +21,6 @@ from penchant.service.quotas import Kind, Quotas
 from penchant.service.rankings import Rankings
 from penchant.service.references import References, Resolved
 from penchant.service.settings import Settings
-from penchant.service.states import UserStates
 from penchant.service.store.database import Database
 from penchant.service.store.queries import find_answers
 from penchant.service.telemetry import Telemetry, Timings

@@ -126,7 +126,7 @@ class Rankings:
             del self._unwritten[key]
 
     def _read(self, tenant: str, rank_id: str) -> Ranking | None:
-        with self._database.reading() as connection:
+        with self._database.looking_up() as connection:
             row = find_ranking(connection, tenant, rank_id)
         if row is None:
             return None

@@ -13,6 +13,7 @@ from penchant.models.features import FeatureExtractor
 from penchant.service.access import Access, build_access
 from penchant.service.batching import MicroBatcher
 from penchant.service.commits import Commits
+from penchant.service.current_states import UserStates
 from penchant.service.describer import Describer
 from penchant.service.explaining import Explainer
 from penchant.service.feature_cache import FeatureCache
@@ -23,16 +24,15 @@ from penchant.service.forgetting import Forgetting
 from penchant.service.learning import Learner
 from penchant.service.ledger import Ledger
 from penchant.service.rankings import Rankings
-from penchant.service.rebuild import rebuild
+from penchant.service.rebuild import BatchedReader, Replayer
 from penchant.service.scoring import Scorer
 from penchant.service.settings import Settings
-from penchant.service.states import StateCache, UserStates
+from penchant.service.states import StateCache
 from penchant.service.store.database import Database
 from penchant.service.telemetry import Telemetry, log
 from penchant.service.writer import Writer
 
 _HOUR: Final = 3600.0
-_READERS: Final = 4
 _WARM_UP: Final = ("A first text, so that the first request does not pay for it.", "Another.")
 
 
@@ -97,6 +97,7 @@ class Runtime:
     feed: Feed
     access: Access
     readers: ThreadPoolExecutor
+    replayer: Replayer
     batcher: MicroBatcher
     writer: Writer
     states: UserStates
@@ -108,6 +109,7 @@ class Runtime:
 
     async def stop(self) -> None:
         """Finishes what was accepted: texts are encoded, feedback and rankings written."""
+        await asyncio.to_thread(self.replayer.stop)
         await self.batcher.stop()
         await self.writer.stop()
         await asyncio.to_thread(self.feed.stop)
@@ -131,29 +133,36 @@ async def start(
     """
     check_match(bundle, extractor)
     extractor.extract(_WARM_UP, [""] * len(_WARM_UP))
-    database = Database(settings.data_dir)
+    database = Database.open(settings)
     try:
         telemetry.salt = database.salt()
-        forgetting = Forgetting(settings.forgetting_half_life_days)
-        rebuild(database, bundle, extractor, forgetting)
     except BaseException:
         database.close()
         raise
     feed = Feed(database, settings.change_poll_seconds, clock)
     access = build_access(settings, database, clock)
     access.follow(feed)
-    readers = ThreadPoolExecutor(_READERS, thread_name_prefix="penchant-reader")
+    readers = ThreadPoolExecutor(settings.store_readers, thread_name_prefix="penchant-reader")
     batcher = MicroBatcher(extractor, settings, telemetry)
     state_cache = StateCache(settings.max_cached_users)
+    forgetting = Forgetting(settings.forgetting_half_life_days)
+    fold = Fold(bundle.reward, forgetting, bundle.version, extractor.identity)
+    replayer = Replayer(
+        database=database,
+        fold=fold,
+        reader=BatchedReader(extractor, batcher, asyncio.get_running_loop()),
+        cache=state_cache,
+        telemetry=telemetry,
+    )
     states = UserStates(
         cache=state_cache,
         database=database,
         readers=readers,
-        population=bundle.reward.population,
-        forgetting=forgetting,
+        replayer=replayer,
+        fold=fold,
         clock=clock,
     )
-    ledger = Ledger(Fold(bundle.reward, forgetting), bundle.version, extractor.identity, state_cache)
+    ledger = Ledger(fold, state_cache, settings.idempotency_ttl_hours * _HOUR)
     commits = Commits(
         database=database,
         ledger=ledger,
@@ -161,6 +170,7 @@ async def start(
         settings=settings,
         telemetry=telemetry,
         clock=clock,
+        left_behind=replayer.refresh,
     )
     writer = Writer(commits, settings, telemetry)
     feature_cache = FeatureCache(settings.feature_cache_bytes)
@@ -200,7 +210,8 @@ async def start(
     writer.start()
     feed.start()
     access.load()
-    log.info("ready", bundle=bundle.version, data_dir=str(settings.data_dir.resolve()))
+    replayer.start()
+    log.info("ready", bundle=bundle.version, database=database.name)
     return Runtime(
         settings,
         telemetry,
@@ -210,6 +221,7 @@ async def start(
         feed,
         access,
         readers,
+        replayer,
         batcher,
         writer,
         states,

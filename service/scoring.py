@@ -27,12 +27,12 @@ from penchant.models.selection import (
     probability_best,
     relevance,
 )
+from penchant.service.current_states import UserStates
 from penchant.service.describer import Described, Describer
 from penchant.service.dialect_answers import Choice, Explanations, Personal, Ranked, truncation_warnings
 from penchant.service.dialects import Task
 from penchant.service.explaining import explanations
 from penchant.service.rankings import Rankings, new_rank_id
-from penchant.service.states import UserStates
 from penchant.service.telemetry import Telemetry, Timings
 
 INLINE_TEXTS: Final = 64

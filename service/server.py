@@ -12,7 +12,8 @@ from penchant.service.app import create_app
 from penchant.service.draining import DrainingServer
 from penchant.service.runtime import StartError, load_bundle, load_extractor
 from penchant.service.settings import Settings
-from penchant.service.store.database import FILE_NAME
+from penchant.service.store.database import FILE_NAME, Database, StoreError, store_name
+from penchant.service.store.keys import has_keys
 from penchant.service.telemetry import configure_logging, log
 from penchant.service.tracing import TracingError
 
@@ -23,12 +24,27 @@ def check_exposure(settings: Settings) -> None:
     Raises:
         StartError: The address is not loopback and there is neither a key nor leave to do without one.
     """
-    if settings.is_loopback() or settings.tenant_keys() or settings.allow_open:
+    if settings.is_loopback() or settings.tenant_keys() or settings.allow_open or _has_stored_keys(settings):
         return
     raise StartError(
-        f"{settings.host} can be reached from other machines: set PENCHANT_API_KEY, "
-        "or PENCHANT_ALLOW_OPEN=true to serve everybody without one."
+        f"{settings.host} can be reached from other machines: make a key with `penchant keys create`, "
+        "set PENCHANT_API_KEY, or PENCHANT_ALLOW_OPEN=true to serve everybody without one."
     )
+
+
+def _has_stored_keys(settings: Settings) -> bool:
+    """Whether a key was ever made in the store; keys are never removed, so this stays true."""
+    if settings.store_url is None and not (settings.data_dir / FILE_NAME).is_file():
+        return False
+    try:
+        database = Database.open(settings, exclusive=False)
+    except StoreError as error:
+        raise StartError(str(error)) from error
+    try:
+        with database.reading() as connection:
+            return has_keys(connection)
+    finally:
+        database.close()
 
 
 def run(
@@ -58,8 +74,8 @@ def run(
     except TracingError as error:
         raise StartError(str(error)) from error
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    database = settings.data_dir.resolve() / FILE_NAME
-    log.info("starting", url=f"http://{host}:{settings.port}", database=str(database), bundle=bundle.version)
+    url = f"http://{host}:{settings.port}"
+    log.info("starting", url=url, database=store_name(settings), bundle=bundle.version)
     server = DrainingServer(
         uvicorn.Config(
             app,

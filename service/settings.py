@@ -33,13 +33,21 @@ class Settings(BaseSettings):
     """Settings of one server; each is read from `PENCHANT_` + its name in capitals."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PENCHANT_", env_ignore_empty=True, frozen=True, extra="ignore"
+        env_prefix="PENCHANT_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # it may be a key, or an address with a password
     )
 
     # Where it listens and what it keeps.
     host: str = "127.0.0.1"
     port: int = Field(default=8642, ge=0, le=65535)
     data_dir: Path = Path(".penchant")
+    store_url: SecretStr | None = Field(
+        default=None, description="postgresql://user:password@host/database, which several servers may share"
+    )
+    store_readers: int = Field(default=4, gt=0, description="threads and connections that read the store")
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
     tracing: bool | None = Field(
@@ -78,6 +86,18 @@ class Settings(BaseSettings):
     tenant_candidates_per_day: int | None = Field(default=None, gt=0)
     tenant_events_per_day: int | None = Field(default=None, gt=0)
     tenant_users: int | None = Field(default=None, gt=0, description="users with feedback")
+
+    # How much of one user's feedback is believed; `trust` says what follows.
+    max_daily_information: float | None = Field(
+        default=300.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="judgement weights learned of a user per UTC day; more is logged, and learned no more",
+    )
+    burst_events: int = Field(default=250, gt=0, description="judgements of a user that may come at once")
+    sustained_events_per_minute: float = Field(
+        default=30.0, gt=0, allow_inf_nan=False, description="of a user, for however long"
+    )
 
     # What the server holds.
     max_queued_texts: int = Field(default=2048, gt=0)
@@ -119,6 +139,16 @@ class Settings(BaseSettings):
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("store_url")
+    @classmethod
+    def _postgresql(cls, value: SecretStr | None) -> SecretStr | None:
+        schemes = ("postgresql://", "postgresql+psycopg://")
+        if value is not None and not value.get_secret_value().startswith(schemes):
+            raise ValueError(
+                "the store's address begins with postgresql:// (without one it is a file in data_dir)"
+            )
+        return value
 
     @field_validator("api_key")
     @classmethod

@@ -1,20 +1,17 @@
 """What is known of users, in memory over the store. A state is seen here only after it is durable."""
 
-import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penchant.models.population import Population
 from penchant.models.posterior import UserPosterior
-from penchant.service.forgetting import Evidence, Forgetting
-from penchant.service.store.database import Database
-from penchant.service.store.queries import AnyRow, find_states
+from penchant.service.forgetting import Evidence
+from penchant.service.store.queries import AnyRow
 
 UserKey = tuple[str, str]
 """(tenant, user)"""
@@ -27,25 +24,103 @@ class UserState:
     Attributes:
         version: Grows with every event.
         feedback_events: Events in the user's log.
-        evidence: What was learned from them.
+        evidence: What was learned from them,
         updated_at: Unix seconds of the last event.
+        last_seq: Place of the last event in the log.
+        through_seq: the events up to this one.
+        information_day: Days since 1970 (UTC) of the last event.
+        information: What the log told on that day.
+        trust: What is held of the user's reliability, JSON.
     """
 
     version: int
     feedback_events: int
     evidence: Evidence
     updated_at: float
+    last_seq: int = 0
+    through_seq: int = 0
+    information_day: int = 0
+    information: float = 0.0
+    trust: str | None = None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the evidence knows the whole log."""
+        return self.through_seq >= self.last_seq
 
     @property
     def is_personal(self) -> bool:
         """Whether anything was learned of the user: not where all was taken back."""
         return self.evidence.posterior.judgements > 0
 
+    @property
+    def stamp(self) -> tuple[int, float]:
+        """Tells two states of a user's log apart."""
+        return self.version, self.updated_at
+
     @classmethod
-    def from_row(cls, row: AnyRow, population: Population) -> "UserState":
-        """A stored state."""
-        posterior = UserPosterior.from_bytes(row.state, population)
-        return cls(row.version, row.feedback_events, Evidence(posterior, row.as_of), row.updated_at)
+    def from_row(cls, row: AnyRow, start: Evidence) -> "UserState":
+        """What `users.find_standings` found; `start` where no state was saved."""
+        evidence = start
+        if row.state is not None:
+            posterior = UserPosterior.from_bytes(row.state, start.posterior.population)
+            evidence = Evidence(posterior, row.as_of)
+        return cls(
+            row.version,
+            row.feedback_events,
+            evidence,
+            row.updated_at,
+            row.last_seq,
+            row.through_seq or 0,
+            row.information_day,
+            row.information,
+            row.trust,
+        )
+
+
+def unlearned(row: AnyRow, start: Evidence) -> UserState:
+    """Where a user stands by a row of `users`, when no state is known: whoever needs it catches up."""
+    return UserState(
+        row.version,
+        row.feedback_events,
+        start,
+        row.updated_at,
+        row.last_seq,
+        0,
+        row.information_day,
+        row.information,
+        row.trust,
+    )
+
+
+def user_row(key: UserKey, state: UserState) -> dict[str, Any]:
+    """Row of `users`."""
+    return {
+        "tenant": key[0],
+        "user_id": key[1],
+        "version": state.version,
+        "feedback_events": state.feedback_events,
+        "last_seq": state.last_seq,
+        "information_day": state.information_day,
+        "information": state.information,
+        "trust": state.trust,
+        "updated_at": state.updated_at,
+    }
+
+
+def state_row(
+    key: UserKey, state: UserState, bundle_version: str, half_life_days: float | None
+) -> dict[str, Any]:
+    """Row of `user_states`."""
+    return {
+        "tenant": key[0],
+        "user_id": key[1],
+        "bundle_version": bundle_version,
+        "half_life_days": half_life_days,
+        "through_seq": state.through_seq,
+        "state": state.evidence.posterior.to_bytes(),
+        "as_of": state.evidence.as_of,
+    }
 
 
 def share_of_prior_std(posterior: UserPosterior) -> float:
@@ -67,6 +142,7 @@ class _Load:
     """A read of the store that is under way; a write meanwhile makes its result worthless."""
 
     overtaken: bool = False
+    deleted: bool = False
     newest: UserState | None = None
 
 
@@ -96,6 +172,7 @@ class StateCache:
         with self._lock:
             for load in self._loads.get(key, ()):
                 load.overtaken, load.newest = True, state
+                load.deleted |= state is None
             self._keep(key, state)
 
     def begin(self, key: UserKey) -> _Load:
@@ -106,13 +183,41 @@ class StateCache:
             return load
 
     def finish(self, key: UserKey, load: _Load, state: UserState | None) -> UserState | None:
-        """Keeps what was read unless a write overtook it; returns what holds."""
+        """Keeps what was read unless a write overtook it; returns what holds.
+
+        A write that left the user's state behind the log takes over what was learned here, as far as it goes.
+        """
         with self._lock:
             self._leave(key, load)
-            if load.overtaken:
-                return load.newest
-            self._keep(key, state)
-            return state
+            newest = load.newest
+            if not load.overtaken:
+                self._keep(key, state)
+                return state
+            if newest is None or newest.is_current or load.deleted or state is None:
+                return newest
+            if newest.through_seq < state.through_seq:
+                newest = replace(newest, evidence=state.evidence, through_seq=state.through_seq)
+                if self._states.get(key) is load.newest:
+                    self._keep(key, newest)
+            return newest if newest.is_current else state
+
+    def advance(self, key: UserKey, state: UserState) -> None:
+        """Takes over what was learned of a user who is in memory, behind the same log."""
+        with self._lock:
+            held = self._states.get(key)
+            if held is not None and held.stamp == state.stamp and held.through_seq < state.through_seq:
+                self._states[key] = state
+
+    def drop(self, unwanted: Callable[[UserKey], bool]) -> None:
+        """Forgets some users, whom another server changed or removed. Cost: a call for each user in memory."""
+        with self._lock:
+            for key in [key for key in self._states if unwanted(key)]:
+                del self._states[key]
+
+    def clear(self) -> None:
+        """Forgets everything: the store was changed by others."""
+        with self._lock:
+            self._states.clear()
 
     def abandon(self, key: UserKey, load: _Load) -> None:
         """The read failed."""
@@ -130,57 +235,3 @@ class StateCache:
         self._states.move_to_end(key)
         while len(self._states) > self.max_users:
             self._states.popitem(last=False)
-
-
-class UserStates:
-    """The event loop's way to a user's state.
-
-    Args:
-        cache: Shared with the writer.
-        database: Asked for users that are not in memory.
-        readers: Threads in which it is asked.
-        population: Prior of all users.
-        forgetting: How judgements lose weight.
-        clock: Unix seconds.
-    """
-
-    def __init__(
-        self,
-        *,
-        cache: StateCache,
-        database: Database,
-        readers: Executor,
-        population: Population,
-        forgetting: Forgetting,
-        clock: Callable[[], float],
-    ) -> None:
-        self.population = population
-        self.prior = UserPosterior.at_prior(population)
-        self._forgetting = forgetting
-        self._clock = clock
-        self._cache = cache
-        self._database = database
-        self._readers = readers
-
-    async def get(self, tenant: str, user: str) -> UserState | None:
-        """The state of a user, None for an unknown one. Cost: a dictionary look-up, or one query."""
-        key = (tenant, user)
-        found, state = self._cache.find(key)
-        if found:
-            return state
-        load = self._cache.begin(key)
-        try:
-            state = await asyncio.get_running_loop().run_in_executor(self._readers, self._read, tenant, user)
-        except BaseException:
-            self._cache.abandon(key, load)
-            raise
-        return self._cache.finish(key, load, state)
-
-    def posterior(self, state: UserState | None) -> UserPosterior:
-        """What is left now of what was learned; the population's where nothing was."""
-        return self.prior if state is None else self._forgetting.aged(state.evidence, self._clock())
-
-    def _read(self, tenant: str, user: str) -> UserState | None:
-        with self._database.reading() as connection:
-            row = find_states(connection, tenant, [user]).get(user)
-        return None if row is None else UserState.from_row(row, self.population)

@@ -121,12 +121,25 @@ class Telemetry:
         self.users_changed = self._counter(
             "users_changed", "Times that a user's judgements showed that the user's taste had changed."
         )
+        self.replay_pending = self._gauge(
+            "replay_pending_users", "Users whose state is being brought up to the log, one after another."
+        )
+        self.replayed_users = self._counter("replayed_users", "States caught up from the log and saved.")
         self.commit_seconds = self._histogram(
             "commit_duration_seconds", "Time of a durable commit.", _STAGE_SECONDS
         )
         self.group_events = self._histogram("commit_events", "Events in one commit.", _BATCH_SIZES)
         self.lost_rankings = self._counter("rankings_unwritten", "Rankings that could not be stored in time.")
         self.overloads = self._counter("overloads", "Requests refused because a queue was full.", "queue")
+        self.discounted_events = self._counter(
+            "events_discounted", "Judgements of which less was learned than they say, by why.", "reason"
+        )
+        self.bursts = self._counter(
+            "bursts", "Times that a user's judgements came faster than a person's do."
+        )
+        self.outlived_events = self._counter(
+            "outlived_events", "Events removed because a tenant keeps none so old."
+        )
         self.expired_rows = self._counter("expired_rows", "Rankings and stored answers removed by age.")
 
     def expose(self) -> bytes:

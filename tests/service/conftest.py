@@ -1,13 +1,19 @@
-"""The whole service in this process: real store, real threads, an encoder without weights."""
+"""The whole service in this process: real store, real threads, an encoder without weights.
+
+Every test that takes `settings`, `serve` or `client` runs on both stores.
+"""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from pydantic import SecretStr
+from sqlalchemy import create_engine, text
 from starlette.testclient import TestClient
 from structlog.testing import LogCapture
 
@@ -17,6 +23,7 @@ from penchant.models.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
 from penchant.service.app import create_app
 from penchant.service.settings import Settings
+from penchant.service.store.database import FILE_NAME, store_place
 
 START = 1_800_000_000.0
 
@@ -65,9 +72,70 @@ def clock() -> Clock:
     return Clock()
 
 
+@dataclass
+class Store:
+    """Where the tests' servers keep their data, and a way to look at it behind their backs.
+
+    Attributes:
+        kind: "sqlite" or "postgresql".
+        place: What settings say of it.
+    """
+
+    kind: str
+    place: dict[str, Any]
+
+    @property
+    def is_postgres(self) -> bool:
+        return self.kind == "postgresql"
+
+    def run(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        """What a statement gives, committed."""
+        place = store_place(Settings(**self.place))
+        engine = create_engine(f"sqlite:///{place / FILE_NAME}" if isinstance(place, Path) else place)
+        try:
+            with engine.begin() as connection:
+                found = connection.execute(text(statement), parameters)
+                return [tuple(row) for row in found] if found.returns_rows else []
+        finally:
+            engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Store]]:
+    """Makes empty stores of one kind."""
+    kind, made = request.param, []
+
+    def make() -> Store:
+        if kind == "sqlite":
+            made.append({"data_dir": tmp_path / ("data" if not made else f"data-{len(made)}")})
+        else:
+            made.append({"data_dir": tmp_path, "store_url": SecretStr(postgres().new())})
+        return Store(kind, made[-1])
+
+    def postgres() -> Any:
+        return request.getfixturevalue("postgres")
+
+    yield make
+    for place in made:
+        if "store_url" in place:
+            postgres().drop(place["store_url"].get_secret_value())
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "data")
+def store(new_store: Callable[[], Store]) -> Store:
+    """The store of `settings`."""
+    return new_store()
+
+
+@pytest.fixture
+def fresh(new_store: Callable[[], Store], store: Store) -> Store:
+    """Another store, empty: `serve(**fresh.place)`."""
+    return new_store()
+
+
+@pytest.fixture
+def settings(store: Store) -> Settings:
+    return Settings(**store.place)
 
 
 @pytest.fixture
@@ -84,11 +152,17 @@ Serve = Callable[..., TestClient]
 
 @pytest.fixture
 def serve(settings: Settings, encoder: WatchedEncoder, clock: Clock) -> Iterator[Serve]:
-    """Starts a server: `serve(max_events=3)`; the one before, if any, is stopped first."""
+    """Starts a server: `serve(max_events=3)`; the one before, if any, is stopped first.
+
+    Users whom another bundle left behind are caught up by then, unless told `settle=False`.
+    """
     with ExitStack() as stack:
 
         def start(
-            bundle: Bundle | None = None, using: HashingEncoder | None = None, **changes: Any
+            bundle: Bundle | None = None,
+            using: HashingEncoder | None = None,
+            settle: bool = True,
+            **changes: Any,
         ) -> TestClient:
             stack.close()
             extractor = FeatureExtractor(using or encoder)
@@ -99,6 +173,8 @@ def serve(settings: Settings, encoder: WatchedEncoder, clock: Clock) -> Iterator
                 clock=clock,
             )
             client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
+            if settle:
+                assert app.state.runtime.replayer.settled.wait(timeout=30)
             encoder.calls.clear()
             encoder.entered.clear()
             return client

@@ -1,7 +1,5 @@
 """A user whose taste changes: found from the log alone, counted once, and the same in every replay."""
 
-import sqlite3
-
 COUNT = "penchant_users_changed_total"
 
 
@@ -28,12 +26,8 @@ def counted(client):
     return float(line.split()[1])
 
 
-def stored(settings):
-    connection = sqlite3.connect(settings.data_dir / "penchant.sqlite3")
-    try:
-        return connection.execute("SELECT user_id, state FROM user_states ORDER BY user_id").fetchall()
-    finally:
-        connection.close()
+def stored(store):
+    return store.run("SELECT user_id, state FROM user_states ORDER BY user_id")
 
 
 def test_a_change_is_counted_when_it_is_found(client):
@@ -59,7 +53,7 @@ def test_taking_back_finds_no_change(client):
     assert counted(client) == 1
 
 
-def test_the_log_leads_to_the_same_changes(serve, settings):
+def test_the_log_leads_to_the_same_changes(serve, store):
     """Whether the server was restarted in between or not, and when all is learned again."""
     events = [prefer(n, long=True) for n in range(40)] + [prefer(n, long=False) for n in range(12)]
     client = serve()
@@ -70,12 +64,9 @@ def test_the_log_leads_to_the_same_changes(serve, settings):
         if n % 13 == 0:
             client = serve()
     serve()
-    (_, of_u), (_, of_v) = saved = stored(settings)
+    (_, of_u), (_, of_v) = saved = stored(store)
     assert of_u == of_v
-    connection = sqlite3.connect(settings.data_dir / "penchant.sqlite3")
-    with connection:
-        connection.execute("UPDATE user_states SET bundle_version = 'another', state = x'00'")
-    connection.close()
+    store.run("DELETE FROM user_states")
     client = serve()
     assert counted(client) == 0
-    assert stored(settings) == saved
+    assert stored(store) == saved

@@ -1,7 +1,5 @@
 """Forgetting: judgements lose weight with time, the same online and from the log, until the population is left."""
 
-import sqlite3
-
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -107,12 +105,8 @@ def test_a_judgement_is_learned_on_what_is_left(serve, clock):
     np.testing.assert_allclose(scores(client)[:, :2], expected(posterior), atol=1e-6)
 
 
-def states(path):
-    connection = sqlite3.connect(path)
-    try:
-        return connection.execute("SELECT user_id, half_life_days, state, as_of FROM user_states").fetchall()
-    finally:
-        connection.close()
+def states(store):
+    return store.run("SELECT user_id, half_life_days, state, as_of FROM user_states")
 
 
 def feed(client, clock):
@@ -131,23 +125,19 @@ def undo(client, target):
     assert client.post("/v1/feedback", json=event).status_code == 200
 
 
-def test_the_log_leads_to_the_same_state(serve, clock, settings):
-    path = settings.data_dir / "penchant.sqlite3"
+def test_the_log_leads_to_the_same_state(serve, clock, store):
     client = serve(forgetting_half_life_days=10)
     feed(client, clock)
     online = scores(client)
     serve(forgetting_half_life_days=10)
-    saved = states(path)
-    connection = sqlite3.connect(path)
-    with connection:
-        connection.execute("UPDATE user_states SET bundle_version = 'another', state = x'00', as_of = 0")
-    connection.close()
+    saved = states(store)
+    store.run("DELETE FROM user_states")
     client = serve(forgetting_half_life_days=10)
-    assert states(path) == saved
+    assert states(store) == saved
     np.testing.assert_allclose(scores(client), online, atol=1e-6)
 
 
-def test_taking_back_is_exact_with_forgetting(serve, clock, tmp_path):
+def test_taking_back_is_exact_with_forgetting(serve, clock, fresh):
     """What was aged in two steps, across the event that was taken back, is aged as if in one."""
     start = clock.now
     client = serve(forgetting_half_life_days=10)
@@ -157,7 +147,7 @@ def test_taking_back_is_exact_with_forgetting(serve, clock, tmp_path):
     undo(client, "e7")
     after = scores(client)
     end, clock.now = clock.now, start
-    client = serve(forgetting_half_life_days=10, data_dir=tmp_path / "fresh")
+    client = serve(forgetting_half_life_days=10, **fresh.place)
     for n, days in enumerate((0, 3, 3, 0.25, 41, 1, 0)):
         clock.now += days * DAY
         if n != 4:
@@ -166,8 +156,7 @@ def test_taking_back_is_exact_with_forgetting(serve, clock, tmp_path):
     np.testing.assert_array_equal(scores(client), after)
 
 
-def test_other_forgetting_is_learned_again_from_the_log(logs, serve, clock, settings, tmp_path):
-    path = settings.data_dir / "penchant.sqlite3"
+def test_other_forgetting_is_learned_again_from_the_log(logs, serve, clock, store, fresh):
     start = clock.now
     feed(serve(), clock)
     end = clock.now
@@ -175,12 +164,12 @@ def test_other_forgetting_is_learned_again_from_the_log(logs, serve, clock, sett
     for half_life in (10, 10, 20, None, None):
         logs.clear()
         client = serve(forgetting_half_life_days=half_life)
-        seen.append((sum(line["event"] == "rebuild_finished" for line in logs), states(path)[0][1]))
+        seen.append((sum(line["event"] == "rebuild_finished" for line in logs), states(store)[0][1]))
     assert seen == [(1, 10.0), (0, 10.0), (1, 20.0), (1, None), (0, None)]
     client = serve(forgetting_half_life_days=10)
     replayed = scores(client)
     clock.now = start
-    client = serve(forgetting_half_life_days=10, data_dir=tmp_path / "fresh")
+    client = serve(forgetting_half_life_days=10, **fresh.place)
     feed(client, clock)
     assert clock.now == end
     np.testing.assert_allclose(scores(client), replayed, atol=1e-6)

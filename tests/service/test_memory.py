@@ -1,20 +1,17 @@
 """What is kept in memory: bounded, and never older than the store."""
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
-from threading import Event
-
 import numpy as np
 import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from penchant.models.encoder import HashingEncoder
 from penchant.models.features import FeatureExtractor
 from penchant.models.posterior import UserPosterior
 from penchant.models.testing import tiny_bundle
 from penchant.service.feature_cache import OVERHEAD_BYTES, CachedFeature, FeatureCache
-from penchant.service.forgetting import Evidence, Forgetting
-from penchant.service.states import StateCache, UserState, UserStates
-from penchant.service.store.database import Database
+from penchant.service.forgetting import Evidence
+from penchant.service.states import StateCache, UserState
 
 DIM = 10
 ENTRY = DIM * 2 + OVERHEAD_BYTES
@@ -99,33 +96,59 @@ def test_a_read_cannot_undo_a_write(newest):
     assert cache.find(KEY) == (False, None)
 
 
-def test_a_failed_read_leaves_no_trace(tmp_path):
-    database = Database(tmp_path)
-    database.close()
+def behind(version, through):
+    evidence = Evidence(UserPosterior.at_prior(POPULATION), float(through))
+    return UserState(version, version, evidence, 0.0, last_seq=version, through_seq=through)
 
-    async def main():
-        with ThreadPoolExecutor(1) as readers:
-            states = UserStates(
-                cache=StateCache(2),
-                database=database,
-                readers=readers,
-                population=POPULATION,
-                forgetting=Forgetting(),
-                clock=float,
-            )
-            entered, leave = Event(), Event()
 
-            def fail(_tenant, _user):
-                entered.set()
-                leave.wait()
-                raise OSError("gone")
+def test_what_was_learned_during_a_write_is_not_lost():
+    """A read that catches up may take longer than writes are apart: it must come to an end nevertheless."""
+    cache = StateCache(2)
+    load = cache.begin(KEY)
+    cache.publish(KEY, behind(8, through=3))  # written meanwhile, without having learned
+    read = behind(
+        7, through=7
+    )  # what the read had found, which is good enough for whoever asked before the write
+    assert cache.finish(KEY, load, read) is read
+    _, held = cache.find(KEY)
+    assert (held.version, held.last_seq, held.through_seq, held.evidence.as_of) == (8, 8, 7, 7.0)
 
-            states._read = fail
-            reading = asyncio.ensure_future(states.get("t", "u"))
-            await asyncio.to_thread(entered.wait)
-            leave.set()
-            with pytest.raises(OSError, match="gone"):
-                await reading
-            return states._cache._loads
 
-    assert asyncio.run(main()) == {}
+def test_a_deletion_is_not_undone_by_what_was_learned():
+    cache = StateCache(2)
+    load = cache.begin(KEY)
+    cache.publish(KEY, None)
+    cache.publish(KEY, behind(1, through=0))  # another user under the same name
+    assert cache.finish(KEY, load, behind(7, through=7)).version == 1
+    assert cache.find(KEY)[1].through_seq == 0
+
+
+def test_memory_takes_over_what_was_replayed_of_the_same_log():
+    cache = StateCache(2)
+    cache.publish(KEY, behind(8, through=3))
+    cache.advance(KEY, behind(7, through=7))
+    assert cache.find(KEY)[1].through_seq == 3
+    cache.advance(KEY, behind(8, through=8))
+    assert cache.find(KEY)[1].is_current
+    cache.advance(("t", "not in memory"), behind(8, through=8))
+    assert cache.find(("t", "not in memory")) == (False, None)
+
+
+def test_a_failed_read_leaves_no_trace(client):
+    """Nor does it harm the next."""
+    runtime = client.app.state.runtime
+    client.post("/v1/feedback", json={"type": "vote", "user": "u", "text": "t", "value": 1})
+    runtime.states._cache.clear()
+    engine = runtime.database._readers
+
+    def broken(_connection, _cursor, statement, *_rest):
+        raise OperationalError(statement, {}, OSError("disk I/O error"))
+
+    event.listen(engine, "before_cursor_execute", broken)
+    refused = client.get("/v1/users/u")
+    assert (refused.status_code, refused.json()["code"]) == (503, "storage_unavailable")
+    assert refused.headers["retry-after"] == "5"
+    assert "disk" not in refused.text
+    assert runtime.states._cache._loads == {}
+    event.remove(engine, "before_cursor_execute", broken)
+    assert client.get("/v1/users/u").json()["feedback_events"] == 1

@@ -1,18 +1,19 @@
 """Taking back: afterwards everything is as if the event had never been sent, whatever came before, between and after."""
 
-import shutil
-import sqlite3
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy.exc import OperationalError
 
 from penchant.models.encoder import HashingEncoder
 from penchant.models.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
 from penchant.service.answers import FeedbackResponse
 from penchant.service.fold import Fold
+from penchant.service.ledger import MAX_INLINE_EVENTS
 
 ASK = {"prompt": "p", "candidates": ["boat sea", "tree house", "many words " * 20], "user": "u"}
 
@@ -49,31 +50,28 @@ def history(n=14, user="u"):
         ][i % 7]
 
 
-def saved(client, settings, user="u"):
+def saved(store, user="u"):
     """The user's state as it is stored."""
-    with sqlite3.connect(settings.data_dir / "penchant.sqlite3") as connection:
-        row = connection.execute("SELECT state, as_of FROM user_states WHERE user_id = ?", (user,)).fetchone()
-    connection.close()
-    return row
+    return store.run("SELECT state, as_of FROM user_states WHERE user_id = :user", user=user)[0]
 
 
 @pytest.mark.parametrize("target", range(14))
-def test_the_state_is_what_it_would_be_without_the_event(serve, settings, tmp_path, target):
+def test_the_state_is_what_it_would_be_without_the_event(serve, store, fresh, target):
     """Bit for bit: the user's numbers, not only the answers."""
     client = serve()
     send(client, *history())
     before = results(client)
     send(client, retract(f"e{target}"))
-    changed = results(client), saved(client, settings)
+    changed = results(client), saved(store)
     others = [event for event in history() if event["event_id"] != f"e{target}"]
-    client = serve(data_dir=tmp_path / "fresh")
+    client = serve(**fresh.place)
     send(client, *others)
     assert results(client) == changed[0]
-    assert saved(client, settings.model_copy(update={"data_dir": tmp_path / "fresh"}))[0] == changed[1][0]
+    assert saved(fresh)[0] == changed[1][0]
     assert (changed[0] == before) == (target % 7 == 6)  # the edit that changed nothing
 
 
-def test_what_comes_after_is_learned_on_top(serve, tmp_path):
+def test_what_comes_after_is_learned_on_top(serve, fresh):
     events = list(history())
     client = serve()
     send(client, *events[:6])
@@ -83,7 +81,7 @@ def test_what_comes_after_is_learned_on_top(serve, tmp_path):
     send(client, *events[10:])
     after = results(client)
     assert client.get("/v1/users/u").json()["feedback_events"] == 17
-    client = serve(data_dir=tmp_path / "fresh")
+    client = serve(**fresh.place)
     send(client, *[event for event in events if event["event_id"] not in ("e0", "e2", "e8")])
     assert results(client) == after
 
@@ -102,14 +100,14 @@ def test_all_taken_back_is_the_population(client):
     assert client.get("/v1/users/u").json()["state"] == "population"
 
 
-def test_the_target_may_stand_earlier_in_the_batch(serve, tmp_path):
+def test_the_target_may_stand_earlier_in_the_batch(serve, fresh):
     events = list(history(5))
     client = serve()
     body = send(client, *events[:3], retract("e1"), *events[3:])
     assert FeedbackResponse.model_validate(body).accepted == 6
     assert body["users"] == [{"user": "u", "posterior_version": 6, "feedback_events": 6}]
     after = results(client)
-    client = serve(data_dir=tmp_path / "fresh")
+    client = serve(**fresh.place)
     send(client, *events[:1], *events[2:])
     assert results(client) == after
 
@@ -217,7 +215,7 @@ def test_the_log_keeps_what_was_taken_back_and_by_what(client):
 
 
 @pytest.mark.parametrize("texts_encoded", [0, 18])
-def test_a_rebuild_skips_what_was_taken_back(logs, serve, tmp_path, texts_encoded):
+def test_a_rebuild_skips_what_was_taken_back(logs, serve, fresh, texts_encoded):
     """With another bundle, and with another encoder, the log leads to the same place as the events that count."""
     encoder = HashingEncoder(dim=32) if texts_encoded else None
     extractor = FeatureExtractor(encoder or HashingEncoder())
@@ -233,13 +231,12 @@ def test_a_rebuild_skips_what_was_taken_back(logs, serve, tmp_path, texts_encode
     # A retraction after the rebuild finds all it needs, what had been taken back included.
     send(client, retract("e1"))
     later = results(client)
-    shutil.rmtree(tmp_path / "fresh", ignore_errors=True)
-    client = serve(bundle=other, using=encoder, data_dir=tmp_path / "fresh")
+    client = serve(bundle=other, using=encoder, **fresh.place)
     send(client, *[event for event in history(10) if event["event_id"] not in ("e0", "e5")])
     assert results(client) == after != later
 
 
-def test_a_retraction_in_the_same_commit_as_its_target(client, settings):
+def test_a_retraction_in_the_same_commit_as_its_target(client):
     """Different requests that wait together: the log that is replayed is partly in the database, partly not."""
     events = list(history(4))
     send(client, events[0])
@@ -271,7 +268,7 @@ def test_a_log_that_cannot_be_read_takes_nothing_back(client):
 
     def broken(_connection, _cursor, statement, *_rest):
         if statement.startswith("SELECT judged_items"):
-            raise sqlite3.OperationalError("disk I/O error")
+            raise OperationalError(statement, {}, OSError("disk I/O error"))
 
     sqlalchemy_event.listen(engine, "before_cursor_execute", broken)
     refused = send(client, retract("e1", event_id="r"), status=503)
@@ -285,7 +282,50 @@ def test_a_request_that_fails_takes_nothing_back(client, monkeypatch):
     send(client, *history(4))
     before = results(client), client.get("/v1/users/u").json()
     with monkeypatch.context() as patch:
-        patch.setattr(Fold, "replay", lambda *_: {}["unforeseen"])
+        patch.setattr(Fold, "onward", lambda *_: {}["unforeseen"])
         assert send(client, retract("e1", event_id="r"), status=500)["code"] == "internal_error"
     assert (results(client), client.get("/v1/users/u").json()) == before
     assert send(client, retract("e1", event_id="r"))["accepted"] == 1
+
+
+def test_a_long_log_is_replayed_while_others_go_on(serve, fresh):
+    """Taking back costs whoever waits for the same commit nothing; what follows is right at once all the same."""
+    client = serve()
+    events = list(history(MAX_INLINE_EVENTS + 8))
+    send(client, *events)
+    replayer = client.app.state.runtime.replayer
+    with held_up(replayer):
+        send(client, retract("e3"), {"type": "vote", "user": "v", "text": "boat", "value": 1})
+        send(client, {"type": "vote", "user": "u", "prompt": "p", "text": "late", "value": 1})
+        assert not replayer.settled.is_set()
+        at_once = results(client)
+        assert client.get("/v1/users/u").json()["feedback_events"] == len(events) + 2
+    assert replayer.settled.wait(timeout=30)
+    assert results(client) == at_once
+    client = serve(**fresh.place)
+    send(client, *[event for event in events if event["event_id"] != "e3"])
+    send(client, {"type": "vote", "user": "u", "prompt": "p", "text": "late", "value": 1})
+    np.testing.assert_allclose(numbers(client), [list(result.values()) for result in at_once], atol=1e-6)
+
+
+def test_who_was_left_behind_is_saved_soon(client, store):
+    events = list(history(MAX_INLINE_EVENTS + 8))
+    send(client, *events)
+    send(client, retract("e3"))
+    assert client.app.state.runtime.replayer.settled.wait(timeout=30)
+    assert store.run("SELECT through_seq FROM user_states") == [(len(events) + 1,)]
+
+
+@contextmanager
+def held_up(replayer):
+    """What is left behind stays so, except for those who ask."""
+    gate, bring = threading.Event(), replayer._bring
+
+    def wait(key, found=None):
+        gate.wait(timeout=30)
+        bring(key, found)
+
+    replayer._bring = wait
+    yield
+    replayer._bring = bring
+    gate.set()

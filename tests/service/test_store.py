@@ -1,11 +1,10 @@
 """The store: migrations, one server a folder, rebuilding states, failures of the disk, expiry."""
 
 import json
-import shutil
-import sqlite3
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +13,31 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, event, inspect
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateTable
+from pydantic import ValidationError
+from sqlalchemy import create_engine, event, insert, inspect, make_url
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from penchant.models.encoder import HashingEncoder
 from penchant.models.features import FeatureExtractor
 from penchant.models.observe import observation
 from penchant.models.testing import tiny_bundle
-from penchant.service import fold, store
+from penchant.service import fold
+from penchant.service import store as store_package
+from penchant.service.rebuild import Replayer
 from penchant.service.runtime import StartError, check_match
-from penchant.service.store.database import Database, StoreError
-from penchant.service.store.tables import metadata
+from penchant.service.settings import Settings
+from penchant.service.store.database import FILE_NAME, Database, StoreError, store_place
+from penchant.service.store.tables import installation, metadata
 
 LONG = "a long answer that goes on and on, and then on, with many words, until everybody has left the room"
 
 
-def test_migrations_make_the_declared_tables(tmp_path):
-    database = Database(tmp_path)
+def opened(store, **more):
+    return Database.open(Settings(**store.place), **more)
+
+
+def test_migrations_make_the_declared_tables(store):
+    database = opened(store)
     with database.reading() as connection:
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, metadata) == []
@@ -40,33 +46,43 @@ def test_migrations_make_the_declared_tables(tmp_path):
     assert all(key["constrained_columns"][0] == "tenant" for key in keys.values())
 
 
-def at_first_revision(path):
-    """A database as the first release left it, with a user who had voted."""
-    engine = create_engine(f"sqlite:///{path}")
+def at_first_revision(store):
+    """Makes the database one as the first release left it, with a user who had voted."""
+    if store.is_postgres:
+        store.run("DROP SCHEMA public CASCADE")
+        store.run("CREATE SCHEMA public")
+    else:
+        store.place["data_dir"].mkdir()
+    place = store_place(Settings(**store.place))
+    engine = create_engine(place if store.is_postgres else f"sqlite:///{place / FILE_NAME}")
     with engine.begin() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(Path(store.__file__).parent / "migrations"))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "r0001")
+        command.upgrade(alembic(connection), "r0001")
     engine.dispose()
     event = {"type": "vote", "text": "boat sea", "prompt": "p", "value": 1}
-    with sqlite3.connect(path) as connection:
-        connection.execute(
-            "INSERT INTO feedback_events VALUES ('default', 'u', 1, 'e1', x'00', 'vote', 1, 1, NULL, ?, 1.0)",
-            [json.dumps(event)],
-        )
-        connection.execute(
-            "INSERT INTO user_states VALUES ('default', 'u', 1, 1, ?, x'6f6c64', 1.0)",
-            [tiny_bundle(FeatureExtractor(HashingEncoder())).version],
-        )
-    connection.close()
+    store.run(
+        "INSERT INTO feedback_events VALUES"
+        " ('default', 'u', 1, 'e1', :digest, 'vote', 1, 1, NULL, :payload, 1.0)",
+        digest=b"\0",
+        payload=json.dumps(event),
+    )
+    store.run(
+        "INSERT INTO user_states VALUES ('default', 'u', 1, 1, :bundle, :state, 1.0)",
+        bundle=tiny_bundle(FeatureExtractor(HashingEncoder())).version,
+        state=b"old",
+    )
     return event
 
 
-def test_a_store_of_the_first_release_is_taken_over(serve, settings, tmp_path):
+def alembic(connection):
+    config = Config()
+    config.set_main_option("script_location", str(Path(store_package.__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def test_a_store_of_the_first_release_is_taken_over(serve, store, fresh):
     """States of another form are learned again from the log, whatever the bundle; new kinds can be logged."""
-    settings.data_dir.mkdir()
-    voted = at_first_revision(settings.data_dir / "penchant.sqlite3")
+    voted = at_first_revision(store)
     client = serve()
     before = answers(client)
     told = client.get("/v1/users/u").json()
@@ -75,7 +91,7 @@ def test_a_store_of_the_first_release_is_taken_over(serve, settings, tmp_path):
     undo = {"type": "retract", "user": "u", "target_event_id": "e1"}
     assert client.post("/v1/feedback", json={"events": [choice, undo]}).json()["accepted"] == 2
     after = answers(client)
-    client = serve(data_dir=tmp_path / "fresh")
+    client = serve(**fresh.place)
     client.post("/v1/feedback", json=voted | {"user": "u"})
     assert answers(client) == before
     client.delete("/v1/users/u")
@@ -83,40 +99,103 @@ def test_a_store_of_the_first_release_is_taken_over(serve, settings, tmp_path):
     assert answers(client) == after
 
 
-def test_revisions_can_be_undone(tmp_path):
-    database = Database(tmp_path)
+def test_revisions_can_be_undone(store):
+    database = opened(store)
     with database.writing() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(Path(store.__file__).parent / "migrations"))
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
+        command.downgrade(alembic(connection), "base")
         assert set(inspect(connection).get_table_names()) <= {"alembic_version"}
-        command.upgrade(config, "head")
+        command.upgrade(alembic(connection), "head")
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     database.close()
 
 
-def test_a_store_is_opened_again(tmp_path):
-    database = Database(tmp_path)
+def test_users_outlive_a_revision_back_and_forth(serve, store):
+    client = serve()
+    teach(client)
+    before = answers(client)
+    serve(**store.place)
+    database = opened(store, exclusive=False)
+    with database.writing() as connection:
+        command.downgrade(alembic(connection), "r0003")
+        command.upgrade(alembic(connection), "head")
+    database.close()
+    client = serve()
+    assert client.get("/v1/users/u").json()["feedback_events"] == 12
+    assert answers(client) == before
+
+
+def test_a_store_is_opened_again(store):
+    database = opened(store)
     salt = database.salt()
     database.close()
-    database = Database(tmp_path)
+    database = opened(store)
     assert database.salt() == salt
     database.close()
 
 
-def test_commits_are_durable(tmp_path):
-    database = Database(tmp_path)
+def test_two_servers_that_start_at_once_make_the_tables_once(postgres):
+    """Each waits for the other's migration."""
+    url = postgres.new()
+    postgres.run("DROP SCHEMA public CASCADE", database_of(url))
+    postgres.run("CREATE SCHEMA public", database_of(url))
+    with ThreadPoolExecutor(4) as threads:
+        salts = set(threads.map(lambda _: salt_of(url), range(4)))
+    assert len(salts) == 1
+    postgres.drop(url)
+
+
+def salt_of(url):
+    database = Database.open(Settings(store_url=url))
+    try:
+        return database.salt()
+    finally:
+        database.close()
+
+
+def database_of(url):
+    return make_url(url).database
+
+
+def test_a_server_that_nobody_runs(tmp_path):
+    with pytest.raises(StoreError, match="cannot be opened") as refused:
+        Database.open(Settings(store_url=f"postgresql://u:secret@/none?host={tmp_path}"))
+    assert "secret" not in str(refused.value)
+
+
+def test_an_address_that_is_none():
+    with pytest.raises(ValidationError, match="begins with postgresql://") as refused:
+        Settings(store_url="mysql://u:secret@host/db")
+    assert "secret" not in str(refused.value)
+
+
+def test_a_command_works_beside_a_server(client, store):
+    """On the same SQLite file too: it takes no lock on the folder."""
+    client.post("/v1/feedback", json=VOTE)
+    database = opened(store, exclusive=False)
+    with database.reading() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM feedback_events").scalar() == 1
     with database.writing() as connection:
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+        connection.exec_driver_sql("DELETE FROM rankings")
+    database.close()
+    assert client.post("/v1/feedback", json=VOTE).json()["users"][0]["feedback_events"] == 2
+
+
+def test_commits_are_durable(store):
+    """On PostgreSQL too, although the tests' server says `off`."""
+    database = opened(store)
+    expected = {"SHOW synchronous_commit": "on"} if store.is_postgres else DURABLE
+    with database.writing() as connection:
+        assert {asked: connection.exec_driver_sql(asked).scalar() for asked in expected} == expected
     database.close()
 
 
-def test_a_reader_does_not_wait_for_the_writer(tmp_path):
-    database = Database(tmp_path)
+DURABLE = {"PRAGMA journal_mode": "wal", "PRAGMA synchronous": 2}  # FULL
+
+
+def test_a_reader_does_not_wait_for_the_writer(store):
+    database = opened(store)
     with database.writing() as writing, database.reading() as reading:
-        writing.exec_driver_sql("INSERT INTO installation VALUES ('', 'x', x'00')")
+        writing.execute(insert(installation), {"tenant": "", "name": "x", "value": b""})
         assert reading.exec_driver_sql("SELECT count(*) FROM installation").scalar() == 0
     with database.reading() as reading:
         assert reading.exec_driver_sql("SELECT count(*) FROM installation").scalar() == 1
@@ -174,30 +253,99 @@ def answers(client):
     return client.post("/v1/best-of-n", json=ASK).json()["results"]
 
 
-def test_a_rebuilt_state_is_the_saved_one(serve, settings):
+def test_a_rebuilt_state_is_the_saved_one(serve, store):
     """Learning again from the log gives the very bytes that were saved."""
     teach(serve())
     serve()
-    path = settings.data_dir / "penchant.sqlite3"
-    saved = states(path)
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE user_states SET bundle_version = 'another', state = x'00'")
-    connection.close()
+    saved = states(store)
+    store.run("DELETE FROM user_states")
     serve()
-    assert states(path) == saved
+    assert states(store) == saved != []
 
 
-def states(path):
-    connection = sqlite3.connect(path)
-    try:
-        return connection.execute(
-            "SELECT tenant, user_id, feedback_events, bundle_version, state FROM user_states"
-        ).fetchall()
-    finally:
-        connection.close()
+def states(store):
+    return store.run("SELECT * FROM user_states ORDER BY tenant, user_id, bundle_version")
 
 
-def test_a_new_bundle_learns_the_log_without_the_encoder(logs, serve, encoder, tmp_path, settings):
+def test_answers_do_not_wait_for_a_rebuild(serve, store, held_up):
+    """Whoever asks first is caught up first, and sees what is in the log."""
+    client = serve()
+    teach(client)
+    before = answers(client)
+    serve()
+    store.run("DELETE FROM user_states")
+    held_up.clear()
+    client = serve(settle=False)
+    assert answers(client) == before
+    assert client.get("/v1/users/u").json()["feedback_events"] == 12
+    assert "penchant_replay_pending_users 1.0" in client.get("/metrics").text
+    held_up.set()
+    assert client.app.state.runtime.replayer.settled.wait(timeout=30)
+    assert "penchant_replay_pending_users 0.0" in client.get("/metrics").text
+    assert store.run("SELECT through_seq FROM user_states") == [(12,)]
+
+
+@pytest.fixture
+def held_up(monkeypatch):
+    """While it is cleared, nobody's state is brought up to the log but for those who ask."""
+    gate, save = threading.Event(), Replayer._bring
+
+    def wait(replayer, key, found=None):
+        gate.wait(timeout=30)
+        save(replayer, key, found)
+
+    monkeypatch.setattr(Replayer, "_bring", wait)
+    gate.set()
+    yield gate
+    gate.set()
+
+
+def test_a_state_that_knows_less_than_the_log_is_caught_up(serve, store):
+    client = serve()
+    teach(client, events=5)
+    serve()
+    half = store.run("SELECT through_seq, state, as_of FROM user_states")[0]
+    client = serve()
+    teach(client, events=12)
+    serve()
+    saved = states(store)
+    then = "UPDATE user_states SET through_seq = :seq, state = :state, as_of = :as_of"
+    store.run(then, seq=half[0], state=half[1], as_of=half[2])
+    serve()
+    assert states(store) == saved
+
+
+def test_a_state_per_bundle(serve, store, encoder):
+    """Going back to a bundle finds its states again, and learns what came meanwhile."""
+    other = tiny_bundle(FeatureExtractor(encoder), seed=7)
+    client = serve()
+    teach(client, events=6)
+    mine = client.get("/v1/users/u").json()["bundle"]
+    client = serve(bundle=other)
+    teach(client, events=3)
+    known = dict(store.run("SELECT bundle_version, through_seq FROM user_states"))
+    assert known == {mine: 6, other.version: 9}
+    client = serve()
+    assert client.get("/v1/users/u").json()["feedback_events"] == 9
+    assert store.run("SELECT through_seq FROM user_states ORDER BY through_seq") == [(9,), (9,)]
+
+
+def test_texts_are_read_again_for_whoever_asks(serve, store, held_up):
+    """A new encoder, before the replay has come so far."""
+    client = serve()
+    teach(client)
+    client = serve(using=HashingEncoder(dim=32))
+    expected = answers(client)
+    serve()
+    for table in ("user_states", "judged_items", "features"):
+        store.run(f"DELETE FROM {table} WHERE true")
+    held_up.clear()
+    client = serve(using=HashingEncoder(dim=32), settle=False)
+    assert answers(client) == expected
+    held_up.set()
+
+
+def test_a_new_bundle_learns_the_log_without_the_encoder(logs, serve, encoder, fresh):
     extractor = FeatureExtractor(encoder)
     other = tiny_bundle(extractor, seed=7)
     client = serve()
@@ -210,17 +358,16 @@ def test_a_new_bundle_learns_the_log_without_the_encoder(logs, serve, encoder, t
     rebuilt = next(line for line in logs if line["event"] == "rebuild_finished")
     assert (rebuilt["users"], rebuilt["texts_encoded"]) == (2, 0)
     told = client.get("/v1/users/u").json()
-    assert (told["bundle"], told["feedback_events"], told["posterior_version"]) == (other.version, 12, 13)
+    assert (told["bundle"], told["feedback_events"], told["posterior_version"]) == (other.version, 12, 12)
     after = answers(client)
     assert after != before
     # The same feedback given to the new bundle from the start leads to the same place.
-    shutil.rmtree(settings.data_dir.parent / "fresh", ignore_errors=True)
-    client = serve(bundle=other, data_dir=tmp_path / "fresh")
+    client = serve(bundle=other, **fresh.place)
     teach(client)
     assert answers(client) == after
 
 
-def test_a_new_encoder_reads_the_log_again(logs, serve, tmp_path):
+def test_a_new_encoder_reads_the_log_again(logs, serve, fresh):
     client = serve()
     teach(client)
     shown = ["boat sea", "tree", "house"]
@@ -233,7 +380,7 @@ def test_a_new_encoder_reads_the_log_again(logs, serve, tmp_path):
     client = serve(using=HashingEncoder(dim=32))
     assert next(line for line in logs if line["event"] == "rebuild_finished")["texts_encoded"] == 27
     after = answers(client)
-    client = serve(using=HashingEncoder(dim=32), data_dir=tmp_path / "fresh")
+    client = serve(using=HashingEncoder(dim=32), **fresh.place)
     teach(client)
     by_text = [vote | {"text": "boat sea"}, choice | {"candidates": ["house", "boat sea"], "index": 0}]
     for body in by_text:
@@ -243,8 +390,7 @@ def test_a_new_encoder_reads_the_log_again(logs, serve, tmp_path):
     logs.clear()
     serve()
     serve(using=HashingEncoder(dim=32))
-    finished = [line["texts_encoded"] for line in logs if line["event"] == "rebuild_finished"]
-    assert finished == [0, 0]
+    assert [line for line in logs if line["event"] == "rebuild_finished"] == []
 
 
 def test_a_bundle_of_another_encoder_is_refused(encoder):
@@ -263,7 +409,7 @@ def fail_writes(client):
 
     def full(_connection, _cursor, statement, *_rest):
         if statement.startswith(("INSERT", "DELETE")):
-            raise sqlite3.OperationalError("database or disk is full")
+            raise OperationalError(statement, {}, OSError("database or disk is full"))
 
     event.listen(engine, "before_cursor_execute", full)
     return lambda: event.remove(engine, "before_cursor_execute", full)
@@ -287,7 +433,7 @@ def test_a_full_disk_acknowledges_nothing(serve):
     assert serve().get("/v1/users/u").json()["feedback_events"] == 2
 
 
-def test_concurrent_feedback_loses_nothing(serve, settings):
+def test_concurrent_feedback_loses_nothing(serve, store):
     client = serve()
     failures = []
 
@@ -311,11 +457,7 @@ def test_concurrent_feedback_loses_nothing(serve, settings):
     client = serve()
     assert client.get("/v1/users/shared").json() == shared
     assert answers(client) == saved
-    connection = sqlite3.connect(settings.data_dir / "penchant.sqlite3")
-    logged = connection.execute(
-        "SELECT seq FROM feedback_events WHERE user_id = 'shared' ORDER BY seq"
-    ).fetchall()
-    connection.close()
+    logged = store.run("SELECT seq FROM feedback_events WHERE user_id = 'shared' ORDER BY seq")
     assert [seq for (seq,) in logged] == list(range(1, 81))
 
 
@@ -377,7 +519,7 @@ def test_one_request_of_a_group_cannot_fail_another(client, monkeypatch):
 def test_a_row_that_cannot_be_written_harms_only_its_request(client):
     def refuse(_connection, _cursor, statement, parameters, *_rest):
         if "INTO feedback_events" in statement and "unwritable" in repr(parameters):
-            raise sqlite3.DatabaseError("constraint failed")
+            raise DatabaseError(statement, {}, OSError("constraint failed"))
 
     held = HeldWriter(client)
     event.listen(held.engine, "before_cursor_execute", refuse)
@@ -434,7 +576,7 @@ def test_the_same_key_in_flight_is_409(serve, encoder):
     assert client.post("/v1/feedback", json=VOTE, headers=key).content == answers_[0].content
 
 
-def test_old_rankings_and_answers_are_removed(serve, clock, settings):
+def test_old_rankings_and_answers_are_removed(serve, clock, store):
     client = serve()
     client.post("/v1/rerank", json={"query": "q", "documents": ["a"]})
     client.post("/v1/feedback", json=VOTE, headers={"Idempotency-Key": "k"})
@@ -442,14 +584,5 @@ def test_old_rankings_and_answers_are_removed(serve, clock, settings):
     clock.now += 24 * 3600 + 1
     client.post("/v1/feedback", json=VOTE)
     serve()
-    connection = sqlite3.connect(settings.data_dir / "penchant.sqlite3")
-    counts = [
-        connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("rankings", "idempotency")
-    ]
-    connection.close()
-    assert counts == [0, 0]
-
-
-def test_the_tables_hold_nothing_that_only_sqlite_knows():
-    for table in metadata.sorted_tables:
-        assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=postgresql.dialect()))
+    counts = [store.run(f"SELECT count(*) FROM {table}") for table in ("rankings", "idempotency")]
+    assert counts == [[(0,)], [(0,)]]

@@ -1,6 +1,5 @@
 """What is known of a user, and forgetting it."""
 
-import sqlite3
 from urllib.parse import quote
 
 import pytest
@@ -69,18 +68,14 @@ def test_the_log_comes_in_pages(client):
     assert cursor is None
 
 
-def rows(path, table):
-    connection = sqlite3.connect(path)
-    try:
-        return connection.execute(f"SELECT * FROM {table}").fetchall()
-    finally:
-        connection.close()
+def rows(store, table):
+    return store.run(f"SELECT * FROM {table}")
 
 
-TABLES = ["feedback_events", "judged_items", "features", "user_states", "rankings", "idempotency"]
+TABLES = ["feedback_events", "judged_items", "features", "users", "user_states", "rankings", "idempotency"]
 
 
-def test_nothing_of_a_deleted_user_is_left(serve, settings):
+def test_nothing_of_a_deleted_user_is_left(serve, store):
     client = serve()
     asked = {"query": "q", "documents": ["seen", "judged by u"], "user": "gone user"}
     rank_id = client.post("/v1/rerank", json=asked).json()["id"]
@@ -89,11 +84,10 @@ def test_nothing_of_a_deleted_user_is_left(serve, settings):
     assert client.delete("/v1/users/gone%20user").status_code == 204
     assert client.post("/v1/feedback", json=event).json()["code"] == "rank_not_found"
     serve()
-    path = settings.data_dir / "penchant.sqlite3"
-    assert {table: rows(path, table) for table in TABLES} == {table: [] for table in TABLES}
+    assert {table: rows(store, table) for table in TABLES} == {table: [] for table in TABLES}
 
 
-def test_what_others_need_stays(serve, settings, encoder):
+def test_what_others_need_stays(serve, store, encoder):
     client = serve()
     vote(client, "gone", "of both")
     vote(client, "gone", "of one")
@@ -103,8 +97,7 @@ def test_what_others_need_stays(serve, settings, encoder):
     assert client.get("/v1/users/stays").json()["feedback_events"] == 1
     client.post("/v1/rerank", json={"query": "q", "documents": ["of both", "of one"]})
     assert encoder.texts == ["of one"]
-    path = settings.data_dir / "penchant.sqlite3"
-    assert [len(rows(path, table)) for table in TABLES[:4]] == [1, 1, 1, 1]
+    assert [len(rows(store, table)) for table in TABLES[:5]] == [1, 1, 1, 1, 1]
 
 
 def test_a_deleted_user_starts_afresh(client, encoder):

@@ -1,0 +1,98 @@
+"""Users and their states: where a log stands, and what a bundle made of it so far."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, or_, select
+from sqlalchemy.engine import Connection
+
+from penchant.service.store.inserts import insert_or_replace
+from penchant.service.store.queries import CHUNK, AnyRow
+from penchant.service.store.tables import user_states, users
+
+_SAME_STATE: Final = and_(
+    user_states.c.tenant == users.c.tenant,
+    user_states.c.user_id == users.c.user_id,
+    user_states.c.bundle_version == bindparam("bundle_version"),
+    user_states.c.half_life_days.is_not_distinct_from(
+        bindparam("half_life_days", type_=users.c.information.type)
+    ),
+)
+_STANDING: Final = (
+    select(users, user_states.c.through_seq, user_states.c.state, user_states.c.as_of)
+    .outerjoin(user_states, _SAME_STATE)
+    .where(users.c.tenant == bindparam("tenant"), users.c.user_id.in_(bindparam("users", expanding=True)))
+)
+_VERSION: Final = select(users.c.version, users.c.updated_at).where(
+    users.c.tenant == bindparam("tenant"), users.c.user_id == bindparam("user")
+)
+_BEHIND: Final = or_(user_states.c.through_seq.is_(None), user_states.c.through_seq < users.c.last_seq)
+
+
+def find_standings(
+    connection: Connection,
+    tenant: str,
+    names: Sequence[str],
+    bundle_version: str,
+    half_life_days: float | None,
+) -> dict[str, AnyRow]:
+    """By user, for those that are known: the row of `users`, with `through_seq`, `state` and `as_of` of this bundle.
+
+    The last three are null where no state was saved, or one with other forgetting.
+    """
+    found: dict[str, AnyRow] = {}
+    for start in range(0, len(names), CHUNK):
+        parameters = {
+            "tenant": tenant,
+            "users": names[start : start + CHUNK],
+            "bundle_version": bundle_version,
+            "half_life_days": half_life_days,
+        }
+        found |= {row.user_id: row for row in connection.execute(_STANDING, parameters)}
+    return found
+
+
+def find_version(connection: Connection, tenant: str, user: str) -> tuple[int, float] | None:
+    """(version, updated_at) of a user, None for an unknown one. Cost: one look-up in a primary key."""
+    row = connection.execute(_VERSION, {"tenant": tenant, "user": user}).one_or_none()
+    return None if row is None else (row.version, row.updated_at)
+
+
+def put_users(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Inserts or replaces where users stand."""
+    insert_or_replace(connection, users, rows)
+
+
+def put_states(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Inserts or replaces states."""
+    insert_or_replace(connection, user_states, rows)
+
+
+def count_behind(connection: Connection, bundle_version: str, half_life_days: float | None) -> int:
+    """How many users have events that this bundle's saved state does not know. Cost: a scan of both keys."""
+    return connection.scalar(_behind(func.count()), _of(bundle_version, half_life_days)) or 0
+
+
+def find_behind(
+    connection: Connection,
+    bundle_version: str,
+    half_life_days: float | None,
+    after: tuple[str, str],
+    limit: int,
+) -> list[tuple[str, str]]:
+    """Up to `limit` such users beyond (tenant, user) `after`, in order."""
+    tenant, user = after
+    beyond = or_(users.c.tenant > tenant, and_(users.c.tenant == tenant, users.c.user_id > user))
+    statement = _behind(users.c.tenant, users.c.user_id).where(beyond)
+    rows = connection.execute(
+        statement.order_by(users.c.tenant, users.c.user_id).limit(limit), _of(bundle_version, half_life_days)
+    )
+    return [(row.tenant, row.user_id) for row in rows]
+
+
+def _behind(*columns: ColumnElement[Any]) -> Select[Any]:
+    return select(*columns).select_from(users.outerjoin(user_states, _SAME_STATE)).where(_BEHIND)
+
+
+def _of(bundle_version: str, half_life_days: float | None) -> dict[str, Any]:
+    return {"bundle_version": bundle_version, "half_life_days": half_life_days}
