@@ -13,6 +13,7 @@ from penchant.service.commands_bundle import bundle_app
 from penchant.service.commands_keys import keys_app, tenants_app
 from penchant.service.commands_learning import export, replay
 from penchant.service.commands_models import evaluate, fit
+from penchant.service.commands_store import backup, doctor, restore
 from penchant.service.console import err, out, stop
 from penchant.service.demo import CANDIDATES, LESSONS, QUESTION, walk
 from penchant.service.settings import Settings
@@ -27,6 +28,9 @@ app.command()(fit)
 app.command()(evaluate)
 app.command()(export)
 app.command()(replay)
+app.command()(doctor)
+app.command()(backup)
+app.command()(restore)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(keys_app, name="keys")
 app.add_typer(tenants_app, name="tenants")
