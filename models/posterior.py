@@ -47,6 +47,25 @@ class Utility:
 
 
 @dataclass(frozen=True)
+class StoredNumbers:
+    """What `UserPosterior.to_bytes` wrote, for whichever population.
+
+    Attributes:
+        judgements: How many were learned.
+        surprise: Evidence of a change, in nats.
+        changes: How often older judgements were discounted.
+        linear: `[q]`.
+        precision: `[q, q]`.
+    """
+
+    judgements: int
+    surprise: float
+    changes: int
+    linear: Vector
+    precision: Vector
+
+
+@dataclass(frozen=True)
 class UserPosterior:
     """A user's posterior: population prior × Σ judgement sites.
 
@@ -252,15 +271,34 @@ class UserPosterior:
             raise PosteriorError(f"starts with {blob[: len(_MAGIC)]!r}, a posterior with {_MAGIC!r}")
         if len(blob) != size:
             raise PosteriorError(f"{len(blob)} bytes, a posterior of {q} coordinates has {size}")
-        _, stored_q, archetypes, judgements, surprise, changes = _HEADER.unpack_from(blob)
+        _, stored_q, archetypes, *_ = _HEADER.unpack_from(blob)
         if (stored_q, archetypes) != (q, len(population.weights)):
             raise PosteriorError(
                 f"{stored_q} coordinates and {archetypes} archetypes do not fit this population"
             )
-        numbers = np.frombuffer(blob, "<f4", offset=_HEADER.size).astype(np.float64)
-        if not (np.isfinite(numbers).all() and 0 <= surprise <= LEVEL):
+        found = stored_numbers(blob)
+        if not (
+            np.isfinite(found.linear).all()
+            and np.isfinite(found.precision).all()
+            and 0 <= found.surprise <= LEVEL
+        ):
             raise PosteriorError("a number is not finite, or out of bounds")
-        precision = np.zeros((q, q))
-        precision[np.triu_indices(q)] = numbers[q:]
-        precision = precision + np.triu(precision, 1).T
-        return cls(population, precision, numbers[:q], judgements, surprise, changes)
+        return cls(population, found.precision, found.linear, found.judgements, found.surprise, found.changes)
+
+
+def stored_numbers(blob: bytes) -> StoredNumbers:
+    """Reads what `UserPosterior.to_bytes` wrote, where its population is not at hand.
+
+    Raises:
+        PosteriorError: The bytes are damaged, or of another format.
+    """
+    if blob[: len(_MAGIC)] != _MAGIC or len(blob) < _HEADER.size:
+        raise PosteriorError(f"starts with {blob[: len(_MAGIC)]!r}, a posterior with {_MAGIC!r}")
+    _, q, _, judgements, surprise, changes = _HEADER.unpack_from(blob)
+    if len(blob) != _HEADER.size + 4 * (q + q * (q + 1) // 2):
+        raise PosteriorError(f"{len(blob)} bytes do not hold a posterior of {q} coordinates")
+    numbers = np.frombuffer(blob, "<f4", offset=_HEADER.size).astype(np.float64)
+    precision = np.zeros((q, q))
+    precision[np.triu_indices(q)] = numbers[q:]
+    precision = precision + np.triu(precision, 1).T
+    return StoredNumbers(judgements, surprise, changes, numbers[:q], precision)

@@ -2,10 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
-import orjson
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -13,9 +11,10 @@ from penchant.service.errors import ApiError, internal_error, storage_unavailabl
 from penchant.service.jobs import FeedbackAnswer, FeedbackJob
 from penchant.service.ledger import Ledger
 from penchant.service.rankings import Ranking
+from penchant.service.retention import Retention
 from penchant.service.settings import Settings
 from penchant.service.states import StateCache, UserKey, UserState
-from penchant.service.store import locks, queries, tables
+from penchant.service.store import queries, tables
 from penchant.service.store.database import Database
 from penchant.service.store.failures import is_contention, is_lost_connection, is_unreachable
 from penchant.service.telemetry import Telemetry, log, log_failure
@@ -27,23 +26,8 @@ _PATIENCE_SECONDS: Final = (0.0, 0.05, 0.2)  # between tries, where another serv
 Answer = TypeVar("Answer")
 
 
-@dataclass(frozen=True)
-class Deleted:
-    """What a deletion removed.
-
-    Attributes:
-        feature_keys: Features that nobody needs any more.
-        item_keys: Items that the user had judged.
-        shown: What the user's rankings had shown, as stored.
-    """
-
-    feature_keys: tuple[bytes, ...]
-    item_keys: tuple[bytes, ...]
-    shown: tuple[bytes, ...]
-
-
 class Commits:
-    """Commits groups, deletions and expiry; makes states visible once they are durable.
+    """Commits groups, what is alone, and expiry; makes states visible once they are durable.
 
     Args:
         database: The store.
@@ -56,6 +40,8 @@ class Commits:
 
     Attributes:
         failing: Whether the last attempt to write failed.
+        retention: What removes judgements that are too old; set once it is there.
+        unfinished: Whether it has more to remove.
     """
 
     def __init__(
@@ -78,6 +64,8 @@ class Commits:
         self._clock = clock
         self._next_expiry = 0.0
         self.failing = False
+        self.retention: Retention | None = None
+        self.unfinished = False
 
     def group(
         self, jobs: Sequence[FeedbackJob], rankings: Sequence[Ranking]
@@ -140,21 +128,25 @@ class Commits:
                 return found
         raise AssertionError("the last try returns or raises")
 
-    def delete_user(self, tenant: str, user: str) -> Deleted | ApiError:
-        """Removes a user."""
+    def alone(
+        self, work: Callable[[Connection], Answer], then: Callable[[Answer], None]
+    ) -> Answer | ApiError:
+        """One transaction for a purpose of its own; `then` is called once it is durable."""
         try:
-            with self._database.writing() as connection:
-                locks.hold_tenant(connection, tenant)  # somebody may be about to judge a text of this user's
-                found = queries.delete_user(connection, tenant, user, orjson.dumps(user).decode())
+            found = self._persistent(lambda connection, _again: work(connection))
+        except ApiError as error:  # the request is to blame; nothing was changed
+            return error
         except Exception as error:
             return self._failure(error)
         self.failing = False
-        self._cache.publish((tenant, user), None)
-        return Deleted(*found)
+        then(found)
+        return found
 
     def expire(self) -> None:
         """Removes what is too old, when it is time; after a failure it finds out whether writing works again."""
         now, settings = self._clock(), self._settings
+        if self.unfinished:
+            self._remove_old(now)
         if not self.failing and now < self._next_expiry:
             return
         self._next_expiry = now + settings.expiry_interval_seconds
@@ -170,6 +162,17 @@ class Commits:
             return
         self.failing = False
         self._telemetry.expired_rows.inc(removed)
+        self._remove_old(now)
+
+    def _remove_old(self, now: float) -> None:
+        """One step of the tenants' retention."""
+        self.unfinished = False
+        if self.retention is None:
+            return
+        try:
+            self.unfinished = self.retention.step(self._persistent, now)
+        except Exception as error:
+            self._failure(error)
 
     def _failure(self, error: Exception) -> ApiError:
         self.failing = True

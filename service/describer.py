@@ -93,6 +93,11 @@ class Describer:
         for key in keys:
             self._drop((tenant, key))
 
+    def clear(self) -> None:
+        """Drops everything."""
+        self._rows.clear()
+        self._bytes = 0
+
     def _get(self, tenant: str, key: bytes) -> _Row | None:
         row = self._rows.get((tenant, key))
         if row is not None:

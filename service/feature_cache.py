@@ -62,6 +62,11 @@ class FeatureCache:
         for key in keys:
             self._drop((tenant, key))
 
+    def clear(self) -> None:
+        """Drops everything."""
+        self._entries.clear()
+        self.bytes = 0
+
     def _drop(self, entry: tuple[str, bytes]) -> None:
         feature = self._entries.pop(entry, None)
         if feature is not None:

@@ -11,10 +11,8 @@ import orjson
 
 from penchant.models.reward import item_key
 from penchant.service.current_states import UserStates
-from penchant.service.describer import Describer
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.events import parse_event, split_body
-from penchant.service.feature_cache import FeatureCache
 from penchant.service.featurizer import Featurizer
 from penchant.service.jobs import FeedbackAnswer, FeedbackJob, Idempotency, JudgedFeatures, ReadyEvent
 from penchant.service.quotas import Kind, Quotas
@@ -40,8 +38,6 @@ class Learner:
         writer: Logs and learns.
         states: Tells new users from known ones.
         quotas: How much a tenant may send.
-        cache: Features in memory, to forget with a user.
-        describer: Items in memory, likewise.
         database: Holds answers to idempotency keys.
         readers: Threads in which it is asked.
         telemetry: Counts events.
@@ -57,8 +53,6 @@ class Learner:
         writer: Writer,
         states: UserStates,
         quotas: Quotas,
-        cache: FeatureCache,
-        describer: Describer,
         database: Database,
         readers: Executor,
         telemetry: Telemetry,
@@ -71,8 +65,6 @@ class Learner:
         self._writer = writer
         self._states = states
         self._quotas = quotas
-        self._cache = cache
-        self._describer = describer
         self._database = database
         self._readers = readers
         self._telemetry = telemetry
@@ -111,20 +103,6 @@ class Learner:
             return await self._learn(tenant, body, header_user, idempotency, timings)
         finally:
             self._in_flight.discard((tenant, key))
-
-    async def forget(self, tenant: str, user: str) -> None:
-        """Removes a user from store and memory."""
-        deleted = await self._writer.delete_user(tenant, user)
-        self._rankings.forget_user(tenant, user)
-        self._cache.forget(tenant, deleted.feature_keys)
-        self._describer.forget(tenant, deleted.item_keys)
-        for stored in deleted.shown:
-            shown = orjson.loads(stored)
-            prompts, texts = shown["prompts"], shown["texts"]
-            for i, text in enumerate(texts):
-                prompt = prompts[i if len(prompts) > 1 else 0]
-                self._cache.forget(tenant, [self._featurizer.extractor.key(text, prompt)])
-                self._describer.forget(tenant, [item_key(prompt, text)])
 
     async def _earlier(self, tenant: str, idempotency: Idempotency) -> bytes | None:
         """The answer that was given under this key, None where it is new or has expired."""
@@ -181,6 +159,9 @@ class Learner:
         for kind, outcome in answer.outcomes:
             self._telemetry.events.labels(kind, outcome).inc()
         self._telemetry.users_changed.inc(answer.changes)
+        self._telemetry.bursts.inc(answer.bursts)
+        for reason in answer.flags:
+            self._telemetry.discounted_events.labels(reason).inc()
         return answer.body
 
     async def _write(

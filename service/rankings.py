@@ -5,7 +5,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
@@ -118,12 +118,26 @@ class Rankings:
             return None
         return ranking
 
-    def forget_user(self, tenant: str, user: str) -> None:
-        """Drops a user's rankings from memory."""
-        for key in [k for k, r in self._recent.items() if r.tenant == tenant and r.user == user]:
-            self._bytes -= self._recent.pop(key).size
-        for key in [k for k, r in self._unwritten.items() if r.tenant == tenant and r.user == user]:
-            del self._unwritten[key]
+    def texts_of(self, tenant: str, user: str) -> list[tuple[str, str]]:
+        """(prompt, text) of all that memory holds for a user."""
+        held = {**self._unwritten, **self._recent}.values()
+        mine = [ranking for ranking in held if ranking.tenant == tenant and ranking.user == user]
+        return [ranking.shown(index) for ranking in mine for index in range(len(ranking.texts))]
+
+    def drop(self, unwanted: Callable[[str, str], bool]) -> None:
+        """Drops rankings for some users from memory; asked with tenant and user."""
+        for held in (self._recent, self._unwritten):
+            for key in [k for k, r in held.items() if r.user is not None and unwanted(r.tenant, r.user)]:
+                ranking = held.pop(key)
+                if held is self._recent:
+                    self._bytes -= ranking.size
+
+    def rename(self, tenant: str, source: str, user: str) -> None:
+        """What was shown to one user was shown to another."""
+        for held in (self._recent, self._unwritten):
+            for key, ranking in held.items():
+                if ranking.tenant == tenant and ranking.user == source:
+                    held[key] = replace(ranking, user=user)
 
     def _read(self, tenant: str, rank_id: str) -> Ranking | None:
         with self._database.looking_up() as connection:

@@ -23,13 +23,18 @@ from penchant.service.fold import Fold
 from penchant.service.forgetting import Forgetting
 from penchant.service.learning import Learner
 from penchant.service.ledger import Ledger
+from penchant.service.memories import KIND as FORGET
+from penchant.service.memories import Memories
 from penchant.service.rankings import Rankings
 from penchant.service.rebuild import BatchedReader, Replayer
+from penchant.service.retention import Retention
 from penchant.service.scoring import Scorer
 from penchant.service.settings import Settings
 from penchant.service.states import StateCache
 from penchant.service.store.database import Database
 from penchant.service.telemetry import Telemetry, log
+from penchant.service.trust import TrustPolicy
+from penchant.service.user_data import UserData
 from penchant.service.writer import Writer
 
 _HOUR: Final = 3600.0
@@ -103,6 +108,7 @@ class Runtime:
     states: UserStates
     scorer: Scorer
     learner: Learner
+    user_data: UserData
     explainer: Explainer
     clock: Callable[[], float]
     started_at: float
@@ -162,7 +168,10 @@ async def start(
         fold=fold,
         clock=clock,
     )
-    ledger = Ledger(fold, state_cache, settings.idempotency_ttl_hours * _HOUR)
+    policy = TrustPolicy(
+        settings.max_daily_information, settings.burst_events, settings.sustained_events_per_minute
+    )
+    ledger = Ledger(fold, state_cache, settings.idempotency_ttl_hours * _HOUR, policy)
     commits = Commits(
         database=database,
         ledger=ledger,
@@ -199,12 +208,38 @@ async def start(
         writer=writer,
         states=states,
         quotas=access.quotas,
-        cache=feature_cache,
-        describer=describer,
         database=database,
         readers=readers,
         telemetry=telemetry,
         clock=clock,
+    )
+    memories = Memories(
+        loop=asyncio.get_running_loop(),
+        states=state_cache,
+        features=feature_cache,
+        describer=describer,
+        rankings=rankings,
+        telemetry=telemetry,
+    )
+    feed.subscribe(FORGET, memories.hear)
+    user_data = UserData(
+        writer=writer,
+        database=database,
+        memories=memories,
+        rankings=rankings,
+        states=state_cache,
+        fold=fold,
+        extractor=extractor,
+        telemetry=telemetry,
+        clock=clock,
+    )
+    commits.retention = Retention(
+        tenancy=access.tenancy,
+        states=state_cache,
+        memories=memories,
+        start=fold.start,
+        shared=database.shared,
+        telemetry=telemetry,
     )
     batcher.start()
     writer.start()
@@ -227,6 +262,7 @@ async def start(
         states,
         scorer,
         learner,
+        user_data,
         Explainer(bundle.reward, extractor.identity, database),
         clock,
         clock(),

@@ -62,6 +62,11 @@ class Tenancy:
             for tenant, own in stored.items()
         }
 
+    def retentions(self) -> dict[str, float]:
+        """Days that judgements are kept, of the tenants that do not keep them for ever."""
+        kept = {tenant: own.retention_days for tenant, own in self._of.items()}
+        return {tenant: days for tenant, days in kept.items() if days is not None}
+
     def of(self, tenant: str) -> TenantSettings:
         """What holds for a tenant. Cost: a dictionary look-up."""
         return self._of.get(tenant, self._default)

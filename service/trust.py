@@ -22,8 +22,8 @@ from typing import Any, Final
 PRIOR: Final = (2.0, 1.0)
 """Beta of an account nobody knows."""
 
-MOST: Final = (4.0, 9.0)
-"""Bounds of α and β: at worst a judgement counts 27 % of a fresh account's."""
+MOST: Final = (3.0, 9.0)
+"""Bounds of α and β: at worst a judgement counts 27 % of what a fresh account's does."""
 
 EXPECTED: Final = 0.02
 """What a judgement at a person's pace adds to α."""
@@ -31,8 +31,9 @@ EXPECTED: Final = 0.02
 HASTY: Final = 0.1
 """What one that finds the bucket empty adds to β."""
 
-CHANGED: Final = 0.5
-"""What a change of behaviour adds to β: people change, accounts that are taken over do so too."""
+CHANGED: Final = 1.0
+"""What a change of behaviour adds to β: people change, and accounts that are taken over do. With the best record what
+follows counts 90 %, until time forgives."""
 
 HALF_LIFE_SECONDS: Final = 86_400.0
 """After so long half of what α and β have beyond the prior is forgotten."""

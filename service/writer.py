@@ -1,7 +1,7 @@
 """One thread owns the write connection. What waits at the same time is committed together.
 
 feedback ─┐
-deletion ─┼→ queue → owner thread: one group, one transaction, fsync → publish states → answers
+others   ─┼→ queue → owner thread: one group, one transaction, fsync → publish states → answers
 rankings ─┘          (rankings are gathered for a moment; nobody waits for them)
 """
 
@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from penchant.service.commits import Commits, Deleted
+from sqlalchemy import Connection
+
+from penchant.service.commits import Commits
 from penchant.service.errors import ApiError, OverloadedError, internal_error
 from penchant.service.jobs import FeedbackAnswer, FeedbackJob
 from penchant.service.rankings import Ranking
@@ -30,10 +32,16 @@ class _Feedback:
 
 
 @dataclass(frozen=True, eq=False)
-class _Deletion:
-    tenant: str
-    user: str
-    done: "asyncio.Future[Deleted]"
+class _Alone:
+    """A transaction of its own, between groups.
+
+    Attributes:
+        action: What it is; an `ApiError` where it failed.
+        done: Gets what it gave.
+    """
+
+    action: Callable[[], Any]
+    done: "asyncio.Future[Any]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +50,7 @@ class _Shown:
     done: tuple[Callable[[], object], ...]
 
 
-_Task = _Feedback | _Deletion | _Shown
+_Task = _Feedback | _Alone | _Shown
 
 
 class Writer:
@@ -105,15 +113,19 @@ class Writer:
         finally:
             self._queued_events -= events
 
-    async def delete_user(self, tenant: str, user: str) -> Deleted:
-        """Removes a user; returns when that is durable.
+    async def alone(self, work: Callable[[Connection], Answer], then: Callable[[Answer], None]) -> Answer:
+        """Changes the store in a transaction of its own; what was shown before is written before.
+
+        Args:
+            work: What is done, on the writer's thread.
+            then: Called there once that is durable, before anything else is written.
 
         Raises:
-            ApiError: `storage_unavailable`.
+            ApiError: What `work` raised; `storage_unavailable`.
         """
-        self._hand_over_rankings()  # the user's must be written before they can be deleted
-        done: asyncio.Future[Deleted] = asyncio.get_running_loop().create_future()
-        self._queue.put(_Deletion(tenant, user, done))
+        self._hand_over_rankings()
+        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._queue.put(_Alone(lambda: self._commits.alone(work, then), done))
         return await done
 
     def write_ranking(self, ranking: Ranking, done: Callable[[], object]) -> None:
@@ -150,10 +162,12 @@ class Writer:
             self._commits.expire()
 
     def _gather(self) -> list[_Task]:
-        """What waits, up to the bound; a deletion is always alone."""
+        """What waits, up to the bound; what is to be alone is."""
         idle = _PROBE_SECONDS if self._commits.failing else self._settings.expiry_interval_seconds
+        if self._commits.unfinished:
+            idle = 0.0
         first = self._take(idle)
-        if first is None or isinstance(first, _Deletion):
+        if first is None or isinstance(first, _Alone):
             return [] if first is None else [first]
         group: list[_Task] = [first]
         events = _weight(first)
@@ -161,7 +175,7 @@ class Writer:
             work = self._take(0.0)
             if work is None:
                 break
-            if isinstance(work, _Deletion):
+            if isinstance(work, _Alone):
                 self._held = work
                 break
             group.append(work)
@@ -196,10 +210,9 @@ class Writer:
             self._call(lambda: self._leave(shown))
 
     def _write(self, group: Sequence[_Task]) -> None:
-        if isinstance(group[0], _Deletion):
-            deletion = group[0]
-            deleted = self._commits.delete_user(deletion.tenant, deletion.user)
-            self._call(lambda: _resolve([(deletion.done, deleted)]))
+        if isinstance(group[0], _Alone):
+            done, answer = group[0].done, group[0].action()
+            self._call(lambda: _resolve([(done, answer)]))
             return
         feedback = [work for work in group if isinstance(work, _Feedback)]
         rankings = [ranking for work in group if isinstance(work, _Shown) for ranking in work.rankings]

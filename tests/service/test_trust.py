@@ -1,9 +1,20 @@
 """How much an account's judgements count: the arithmetic, and what a server makes of it."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
+from penchant.models.encoder import HashingEncoder
+from penchant.models.features import FeatureExtractor
+from penchant.models.testing import tiny_bundle
+from penchant.service.fold import Fold
+from penchant.service.forgetting import Forgetting
+from penchant.service.replaying import replay
+from penchant.service.settings import Settings
+from penchant.service.store.database import Database
 from penchant.service.trust import (
     CHANGED,
     EPISODE_SECONDS,
@@ -18,6 +29,7 @@ from penchant.service.trust import (
 START = 1_800_000_000.0  # 08:00 UTC
 DAY = 86_400.0
 POLICY = TrustPolicy()
+Serve = Callable[..., TestClient]
 
 
 def weighed(
@@ -82,7 +94,7 @@ def test_a_burst_is_flagged_once_and_believed_less_with_every_judgement() -> Non
     discounts = [one.discount for one in found[250:]]
     assert discounts == sorted(discounts, reverse=True)
     assert state.beta == MOST[1]
-    assert discounts[-1] == pytest.approx(state.trust) == pytest.approx(4 / 13 * 3 / 2)
+    assert discounts[-1] == pytest.approx(state.trust) == pytest.approx(3 / 12 * 3 / 2)
     _, later = weighed([START + EPISODE_SECONDS * 3 + i / 1e3 for i in range(500)], state, policy)
     assert sum(one.begins_burst for one in later) == 1
 
@@ -125,7 +137,7 @@ def test_a_change_of_behaviour_costs_some_trust() -> None:
     state = TrustState(as_of=START)
     once = state.changed()
     assert once.beta == 1 + CHANGED
-    assert once.trust == pytest.approx(2 / 3.5 * 1.5)
+    assert once.trust == pytest.approx(2 / 4 * 1.5)
     for _ in range(100):
         once = once.changed()
     assert once.beta == MOST[1]
@@ -156,3 +168,90 @@ def test_two_accounts_that_are_one_are_no_better_than_the_worse() -> None:
         )
     next_day, _ = weighed([START + DAY])
     assert next_day.joined(bad).information == 1.0
+
+
+# What a server makes of it
+
+CANDIDATES = [f"candidate {number} " + "word " * number for number in range(6)]
+
+
+def judge(client: TestClient, user: str, number: int, *, batch: int = 100) -> None:
+    """So many judgements at one moment: the longer text of every pair is better."""
+    for start in range(0, number, batch):
+        events = [
+            {
+                "type": "preference",
+                "user": user,
+                "chosen": CANDIDATES[5 - i % 5],
+                "rejected": CANDIDATES[4 - i % 5],
+            }
+            for i in range(start, min(start + batch, number))
+        ]
+        answer = client.post("/v1/feedback", json={"events": events}).json()
+        assert answer["accepted"] == len(events)
+
+
+def metric(client: TestClient, name: str) -> float:
+    found = re.search(rf"^{re.escape(name)} (\S+)$", client.get("/metrics").text, re.M)
+    return float(found.group(1)) if found else 0.0
+
+
+def ranked(client: TestClient, user: str) -> Any:
+    body = {"query": "which?", "documents": CANDIDATES, "user": user}
+    return client.post("/v1/rerank", json=body).json()["results"]
+
+
+def test_nothing_an_account_does_changes_anothers_ranking(client: TestClient) -> None:
+    judge(client, "good", 20)
+    before = {user: ranked(client, user) for user in ("good", "nobody yet")}
+    judge(client, "bad", 1000)
+    assert {user: ranked(client, user) for user in before} == before
+    assert ranked(client, "bad") != before["nobody yet"]
+
+
+def test_an_import_is_learned_whole_and_a_flood_is_not(
+    client: TestClient, store: Any, settings: Settings
+) -> None:
+    judge(client, "busy", 200)
+    rows = store.run("SELECT discount, flags FROM feedback_events WHERE user_id = 'busy'")
+    assert rows == [(1.0, None)] * 200
+    assert metric(client, "penchant_bursts_total") == 0
+    judge(client, "flood", 1000)
+    rows = store.run(
+        "SELECT weight, discount, flags FROM feedback_events WHERE user_id = 'flood' ORDER BY seq"
+    )
+    assert len(rows) == 1000
+    assert sum(weight * discount for weight, discount, _ in rows) <= 300 + 1e-9
+    assert [flags for *_, flags in rows[:250]] == [None] * 250
+    assert all("burst" in flags for *_, flags in rows[250:])
+    assert rows[-1][2] == "burst,trust,capped"
+    assert metric(client, "penchant_bursts_total") == 1
+    assert metric(client, 'penchant_events_discounted_total{reason="burst"}') == 750
+    assert client.get("/v1/users/flood").json()["feedback_events"] == 1000
+    extractor = FeatureExtractor(HashingEncoder())
+    bundle = tiny_bundle(extractor)
+    database = Database.open(settings, exclusive=False)
+    fold = Fold(bundle.reward, Forgetting(None), bundle.version, extractor.identity)
+    found = replay(database, fold, as_of=START)
+    database.close()
+    assert (found.users, found.equal) == (2, 2)
+
+
+def test_a_change_of_behaviour_lowers_what_comes_after(serve: Serve, clock: Any, store: Any) -> None:
+    client = serve()
+    judge(client, "u", 60)
+    back = [
+        {"type": "preference", "user": "u", "chosen": CANDIDATES[i % 5], "rejected": CANDIDATES[i % 5 + 1]}
+        for i in range(60)
+    ]
+    for start in range(0, 60, 10):
+        client.post("/v1/feedback", json={"events": back[start : start + 10]})
+    assert metric(client, "penchant_users_changed_total") >= 1
+    rows = store.run("SELECT discount, flags FROM feedback_events WHERE user_id = 'u' ORDER BY seq")
+    assert rows[59] == (1.0, None)
+    assert rows[-1][1] == "trust"
+    assert 0.5 < rows[-1][0] < 1.0
+    clock.now += 10 * DAY
+    client.post("/v1/feedback", json=back[0])
+    (last,) = store.run("SELECT discount, flags FROM feedback_events WHERE user_id = 'u' AND seq = 121")
+    assert last == (1.0, None) or last[0] > 0.999
