@@ -6,8 +6,12 @@ import tracemalloc
 import zipfile
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import Float, Integer, LargeBinary, delete, insert, select
+from typer.testing import CliRunner
 
+from penchant.service.commands import app
+from penchant.service.settings import Settings
 from penchant.service.store.archive import read_archive, write_archive
 from penchant.service.store.database import Database
 from penchant.service.store.manifest import ArchiveError, read_manifest
@@ -27,8 +31,7 @@ def value(column, n):
         return n
     if column.nullable and n % 3 == 2:
         return None
-    text = TEXTS[n % 4] + str(n) * (column.primary_key or column.index is not None)
-    return (text + str(n))[:32]
+    return f"{n}{TEXTS[n % 4]}"[: column.type.length]
 
 
 def fill(database, rows=7):
@@ -39,20 +42,26 @@ def fill(database, rows=7):
             connection.execute(insert(table), made)
 
 
+def plain(value):
+    """Of the two zeros, SQLite knows one."""
+    return value + 0.0 if isinstance(value, float) else value
+
+
 def contents(database):
     with database.reading() as connection:
         return {
-            table.name: sorted(map(repr, connection.execute(select(table))))
+            table.name: sorted(repr([plain(v) for v in row]) for row in connection.execute(select(table)))
             for table in metadata.sorted_tables
         }
 
 
 @pytest.fixture
-def open_store(tmp_path):
+def open_store(new_store):
+    """Opens new stores, all of one kind."""
     opened = []
 
-    def opening(name):
-        opened.append(Database(tmp_path / name))
+    def opening():
+        opened.append(Database.open(Settings(**new_store().place)))
         return opened[-1]
 
     yield opening
@@ -63,7 +72,7 @@ def open_store(tmp_path):
 @pytest.fixture
 def full(open_store):
     """A store with seven rows in each table."""
-    database = open_store("full")
+    database = open_store()
     fill(database)
     return database
 
@@ -104,7 +113,7 @@ def with_manifest(file, **changes):
 
 
 def test_every_row_of_every_table_comes_back(full, archive, open_store):
-    other = open_store("other")
+    other = open_store()
     manifest = restore(other, archive)
     assert contents(other) == contents(full)
     assert {card.name: card.rows for card in manifest.tables} == dict.fromkeys(metadata.tables, 7)
@@ -114,7 +123,7 @@ def test_every_row_of_every_table_comes_back(full, archive, open_store):
 
 
 def test_an_empty_store_takes_the_archive_s_salt(full, archive, open_store):
-    other = open_store("other")
+    other = open_store()
     other.salt()
     restore(other, archive)
     with other.reading() as connection:
@@ -140,7 +149,7 @@ def test_an_archive_is_of_one_moment(full):
 
 
 def test_nothing_is_restored_over_anything(archive, open_store):
-    other = open_store("other")
+    other = open_store()
     with other.writing() as connection:
         row = {"tenant": "t", "rank_id": "r", "user_id": "u", "shown": b"{}", "created_at": 1.0}
         connection.execute(insert(rankings), row)
@@ -155,7 +164,7 @@ def lose_a_row(name, data):
 
 
 def change_a_row(name, data):
-    return data.replace(b"plain", b"plane", 1) if name == "feedback_events.jsonl" else data
+    return data.replace(b"1plain", b"1plane", 1) if name == "feedback_events.jsonl" else data
 
 
 def cut(file):
@@ -183,7 +192,7 @@ def flip(file):
     ],
 )
 def test_a_spoilt_archive_restores_nothing(archive, open_store, spoil, reason):
-    other = open_store("other")
+    other = open_store()
     before = contents(other)
     with pytest.raises(ArchiveError, match=reason):
         restore(other, spoil(archive))
@@ -191,7 +200,7 @@ def test_a_spoilt_archive_restores_nothing(archive, open_store, spoil, reason):
 
 
 def test_memory_does_not_grow_with_the_store(open_store, tmp_path):
-    database = open_store("large")
+    database = open_store()
     with database.writing() as connection:
         made = [
             {
@@ -213,7 +222,103 @@ def test_memory_does_not_grow_with_the_store(open_store, tmp_path):
         tracemalloc.stop()
     with (tmp_path / "archive").open("rb") as file:
         tracemalloc.start()
-        restore(open_store("other"), file)
+        restore(open_store(), file)
         peak = max(peak, tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peak < 4 * 2**20  # of 12 MiB of vectors
+
+
+KINDS = [
+    {"type": "vote", "text": "boat sea", "value": 1, "event_id": "e1"},
+    {"type": "preference", "prompt": "p", "chosen": "boat", "rejected": "sea"},
+    {"type": "choice", "candidates": ["a", "b", "c"], "index": 1},
+    {"type": "retract", "target_event_id": "e1"},
+]
+ASKED = {"prompt": "p", "candidates": ["boat sea", "a", "something else"], "user": "u"}
+
+
+def run(*told, **place):
+    options = [f"--data-dir={place['data_dir']}"]
+    if "store_url" in place:
+        options.append(f"--store-url={place['store_url'].get_secret_value()}")
+    return CliRunner().invoke(app, [*map(str, told), *options])
+
+
+def taught(client):
+    for event in KINDS:
+        assert client.post("/v1/feedback", json=event | {"user": "u"}).json()["accepted"] == 1
+
+
+def known(client):
+    """What a server knows of the user: answers that only the same log and the same state give."""
+    told = client.get("/v1/users/u").json()
+    log = client.get("/v1/users/u/feedback").json()["data"]
+    return client.post("/v1/best-of-n", json=ASKED).json()["results"], told, log
+
+
+def test_a_backup_of_a_serving_store_is_restored_and_served(serve, store, fresh, tmp_path):
+    client = serve()
+    taught(client)
+    file = tmp_path / "backup.zip"
+    done = run("backup", file, **store.place)
+    assert done.exit_code == 0, done.output
+    assert "feedback_events 4" in done.output
+    assert file.stat().st_mode & 0o777 == 0o600
+    before = known(client)
+    vote = KINDS[0] | {"user": "u", "event_id": "later"}
+    assert client.post("/v1/feedback", json=vote).json()["accepted"] == 1  # after the moment of the backup
+    done = run("restore", file, **fresh.place)
+    assert done.exit_code == 0, done.output
+    assert "checksums right" in done.output
+    client = serve(**fresh.place)
+    assert known(client) == before
+    assert client.post("/v1/feedback", json=KINDS[0] | {"user": "u"}).json()["duplicates"] == 1
+
+
+@pytest.mark.parametrize("new_store", ["sqlite"], indirect=True)
+def test_a_backup_is_the_way_from_one_kind_of_database_to_the_other_and_back(
+    serve, store, fresh, postgres, tmp_path
+):
+    client = serve()
+    taught(client)
+    before = known(client)
+    shared = {"data_dir": tmp_path, "store_url": SecretStr(postgres.new())}
+    for name, here, there in (("one", store.place, shared), ("two", shared, fresh.place)):
+        assert run("backup", tmp_path / name, **here).exit_code == 0
+        done = run("restore", tmp_path / name, **there)
+        assert done.exit_code == 0, done.output
+        assert known(serve(**{"store_url": None} | there)) == before
+        serve(**store.place)  # nobody serves what is read next
+
+
+def test_commands_say_why_they_do_not(serve, store, fresh, tmp_path):
+    taught(serve())
+    file = tmp_path / "backup.zip"
+    assert run("backup", file, **store.place).exit_code == 0
+    written = file.read_bytes()
+    again = run("backup", file, **store.place)
+    assert again.exit_code == 2
+    assert "is there already" in again.output
+    assert file.read_bytes() == written
+    over = run("restore", file, **store.place)
+    assert over.exit_code == 1
+    assert "not empty" in over.output or "Another server uses" in over.output
+    assert "No such file" in run("restore", tmp_path / "nothing", **fresh.place).output
+    file.write_bytes(written[:-100])
+    cut_short = run("restore", file, **fresh.place)
+    assert cut_short.exit_code == 1
+    assert "cut short" in cut_short.output
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".backup")] == []
+
+
+def test_a_backup_that_fails_leaves_no_file(serve, store, tmp_path, monkeypatch):
+    taught(serve())
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("penchant.service.commands_store.os.fsync", full)
+    done = run("backup", tmp_path / "backup.zip", **store.place)
+    assert done.exit_code == 1
+    assert "No space left on device" in done.output
+    assert [path.name for path in tmp_path.iterdir() if "backup" in path.name] == []
