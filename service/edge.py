@@ -17,7 +17,7 @@ _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _QUIET: Final = frozenset({"/healthz", "/readyz", "/health", "/metrics"})
 _CLIENT_LEFT: Final = 499
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # labels must be bounded
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # bounds the labels
 
 RANKING_PATHS: Final = frozenset(
     {"/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/v1/best-of-n"}

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 
 from penchant.service.identity import MAX_USER_CHARS, user_fault
 
+_NO_NUL: Final = r"^[^\x00]*$"  # PostgreSQL stores none
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
 
@@ -140,14 +141,20 @@ class Event(Exact):
     """What every kind of feedback event has."""
 
     event_id: str | None = Field(
-        default=None, min_length=1, max_length=128, description="makes the event idempotent"
+        default=None, min_length=1, max_length=128, pattern=_NO_NUL, description="makes the event idempotent"
     )
     user: UserId | None = None
-    rank_id: str | None = Field(default=None, min_length=1, max_length=64)
+    rank_id: str | None = Field(default=None, min_length=1, max_length=64, pattern=_NO_NUL)
     timestamp: Timestamp | None = Field(default=None, description="RFC 3339, with offset")
-    source: str | None = Field(default=None, min_length=1, max_length=64)
+    source: str | None = Field(default=None, min_length=1, max_length=64, pattern=_NO_NUL)
     weight: float | None = Field(default=None, gt=0, le=1)
     metadata: dict[str, Any] | None = None
+
+
+class MergeRequest(Exact):
+    """A provisional user who turns out to be somebody known."""
+
+    source: UserId = Field(alias="from", description="whose feedback is given to the user of the path")
 
 
 class PreferenceEvent(Event):
@@ -200,7 +207,7 @@ class RetractEvent(Event):
     """
 
     type: Literal["retract"]
-    target_event_id: str = Field(min_length=1, max_length=128)
+    target_event_id: str = Field(min_length=1, max_length=128, pattern=_NO_NUL)
 
 
 class TextEvent(Event):

@@ -167,6 +167,10 @@ INVALID = [
     ("/v1/feedback", EDIT | {"edited": "b" * 100_001}, "/edited"),
     ("/v1/feedback", EDIT | {"original": "b" * 100_001}, "/original"),
     ("/v1/feedback", EDIT | {"text": "b"}, "/text"),
+    ("/v1/feedback", VOTE | {"event_id": "a\x00b"}, "/event_id"),  # PostgreSQL stores no NUL
+    ("/v1/feedback", VOTE | {"source": "a\x00b"}, "/source"),
+    ("/v1/feedback", SHOWN | {"rank_id": "a\x00b"}, "/rank_id"),
+    ("/v1/feedback", RETRACT | {"target_event_id": "a\x00b"}, "/target_event_id"),
     ("/v1/feedback", RETRACT | {"target_event_id": None}, "/target_event_id"),
     ("/v1/feedback", RETRACT | {"target_event_id": ""}, "/target_event_id"),
     ("/v1/feedback", RETRACT | {"target_event_id": "e" * 129}, "/target_event_id"),

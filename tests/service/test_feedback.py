@@ -321,3 +321,21 @@ def test_a_refused_request_leaves_its_key_free(client):
 def test_keys_that_are_none(client, key):
     vote = {"type": "vote", "user": "u", "text": "t", "value": 1}
     assert send(client, vote, headers={"Idempotency-Key": key}, status=422)["code"] == "validation_failed"
+
+
+def test_texts_may_hold_nul_on_every_store(client):
+    user = "nul"
+    for text in ("a\x00b", "\x00"):
+        body = {"query": text, "documents": [text, "a"], "user": user, "model": None}
+        assert client.post("/v1/rerank", json=body).status_code == 200
+        event = {
+            "type": "vote",
+            "value": 1,
+            "user": user,
+            "text": text,
+            "prompt": text,
+            "metadata": {"k\x00": text},
+        }
+        assert client.post("/v1/feedback", json=event).status_code == 200
+    logged = client.get(f"/v1/users/{user}/feedback").json()["data"]
+    assert [one["event"]["text"] for one in logged] == ["a\x00b", "\x00"]
