@@ -161,14 +161,16 @@ def list_tenants(data_dir: DataDir = None, store_url: StoreUrl = None, as_json: 
         stored = keys.all_keys(connection)
     valid = [key.tenant for key in stored if key.revoked_at is None]
     names = sorted({*settings, *(key.tenant for key in stored)})
-    rows = [{"tenant": name, "keys": valid.count(name), "settings": settings.get(name, {})} for name in names]
     if as_json:
+        rows = [
+            {"tenant": name, "keys": valid.count(name), "settings": settings.get(name, {})} for name in names
+        ]
         typer.echo(json.dumps(rows))
         return
     table = Table("tenant", "valid keys", "settings of its own")
-    for row in rows:
-        own = ", ".join(f"{name}={value}" for name, value in row["settings"].items())
-        table.add_row(row["tenant"], str(row["keys"]), own)
+    for name in names:
+        own = ", ".join(f"{field}={value}" for field, value in settings.get(name, {}).items())
+        table.add_row(name, str(valid.count(name)), own)
     out.print(table)
 
 

@@ -8,7 +8,7 @@ import orjson
 from sqlalchemy import Connection, Executable, Table, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from penchant.service.store.tables import api_keys, tenant_usage, tenants, user_states
+from penchant.service.store.tables import api_keys, tenant_usage, tenants, users
 
 CHUNK: Final = 500  # tenants in one IN list
 Usage = Mapping[tuple[str, str], int]
@@ -106,13 +106,8 @@ def usage(connection: Connection, day: int, of: Collection[str] | None = None) -
 
 def count_users(connection: Connection, of: Iterable[str]) -> dict[str, int]:
     """How many users of each tenant have given feedback. Cost: one pass over the index of these tenants' users."""
-    states = user_states.c
     return {
-        tenant: connection.scalar(
-            select(func.count(states.user_id.distinct())).where(states.tenant == tenant)
-        )
-        or 0
-        for tenant in of
+        tenant: connection.scalar(select(func.count()).where(users.c.tenant == tenant)) or 0 for tenant in of
     }
 
 

@@ -1,5 +1,7 @@
 """What servers and commands of one store tell each other."""
 
+import threading
+
 import pytest
 from sqlalchemy.exc import OperationalError
 
@@ -9,8 +11,8 @@ from penchant.service.store.database import Database
 
 
 @pytest.fixture
-def database(tmp_path):
-    database = Database(tmp_path / "data")
+def database(settings):
+    database = Database.open(settings)
     yield database
     database.close()
 
@@ -121,6 +123,22 @@ def test_numbers_never_begin_again(database, clock):
     tell(database, clock, "keys")
     with database.reading() as connection:
         assert [change.number for change in rows.after(connection, 0)] == [2, 3]
+
+
+def test_numbers_become_visible_in_their_order(database, clock):
+    """A change that was told first and is committed late holds later ones up: no reader can pass it by."""
+    other = threading.Thread(target=tell, args=(database, clock, "bundle"))
+    with database.writing() as connection:
+        rows.append(connection, "acme", "keys", {}, clock())
+        other.start()
+        with database.reading() as reader:
+            assert rows.after(reader, 0) == []
+    other.join(timeout=30)
+    with database.reading() as connection:
+        assert [(change.number, change.kind) for change in rows.after(connection, 0)] == [
+            (1, "keys"),
+            (2, "bundle"),
+        ]
 
 
 def test_the_feed_itself_removes_what_is_old(database, feed, clock):

@@ -47,13 +47,15 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """Makes a server's app: `start(max_events=3)`."""
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def start(request, tmp_path_factory):
+    """Makes a server's app on an empty store: `start(max_events=3)`."""
 
     def make(**changes):
         extractor = FeatureExtractor(HashingEncoder())
         folder = tmp_path_factory.mktemp("data")
+        if request.param == "postgresql":
+            changes["store_url"] = SecretStr(request.getfixturevalue("postgres").new())
         place = Settings(data_dir=folder, api_keys={"acme": SecretStr("acme-key")}, **changes)
         return create_app(place, extractor=extractor, bundle=tiny_bundle(extractor))
 
@@ -74,7 +76,7 @@ def learn(client):
     assert client.post("/v1/feedback", json=vote, headers=ALLOWED).status_code == 200
 
 
-@pytest.mark.slow  # a minute for all
+@pytest.mark.slow  # two minutes for all
 @pytest.mark.parametrize(("label", "mode"), CASES, ids=[f"{label}-{mode.value}" for label, mode in CASES])
 def test_answers_are_as_documented(session, label, mode):
     operation = OPERATIONS[label]
