@@ -77,6 +77,138 @@ class UserResponse(Answer):
     updated_at: str
 
 
+class Learned(Answer):
+    """What an event says, and how much of it was learned."""
+
+    type: str
+    value: float | None = Field(description="±1 of a vote; of a rating in [-1, 1]")
+    weight: float
+    discount: float = Field(ge=0, le=1, description="what caps and trust left of the weight")
+    flags: list[str]
+    groups: list[int] | None = Field(description="sizes of groups of tied texts, best first")
+    target_event_id: str | None
+    source: str | None
+
+
+class JudgedText(Answer):
+    """One text that an event judged, winner first, as one encoder knows it."""
+
+    extractor: str
+    position: int
+    feature_key: str
+    item_key: str
+
+
+class ExportedEvent(Answer):
+    """One event of the log, with all that belongs to it."""
+
+    seq: int
+    event_id: str
+    received_at: str
+    event: dict[str, Any] = Field(description="as sent; without texts where the tenant keeps none")
+    learned: Learned
+    content_hash: str
+    texts: list[JudgedText]
+
+
+class Information(Answer):
+    """What was learned on the last day with feedback."""
+
+    day: str
+    judgements: float
+
+
+class Trust(Answer):
+    """How the account behaved."""
+
+    share: float = Field(gt=0, le=1, description="what a judgement counts beside a fresh account's")
+    alpha: float
+    beta: float
+    judgements_today: int
+    judgements_on_a_usual_day: float
+    as_of: str | None
+    last_burst_at: str | None
+
+
+class Standing(Answer):
+    """Where the user's log stands."""
+
+    posterior_version: int
+    feedback_events: int
+    last_seq: int
+    updated_at: str
+    information: Information
+    trust: Trust
+
+
+class Evidence(Answer):
+    """The state itself: evidence in natural parameters, without the population's prior."""
+
+    linear: list[float]
+    precision: list[list[float]]
+
+
+class Beliefs(Answer):
+    """What the bundle in use believes of the user."""
+
+    mean: list[float]
+    std: list[float]
+    archetype_weights: list[float]
+
+
+class ExportedState(Answer):
+    """What one bundle made of the log."""
+
+    bundle: str
+    half_life_days: float | None
+    through_seq: int = Field(description="up to which event")
+    as_of: str
+    judgements: int
+    changes: int = Field(description="times that the user was found to have changed")
+    surprise: float
+    evidence: Evidence
+    beliefs: Beliefs | None = Field(description="null for another bundle than the one in use")
+
+
+class ExportedRanking(Answer):
+    """What was shown to the user."""
+
+    rank_id: str
+    created_at: str
+    prompts: list[str]
+    texts: list[str]
+
+
+class StoredAnswer(Answer):
+    """What an answer that is kept under an idempotency key says of the user."""
+
+    idempotency_key: str
+    created_at: str
+    users: list[dict[str, Any]]
+
+
+class UserExport(Answer):
+    """All that is held on a user."""
+
+    format: int
+    user: str
+    exported_at: str
+    standing: Standing | None = Field(description="null where nothing was learned")
+    events: list[ExportedEvent]
+    states: list[ExportedState]
+    rankings: list[ExportedRanking]
+    stored_answers: list[StoredAnswer]
+
+
+class MergeResponse(Answer):
+    """Where the user stands after a merge."""
+
+    user: str
+    merged_events: int = Field(description="0 where there was nothing to merge, or it was merged before")
+    feedback_events: int
+    posterior_version: int
+
+
 class LoggedEvent(Answer):
     """An event as it was sent, with its place in the user's log."""
 

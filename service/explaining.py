@@ -14,6 +14,7 @@ from penchant.models.reward import RewardModel
 from penchant.service.errors import InvalidRequestError
 from penchant.service.fold import in_force
 from penchant.service.judged import judged_texts
+from penchant.service.privacy import has_no_texts
 from penchant.service.store import queries
 from penchant.service.store.database import Database
 from penchant.service.store.queries import LoggedJudgement
@@ -112,6 +113,12 @@ def _told(found: UserReasons, texts: Sequence[_Text], sent: Mapping[int, str], j
             {"event_id": text.event_id, "prompt": prompt, "text": words}
             | {"value": reason.value, "std": reason.std, "probability": reason.probability}
             for reason, text in zip(found.texts, texts, strict=True)
-            for prompt, words in [judged_texts(orjson.loads(sent[text.seq]))[text.position]]
+            for prompt, words in _words(sent[text.seq], text.position)
         ],
     }
+
+
+def _words(payload: str, position: int) -> Sequence[tuple[str, str]]:
+    """(prompt, text) of a judged text; nothing where the tenant keeps no texts."""
+    sent = orjson.loads(payload)
+    return () if has_no_texts(sent) else (judged_texts(sent)[position],)

@@ -15,6 +15,7 @@ from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.events import parse_event, split_body
 from penchant.service.featurizer import Featurizer
 from penchant.service.jobs import FeedbackAnswer, FeedbackJob, Idempotency, JudgedFeatures, ReadyEvent
+from penchant.service.privacy import without_texts
 from penchant.service.quotas import Kind, Quotas
 from penchant.service.rankings import Rankings
 from penchant.service.references import References, Resolved
@@ -22,6 +23,7 @@ from penchant.service.settings import Settings
 from penchant.service.store.database import Database
 from penchant.service.store.queries import find_answers
 from penchant.service.telemetry import Telemetry, Timings
+from penchant.service.tenancy import Tenancy
 from penchant.service.writer import Writer
 
 _HOUR = 3600.0
@@ -38,6 +40,7 @@ class Learner:
         writer: Logs and learns.
         states: Tells new users from known ones.
         quotas: How much a tenant may send.
+        tenancy: Whether it keeps texts.
         database: Holds answers to idempotency keys.
         readers: Threads in which it is asked.
         telemetry: Counts events.
@@ -53,6 +56,7 @@ class Learner:
         writer: Writer,
         states: UserStates,
         quotas: Quotas,
+        tenancy: Tenancy,
         database: Database,
         readers: Executor,
         telemetry: Telemetry,
@@ -65,6 +69,7 @@ class Learner:
         self._writer = writer
         self._states = states
         self._quotas = quotas
+        self._tenancy = tenancy
         self._database = database
         self._readers = readers
         self._telemetry = telemetry
@@ -196,6 +201,8 @@ class Learner:
             fault = f"Its events judge {texts} texts; a request may judge {limit}."
             raise InvalidRequestError(("" if bare else "/events", fault))
         ready += await self._with_features(tenant, resolved, timings)
+        if not self._tenancy.of(tenant).keep_texts:
+            ready = [_without_texts(event) for event in ready]
         ready.sort(key=lambda event: event.parsed.index)
         ready = await self._within_quota(tenant, ready)
         job = FeedbackJob(tenant, tuple(ready), tuple(rejected), bare, idempotency, self._clock())
@@ -223,3 +230,10 @@ class Learner:
             )
             ready.append(ReadyEvent(one.parsed, one.user, one.judged, features))
         return ready
+
+
+def _without_texts(event: ReadyEvent) -> ReadyEvent:
+    """As it is logged where a tenant keeps no texts."""
+    if event.judged is None or not event.judged.texts:
+        return event
+    return replace(event, judged=replace(event.judged, payload=without_texts(event.judged.payload)))

@@ -21,6 +21,7 @@ from penchant.service.schemas import (
     AnyEvent,
     BestOfNRequest,
     FeedbackBatch,
+    MergeRequest,
     RerankRequest,
     ScoreRequest,
     TeiRequest,
@@ -42,6 +43,7 @@ _BODIES: Final[tuple[type[BaseModel], ...]] = (
     ScoreRequest,
     BestOfNRequest,
     FeedbackBatch,
+    MergeRequest,
     *_EVENTS,
 )
 FEEDBACK_BODY: Final[tuple[type[BaseModel], ...]] = (FeedbackBatch, *_EVENTS)
@@ -79,7 +81,7 @@ _FEEDBACK: Final = frozenset(
 )
 _USERS: Final = frozenset({Code.INVALID_ENCODING, Code.VALIDATION_FAILED})
 
-Kind = Literal["ranking", "feedback", "user", "page", "forget", "models", "health"]
+Kind = Literal["ranking", "feedback", "user", "page", "forget", "export", "merge", "models", "health"]
 
 _CODES: Final[Mapping[Kind, frozenset[Code]]] = {
     "ranking": _ALWAYS | _BODY | _RANKING | _KEYED,
@@ -87,6 +89,8 @@ _CODES: Final[Mapping[Kind, frozenset[Code]]] = {
     "user": _ALWAYS | _USERS | _KEYED | {Code.USER_NOT_FOUND},
     "page": _ALWAYS | _USERS | _KEYED | {Code.USER_NOT_FOUND},
     "forget": _ALWAYS | _USERS | _KEYED,
+    "export": _ALWAYS | _USERS | _KEYED | {Code.USER_NOT_FOUND},
+    "merge": _ALWAYS | _USERS | _KEYED | _BODY | {Code.USER_NOT_FOUND},
     "models": _ALWAYS | _KEYED,
     "health": _ALWAYS,
 }
@@ -96,6 +100,8 @@ _SCOPES: Final[Mapping[Kind, Scope | None]] = {  # None: no key is needed
     "user": Scope.RANK,
     "page": Scope.FEEDBACK,
     "forget": Scope.ADMIN,
+    "export": Scope.ADMIN,
+    "merge": Scope.ADMIN,
     "models": Scope.RANK,
     "health": None,
 }
@@ -209,7 +215,7 @@ def _for_user(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parameters(kind: Kind) -> Iterator[dict[str, Any]]:
-    if kind in ("user", "page", "forget"):
+    if kind in ("user", "page", "forget", "export", "merge"):
         yield _USER
     if kind in ("ranking", "feedback"):
         yield _parameter("X-User-Id", "header", "user id, percent-encoded: one of the ways to name the user")

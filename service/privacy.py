@@ -31,6 +31,11 @@ def without_texts(payload: str) -> str:
     return orjson.dumps(kept | {"context": context_of(sent)}).decode()
 
 
+def has_no_texts(sent: Mapping[str, Any]) -> bool:
+    """Whether a logged event is one of those."""
+    return "context" in sent
+
+
 def context_of(sent: Mapping[str, Any]) -> str:
     """What stands for the prompt of a logged event, whether or not the prompt was kept."""
     known = sent.get("context")

@@ -69,6 +69,7 @@ class Rankings:
         ttl_seconds: How long a ranking can be referred to.
         clock: Unix seconds.
         write: Hands a ranking to the writer, without waiting; what to call when that is done with it.
+        keeps_texts: Whether a tenant does; rankings of one that does not stay in the memory of this server.
         database: Asked for what is not in memory.
         readers: Threads in which it is asked.
     """
@@ -80,6 +81,7 @@ class Rankings:
         ttl_seconds: float,
         clock: Callable[[], float],
         write: Callable[[Ranking, Callable[[], object]], None],
+        keeps_texts: Callable[[str], bool],
         database: Database,
         readers: Executor,
     ) -> None:
@@ -87,6 +89,7 @@ class Rankings:
         self._ttl_seconds = ttl_seconds
         self._clock = clock
         self._write = write
+        self._keeps_texts = keeps_texts
         self._database = database
         self._readers = readers
         self._recent: OrderedDict[tuple[str, str], Ranking] = OrderedDict()
@@ -104,6 +107,8 @@ class Rankings:
         self._bytes += ranking.size
         while self._bytes > self._max_bytes and len(self._recent) > 1:
             self._bytes -= self._recent.popitem(last=False)[1].size
+        if not self._keeps_texts(tenant):
+            return
         self._unwritten[key] = ranking
         self._write(ranking, lambda: self._unwritten.pop(key, None))
 

@@ -10,10 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from penchant.service import answers_users as answers
+from penchant.service.body import read_object, validate
 from penchant.service.context import json_answer, path_user, runtime, tenant
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.openapi import describe
 from penchant.service.runtime import Runtime
+from penchant.service.schemas import MergeRequest
 from penchant.service.states import UserState, share_of_prior_std
 from penchant.service.store.queries import page_events
 
@@ -52,6 +54,28 @@ async def delete_user(request: Request) -> Response:
     served, owner = runtime(request), tenant(request)
     await served.user_data.forget(owner, path_user(request))
     return Response(status_code=204)
+
+
+@router.get("/{user}/export", summary="All that is held on a user", **describe("export", answers.UserExport))
+async def export_user(request: Request) -> Response:
+    """The log with its texts, what every bundle made of it, what was shown, kept answers, and trust."""
+    served, owner = runtime(request), tenant(request)
+    loop = asyncio.get_running_loop()
+    held = await loop.run_in_executor(served.readers, served.user_data.export, owner, path_user(request))
+    return json_answer(held)
+
+
+@router.post(
+    "/{user}/merge",
+    summary="Give a user what is known of a provisional one",
+    **describe("merge", answers.MergeResponse, MergeRequest),
+)
+async def merge_users(request: Request) -> Response:
+    """The logs become one, in the order in which they were received; the provisional user is no more. Idempotent."""
+    served, owner = runtime(request), tenant(request)
+    user = path_user(request)
+    body = validate(MergeRequest, await read_object(request, served.settings))
+    return json_answer(await served.user_data.merge(owner, user, body.source))
 
 
 @router.get(

@@ -196,6 +196,7 @@ async def start(
         ttl_seconds=settings.rank_ttl_hours * _HOUR,
         clock=clock,
         write=writer.write_ranking,
+        keeps_texts=lambda tenant: access.tenancy.of(tenant).keep_texts,
         database=database,
         readers=readers,
     )
@@ -208,6 +209,7 @@ async def start(
         writer=writer,
         states=states,
         quotas=access.quotas,
+        tenancy=access.tenancy,
         database=database,
         readers=readers,
         telemetry=telemetry,

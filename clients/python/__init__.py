@@ -20,6 +20,7 @@ from penchant._responses import (
     Explanation,
     FeedbackReceipt,
     LoggedEvent,
+    Merged,
     ModelCard,
     Part,
     RankedDocument,
@@ -30,6 +31,7 @@ from penchant._responses import (
     Scores,
     TextReason,
     User,
+    UserExport,
 )
 from penchant.errors import (
     APIConnectionError,
@@ -68,6 +70,7 @@ __all__ = [
     "FeedbackReceipt",
     "InternalServerError",
     "LoggedEvent",
+    "Merged",
     "ModelCard",
     "NotFoundError",
     "Page",
@@ -85,4 +88,5 @@ __all__ = [
     "TextReason",
     "UnprocessableEntityError",
     "User",
+    "UserExport",
 ]

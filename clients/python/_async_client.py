@@ -149,6 +149,14 @@ class AsyncUsers:
         """As `Users.delete`."""
         await self._client._run(calls.delete_user(self._client._named_user(user)))
 
+    async def export(self, *, user: str | None = None) -> responses.UserExport:
+        """As `Users.export`."""
+        return await self._client._run(calls.export_user(self._client._named_user(user)))
+
+    async def merge(self, *, provisional: str, user: str | None = None) -> responses.Merged:
+        """As `Users.merge`."""
+        return await self._client._run(calls.merge_users(self._client._named_user(user), provisional))
+
     async def feedback(
         self, *, user: str | None = None, limit: int | None = None
     ) -> AsyncPage[responses.LoggedEvent]:

@@ -21,9 +21,11 @@ __all__ = [
     "choice",
     "delete_user",
     "edit",
+    "export_user",
     "feedback",
     "feedback_event",
     "get_user",
+    "merge_users",
     "models",
     "preference",
     "ranking",
@@ -195,6 +197,14 @@ def user_feedback(
 
 def delete_user(user: str) -> Call[None]:
     return Call("DELETE", _user_path(user), lambda _status, _body: None)
+
+
+def export_user(user: str) -> Call[responses.UserExport]:
+    return Call("GET", f"{_user_path(user)}/export", _to(responses.UserExport))
+
+
+def merge_users(user: str, provisional: str) -> Call[responses.Merged]:
+    return Call("POST", f"{_user_path(user)}/merge", _to(responses.Merged), {"from": provisional})
 
 
 def models(cursor: str | None = None) -> Call[responses.Listing[responses.ModelCard]]:

@@ -186,6 +186,28 @@ class Users:
         """Forgets a user: state and log. Deleting one who is unknown is fine."""
         self._client._run(calls.delete_user(self._client._named_user(user)))
 
+    def export(self, *, user: str | None = None) -> responses.UserExport:
+        """All that is held on a user: log, what was made of it, what was shown, kept answers, trust.
+
+        Raises:
+            NotFoundError: Nothing is held.
+        """
+        return self._client._run(calls.export_user(self._client._named_user(user)))
+
+    def merge(self, *, provisional: str, user: str | None = None) -> responses.Merged:
+        """Gives a user what was learned of another id of the same person, which is no more afterwards.
+
+        Merging again changes nothing.
+
+        Args:
+            provisional: The id from before the person was known.
+            user: Who it turned out to be.
+
+        Raises:
+            NotFoundError: Nothing is known of either.
+        """
+        return self._client._run(calls.merge_users(self._client._named_user(user), provisional))
+
     def feedback(self, *, user: str | None = None, limit: int | None = None) -> Page[responses.LoggedEvent]:
         """The user's feedback, as it was sent, oldest first.
 

@@ -12,6 +12,7 @@ __all__ = [
     "FeedbackReceipt",
     "Listing",
     "LoggedEvent",
+    "Merged",
     "ModelCard",
     "Part",
     "Personalization",
@@ -28,6 +29,7 @@ __all__ = [
     "TouchedUser",
     "Usage",
     "User",
+    "UserExport",
 ]
 
 
@@ -304,6 +306,38 @@ class LoggedEvent(Response):
 
     event_id: str
     event: dict[str, Any]
+
+
+class UserExport(Response):
+    """All that is held on a user; the server tells more of each than is named here.
+
+    Attributes:
+        user: The id.
+        events: The log, oldest first.
+        states: What every bundle made of it.
+        rankings: What was shown.
+        stored_answers: What kept answers say of the user.
+    """
+
+    user: str
+    events: list[LoggedEvent] = Field(default_factory=list)
+    states: list[dict[str, Any]] = Field(default_factory=list)
+    rankings: list[dict[str, Any]] = Field(default_factory=list)
+    stored_answers: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class Merged(Response):
+    """Where a user stands after a merge.
+
+    Attributes:
+        user: The id that is left.
+        merged_events: Events that were given to it; 0 where there was nothing to merge.
+        feedback_events: Events of the user now.
+    """
+
+    user: str
+    merged_events: int = 0
+    feedback_events: int = 0
 
 
 class Readiness(Response):

@@ -1,0 +1,138 @@
+"""A provisional id turns out to be somebody known: one log, one state, and nothing lost."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from penchant.service.privacy import merged_places
+
+Serve = Callable[..., TestClient]
+TEXTS = [f"text {number} " + "w" * (3 * number) for number in range(8)]
+
+
+def prefer(client: TestClient, user: str, better: int, worse: int, **more: Any) -> None:
+    event = {"type": "preference", "user": user, "chosen": TEXTS[better], "rejected": TEXTS[worse], **more}
+    answer = client.post("/v1/feedback", json=event)
+    assert answer.json()["accepted"] == 1, answer.text
+
+
+def merge(client: TestClient, user: str, source: str) -> dict[str, Any]:
+    answer = client.post(f"/v1/users/{user}/merge", json={"from": source})
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def log(client: TestClient, user: str) -> list[str]:
+    found = client.get(f"/v1/users/{user}/feedback", params={"limit": 100}).json()
+    assert [event["seq"] for event in found["data"]] == list(range(1, len(found["data"]) + 1))
+    return [event["event_id"] for event in found["data"]]
+
+
+def state(client: TestClient, user: str) -> Any:
+    found = client.get(f"/v1/users/{user}").json()
+    return found["archetype_weights"], found["uncertainty"], found["reasons"]["attributes"]
+
+
+def test_logs_are_joined_by_time_and_learned_as_one(serve: Serve, clock: Any, fresh: Any) -> None:
+    said = [("b", 5, 1), ("a", 1, 3), ("b", 6, 2), ("a", 4, 2), ("a", 7, 0), ("b", 2, 5)]
+    client = serve()
+    for number, (user, better, worse) in enumerate(said):
+        clock.now += 60
+        prefer(client, user, better, worse, event_id=f"e{number}")
+    before = client.get("/v1/users/a").json()["posterior_version"]
+    assert merge(client, "a", "b")["merged_events"] == 3
+    assert log(client, "a") == [f"e{number}" for number in range(6)]
+    told = client.get("/v1/users/a").json()
+    assert told["feedback_events"] == 6
+    assert told["posterior_version"] > before
+    assert client.get("/v1/users/b").status_code == 404
+    joined = state(client, "a")
+    clock.now -= 60 * len(said)
+    other = serve(**fresh.place)
+    for number, (_, better, worse) in enumerate(said):
+        clock.now += 60
+        prefer(other, "a", better, worse, event_id=f"e{number}")
+    assert state(other, "a") == joined
+
+
+def test_merging_again_changes_nothing(client: TestClient) -> None:
+    prefer(client, "a", 1, 2)
+    prefer(client, "b", 1, 2)
+    first = merge(client, "a", "b")
+    again = merge(client, "a", "b")
+    assert (first["merged_events"], again["merged_events"]) == (1, 0)
+    assert again["posterior_version"] == first["posterior_version"]
+    assert again["feedback_events"] == 2
+
+
+def test_somebody_unknown_takes_over_and_goes_on(client: TestClient) -> None:
+    prefer(client, "guest", 1, 2, event_id="x")
+    assert merge(client, "ana", "guest") == {
+        "user": "ana",
+        "merged_events": 1,
+        "feedback_events": 1,
+        "posterior_version": 2,
+    }
+    prefer(client, "ana", 3, 2)
+    client.post("/v1/feedback", json={"type": "retract", "user": "ana", "target_event_id": "x"})
+    assert client.get("/v1/users/ana").json()["feedback_events"] == 3
+    assert len(log(client, "ana")) == 3
+
+
+def test_an_event_that_is_sent_again_after_the_merge_counts_once(client: TestClient) -> None:
+    event = {"type": "vote", "user": "guest", "text": TEXTS[1], "value": 1, "event_id": "x"}
+    keyed = {"Idempotency-Key": "k"}
+    first = client.post("/v1/feedback", json=event, headers=keyed).json()
+    merge(client, "ana", "guest")
+    assert client.post("/v1/feedback", json=event, headers=keyed).json() == first
+    assert client.post("/v1/feedback", json=event).json()["duplicates"] == 1
+    assert client.get("/v1/users/guest").status_code == 404
+
+
+def test_what_was_shown_to_the_provisional_user_can_be_judged(client: TestClient) -> None:
+    prefer(client, "guest", 1, 2)
+    body = {"query": "q", "documents": TEXTS, "user": "guest"}
+    shown = client.post("/v1/rerank", json=body).json()["id"]
+    merge(client, "ana", "guest")
+    answer = client.post("/v1/feedback", json={"type": "choice", "rank_id": shown, "index": 2, "user": "ana"})
+    assert answer.json()["accepted"] == 1
+
+
+def test_nothing_is_lost_while_feedback_goes_on(client: TestClient) -> None:
+    def teach(user: str) -> None:
+        for number in range(20):
+            prefer(client, user, number % 7 + 1, number % 7)
+
+    prefer(client, "guest", 1, 2)
+    threads = [threading.Thread(target=teach, args=(user,)) for user in ("ana", "guest")]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        merge(client, "ana", "guest")
+    for thread in threads:
+        thread.join()
+    assert merge(client, "ana", "guest")["feedback_events"] == 41
+    assert len(log(client, "ana")) == 41
+
+
+def test_refusals(client: TestClient) -> None:
+    assert client.post("/v1/users/a/merge", json={"from": "b"}).json()["code"] == "user_not_found"
+    for body in ({"from": "a"}, {"from": ""}, {}, {"from": "b", "more": 1}):
+        answer = client.post("/v1/users/a/merge", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+
+
+@pytest.mark.parametrize(
+    ("into", "source", "expected"),
+    [
+        ([(1, 5.0), (2, 9.0)], [(1, 7.0)], ({1: 1, 2: 3}, {1: 2})),
+        ([(1, 5.0)], [(1, 5.0)], ({1: 1}, {1: 2})),  # at once: the own one first
+        ([(2, 9.0), (5, 1.0)], [(1, 4.0)], ({2: 2, 5: 3}, {1: 1})),  # a clock that was set back
+        ([], [(3, 1.0), (9, 2.0)], ({}, {3: 1, 9: 2})),
+    ],
+)
+def test_places(into: Any, source: Any, expected: Any) -> None:
+    assert merged_places(into, source) == expected
