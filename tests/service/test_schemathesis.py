@@ -21,7 +21,7 @@ from penchant.service.keyring import create_key
 from penchant.service.openapi import document
 from penchant.service.settings import Settings
 
-EXAMPLES = 15
+EXAMPLES = 10
 KNOWN = "0"  # a user with feedback
 ALLOWED = {"Authorization": "Bearer acme-key"}
 CHECKS = [
