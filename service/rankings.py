@@ -129,13 +129,16 @@ class Rankings:
         mine = [ranking for ranking in held if ranking.tenant == tenant and ranking.user == user]
         return [ranking.shown(index) for ranking in mine for index in range(len(ranking.texts))]
 
-    def drop(self, unwanted: Callable[[str, str], bool]) -> None:
-        """Drops rankings for some users from memory; asked with tenant and user."""
+    def drop(self, unwanted: Callable[[str, str], bool]) -> list[str]:
+        """Drops rankings for some users from memory; asked with tenant and user. Returns their ids."""
+        dropped: dict[str, None] = {}
         for held in (self._recent, self._unwritten):
             for key in [k for k, r in held.items() if r.user is not None and unwanted(r.tenant, r.user)]:
                 ranking = held.pop(key)
+                dropped[ranking.rank_id] = None
                 if held is self._recent:
                     self._bytes -= ranking.size
+        return list(dropped)
 
     def rename(self, tenant: str, source: str, user: str) -> None:
         """What was shown to one user was shown to another."""

@@ -19,6 +19,7 @@ from penchant.service.errors import ApiError, OverloadedError, internal_error
 from penchant.service.jobs import FeedbackAnswer, FeedbackJob
 from penchant.service.rankings import Ranking
 from penchant.service.settings import Settings
+from penchant.service.store import privacy
 from penchant.service.telemetry import Telemetry, log_failure
 
 _PROBE_SECONDS: Final = 1.0  # after a failed write the store is tried this often
@@ -127,6 +128,17 @@ class Writer:
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._queue.put(_Alone(lambda: self._commits.alone(work, then), done))
         return await done
+
+    def erase_rankings(self, tenant: str, rank_ids: Sequence[str]) -> None:
+        """Removes rankings from the store, after those that wait to be written; nobody waits for it."""
+        self._hand_over_rankings()
+
+        def erase() -> ApiError | None:
+            return self._commits.alone(
+                lambda connection: privacy.drop_rankings(connection, tenant, rank_ids), lambda _: None
+            )
+
+        self._queue.put(_Alone(erase, asyncio.get_running_loop().create_future()))
 
     def write_ranking(self, ranking: Ranking, done: Callable[[], object]) -> None:
         """Has a ranking stored soon, then calls `done`; where too many wait it is not stored, and counted."""

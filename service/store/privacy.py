@@ -239,6 +239,14 @@ def _drop_unneeded(connection: Connection, tenant: str, judged: Iterable[tuple[s
     return removed
 
 
+def drop_rankings(connection: Connection, tenant: str, rank_ids: Sequence[str]) -> None:
+    """Removes rankings by their ids."""
+    c = rankings.c
+    for start in range(0, len(rank_ids), CHUNK):
+        some = rank_ids[start : start + CHUNK]
+        connection.execute(delete(rankings).where(c.tenant == tenant, c.rank_id.in_(some)))
+
+
 def drop_older_rankings(connection: Connection, tenant: str, before: float) -> int:
     """Removes what was shown before a time; returns how many."""
     c = rankings.c
