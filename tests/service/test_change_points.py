@@ -57,7 +57,8 @@ def test_the_log_leads_to_the_same_changes(serve, store):
     """Whether the server was restarted in between or not, and when all is learned again."""
     events = [prefer(n, long=True) for n in range(40)] + [prefer(n, long=False) for n in range(12)]
     client = serve()
-    send(client, events)
+    for event in events:
+        send(client, [event])
     client = serve()
     for n, event in enumerate(events):
         send(client, [event | {"user": "v", "event_id": f"v{n}"}])
