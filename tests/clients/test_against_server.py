@@ -86,6 +86,20 @@ def test_any_user_id_can_be_read_and_forgotten(client: Client, user: str) -> Non
     one.users.delete()
 
 
+def test_a_provisional_user_is_merged_and_exported(client: Client) -> None:
+    client.prefer(user="sdk-guest", chosen="Yes.", rejected="No.")
+    client.vote(user="sdk-zoe", value=1, text="Perhaps.")
+    zoe = client.for_user("sdk-zoe")
+    assert (zoe.users.merge(provisional="sdk-guest").merged_events, zoe.users.get().feedback_events) == (1, 2)
+    assert zoe.users.merge(provisional="sdk-guest").merged_events == 0
+    told = zoe.users.export()
+    assert [logged.event["type"] for logged in told.events] == ["preference", "vote"]
+    assert told.states[0]["judgements"] == 2
+    zoe.users.delete()
+    with pytest.raises(NotFoundError):
+        zoe.users.export()
+
+
 def test_every_kind_of_event_is_understood(client: Client) -> None:
     eve = client.for_user("sdk-eve")
     texts = ["Yes.", "No, thank you.", "Perhaps later, when the water boils."]

@@ -275,10 +275,15 @@ def test_rate(call: Any, wire: Any) -> None:
 def test_user_ids_are_one_path_segment(call: Any, wire: Any, user: str, path: str) -> None:
     wire.answers({**USER, "user": user})
     assert call(lambda c: c.users.get(user=user)).user == user
+    assert call(lambda c: c.users.export(user=user)).user == user
+    assert call(lambda c: c.users.merge(user=user, provisional="guest")).user == user
+    assert wire.asked[-1].body == {"from": "guest"}
     wire.script[:] = [(204, {}, None)]
     assert call(lambda c: c.users.delete(user=user)) is None
     assert [(a.method, a.path) for a in wire.asked] == [
         ("GET", f"/v1/users/{path}"),
+        ("GET", f"/v1/users/{path}/export"),
+        ("POST", f"/v1/users/{path}/merge"),
         ("DELETE", f"/v1/users/{path}"),
     ]
 
