@@ -20,7 +20,8 @@ from penchant.service import openapi, routes_feedback, routes_ops, routes_rank, 
 from penchant.service.draining import Draining
 from penchant.service.edge import Edge
 from penchant.service.errors import ApiError, from_http_status, problem_response, storage_unavailable
-from penchant.service.runtime import StartError, load_bundle, load_extractor, start
+from penchant.service.loading import StartError, load_bundle, load_extractor
+from penchant.service.runtime import start
 from penchant.service.settings import Settings
 from penchant.service.store.database import StoreError
 from penchant.service.telemetry import Telemetry, log_failure

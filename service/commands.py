@@ -72,7 +72,7 @@ def serve(
         highlight=False,
     )
     # torch and the encoder: seconds, and only this command needs them.
-    from penchant.service.runtime import StartError
+    from penchant.service.loading import StartError
     from penchant.service.server import run
 
     try:

@@ -9,11 +9,11 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from penchant.service.errors import ApiError, internal_error, storage_unavailable
 from penchant.service.jobs import FeedbackAnswer, FeedbackJob
-from penchant.service.ledger import Ledger
 from penchant.service.rankings import Ranking
 from penchant.service.retention import Retention
+from penchant.service.served_model import Models
 from penchant.service.settings import Settings
-from penchant.service.states import StateCache, UserKey, UserState
+from penchant.service.states import UserKey, UserState
 from penchant.service.store import queries, tables
 from penchant.service.store.database import Database
 from penchant.service.store.failures import is_contention, is_lost_connection, is_unreachable
@@ -31,12 +31,10 @@ class Commits:
 
     Args:
         database: The store.
-        ledger: Learns from feedback.
-        cache: Where committed states become visible.
+        models: The current one learns; there committed states become visible.
         settings: Times to live.
         telemetry: Where commits are counted.
         clock: Unix seconds.
-        left_behind: Called with users whose state is behind their log after a commit.
 
     Attributes:
         failing: Whether the last attempt to write failed.
@@ -48,17 +46,13 @@ class Commits:
         self,
         *,
         database: Database,
-        ledger: Ledger,
-        cache: StateCache,
+        models: Models,
         settings: Settings,
         telemetry: Telemetry,
         clock: Callable[[], float],
-        left_behind: Callable[[UserKey], None],
     ) -> None:
-        self._left_behind = left_behind
         self._database = database
-        self._ledger = ledger
-        self._cache = cache
+        self._models = models
         self._settings = settings
         self._telemetry = telemetry
         self._clock = clock
@@ -85,10 +79,11 @@ class Commits:
             failure = self._failure(error)
             return [failure for _ in jobs]
         self.failing = False
+        model = self._models.current  # the same as a moment ago: it changes on this thread alone
         for key, state in states.items():
-            self._cache.publish(key, state)
+            model.cache.publish(key, state)
             if not state.is_current:
-                self._left_behind(key)
+                model.replayer.refresh(key)
         self._telemetry.commit_seconds.observe(time.perf_counter() - started)
         self._telemetry.group_events.observe(sum(len(job.events) for job in jobs))
         return answers
@@ -101,7 +96,7 @@ class Commits:
         def work(
             connection: Connection, again: bool
         ) -> tuple[Sequence[FeedbackAnswer | ApiError], Mapping[UserKey, UserState]]:
-            answers, states = self._ledger.apply(connection, jobs, again=again)
+            answers, states = self._models.current.ledger.apply(connection, jobs, again=again)
             queries.add(connection, tables.rankings, [ranking.row() for ranking in rankings])
             return answers, states
 

@@ -12,6 +12,7 @@ from penchant.service.identity import decode_user, resolve_user, split_model
 from penchant.service.openapi import required_scope
 from penchant.service.quotas import Kind
 from penchant.service.runtime import Runtime
+from penchant.service.served_model import ServedModel
 from penchant.service.telemetry import Timings
 
 USER_HEADER: Final = "x-user-id"
@@ -26,6 +27,19 @@ def runtime(request: Request) -> Runtime:
     found = cast("Runtime | None", getattr(request.app.state, "runtime", None))
     if found is None:
         raise ApiError(Code.NOT_READY, "The server is starting or stopping.", headers={"Retry-After": "1"})
+    return found
+
+
+def served_model(request: Request) -> ServedModel:
+    """The model that this request is answered by: read once, whatever is activated meanwhile.
+
+    Raises:
+        ApiError: `not_ready`.
+    """
+    state = request.scope["state"]
+    found = cast("ServedModel | None", state.get("model"))
+    if found is None:
+        found = state["model"] = runtime(request).models.current
     return found
 
 
@@ -72,12 +86,11 @@ def ranking_user(request: Request, body: str | None, model: str | None) -> str |
         ApiError: `user_conflict`, `model_not_found`, or a bad user id.
     """
     raw = request.scope["state"].get("path_user")
-    served = runtime(request)
     user = resolve_user(
         path=decode_user(raw, "") if raw is not None else None,
         body=body,
         header=header_user(request),
-        model=split_model(model, model_names(served)),
+        model=split_model(model, model_names(request)),
     )
     request.scope["state"]["user"] = user
     return user
@@ -94,9 +107,10 @@ def path_user(request: Request) -> str:
     return user
 
 
-def model_names(served: Runtime) -> tuple[str, ...]:
-    """Every name of the loaded bundle."""
-    names = (*served.settings.model_aliases, served.bundle.manifest.name, served.bundle.version)
+def model_names(request: Request) -> tuple[str, ...]:
+    """Every name of the bundle that answers."""
+    bundle = served_model(request).bundle
+    names = (*runtime(request).settings.model_aliases, bundle.manifest.name, bundle.version)
     return tuple(dict.fromkeys(names))
 
 

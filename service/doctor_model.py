@@ -11,7 +11,7 @@ import torch
 
 from penchant.models.bundle import Bundle
 from penchant.service.findings import Finding
-from penchant.service.runtime import StartError, check_match, load_bundle, load_extractor
+from penchant.service.loading import StartError, check_match, load_bundle, load_extractor
 from penchant.service.settings import Settings
 
 _CGROUP: Final = Path("/sys/fs/cgroup/cpu.max")

@@ -10,7 +10,6 @@ from typing import Any
 import orjson
 
 from penchant.models.reward import item_key
-from penchant.service.current_states import UserStates
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.events import parse_event, split_body
 from penchant.service.featurizer import Featurizer
@@ -19,6 +18,7 @@ from penchant.service.privacy import without_texts
 from penchant.service.quotas import Kind, Quotas
 from penchant.service.rankings import Rankings
 from penchant.service.references import References, Resolved
+from penchant.service.served_model import ServedModel
 from penchant.service.settings import Settings
 from penchant.service.store.database import Database
 from penchant.service.store.queries import find_answers
@@ -35,10 +35,8 @@ class Learner:
 
     Args:
         settings: Limits.
-        featurizer: Features of judged texts.
         rankings: Resolves `rank_id`.
         writer: Logs and learns.
-        states: Tells new users from known ones.
         quotas: How much a tenant may send.
         tenancy: Whether it keeps texts.
         database: Holds answers to idempotency keys.
@@ -51,10 +49,8 @@ class Learner:
         self,
         *,
         settings: Settings,
-        featurizer: Featurizer,
         rankings: Rankings,
         writer: Writer,
-        states: UserStates,
         quotas: Quotas,
         tenancy: Tenancy,
         database: Database,
@@ -63,11 +59,9 @@ class Learner:
         clock: Callable[[], float],
     ) -> None:
         self._settings = settings
-        self._featurizer = featurizer
         self._rankings = rankings
         self._references = References(rankings, settings)
         self._writer = writer
-        self._states = states
         self._quotas = quotas
         self._tenancy = tenancy
         self._database = database
@@ -77,7 +71,14 @@ class Learner:
         self._in_flight: set[tuple[str, str]] = set()
 
     async def feedback(
-        self, tenant: str, body: Mapping[str, Any], header_user: str | None, key: str | None, timings: Timings
+        self,
+        tenant: str,
+        body: Mapping[str, Any],
+        header_user: str | None,
+        key: str | None,
+        timings: Timings,
+        *,
+        model: ServedModel,
     ) -> bytes:
         """The answer to a feedback request, given when its events are durable and visible.
 
@@ -87,12 +88,13 @@ class Learner:
             header_user: User of the header, for events that name none.
             key: Idempotency key.
             timings: Where the time goes.
+            model: Reads the judged texts.
 
         Raises:
             ApiError: The request, or its one bare event, is refused.
         """
         if key is None:
-            return await self._learn(tenant, body, header_user, None, timings)
+            return await self._learn(tenant, body, header_user, None, timings, model=model)
         if not 1 <= len(key) <= MAX_KEY_CHARS:
             raise InvalidRequestError(("", f"An idempotency key has 1 to {MAX_KEY_CHARS} characters."))
         if (tenant, key) in self._in_flight:
@@ -105,7 +107,7 @@ class Learner:
             earlier = await self._earlier(tenant, idempotency)
             if earlier is not None:
                 return earlier
-            return await self._learn(tenant, body, header_user, idempotency, timings)
+            return await self._learn(tenant, body, header_user, idempotency, timings, model=model)
         finally:
             self._in_flight.discard((tenant, key))
 
@@ -127,14 +129,16 @@ class Learner:
             return None
         return row.request_hash, row.answer
 
-    async def _within_quota(self, tenant: str, events: Sequence[ReadyEvent]) -> list[ReadyEvent]:
+    async def _within_quota(
+        self, model: ServedModel, tenant: str, events: Sequence[ReadyEvent]
+    ) -> list[ReadyEvent]:
         """The same events; those of users that would be too many can only turn out to be duplicates."""
         if not self._quotas.limits_users(tenant):
             return list(events)
         loop = asyncio.get_running_loop()
         refused: dict[str, ApiError] = {}
         for user in {event.user for event in events}:
-            if await self._states.get(tenant, user) is None:
+            if await model.states.get(tenant, user) is None:
                 error = await loop.run_in_executor(self._readers, self._quotas.refusal, tenant, user)
                 if error is not None:
                     refused[user] = error
@@ -152,12 +156,14 @@ class Learner:
         header_user: str | None,
         idempotency: Idempotency | None,
         timings: Timings,
+        *,
+        model: ServedModel,
     ) -> bytes:
         raw, bare = split_body(body, self._settings)
         self._quotas.take(tenant, Kind.EVENTS, len(raw))
         accepted = 0
         try:
-            answer = await self._write(tenant, (raw, bare), header_user, idempotency, timings)
+            answer = await self._write(tenant, (raw, bare), header_user, idempotency, timings, model=model)
             accepted = sum(outcome == "accepted" for _, outcome in answer.outcomes)
         finally:
             self._quotas.give_back(tenant, Kind.EVENTS, len(raw) - accepted)
@@ -176,6 +182,8 @@ class Learner:
         header_user: str | None,
         idempotency: Idempotency | None,
         timings: Timings,
+        *,
+        model: ServedModel,
     ) -> FeedbackAnswer:
         """Has the events of a request, or the one bare event, logged and learned."""
         raw, bare = events
@@ -200,28 +208,28 @@ class Learner:
         if texts > (limit := self._settings.max_feedback_texts):
             fault = f"Its events judge {texts} texts; a request may judge {limit}."
             raise InvalidRequestError(("" if bare else "/events", fault))
-        ready += await self._with_features(tenant, resolved, timings)
+        ready += await self._with_features(model.source.featurizer, tenant, resolved, timings)
         if not self._tenancy.of(tenant).keep_texts:
             ready = [_without_texts(event) for event in ready]
         ready.sort(key=lambda event: event.parsed.index)
-        ready = await self._within_quota(tenant, ready)
+        ready = await self._within_quota(model, tenant, ready)
         job = FeedbackJob(tenant, tuple(ready), tuple(rejected), bare, idempotency, self._clock())
         return await self._writer.feedback(job)
 
     async def _with_features(
-        self, tenant: str, resolved: Sequence[Resolved], timings: Timings
+        self, featurizer: Featurizer, tenant: str, resolved: Sequence[Resolved], timings: Timings
     ) -> list[ReadyEvent]:
         """Adds features to all events, in one call."""
         pairs = [pair for one in resolved for pair in one.judged.texts]
         if not pairs:
             return [ReadyEvent(one.parsed, one.user, one.judged) for one in resolved]
         prompts, texts = [p for p, _ in pairs], [t for _, t in pairs]
-        batch = await self._featurizer.features(tenant, texts, prompts, timings)
+        batch = await featurizer.features(tenant, texts, prompts, timings)
         ready, start = [], 0
         for one in resolved:
             rows = slice(start, start := start + len(one.judged.texts))
             features = JudgedFeatures(
-                self._featurizer.extractor.identity,
+                featurizer.extractor.identity,
                 batch.keys[rows],
                 tuple(item_key(prompt, text) for prompt, text in one.judged.texts),
                 batch.vectors[rows],

@@ -9,7 +9,8 @@ from sqlalchemy import Connection
 
 from penchant.service.forgetting import Evidence
 from penchant.service.memories import Forgotten, Memories, announce
-from penchant.service.states import StateCache, UserKey, UserState, unlearned
+from penchant.service.served_model import Models
+from penchant.service.states import UserKey, UserState, unlearned
 from penchant.service.store import locks, privacy
 from penchant.service.telemetry import Telemetry
 from penchant.service.tenancy import Tenancy
@@ -105,9 +106,8 @@ class Retention:
 
     Args:
         tenancy: How long each tenant keeps judgements.
-        states: States in memory.
+        models: The current one has the states in memory.
         memories: The rest of what is in memory.
-        start: Evidence of a user of whom nothing was learned.
         shared: Whether other servers must be told.
         telemetry: Counts, and knows the users' hashes.
     """
@@ -116,16 +116,14 @@ class Retention:
         self,
         *,
         tenancy: Tenancy,
-        states: StateCache,
+        models: Models,
         memories: Memories,
-        start: Evidence,
         shared: bool,
         telemetry: Telemetry,
     ) -> None:
         self._tenancy = tenancy
-        self._states = states
+        self._models = models
         self._memories = memories
-        self._start = start
         self._shared = shared
         self._telemetry = telemetry
 
@@ -141,7 +139,7 @@ class Retention:
             work = partial(self._sweep, tenant, days, now)
             swept = transact(lambda connection, _again, work=work: work(connection))  # type: ignore[misc]
             for key, state in swept.states.items():
-                self._states.publish(key, state)
+                self._models.current.cache.publish(key, state)
             for forgotten in swept.forgotten:
                 self._memories.forget(forgotten)
             self._telemetry.outlived_events.inc(swept.events)
@@ -149,7 +147,8 @@ class Retention:
         return more
 
     def _sweep(self, tenant: str, days: float, now: float, connection: Connection) -> Swept:
-        swept = sweep(connection, tenant, days, now, start=self._start, hash_user=self._telemetry.hash_user)
+        start, hash_user = self._models.current.fold.start, self._telemetry.hash_user
+        swept = sweep(connection, tenant, days, now, start=start, hash_user=hash_user)
         if self._shared:
             for forgotten in swept.forgotten:
                 announce(connection, forgotten, now)

@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from penchant.service import answers
 from penchant.service.body import read_object
-from penchant.service.context import header_user, json_answer, runtime, tenant
+from penchant.service.context import header_user, json_answer, runtime, served_model, tenant
 from penchant.service.openapi import FEEDBACK_BODY, describe
 from penchant.service.telemetry import Timings
 
@@ -27,5 +27,7 @@ async def feedback(request: Request) -> Response:
     body = await read_object(request, served.settings)
     timings = Timings()
     key = request.headers.get("idempotency-key")
-    answer = await served.learner.feedback(owner, body, header_user(request), key, timings)
+    answer = await served.learner.feedback(
+        owner, body, header_user(request), key, timings, model=served_model(request)
+    )
     return json_answer(answer, timings)

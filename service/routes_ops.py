@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from penchant.service import answers_ops as answers
-from penchant.service.context import json_answer, model_names, runtime, tenant
+from penchant.service.context import json_answer, model_names, runtime, served_model, tenant
 from penchant.service.errors import ApiError, Code
 from penchant.service.openapi import describe
 from penchant.service.runtime import Runtime
@@ -56,23 +56,24 @@ async def metrics(request: Request) -> Response:
 async def models(request: Request) -> Response:
     """Every accepted model name; all of them are the loaded bundle."""
     served, owner = runtime(request), tenant(request)
-    limits = _limits(served, owner)
+    bundle, limits = served_model(request).bundle, _limits(request, owner)
     data = [
         {
             "id": name,
             "object": "model",
             "created": int(served.started_at),
             "owned_by": "penchant",
-            "bundle": served.bundle.manifest.name,
-            "bundle_version": served.bundle.version,
+            "bundle": bundle.manifest.name,
+            "bundle_version": bundle.version,
             "limits": limits,
         }
-        for name in model_names(served)
+        for name in model_names(request)
     ]
     return json_answer({"object": "list", "data": data})
 
 
-def _limits(served: Runtime, owner: str) -> dict[str, Any]:
+def _limits(request: Request, owner: str) -> dict[str, Any]:
+    served = runtime(request)
     settings, own = served.settings, served.access.tenancy.of(owner)
     of_requests = (
         "max_body_bytes",
@@ -90,7 +91,7 @@ def _limits(served: Runtime, owner: str) -> dict[str, Any]:
     )
     return {
         **{name: getattr(settings, name) for name in of_requests},
-        "max_tokens_per_text": served.extractor.encoder.max_tokens,
+        "max_tokens_per_text": served_model(request).source.extractor.encoder.max_tokens,
         "tenant_requests_per_minute": own.requests_per_minute,
         "candidates_per_day": own.candidates_per_day,
         "events_per_day": own.events_per_day,
@@ -106,10 +107,11 @@ async def _checks(served: Runtime) -> dict[str, dict[str, Any]]:
     except Exception as error:
         log_failure("store_check_failed", error)
         store = _check(False, "", "reading failed")
+    model = served.models.current
     return {
-        "encoder": _check(served.batcher.alive, "warm", "its thread has ended"),
+        "encoder": _check(model.source.batcher.alive, "warm", "its thread has ended"),
         "store": store,
-        "bundle": _check(True, served.bundle.version, ""),
+        "bundle": _check(True, model.bundle.version, ""),
     }
 
 

@@ -8,7 +8,14 @@ from starlette.responses import Response
 
 from penchant.service import answers
 from penchant.service.body import read_object, validate
-from penchant.service.context import json_answer, ranking_user, runtime, spend_candidates, tenant
+from penchant.service.context import (
+    json_answer,
+    ranking_user,
+    runtime,
+    served_model,
+    spend_candidates,
+    tenant,
+)
 from penchant.service.dialect_answers import best_of_n_answer, rerank_answer, score_answer, tei_answer
 from penchant.service.dialects import best_of_n_task, rerank_task, score_task, tei_task
 from penchant.service.openapi import describe
@@ -78,7 +85,9 @@ async def best_of_n(request: Request) -> Response:
     task = best_of_n_task(asked, served.settings)
     spend_candidates(request, len(task.texts))
     timings = Timings()
-    choice = await served.scorer.best_of_n(owner, user, task, timings, explain=bool(asked.explain))
+    choice = await served_model(request).scorer.best_of_n(
+        owner, user, task, timings, explain=bool(asked.explain)
+    )
     return json_answer(best_of_n_answer(asked, choice), timings)
 
 
@@ -95,7 +104,7 @@ async def _rerank(request: Request, body: dict[str, Any], version: str) -> Respo
     spend_candidates(request, len(task.texts))
     timings = Timings()
     explain = (asked.top_n or len(task.texts)) if asked.explain else 0
-    ranked = await served.scorer.rank(owner, user, task, timings, explain=explain)
+    ranked = await served_model(request).scorer.rank(owner, user, task, timings, explain=explain)
     return json_answer(rerank_answer(asked, task, ranked, version), timings)
 
 
@@ -107,7 +116,7 @@ async def _tei(request: Request, body: dict[str, Any]) -> Response:
     spend_candidates(request, len(task.texts))
     timings = Timings()
     explain = len(task.texts) if asked.explain else 0
-    ranked = await served.scorer.rank(
+    ranked = await served_model(request).scorer.rank(
         owner, user, task, timings, by_utility=bool(asked.raw_scores), explain=explain
     )
     return json_answer(tei_answer(asked, task, ranked), timings, {"X-Rank-Id": ranked.rank_id})
@@ -121,5 +130,5 @@ async def _score(request: Request) -> Response:
     spend_candidates(request, len(task.texts))
     timings = Timings()
     explain = len(task.texts) if asked.explain else 0
-    ranked = await served.scorer.rank(owner, user, task, timings, explain=explain)
+    ranked = await served_model(request).scorer.rank(owner, user, task, timings, explain=explain)
     return json_answer(score_answer(ranked, int(served.clock())), timings)

@@ -11,11 +11,12 @@ from starlette.responses import Response
 
 from penchant.service import answers_users as answers
 from penchant.service.body import read_object, validate
-from penchant.service.context import json_answer, path_user, runtime, tenant
+from penchant.service.context import json_answer, path_user, runtime, served_model, tenant
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.openapi import describe
 from penchant.service.runtime import Runtime
 from penchant.service.schemas import MergeRequest
+from penchant.service.served_model import ServedModel
 from penchant.service.states import UserState, share_of_prior_std
 from penchant.service.store.queries import page_events
 
@@ -28,18 +29,18 @@ DEFAULT_LIMIT: Final = 20
 async def get_user(request: Request) -> Response:
     """How much feedback the user gave, where that leaves us, and how the user differs from the population."""
     served, owner = runtime(request), tenant(request)
-    user = path_user(request)
-    state = await _known(served, owner, user)
-    posterior = served.states.posterior(state)
+    user, model = path_user(request), served_model(request)
+    state = await _known(model, owner, user)
+    posterior = model.states.posterior(state)
     loop = asyncio.get_running_loop()
-    reasons = await loop.run_in_executor(served.readers, served.explainer.reasons, owner, user, posterior)
+    reasons = await loop.run_in_executor(served.readers, model.explainer.reasons, owner, user, posterior)
     return json_answer(
         {
             "user": user,
             "state": "personal" if state.is_personal else "population",
             "feedback_events": state.feedback_events,
             "posterior_version": state.version,
-            "bundle": served.bundle.version,
+            "bundle": model.bundle.version,
             "archetype_weights": posterior.archetype_weights.tolist(),
             "uncertainty": {"share_of_prior_std": share_of_prior_std(posterior)},
             "reasons": reasons,
@@ -89,7 +90,7 @@ async def get_feedback(request: Request) -> Response:
     user = path_user(request)
     limit = _integer(request, "limit", DEFAULT_LIMIT, 1, served.settings.max_page_items)
     after = _integer(request, "cursor", 0, 0, 2**53)
-    await _known(served, owner, user)
+    await _known(served_model(request), owner, user)
     loop = asyncio.get_running_loop()
     data = await loop.run_in_executor(served.readers, _page, served, owner, user, after, limit + 1)
     more = len(data) > limit
@@ -99,8 +100,8 @@ async def get_feedback(request: Request) -> Response:
     )
 
 
-async def _known(served: Runtime, owner: str, user: str) -> UserState:
-    state = await served.states.get(owner, user)
+async def _known(model: ServedModel, owner: str, user: str) -> UserState:
+    state = await model.states.get(owner, user)
     if state is None:
         raise ApiError(Code.USER_NOT_FOUND, "Nothing is known of this user.")
     return state

@@ -10,7 +10,7 @@ from penchant.models.bundle import Bundle
 from penchant.models.features import FeatureExtractor
 from penchant.service.app import create_app
 from penchant.service.draining import DrainingServer
-from penchant.service.runtime import StartError, load_bundle, load_extractor
+from penchant.service.loading import StartError, load_bundle, load_extractor
 from penchant.service.settings import Settings
 from penchant.service.store.database import FILE_NAME, Database, StoreError, store_name
 from penchant.service.store.keys import has_keys

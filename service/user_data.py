@@ -6,14 +6,14 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection
 
-from penchant.models.features import FeatureExtractor
 from penchant.models.reward import item_key
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.fold import Fold
 from penchant.service.memories import Forgotten, Memories, announce
 from penchant.service.privacy import merged_places
 from penchant.service.rankings import Rankings
-from penchant.service.states import StateCache, UserState, unlearned
+from penchant.service.served_model import Models
+from penchant.service.states import UserState, unlearned
 from penchant.service.store import locks, privacy, queries
 from penchant.service.store.database import Database
 from penchant.service.telemetry import Telemetry
@@ -30,9 +30,7 @@ class UserData:
         database: The store.
         memories: What this server holds in memory.
         rankings: Recent ones, to be renamed.
-        states: States in memory.
-        fold: What a state is.
-        extractor: Keys of texts.
+        models: States in memory, what a state is, keys of texts.
         telemetry: The hash under which others hear of a user.
         clock: Unix seconds.
     """
@@ -44,9 +42,7 @@ class UserData:
         database: Database,
         memories: Memories,
         rankings: Rankings,
-        states: StateCache,
-        fold: Fold,
-        extractor: FeatureExtractor,
+        models: Models,
         telemetry: Telemetry,
         clock: Callable[[], float],
     ) -> None:
@@ -54,9 +50,7 @@ class UserData:
         self._database = database
         self._memories = memories
         self._rankings = rankings
-        self._states = states
-        self._fold = fold
-        self._extractor = extractor
+        self._models = models
         self._telemetry = telemetry
         self._clock = clock
 
@@ -73,10 +67,11 @@ class UserData:
             quoted = orjson.dumps(user).decode()
             features, items, shown = queries.delete_user(connection, tenant, user, quoted)
             texts = [*held, *(pair for stored in shown for pair in _shown_texts(stored))]
+            keys = [source.extractor.key for source in self._models.sources]
             forgotten = Forgotten(
                 tenant,
                 self._telemetry.hash_user(tenant, user),
-                [*features, *(self._extractor.key(text, prompt) for prompt, text in texts)],
+                [*features, *(key(text, prompt) for key in keys for prompt, text in texts)],
                 [*items, *(item_key(prompt, text) for prompt, text in texts)],
             )
             if self._database.shared:
@@ -84,7 +79,8 @@ class UserData:
             return forgotten
 
         def drop(forgotten: Forgotten) -> None:
-            self._states.publish((tenant, user), None)
+            for model in self._models.held:
+                model.cache.publish((tenant, user), None)
             self._memories.forget(forgotten)
 
         await self._writer.alone(remove, drop)
@@ -105,17 +101,18 @@ class UserData:
 
         def join(connection: Connection) -> tuple[int, UserState]:
             locks.hold_users(connection, [(tenant, user), (tenant, source)])
-            merged, state = _join(connection, tenant, user, source, self._fold)
+            merged, state = _join(connection, tenant, user, source, self._models.current.fold)
             if merged and self._database.shared:
-                gone = Forgotten(tenant, self._telemetry.hash_user(tenant, source))
+                gone = Forgotten(tenant, self._telemetry.hash_user(tenant, source), erased=False)
                 announce(connection, gone, self._clock())
             return merged, state
 
         def publish(joined: tuple[int, UserState]) -> None:
             merged, state = joined
             if merged:
-                self._states.publish((tenant, source), None)
-                self._states.publish((tenant, user), state)
+                cache = self._models.current.cache
+                cache.publish((tenant, source), None)
+                cache.publish((tenant, user), state)
 
         merged, state = await self._writer.alone(join, publish)
         self._rankings.rename(tenant, source, user)
@@ -136,7 +133,7 @@ class UserData:
             held = privacy.held(connection, tenant, user, orjson.dumps(user).decode())
         if held.user is None and not (held.rankings or held.answers):
             raise ApiError(Code.USER_NOT_FOUND, "Nothing is held on this user.")
-        return exported(user, held, self._fold, self._clock())
+        return exported(user, held, self._models.current.fold, self._clock())
 
 
 def _join(connection: Connection, tenant: str, user: str, source: str, fold: Fold) -> tuple[int, UserState]:

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, event
 from penchant.models.encoder import HashingEncoder
 from penchant.models.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
-from penchant.service.runtime import StartError
+from penchant.service.loading import StartError
 from penchant.service.server import run
 from penchant.service.settings import Settings
 

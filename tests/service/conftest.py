@@ -174,7 +174,7 @@ def serve(settings: Settings, encoder: WatchedEncoder, clock: Clock) -> Iterator
             )
             client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
             if settle:
-                assert app.state.runtime.replayer.settled.wait(timeout=30)
+                assert app.state.runtime.models.current.replayer.settled.wait(timeout=30)
             encoder.calls.clear()
             encoder.entered.clear()
             return client

@@ -14,7 +14,7 @@ from penchant.models.testing import tiny_bundle
 from penchant.service import doctor, doctor_model
 from penchant.service.commands import app
 from penchant.service.doctor import examine
-from penchant.service.runtime import StartError
+from penchant.service.loading import StartError
 from penchant.service.store.database import FILE_NAME, Database
 
 SECRET = "swordfish-swordfish"

@@ -14,7 +14,7 @@ from penchant.service import app as app_module
 from penchant.service import keyring
 from penchant.service.commands import app as command
 from penchant.service.keyring import create_key, revoke_key
-from penchant.service.runtime import StartError
+from penchant.service.loading import StartError
 from penchant.service.scopes import Scope
 from penchant.service.server import check_exposure
 from penchant.service.store import feed as rows
@@ -263,5 +263,6 @@ def test_beyond_loopback_a_stored_key_is_enough(run, settings):
     with pytest.raises(StartError, match="penchant keys create"):
         check_exposure(exposed)
     assert settings.store_url or not settings.data_dir.exists()  # it only looked
-    run("keys", "create", "--tenant", "acme", "--scope", "rank")
+    made = run("keys", "create", "--tenant", "acme", "--scope", "rank")
+    assert made.exit_code == 0, made.stderr
     check_exposure(exposed)

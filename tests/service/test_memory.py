@@ -138,7 +138,7 @@ def test_a_failed_read_leaves_no_trace(client):
     """Nor does it harm the next."""
     runtime = client.app.state.runtime
     client.post("/v1/feedback", json={"type": "vote", "user": "u", "text": "t", "value": 1})
-    runtime.states._cache.clear()
+    runtime.models.current.cache.clear()
     engine = runtime.database._readers
 
     def broken(_connection, _cursor, statement, *_rest):
@@ -149,6 +149,6 @@ def test_a_failed_read_leaves_no_trace(client):
     assert (refused.status_code, refused.json()["code"]) == (503, "storage_unavailable")
     assert refused.headers["retry-after"] == "5"
     assert "disk" not in refused.text
-    assert runtime.states._cache._loads == {}
+    assert runtime.models.current.cache._loads == {}
     event.remove(engine, "before_cursor_execute", broken)
     assert client.get("/v1/users/u").json()["feedback_events"] == 1

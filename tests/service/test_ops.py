@@ -29,7 +29,7 @@ def test_ready(client, path):
 
 def test_not_ready_when_a_thread_has_ended(client):
     served = client.app.state.runtime
-    client.portal.call(served.batcher.stop)
+    client.portal.call(served.models.current.source.batcher.stop)
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
     assert answer.json()["checks"]["encoder"]["status"] == "failed"
@@ -130,7 +130,7 @@ def test_an_unforeseen_failure_is_a_problem_too(client, monkeypatch):
     async def fail(*_arguments, **_named):
         raise RuntimeError("secret reason")
 
-    monkeypatch.setattr(client.app.state.runtime.scorer, "rank", fail)
+    monkeypatch.setattr(client.app.state.runtime.models.current.scorer, "rank", fail)
     answer = client.post("/v1/rerank", json=RERANK, headers={"X-Request-Id": "r1"})
     assert answer.status_code == 500
     assert answer.headers["x-request-id"] == answer.json()["request_id"] == "r1"
@@ -138,7 +138,7 @@ def test_an_unforeseen_failure_is_a_problem_too(client, monkeypatch):
 
 
 def test_numbers_that_are_not_finite_never_leave(client, monkeypatch):
-    reward = client.app.state.runtime.bundle.reward
+    reward = client.app.state.runtime.models.current.bundle.reward
     monkeypatch.setattr(type(reward), "reference", reward.reference, raising=False)
     broken = reward.text_prior.weights.copy()
     broken[0, 0] = float("nan")

@@ -124,7 +124,7 @@ def test_writers_on_both_lose_nothing(replicas):
     assert [events_of(client) for client in replicas] == [64, 64]
     assert results(replicas[0]) == results(replicas[1])
     runtime = replicas[0].app.state.runtime
-    fold, database = runtime.replayer._fold, runtime.database
+    fold, database = runtime.models.current.replayer._fold, runtime.database
     with database.reading() as connection:
         evidence = replayed(connection, ("default", "u"), fold, 64)
         ((saved,),) = connection.exec_driver_sql("SELECT state FROM user_states").fetchall()

@@ -293,7 +293,7 @@ def test_a_long_log_is_replayed_while_others_go_on(serve, fresh):
     client = serve()
     events = list(history(MAX_INLINE_EVENTS + 8))
     send(client, *events)
-    replayer = client.app.state.runtime.replayer
+    replayer = client.app.state.runtime.models.current.replayer
     with held_up(replayer):
         send(client, retract("e3"), {"type": "vote", "user": "v", "text": "boat", "value": 1})
         send(client, {"type": "vote", "user": "u", "prompt": "p", "text": "late", "value": 1})
@@ -312,7 +312,7 @@ def test_who_was_left_behind_is_saved_soon(client, store):
     events = list(history(MAX_INLINE_EVENTS + 8))
     send(client, *events)
     send(client, retract("e3"))
-    assert client.app.state.runtime.replayer.settled.wait(timeout=30)
+    assert client.app.state.runtime.models.current.replayer.settled.wait(timeout=30)
     assert store.run("SELECT through_seq FROM user_states") == [(len(events) + 1,)]
 
 

@@ -23,8 +23,8 @@ from penchant.models.observe import observation
 from penchant.models.testing import tiny_bundle
 from penchant.service import fold
 from penchant.service import store as store_package
+from penchant.service.loading import StartError, check_match
 from penchant.service.rebuild import Replayer
-from penchant.service.runtime import StartError, check_match
 from penchant.service.settings import Settings
 from penchant.service.store.database import FILE_NAME, Database, StoreError, store_place
 from penchant.service.store.tables import installation, metadata
@@ -280,7 +280,7 @@ def test_answers_do_not_wait_for_a_rebuild(serve, store, held_up):
     assert client.get("/v1/users/u").json()["feedback_events"] == 12
     assert "penchant_replay_pending_users 1.0" in client.get("/metrics").text
     held_up.set()
-    assert client.app.state.runtime.replayer.settled.wait(timeout=30)
+    assert client.app.state.runtime.models.current.replayer.settled.wait(timeout=30)
     assert "penchant_replay_pending_users 0.0" in client.get("/metrics").text
     assert store.run("SELECT through_seq FROM user_states") == [(12,)]
 
