@@ -11,17 +11,12 @@ from torch import Tensor
 from penchant.models.assemble import assemble
 from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint
 from penchant.models.fit_state import DTYPE, FitOptions, FitState
+from penchant.models.messages import Messages, item_messages, user_messages
 from penchant.models.mixture import Mixture, split
 from penchant.models.progress import Progress, silent
 from penchant.models.reward import RewardModel
 from penchant.models.text_fit import regress, tune
-from penchant.models.variational import (
-    Messages,
-    item_messages,
-    leading_directions,
-    user_messages,
-    utilities,
-)
+from penchant.models.variational import leading_directions, utilities
 
 __all__ = ["Fit", "FitOptions"]
 

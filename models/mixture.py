@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from penchant.models.variational import Messages
+from penchant.models.messages import Messages
 
 SHRINKAGE: Final = 10.0
 """Users' worth of the common covariance in every archetype's."""

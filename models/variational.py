@@ -1,18 +1,14 @@
-"""Mean-field variational EM over users and items, in batch on torch.
+"""What variational EM knows of users, items and rating scales.
 
 The utility of item x for user i is written u = g_x·h_i with
 
     item g = [b, 1, v₁…v_k]      user h = [1, t, z₁…z_k]      D = 2 + k
 
 (b base, v directions; t threshold, z position). What is known (the ones) has no covariance, so that one formula serves
-users and items: a judgement is a Gaussian site −½ωu² + λu, of which a user gets (ωE[ggᵀ], λĝ), an item (ωE[hhᵀ], λĥ);
-conditioning on the known coordinates leaves the unknown ones. λ = ω·target for a rating, ±½ for a logistic judgement
-under the Jaakkola–Jordan bound (ξ² = E[u²], ω = tanh(ξ/2)/2ξ); a weight multiplies both, and where a label is right
-only with probability r, ±½ becomes ±(r − ½).
+users and items. What judgements say of them is in `messages`.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,9 +23,6 @@ that the difference of two ratings and a choice between the two texts are judgem
 
 MIN_SLOPE: Final = 0.01
 """Of a rating scale: ratings that hardly differ say little, and never infinitely much."""
-
-CHUNK_NUMBERS: Final = 1 << 23
-"""Judgements are handled in chunks of so many numbers (64 MiB), D² a judgement: bounds memory."""
 
 
 @dataclass
@@ -50,24 +43,6 @@ class Factors:
     def second(self) -> Tensor:
         """E[rrᵀ], `[n, D, D]`."""
         return self.mean[:, :, None] * self.mean[:, None, :] + self.cov
-
-
-@dataclass(frozen=True)
-class Messages:
-    """What the judgements alone say of the unknown coordinates, in natural parameters.
-
-    Attributes:
-        precision: `[n, f, f]`.
-        linear: `[n, f]`.
-    """
-
-    precision: Tensor
-    linear: Tensor
-
-    def posterior(self, prior_precision: Tensor, prior_linear: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean `[n, f]` and covariance `[n, f, f]` under a Gaussian prior given in natural parameters."""
-        cov = torch.linalg.inv(self.precision + prior_precision)
-        return torch.einsum("nij,nj->ni", cov, self.linear + prior_linear), cov
 
 
 @dataclass
@@ -124,85 +99,6 @@ def by_source(data: Dataset, told: Told, values: Tensor) -> Tensor:
     return values.new_zeros(len(data.sources)).index_add_(0, told.source, values)
 
 
-def user_messages(
-    data: Dataset, users: Factors, items: Factors, scales: RatingScales, trust: Trust
-) -> Messages:
-    """What the judgements say of every user, `n = U`."""
-    return _collect(users, _user_sites(data, users, items, scales, trust))
-
-
-def item_messages(
-    data: Dataset, users: Factors, items: Factors, scales: RatingScales, trust: Trust
-) -> Messages:
-    """What the judgements say of every item, `n = N`; each user's influence is capped."""
-    return _collect(items, _item_sites(data, users, items, scales, trust))
-
-
-def _collect(side: Factors, sites: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Messages:
-    """Sums (row, precision `[j, D, D]`, linear `[j, D]`) by row and conditions on the known coordinates."""
-    n, width = side.mean.shape
-    precision = side.mean.new_zeros(n, width * width)
-    linear = side.mean.new_zeros(n, width)
-    for row, site_precision, site_linear in sites:
-        precision.index_add_(0, row, site_precision.reshape(len(row), -1))
-        linear.index_add_(0, row, site_linear)
-    precision = precision.reshape(n, width, width)
-    free = side.free
-    known = [c for c in range(width) if c not in free]
-    crossed = precision[:, free][:, :, known]
-    return Messages(
-        precision[:, free][:, :, free],
-        linear[:, free] - torch.einsum("nfc,nc->nf", crossed, side.mean[:, known]),
-    )
-
-
-def _user_sites(
-    data: Dataset, users: Factors, items: Factors, scales: RatingScales, trust: Trust
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    second = items.second
-    for rows in _chunks(len(data.ratings), users):
-        told = data.ratings[rows]
-        omega = told.weight / RATING_NOISE
-        linear = omega * scales.targets(told)
-        yield told.user, omega[:, None, None] * second[told.item], linear[:, None] * items.mean[told.item]
-    for rows in _chunks(len(data.votes), users):
-        told = data.votes[rows]
-        omega = told.weight * _omega(second[told.item], users, told.user)
-        pull = 0.5 * told.value * told.weight * (2 * trust.right[1][rows] - 1)
-        yield told.user, omega[:, None, None] * second[told.item], pull[:, None] * items.mean[told.item]
-    for rows in _chunks(len(data.pairs), users):
-        told = data.pairs[rows]
-        difference, spread = _difference(items, told)
-        omega = told.weight * _omega(spread, users, told.user)
-        pull = 0.5 * told.weight * (2 * trust.right[2][rows] - 1)
-        yield told.user, omega[:, None, None] * spread, pull[:, None] * difference
-
-
-def _item_sites(
-    data: Dataset, users: Factors, items: Factors, scales: RatingScales, trust: Trust
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    second = users.second
-    for rows in _chunks(len(data.ratings), users):
-        told = data.ratings[rows]
-        omega = told.weight * trust.share[0][rows] / RATING_NOISE
-        linear = omega * scales.targets(told)
-        yield told.item, omega[:, None, None] * second[told.user], linear[:, None] * users.mean[told.user]
-    for rows in _chunks(len(data.votes), users):
-        told = data.votes[rows]
-        power = told.weight * trust.share[1][rows]
-        omega = power * _omega(items.second[told.item], users, told.user)
-        pull = 0.5 * told.value * power * (2 * trust.right[1][rows] - 1)
-        yield told.item, omega[:, None, None] * second[told.user], pull[:, None] * users.mean[told.user]
-    for rows in _chunks(len(data.pairs), users):
-        told = data.pairs[rows]
-        _, spread = _difference(items, told)
-        power = told.weight * trust.share[2][rows]
-        precision = (power * _omega(spread, users, told.user))[:, None, None] * second[told.user]
-        half = (0.5 * power * (2 * trust.right[2][rows] - 1))[:, None] * users.mean[told.user]
-        yield told.item, precision, half + torch.einsum("jde,je->jd", precision, items.mean[told.other])
-        yield told.other, precision, -half + torch.einsum("jde,je->jd", precision, items.mean[told.item])
-
-
 def utilities(users: Factors, items: Factors, told: Told) -> Tensor:
     """E[u] of what was judged, of a pair the difference, `[J]`."""
     row = items.mean[told.item]
@@ -239,23 +135,3 @@ def leading_directions(
     k = min(rank, len(s))
     count = value.new_zeros(n_items).index_add_(0, item, torch.ones_like(value))
     return u[:, :k] * n_users**0.5, v[:, :k] * s[:k] * n_users**0.5 / (count[:, None] + 10)
-
-
-def _difference(items: Factors, told: Told) -> tuple[Tensor, Tensor]:
-    """Difference d = ĝ_a − ĝ_b `[j, D]` and M = ddᵀ + C_a + C_b `[j, D, D]`."""
-    d = items.mean[told.item] - items.mean[told.other]
-    return d, d[:, :, None] * d[:, None, :] + items.cov[told.item] + items.cov[told.other]
-
-
-def _omega(spread: Tensor, users: Factors, user: Tensor) -> Tensor:
-    """ω of the Jaakkola–Jordan bound at its optimum ξ² = tr(M E[hhᵀ]), `[j]`."""
-    mean, cov = users.mean[user], users.cov[user]
-    squared = torch.einsum("jde,jde->j", spread, cov) + torch.einsum("jde,jd,je->j", spread, mean, mean)
-    xi = squared.clamp_min(1e-8).sqrt()
-    return torch.tanh(xi / 2) / (2 * xi)
-
-
-def _chunks(n: int, side: Factors) -> Iterator[slice]:
-    size = max(1, CHUNK_NUMBERS // side.mean.shape[1] ** 2)
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))

@@ -9,8 +9,8 @@ from scipy.stats import multivariate_normal
 
 from penchant.models import mixture as module
 from penchant.models.assemble import population
+from penchant.models.messages import Messages
 from penchant.models.mixture import SHRINKAGE, Mixture, Placed, split
-from penchant.models.variational import Messages
 
 F = 3  # coordinates of a user
 

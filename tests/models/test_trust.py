@@ -11,6 +11,7 @@ from scipy.special import expit
 from penchant.models.dataset import Dataset
 from penchant.models.fit import Fit, FitOptions
 from penchant.models.judgements import Judgement
+from penchant.models.messages import item_messages, user_messages
 from penchant.models.trust import (
     ANNOTATOR_STRENGTH,
     HIGHEST_FLIP,
@@ -20,7 +21,7 @@ from penchant.models.trust import (
     START,
     Reliability,
 )
-from penchant.models.variational import Factors, RatingScales, Trust, item_messages, user_messages
+from penchant.models.variational import Factors, RatingScales, Trust
 
 TEXTS = [f"t{i}" for i in range(20)]
 VECTORS = {("", text): np.zeros(3, np.float16) for text in TEXTS}

@@ -7,22 +7,20 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
-from penchant.models import variational
+from penchant.models import messages as messages_module
 from penchant.models.dataset import Dataset
 from penchant.models.judgements import Judgement
 from penchant.models.likelihood import Pair, Vote, site
+from penchant.models.messages import Messages, item_messages, user_messages
 from penchant.models.population import Beliefs
 from penchant.models.variational import (
     MIN_SLOPE,
     RATING_NOISE,
     Factors,
-    Messages,
     RatingScales,
     Trust,
     by_source,
-    item_messages,
     leading_directions,
-    user_messages,
     utilities,
 )
 
@@ -147,7 +145,7 @@ def test_messages_are_those_of_plain_loops(data, state):
 
 def test_chunks_change_nothing(data, state, monkeypatch):
     whole = [messages(data, *state) for messages in (user_messages, item_messages)]
-    monkeypatch.setattr(variational, "CHUNK_NUMBERS", 4 * (2 + K) ** 2)  # four judgements
+    monkeypatch.setattr(messages_module, "CHUNK_NUMBERS", 4 * (2 + K) ** 2)  # four judgements
     for before, messages in zip(whole, (user_messages, item_messages), strict=True):
         after = messages(data, *state)
         torch.testing.assert_close(after.precision, before.precision, rtol=0, atol=1e-12)
