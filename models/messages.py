@@ -133,7 +133,7 @@ def _difference(items: Factors, told: Told) -> tuple[Tensor, Tensor]:
 
 def _omega(spread: Tensor, second: Tensor, user: Tensor) -> Tensor:
     """ω of the Jaakkola–Jordan bound at its optimum ξ² = tr(M E[hhᵀ]), `[j]`; `second` is E[hhᵀ], `[U, D, D]`."""
-    squared = torch.linalg.vecdot(spread.flatten(1), second.index_select(0, user).flatten(1))
+    squared: Tensor = torch.linalg.vecdot(spread.flatten(1), second.index_select(0, user).flatten(1))
     xi = squared.clamp_min(1e-8).sqrt()
     return torch.tanh(xi / 2) / (2 * xi)
 
