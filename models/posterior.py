@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Final
 
 import numpy as np
@@ -255,7 +255,7 @@ class UserPosterior:
         header = _HEADER.pack(
             _MAGIC, q, len(self.population.weights), self.judgements, self.surprise, self.changes
         )
-        numbers = np.concatenate([self.linear, self.precision[np.triu_indices(q)]])
+        numbers = np.concatenate([self.linear, self.precision[_upper(q)]])
         return header + numbers.astype("<f4").tobytes()
 
     @classmethod
@@ -286,6 +286,13 @@ class UserPosterior:
         return cls(population, found.precision, found.linear, found.judgements, found.surprise, found.changes)
 
 
+@cache
+def _upper(q: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of the upper triangle of `[q, q]`, found once: reading and writing a state takes little more."""
+    rows, columns = np.triu_indices(q)
+    return rows, columns
+
+
 def stored_numbers(blob: bytes) -> StoredNumbers:
     """Reads what `UserPosterior.to_bytes` wrote, where its population is not at hand.
 
@@ -299,6 +306,6 @@ def stored_numbers(blob: bytes) -> StoredNumbers:
         raise PosteriorError(f"{len(blob)} bytes do not hold a posterior of {q} coordinates")
     numbers = np.frombuffer(blob, "<f4", offset=_HEADER.size).astype(np.float64)
     precision = np.zeros((q, q))
-    precision[np.triu_indices(q)] = numbers[q:]
+    precision[_upper(q)] = numbers[q:]
     precision = precision + np.triu(precision, 1).T
     return StoredNumbers(judgements, surprise, changes, numbers[:q], precision)
