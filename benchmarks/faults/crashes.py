@@ -18,9 +18,9 @@ _REPLAY_EVERY: Final = 10
 _ROUND_EVENTS: Final = (10, 80)
 _RECOVERY_SECONDS: Final = 30.0
 _CLOCK_SECONDS: Final = "0.3"
-_DISK: Final = "2m"
+_DISK: Final = "1536k"
 _MORE_DISK: Final = "64m"
-_PAGES: Final = 300
+_PAGES: Final = 120
 
 
 def kill(store: Store, rounds: int, seed: int = 0, **environment: str) -> Outcome:
