@@ -33,6 +33,7 @@ feedback_events: Final = Table(
     ),  # the event as sent, JSON, a reference to a ranking being resolved
     Column("received_at", Float, nullable=False),
     Index("feedback_events_by_event_id", "tenant", "event_id", unique=True),
+    Index("feedback_events_by_age", "tenant", "received_at"),
     sqlite_with_rowid=False,
 )
 
