@@ -21,7 +21,11 @@ from penchant.models.judgements import read
 from penchant.models.reward import item_key
 from penchant.models.testing import tiny_bundle
 from penchant.service.commands import app
+from penchant.service.from_store import StoredJudgements, read_judgements
+from penchant.service.privacy import context_of
 from penchant.service.settings import Settings
+from penchant.service.store.database import Database
+from penchant.service.tenancy import TenantSettings, put_settings
 
 Serve = Callable[..., TestClient]
 At = tuple[str, object]
@@ -114,6 +118,34 @@ def at(settings: Settings) -> At:
     if settings.store_url is not None:
         return "--store-url", settings.store_url.get_secret_value()
     return "--data-dir", settings.data_dir
+
+
+def test_features_alone_say_the_same(
+    serve: Serve, settings: Settings, fresh: Any, at: At, tmp_path: Path
+) -> None:
+    def found(place: Settings) -> StoredJudgements:
+        database = Database.open(place, exclusive=False)
+        with database.reading() as connection:
+            read = read_judgements(connection, ["default"], FeatureExtractor(HashingEncoder()).identity)
+        database.close()
+        return read
+
+    send(serve(), *one_of_each("u"), *one_of_each("v"))
+    with_texts = found(settings)
+    served = (client := serve(**fresh.place)).app.state.runtime  # type: ignore[attr-defined]
+    with served.database.writing() as connection:
+        put_settings(connection, "default", TenantSettings(keep_texts=False), 0.0)
+    served.feed.poll()
+    send(client, *one_of_each("u"), *one_of_each("v"))
+    without = found(Settings(**fresh.place))
+    assert len(without.judgements) == 12
+    assert without.judgements == with_texts.judgements
+    assert (without.item_keys, without.users, without.sha256) == (with_texts.item_keys, 2, with_texts.sha256)
+    assert without.vectors.keys() == with_texts.vectors.keys()
+    assert all((without.vectors[item] == with_texts.vectors[item]).all() for item in without.vectors)
+    extractor = FeatureExtractor(HashingEncoder())
+    named = (context_of({"prompt": "p"}), extractor.key("a").hex())
+    assert without.item_keys[item_key(*named)] == item_key("p", "a")
 
 
 @pytest.fixture
