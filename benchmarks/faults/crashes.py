@@ -97,14 +97,17 @@ def disk(store: Store, rounds: int, seed: int = 0) -> Outcome:
 
 def _killed(outcome: Outcome, store: Store, seed: int, environment: dict[str, str]) -> Outcome:
     random, load = Random(seed), Load(CLIENTS, USERS, seed)  # noqa: S311
-    starts = []
+    starts, unanswered = [], 0
     for number in range(outcome.rounds + 1):
         started = time.monotonic()
         with store.launcher().serving(**environment) as server, server.client() as client:
             starts.append(time.monotonic() - started)
+            found = read_back(client, load.ledger, USERS)
+            outcome.check(found, f"after kill {number}")
+            unanswered += found.unacknowledged
             load.settle(server.url)
-            outcome.check(read_back(client, load.ledger, USERS), f"after kill {number}")
             if number == outcome.rounds:
+                outcome.check(read_back(client, load.ledger, USERS), "at the end")
                 break
             with load.sending([server.url]):
                 load.wait_for(random.randint(*_ROUND_EVENTS))
@@ -113,7 +116,7 @@ def _killed(outcome: Outcome, store: Store, seed: int, environment: dict[str, st
         if (number + 1) % _REPLAY_EVERY == 0 or number + 1 == outcome.rounds:
             outcome.compare(learn_again(store), f"after kill {number + 1}")
     outcome.listen(load.ledger)
-    outcome.figures |= _spread("start_seconds", starts)
+    outcome.figures |= _spread("start_seconds", starts) | {"stored_though_the_answer_was_lost": unanswered}
     return outcome
 
 

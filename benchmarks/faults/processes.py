@@ -122,7 +122,7 @@ class Launcher:
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.faults.server"],
-                env=inherited | told | dict(self.environment) | more,
+                env={**inherited, **told, **self.environment, **more},
                 cwd=Path(__file__).parents[2],
                 stdout=output,
                 stderr=output,

@@ -30,8 +30,8 @@ def markdown(about: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
         f"{about['cores']} cores of {about['processor']}; commit {about['commit']}, {versions}.",
         "",
         "*Acknowledged*: events whose sender was told that they are stored. *Found*: events in the log afterwards. "
-        "*Unacknowledged*: found, though the answer was lost with the server; sent again, they count as duplicates of "
-        "themselves and nothing is stored twice. *Replay*: users whose state, learned again from the log, was compared "
+        "*Unacknowledged*: found, though nobody was told so. What was not answered is sent again until it is: what had "
+        "been stored before is not stored twice. *Replay*: users whose state, learned again from the log, was compared "
         "with the saved one, and the largest difference (goal: 1e-6).",
         "",
         "| part | store | rounds | acknowledged | found | duplicated | lost | unacknowledged | replay | as it must be |",

