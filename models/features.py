@@ -1,17 +1,25 @@
-"""From text to feature vector: encoder embedding beside named attributes, one float16 row a text."""
+"""From text to feature vector: encoder embedding beside named attributes, one float16 row a text.
+
+extract = read, then encode; the two can run in different threads.
+"""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_VERSION, attribute_matrix
-from penchant.models.encoder import Encoder
+from penchant.models.encoder import Encoder, Encoding
+
+if TYPE_CHECKING:  # whoever has no transformer needs no tokenizers
+    from penchant.models.tokens import Tokens
 
 KEY_BYTES: Final = 16
+CHARS_PER_TOKEN: Final = 4
+"""Of English; where an encoder cannot tell how many tokens a text has before it encodes it."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,38 @@ class Features:
     vectors: NDArray[np.float16]
     tokens: NDArray[np.int64]
     truncated: NDArray[np.bool_]
+
+
+@runtime_checkable
+class TwoStepEncoder(Protocol):
+    """An encoder whose two steps can be taken apart: one thread tokenizes while another encodes."""
+
+    def tokenize(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> "Tokens":
+        """Token numbers of texts."""
+        ...
+
+    def encode_tokens(self, tokens: "Tokens") -> Encoding:
+        """Embeddings of them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReadText:
+    """A text that was read: what is left to do is the encoder's.
+
+    Attributes:
+        text: The text.
+        prompt: Its prompt, which a joint encoder alone minds.
+        attributes: `[n_attributes]`.
+        tokens: Its token numbers; None where the encoder takes texts.
+        size: How many tokens the encoder will read; estimated where `tokens` is None.
+    """
+
+    text: str
+    prompt: str
+    attributes: NDArray[np.float32]
+    tokens: "Tokens | None"
+    size: int
 
 
 class FeatureExtractor:
@@ -60,6 +100,46 @@ class FeatureExtractor:
 
         Cost: one encoder pass; the attributes add about 0.6 ms a KB of text.
         """
-        encoding = self.encoder.encode(texts, prompts if self.encoder.joint else None)
-        vectors = np.concatenate([encoding.embeddings, attribute_matrix(texts)], axis=1)
+        return self.encode(self.read(texts, prompts))
+
+    def read(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> list[ReadText]:
+        """The first step of `extract`: tokens and attributes. Safe beside `encode` in another thread."""
+        attributes = attribute_matrix(texts)
+        asked = prompts if prompts is not None else [""] * len(texts)
+        if not isinstance(self.encoder, TwoStepEncoder):
+            sizes = [self.estimate(text) for text in texts]
+            rows = zip(texts, asked, attributes, sizes, strict=True)
+            return [ReadText(text, prompt, row, None, size) for text, prompt, row, size in rows]
+        tokens = _apart(self.encoder.tokenize(texts, prompts if self.encoder.joint else None))
+        together = zip(texts, asked, attributes, tokens, strict=True)
+        return [ReadText(text, prompt, row, own, len(own.ids)) for text, prompt, row, own in together]
+
+    def encode(self, texts: Sequence[ReadText]) -> Features:
+        """The second step of `extract`, for texts that may have been read in several calls."""
+        attributes = np.array([text.attributes for text in texts], np.float32)
+        encoding = self._encoding(texts)
+        vectors = np.concatenate(
+            [encoding.embeddings, attributes.reshape(len(texts), len(ATTRIBUTE_NAMES))], axis=1
+        )
         return Features(vectors.astype(np.float16), encoding.tokens, encoding.truncated)
+
+    def estimate(self, text: str) -> int:
+        """About how many tokens the encoder will read of a text."""
+        return min(self.encoder.max_tokens, 1 + len(text) // CHARS_PER_TOKEN)
+
+    def _encoding(self, texts: Sequence[ReadText]) -> Encoding:
+        tokens = [text.tokens for text in texts if text.tokens is not None]
+        if tokens and isinstance(self.encoder, TwoStepEncoder):
+            return self.encoder.encode_tokens(type(tokens[0]).join(tokens))
+        prompts = [text.prompt for text in texts] if self.encoder.joint else None
+        return self.encoder.encode([text.text for text in texts], prompts)
+
+
+def _apart(tokens: "Tokens") -> "list[Tokens]":
+    """Each text's own tokens."""
+    ends = np.cumsum(tokens.lengths).tolist()
+    starts = [0, *ends[:-1]]
+    return [
+        type(tokens)(tokens.ids[start:end], tokens.lengths[i : i + 1], tokens.truncated[i : i + 1])
+        for i, (start, end) in enumerate(zip(starts, ends, strict=False))
+    ]

@@ -1,13 +1,12 @@
-"""One thread owns the encoder; requests that wait at the same time are encoded together.
+"""Two threads between requests and the encoder: one reads texts ahead, the other owns the encoder.
 
-request → bounded queue → owner thread: take what waits, up to a budget → one `extract` → each its rows
+request → admitted, or 429 → `FairQueue` ─ reader thread: tokens, attributes ─→ owner thread: batch after batch → rows
 """
 
 import asyncio
-import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,35 +14,66 @@ import numpy as np
 
 from penchant.models.features import FeatureExtractor, Features
 from penchant.service.errors import ApiError, OverloadedError, internal_error
+from penchant.service.fair_queue import Entry, FairQueue, Job
 from penchant.service.settings import Settings
 from penchant.service.telemetry import Telemetry, log_failure
 
-_SMOOTHING: Final = 0.2  # weight of the newest batch in the estimate of the encoder's speed
+MIN_BATCH_TOKENS: Final = 2048
+"""However slow the encoder: smaller batches would make it slower still."""
+
+_MEMORY: Final = 0.8  # of a measurement, a batch later
+_READ_AHEAD: Final = 2  # batches that may be read of one request
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """Features of the texts of one job, and how long it waited and was encoded, in seconds."""
+    """Features of the texts of one request, and how long it waited and was encoded, in seconds."""
 
     features: Features
     queue_seconds: float
     encode_seconds: float
 
 
-@dataclass(frozen=True, eq=False)
-class _Job:
-    texts: tuple[str, ...]
-    prompts: tuple[str, ...]
+@dataclass(eq=False)
+class _Asked:
+    """A request that waits, and what is known of its answer."""
+
+    job: Job
     done: "asyncio.Future[Extracted]"
-    chars: int
+    features: Features
     asked_at: float = field(default_factory=time.perf_counter)
+    encode_seconds: float = 0.0
+
+    def answer(self) -> Extracted:
+        """Its answer, once all rows are there."""
+        took = time.perf_counter() - self.asked_at
+        return Extracted(self.features, max(0.0, took - self.encode_seconds), self.encode_seconds)
+
+
+class Speed:
+    """Tokens a second, of the last few batches; large ones count more."""
+
+    def __init__(self) -> None:
+        self._tokens, self._seconds = 1000.0, 0.1
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The estimate; 10,000 before anything was measured."""
+        return self._tokens / self._seconds
+
+    def measured(self, tokens: int, seconds: float) -> None:
+        """Takes a batch into account."""
+        self._tokens = _MEMORY * self._tokens + max(1, tokens)
+        self._seconds = _MEMORY * self._seconds + max(1e-6, seconds)
 
 
 class MicroBatcher:
-    """Merges waiting requests into batches for one encoder thread.
+    """Merges waiting requests into batches for one encoder.
+
+    A text that several requests wait for is encoded once; one that nobody waits for any longer, not at all.
 
     Args:
-        extractor: Used by the owner thread alone.
+        extractor: Used by these threads alone.
         settings: Bounds of queue and batch.
         telemetry: Where batches are counted.
     """
@@ -52,26 +82,50 @@ class MicroBatcher:
         self._extractor = extractor
         self._settings = settings
         self._telemetry = telemetry
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._queued_texts = 0
-        self._seconds_per_text = 0.01
-        self._thread = threading.Thread(target=self._own, name="penchant-encoder", daemon=True)
+        self._changed = threading.Condition()  # guards all that follows
+        self._queue = FairQueue(extractor.estimate)
+        self._asked: dict[Job, _Asked] = {}
+        self._speed = Speed()
+        self._stopping = False
+        self._threads = (
+            threading.Thread(target=self._own, args=(self._read_next,), name="penchant-reader", daemon=True),
+            threading.Thread(
+                target=self._own, args=(self._encode_next,), name="penchant-encoder", daemon=True
+            ),
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    # On the event loop
+
     def start(self) -> None:
-        """Starts the owner thread; to be called on the event loop."""
+        """Starts the threads; to be called on the event loop."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     async def stop(self) -> None:
-        """Encodes what waits, then ends the thread."""
-        self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
+        """Encodes what waits, then ends the threads."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether texts wait for the encoder, or are in it. Any thread may ask."""
+        return len(self._queue) > 0
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all that waits has been read."""
+        with self._changed:
+            return self._queue.is_read
 
     @property
     def alive(self) -> bool:
-        """Whether the owner thread runs."""
-        return self._thread.is_alive()
+        """Whether the threads run."""
+        return all(thread.is_alive() for thread in self._threads)
 
     async def extract(self, texts: Sequence[str], prompts: Sequence[str]) -> Extracted:
         """Features of n texts (n prompts, read by a joint encoder alone).
@@ -80,117 +134,186 @@ class MicroBatcher:
             OverloadedError: The queue has no room for n more texts, or they would wait too long.
             ApiError: The encoder failed on these texts.
         """
-        limit, wait = self._settings.max_queued_texts, self._queued_texts * self._seconds_per_text
-        full = self._queued_texts + len(texts) > limit or wait > self._settings.max_queue_seconds
-        if self._queued_texts and full:
-            self._telemetry.overloads.labels("encoder").inc()
-            raise OverloadedError("encoder", limit, wait)
+        joint, n = self._extractor.encoder.joint, len(texts)
+        pairs = [(text, prompt if joint else "") for text, prompt in zip(texts, prompts, strict=True)]
         done: asyncio.Future[Extracted] = asyncio.get_running_loop().create_future()
-        self._count(len(texts))
-        self._queue.put(_Job(tuple(texts), tuple(prompts), done, sum(map(len, texts))))
+        rows = Features(
+            np.empty((n, self._extractor.dim), np.float16), np.zeros(n, np.int64), np.zeros(n, np.bool_)
+        )
+        job = Job(n)
+        with self._changed:
+            self._admit(texts)
+            self._asked[job] = _Asked(job, done, rows)
+            self._queue.add(job, pairs)
+            self._changed.notify_all()
+        self._telemetry.queued_texts.inc(n)  # of all encoders: around an upgrade there may be two
         try:
             return await done
         finally:
-            self._count(-len(texts))
+            self._telemetry.queued_texts.dec(n)
+            with self._changed:
+                if self._asked.pop(job, None) is not None:
+                    self._telemetry.abandoned_texts.inc(job.left)
+                    self._queue.abandon(job)
+                    self._changed.notify_all()
 
-    def _count(self, texts: int) -> None:
-        self._queued_texts += texts
-        self._telemetry.queued_texts.set(self._queued_texts)
+    def _admit(self, texts: Sequence[str]) -> None:
+        """Refuses what would wait longer than is allowed; a large request may wait as long again as it takes."""
+        if not len(self._queue):
+            return
+        limit, speed = self._settings.max_queued_texts, self._speed.tokens_per_second
+        tokens = sum(map(self._extractor.estimate, texts))
+        wait = self._queue.ahead(tokens, self._budget()) / speed
+        longest = self._settings.max_queue_seconds + tokens / speed
+        if self._queue.texts + len(texts) > limit or wait > longest:
+            self._telemetry.overloads.labels("encoder").inc()
+            raise OverloadedError("encoder", limit, wait - min(longest, wait / 2))
 
-    def _own(self) -> None:
-        """The owner thread: batch after batch until told to stop."""
-        held: _Job | None = None
-        stopping = False
-        while not stopping:
-            first = held or self._queue.get()
-            if first is None:
-                return
-            batch, held, stopping = self._gather(first)
-            batch = [job for job in batch if not job.done.cancelled()]
-            if batch:
-                self._serve(batch)
-        if held is not None:
-            self._serve([held])
+    def _budget(self) -> int:
+        """Tokens of a batch: what the encoder reads in `batch_seconds`, within bounds."""
+        settings = self._settings
+        wanted = int(self._speed.tokens_per_second * settings.batch_seconds)
+        return min(settings.max_batch_tokens, max(MIN_BATCH_TOKENS, wanted))
 
-    def _gather(self, first: _Job) -> tuple[list[_Job], _Job | None, bool]:
-        """What waits, within the budget; the job that did not fit; whether the queue has ended."""
-        batch, texts, chars = [first], len(first.texts), first.chars
+    # On the threads
+
+    def _own(self, work: Callable[[], bool]) -> None:
+        """Works until told to stop, and nothing is left."""
         while True:
             try:
-                job = self._queue.get_nowait()
-            except queue.Empty:
-                return batch, None, False
-            if job is None:
-                return batch, None, True
-            texts, chars = texts + len(job.texts), chars + job.chars
-            if texts > self._settings.max_batch_texts or chars > self._settings.max_batch_chars:
-                return batch, job, False
-            batch.append(job)
+                if not work():
+                    return
+            except Exception as error:  # whatever it is, the thread goes on and nobody waits for ever
+                log_failure("encoder_thread_failed", error)
+                self._fail_all()
 
-    def _serve(self, batch: Sequence[_Job]) -> None:
+    def _wait_for(self, find: Callable[[], list[Entry]]) -> list[Entry]:
+        """What there is to do; nothing once the batcher stops and nobody waits."""
+        with self._changed:
+            while not (found := find()):
+                if self._stopping and not len(self._queue):
+                    self._changed.notify_all()
+                    return []
+                self._changed.wait()
+            self._changed.notify_all()  # the reader may go on where the encoder took something
+            return found
+
+    def _read_next(self) -> bool:
+        entries = self._wait_for(lambda: self._queue.to_read(_READ_AHEAD * self._budget()))
+        if not entries:
+            return False
         try:
-            self._encode(batch)
-        except Exception as error:  # whatever it is, the thread goes on and nobody waits for ever
-            self._answer(batch, [internal_error() for _ in batch])
-            log_failure("encoder_thread_failed", error)
+            self._read(entries)
+        except Exception as error:
+            for entry in entries:  # one text must not fail another
+                try:
+                    self._read([entry])
+                except Exception:
+                    self._fail(tuple(entry.waiting), error)
+        return True
 
-    def _encode(self, batch: Sequence[_Job]) -> None:
+    def _read(self, entries: Sequence[Entry]) -> None:
+        texts, prompts = zip(*(entry.pair for entry in entries), strict=True)
+        read = self._extractor.read(texts, prompts)
+        with self._changed:
+            self._queue.was_read(zip(entries, read, strict=True))
+            self._changed.notify_all()
+
+    def _encode_next(self) -> bool:
+        settings = self._settings
+        batch = self._wait_for(lambda: self._queue.take(self._budget(), settings.max_batch_texts))
+        if batch:
+            self._encode(batch)
+        return bool(batch)
+
+    def _encode(self, batch: Sequence[Entry]) -> None:
         started = time.perf_counter()
         try:
-            features = self._extract(
-                [(t, p) for job in batch for t, p in zip(job.texts, job.prompts, strict=True)]
-            )
+            features = self._extractor.encode([entry.read for entry in batch if entry.read is not None])
+            if not np.isfinite(features.vectors).all():
+                raise ArithmeticError("features are not finite")
         except Exception as error:
             self._telemetry.encoder_failures.inc()
-            if len(batch) > 1:  # one request's texts must not fail another's
-                for job in batch:
-                    self._encode([job])
-                return
-            self._answer(batch, [internal_error()])
-            log_failure("encoder_failed", error)
+            self._without_culprit(batch, error)
             return
-        took = time.perf_counter() - started
-        self._telemetry.batch_texts.observe(len(features.tokens))
-        self._telemetry.encoded_texts.inc(len(features.tokens))
-        self._telemetry.encoded_tokens.inc(int(features.tokens.sum()))
-        self._seconds_per_text += _SMOOTHING * (took / len(features.tokens) - self._seconds_per_text)
-        answers, start = [], 0
-        for job in batch:
-            rows = slice(start, start := start + len(job.texts))
-            part = Features(features.vectors[rows], features.tokens[rows], features.truncated[rows])
-            answers.append(Extracted(part, started - job.asked_at, took))
-        self._answer(batch, answers)
+        took, tokens = time.perf_counter() - started, int(features.tokens.sum())
+        self._telemetry.batch_texts.observe(len(batch))
+        self._telemetry.batch_tokens.observe(tokens)
+        self._telemetry.encoded_texts.inc(len(batch))
+        self._telemetry.encoded_tokens.inc(tokens)
+        self._telemetry.encoder_seconds.inc(took)
+        with self._changed:
+            self._speed.measured(tokens, took)
+            finished = self._hand_out(batch, features, took)
+        self._resolve([(asked, asked.answer()) for asked in finished])
 
-    def _extract(self, pairs: Sequence[tuple[str, str]]) -> Features:
-        """Features of (text, prompt) pairs, each distinct one computed once.
+    def _hand_out(self, batch: Sequence[Entry], features: Features, took: float) -> list[_Asked]:
+        """Copies rows to whoever waits for them; requests that have all of theirs."""
+        served: dict[Job, None] = {}
+        for place, entry in enumerate(batch):
+            for job, rows in self._queue.done(entry).items():
+                served[job] = None
+                own = self._asked[job].features
+                own.vectors[rows] = features.vectors[place]
+                own.tokens[rows] = features.tokens[place]
+                own.truncated[rows] = features.truncated[place]
+        for job in served:
+            self._asked[job].encode_seconds += took
+        return [self._asked.pop(job) for job in served if not job.left]
 
-        Raises:
-            ArithmeticError: A feature is not finite.
-        """
-        if not self._extractor.encoder.joint:
-            pairs = [(text, "") for text, _ in pairs]
-        distinct = list(dict.fromkeys(pairs))
-        found = self._extractor.extract([t for t, _ in distinct], [p for _, p in distinct])
-        if not np.isfinite(found.vectors).all():
-            raise ArithmeticError("features are not finite")
-        if len(distinct) == len(pairs):
-            return found
-        place = {pair: i for i, pair in enumerate(distinct)}
-        rows = [place[pair] for pair in pairs]
-        return Features(found.vectors[rows], found.tokens[rows], found.truncated[rows])
+    def _without_culprit(self, batch: Sequence[Entry], error: Exception) -> None:
+        """Encodes each request's part of a batch that failed by itself; the one that is alone has failed."""
+        with self._changed:
+            shares: dict[Job | None, list[Entry]] = {}
+            for entry in batch:
+                shares.setdefault(next(iter(entry.waiting), None), []).append(entry)
+            for entry in shares.pop(None, []):  # nobody waits for it any longer
+                self._queue.done(entry)
+        if len(shares) > 1:
+            for share in shares.values():
+                self._encode(share)
+            return
+        for job, share in shares.items():
+            if job is not None:
+                self._fail((job,), error, share)
 
-    def _answer(self, batch: Sequence[_Job], answers: Sequence[Extracted | ApiError]) -> None:
-        """Hands the answers to the event loop, in one step."""
+    def _fail(self, jobs: Iterable[Job], error: Exception, batch: Sequence[Entry] = ()) -> None:
+        """Answers requests with an error; what others want of their batch waits again."""
+        log_failure("encoder_failed", error)
+        with self._changed:
+            failed = [asked for job in jobs if (asked := self._asked.pop(job, None)) is not None]
+            for asked in failed:
+                self._queue.abandon(asked.job)
+            for entry in batch:
+                if entry.waiting:
+                    self._queue.give_back(entry)
+                else:
+                    self._queue.done(entry)
+            self._changed.notify_all()
+        self._resolve([(asked, internal_error()) for asked in failed])
+
+    def _fail_all(self) -> None:
+        """After what nobody foresaw: starts with an empty queue."""
+        with self._changed:
+            failed, self._asked = list(self._asked.values()), {}
+            for asked in failed:
+                self._queue.abandon(asked.job)
+            self._queue = FairQueue(self._extractor.estimate)
+        self._resolve([(asked, internal_error()) for asked in failed])
+
+    def _resolve(self, answers: list[tuple[_Asked, Extracted | ApiError]]) -> None:
+        """Hands answers to the event loop, in one step."""
         if self._loop is None:
             raise RuntimeError("the batcher was not started")
-        self._loop.call_soon_threadsafe(_resolve, list(zip(batch, answers, strict=True)))
+        if answers:
+            self._loop.call_soon_threadsafe(_resolve, answers)
 
 
-def _resolve(answers: Sequence[tuple[_Job, Extracted | ApiError]]) -> None:
-    for job, answer in answers:
-        if job.done.done():
+def _resolve(answers: Sequence[tuple[_Asked, Extracted | ApiError]]) -> None:
+    for asked, answer in answers:
+        if asked.done.done():
             continue
         if isinstance(answer, ApiError):
-            job.done.set_exception(answer)
+            asked.done.set_exception(answer)
         else:
-            job.done.set_result(answer)
+            asked.done.set_result(answer)

@@ -101,9 +101,14 @@ class Settings(BaseSettings):
 
     # What the server holds.
     max_queued_texts: int = Field(default=2048, gt=0)
-    max_queue_seconds: float = Field(default=30.0, gt=0)
-    max_batch_texts: int = Field(default=256, gt=0)
-    max_batch_chars: int = Field(default=256_000, gt=0)
+    max_queue_seconds: float = Field(
+        default=4.0, gt=0, description="that a text may wait for the encoder, or its request is refused"
+    )
+    max_batch_texts: int = Field(default=1024, gt=0)
+    max_batch_tokens: int = Field(default=65_536, gt=0)
+    batch_seconds: float = Field(
+        default=0.1, gt=0, description="that a batch is to take: as long may a newcomer wait for its turn"
+    )
     max_queued_events: int = Field(default=4096, gt=0)
     max_group_events: int = Field(default=256, gt=0)
     max_queued_rankings: int = Field(default=10_000, gt=0)

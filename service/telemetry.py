@@ -21,6 +21,7 @@ log: Final = structlog.get_logger("penchant")
 _REQUEST_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _STAGE_SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 _BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_BATCH_TOKENS: Final = (64, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 
 
 def configure_logging(level: str) -> None:
@@ -109,7 +110,12 @@ class Telemetry:
         self.encoded_texts = self._counter("encoder_texts", "Texts encoded.")
         self.encoded_tokens = self._counter("encoder_tokens", "Tokens encoded.")
         self.encoder_failures = self._counter("encoder_failures", "Batches that the encoder failed.")
+        self.encoder_seconds = self._counter("encoder_seconds", "Time that the encoder was at work.")
         self.batch_texts = self._histogram("encoder_batch_texts", "Texts in a batch.", _BATCH_SIZES)
+        self.batch_tokens = self._histogram("encoder_batch_tokens", "Tokens in a batch.", _BATCH_TOKENS)
+        self.abandoned_texts = self._counter(
+            "encoder_abandoned_texts", "Texts that nobody waited for any longer when their turn came."
+        )
         self.queued_texts = self._gauge("encoder_queued_texts", "Texts that wait for the encoder.")
         self.cache_hits = self._counter("feature_cache_hits", "Texts whose features were in memory.")
         self.cache_misses = self._counter("feature_cache_misses", "Texts whose features were not in memory.")
@@ -124,6 +130,16 @@ class Telemetry:
         self.replay_pending = self._gauge(
             "replay_pending_users", "Users whose state is being brought up to the log, one after another."
         )
+        self.bundle_info = Gauge(
+            "penchant_bundle_info",
+            "1 for the bundle that ranks.",
+            ("name", "version"),
+            registry=self.registry,
+        )
+        self.upgrade_users = self._gauge(
+            "upgrade_users", "Users to be learned for the bundle that is being made ready; 0 where none is."
+        )
+        self.upgrade_users_done = self._gauge("upgrade_users_done", "Those of them that were learned.")
         self.replayed_users = self._counter("replayed_users", "States caught up from the log and saved.")
         self.commit_seconds = self._histogram(
             "commit_duration_seconds", "Time of a durable commit.", _STAGE_SECONDS
@@ -141,6 +157,11 @@ class Telemetry:
             "outlived_events", "Events removed because a tenant keeps none so old."
         )
         self.expired_rows = self._counter("expired_rows", "Rankings and stored answers removed by age.")
+
+    def show_bundle(self, name: str, version: str) -> None:
+        """Tells which bundle ranks."""
+        self.bundle_info.clear()
+        self.bundle_info.labels(name, version).set(1)
 
     def expose(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -2,13 +2,14 @@
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from penchant.models.encoder import HashingEncoder
 from penchant.models.features import FeatureExtractor
-from penchant.service.batching import MicroBatcher
+from penchant.service.batching import MicroBatcher, Speed
 from penchant.service.errors import ApiError, Code, OverloadedError
 from penchant.service.settings import Settings
 from penchant.service.telemetry import Telemetry
@@ -42,11 +43,18 @@ async def held_up(batcher, encoder):
     return first
 
 
+async def asked(batcher):
+    """Until what was asked waits for the encoder alone."""
+    await asyncio.sleep(0)
+    while not batcher.is_read:
+        await asyncio.sleep(0)
+
+
 def test_what_waits_together_is_encoded_together(encoder):
     async def scenario(batcher):
         first = await held_up(batcher, encoder)
         waiting = [ask(batcher, "a", "b"), ask(batcher, "b", "c"), ask(batcher, "d")]
-        await asyncio.sleep(0)
+        await asked(batcher)
         encoder.gate.set()
         return [await first, *[await one for one in waiting]]
 
@@ -59,12 +67,12 @@ def test_what_waits_together_is_encoded_together(encoder):
         assert answer.encode_seconds > 0
 
 
-@pytest.mark.parametrize("limits", [{"max_batch_texts": 4}, {"max_batch_chars": 4}])
+@pytest.mark.parametrize("limits", [{"max_batch_texts": 4}, {"max_batch_tokens": 4}])
 def test_a_batch_has_a_budget(encoder, limits):
     async def scenario(batcher):
         first = await held_up(batcher, encoder)
         waiting = [ask(batcher, "a", "b"), ask(batcher, "c", "d"), ask(batcher, "e", "f")]
-        await asyncio.sleep(0)
+        await asked(batcher)
         encoder.gate.set()
         await asyncio.gather(first, *waiting)
 
@@ -76,7 +84,7 @@ def test_one_request_cannot_fail_another(encoder):
     async def scenario(batcher):
         first = await held_up(batcher, encoder)
         good, bad = ask(batcher, "good"), ask(batcher, "poison")
-        await asyncio.sleep(0)
+        await asked(batcher)
         encoder.gate.set()
         await first
         with pytest.raises(ApiError) as failure:
@@ -88,20 +96,126 @@ def test_one_request_cannot_fail_another(encoder):
 
 
 def test_features_that_are_not_finite_are_refused(encoder, monkeypatch):
-    extract = FeatureExtractor.extract
+    encode = FeatureExtractor.encode
 
-    def broken(self, texts, prompts=None):
-        features = extract(self, texts, prompts)
+    def broken(self, texts):
+        features = encode(self, texts)
         features.vectors[0, 0] = np.nan
         return features
 
-    monkeypatch.setattr(FeatureExtractor, "extract", broken)
+    monkeypatch.setattr(FeatureExtractor, "encode", broken)
 
     async def scenario(batcher):
         with pytest.raises(ApiError):
             await ask(batcher, "a")
 
     run(encoder, scenario)
+
+
+def test_a_failing_batch_harms_its_own_texts_alone(encoder):
+    async def scenario(batcher):
+        first = await held_up(batcher, encoder)
+        bad, good = ask(batcher, "shared", "poison"), ask(batcher, "shared", "mine")
+        other = ask(batcher, "other")
+        await asked(batcher)
+        encoder.gate.set()
+        found = await asyncio.gather(first, bad, good, other, return_exceptions=True)
+        assert await ask(batcher, "shared")  # nothing is left of the failure
+        return found
+
+    _, bad, good, other = run(encoder, scenario)
+    assert isinstance(bad, ApiError)
+    alone = FeatureExtractor(HashingEncoder())
+    np.testing.assert_array_equal(good.features.vectors, alone.extract(["shared", "mine"]).vectors)
+    np.testing.assert_array_equal(other.features.vectors, alone.extract(["other"]).vectors)
+
+
+def test_a_text_that_cannot_be_read_harms_its_own_request_alone(encoder, monkeypatch):
+    read = FeatureExtractor.read
+
+    def failing(self, texts, prompts=None):
+        if "unreadable" in texts:
+            raise RuntimeError("secret reason of the failure")
+        return read(self, texts, prompts)
+
+    monkeypatch.setattr(FeatureExtractor, "read", failing)
+
+    async def scenario(batcher):
+        return await asyncio.gather(
+            ask(batcher, "fine", "unreadable"), ask(batcher, "fine"), return_exceptions=True
+        )
+
+    bad, good = run(encoder, scenario)
+    assert isinstance(bad, ApiError)
+    assert len(good.features.vectors) == 1
+
+
+def test_a_small_request_does_not_wait_for_a_large_one(encoder):
+    async def scenario(batcher):
+        first = await held_up(batcher, encoder)
+        large = ask(batcher, *[f"l{n}" for n in range(28)])
+        await asked(batcher)
+        small = ask(batcher, "s0", "s1", "s2", "s3")
+        await asked(batcher)
+        encoder.gate.set()
+        await asyncio.gather(first, small, large)
+
+    run(encoder, scenario, max_batch_tokens=8)
+    batches = encoder.calls[1:]
+    assert [sum(text.startswith("s") for text in batch) for batch in batches[:2]] == [0, 4]
+    assert all(len(batch) == 8 for batch in batches)
+    assert [text for batch in batches for text in batch if text.startswith("l")] == [
+        f"l{n}" for n in range(28)
+    ]
+
+
+def test_a_batch_is_sorted_by_length(encoder):
+    async def scenario(batcher):
+        first = await held_up(batcher, encoder)
+        waiting = [ask(batcher, "x" * 40, "a"), ask(batcher, "y" * 20)]
+        await asked(batcher)
+        encoder.gate.set()
+        await asyncio.gather(first, *waiting)
+
+    run(encoder, scenario)
+    assert encoder.calls[1] == ["a", "y" * 20, "x" * 40]
+
+
+def test_what_is_in_the_encoder_is_not_encoded_again(encoder):
+    async def scenario(batcher):
+        first = await held_up(batcher, encoder)
+        again = ask(batcher, "first", "second")
+        await asked(batcher)
+        encoder.gate.set()
+        return await asyncio.gather(first, again)
+
+    first, again = run(encoder, scenario)
+    assert encoder.calls == [["first"], ["second"]]
+    np.testing.assert_array_equal(again.features.vectors[0], first.features.vectors[0])
+
+
+def test_time_in_the_queue_and_in_the_encoder_is_the_whole(encoder):
+    async def scenario(batcher):
+        first = await held_up(batcher, encoder)
+        waiting = ask(batcher, *[f"t{n}" for n in range(10)])
+        await asked(batcher)
+        encoder.gate.set()
+        started = time.perf_counter()
+        found = await waiting
+        return (await first).queue_seconds, found, time.perf_counter() - started
+
+    _, found, took = run(encoder, scenario, max_batch_tokens=2)
+    assert found.queue_seconds > 0
+    assert 0 < found.encode_seconds <= took  # of all five batches, and of none that held others' texts alone
+
+
+def test_speed_is_that_of_the_last_large_batches():
+    speed = Speed()
+    assert speed.tokens_per_second == 10_000
+    for _ in range(50):
+        speed.measured(4000, 0.1)
+    speed.measured(1, 0.01)  # a batch of one word says little
+    assert speed.tokens_per_second == pytest.approx(40_000, rel=0.05)
 
 
 def test_a_full_queue_refuses(encoder):
@@ -150,7 +264,7 @@ def test_stopping_finishes_what_waits(encoder):
         waiting = ask(batcher, "a")
         await asyncio.sleep(0)
         stopping = asyncio.ensure_future(batcher.stop())
-        await asyncio.sleep(0)
+        await asked(batcher)
         encoder.gate.set()
         await asyncio.gather(first, waiting, stopping)
         return waiting.result()
@@ -177,14 +291,14 @@ def test_overload_reaches_the_caller_as_429(serve, encoder):
 
 def test_a_queue_that_would_take_too_long_refuses(encoder):
     async def scenario(batcher):
-        first = await held_up(batcher, encoder)  # one text that may take 10 ms, as far as is known
+        first = await held_up(batcher, encoder)  # two tokens at 10,000 a second, as far as is known
         with pytest.raises(OverloadedError):
             await ask(batcher, "a")
         encoder.gate.set()
         await first
         await ask(batcher, "a")
 
-    run(encoder, scenario, max_queue_seconds=0.001)
+    run(encoder, scenario, max_queue_seconds=1e-6)
 
 
 def test_the_thread_outlives_what_nobody_foresaw(encoder, monkeypatch):

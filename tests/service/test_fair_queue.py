@@ -1,0 +1,144 @@
+"""Whose turn it is: order, fairness, sharing, abandonment. No threads, no clock."""
+
+import numpy as np
+import pytest
+
+from penchant.models.features import ReadText
+from penchant.service.fair_queue import READ_TEXTS, FairQueue, Job
+
+NOTHING = np.zeros(0, np.float32)
+
+
+@pytest.fixture
+def queue():
+    return FairQueue(len)
+
+
+def ask(queue, *texts):
+    job = Job(len(texts))
+    queue.add(job, [(text, "") for text in texts])
+    return job
+
+
+def read(queue, ahead=10**6):
+    """Has everything read, a token a character; the texts, in the order in which they were."""
+    order = []
+    while entries := queue.to_read(ahead):
+        order += [entry.pair[0] for entry in entries]
+        sizes = [len(entry.pair[0]) for entry in entries]
+        queue.was_read(
+            (entry, ReadText(*entry.pair, NOTHING, None, size))
+            for entry, size in zip(entries, sizes, strict=True)
+        )
+    return order
+
+
+def batches(queue, budget, most=1000):
+    """Everything that waits, batch after batch."""
+    found = []
+    while batch := queue.take(budget, most):
+        for entry in batch:
+            queue.done(entry)
+        found.append([entry.pair[0] for entry in batch])
+    return found
+
+
+def test_ordinary_requests_are_served_whole_in_their_order(queue):
+    for name in "abc":
+        ask(queue, *[f"{name}{n}" for n in range(4)])
+    read(queue)
+    assert batches(queue, 8) == [[f"{name}{n}" for n in range(4)] for name in "abc"]
+    assert len(queue) == queue.texts == 0
+
+
+def test_a_large_request_leaves_room_for_whoever_comes_after_it(queue):
+    ask(queue, *[f"l{n:02}" for n in range(60)])
+    read(queue)
+    first = queue.take(24, 1000)
+    assert len(first) == 8  # nobody else is there
+    small = ask(queue, "s00", "s01", "s02")
+    read(queue)
+    second = [entry.pair[0] for entry in queue.take(24, 1000)]
+    assert {"s00", "s01", "s02"} < set(second)
+    assert len(second) == 8  # and the large one fills the batch
+    assert small.credit > 0
+
+
+def test_large_requests_share_alike(queue):
+    jobs = [ask(queue, *[f"{name}{n:02}" for n in range(50)]) for name in "abc"]
+    read(queue)
+    for _ in range(15):
+        for entry in queue.take(24, 1000):
+            queue.done(entry)
+    left = [job.tokens for job in jobs]
+    assert max(left) - min(left) <= 24
+
+
+def test_a_text_larger_than_a_batch_is_a_batch(queue):
+    ask(queue, "x" * 50, "y")
+    read(queue)
+    assert batches(queue, 10) == [["x" * 50], ["y"]]
+
+
+def test_no_batch_has_more_texts_than_it_may(queue):
+    ask(queue, *"abcdef")
+    read(queue)
+    assert batches(queue, 100, most=4) == [["a", "b", "c", "d"], ["e", "f"]]
+
+
+def test_a_text_is_read_and_encoded_once_for_all_who_wait(queue):
+    one, other = ask(queue, "a", "b", "a"), ask(queue, "b", "c")
+    assert read(queue) == ["a", "b", "c"]
+    shared = next(entry for entry in queue.take(100, 100) if entry.pair[0] == "b")
+    assert queue.done(shared) == {one: [1], other: [0]}
+    assert (one.left, other.left) == (1, 1)
+
+
+def test_who_asks_while_a_text_is_in_the_encoder_waits_for_it(queue):
+    ask(queue, "a")
+    read(queue)
+    (entry,) = queue.take(10, 10)
+    late = ask(queue, "a")
+    assert queue.take(10, 10) == []
+    assert late in queue.done(entry)
+    assert len(queue) == 0
+
+
+def test_what_is_abandoned_is_neither_read_nor_encoded(queue):
+    leaving, staying = ask(queue, "a", "b"), ask(queue, "b", "c")
+    queue.abandon(leaving)
+    assert read(queue) == ["b", "c"]
+    later = ask(queue, "d")
+    read(queue)
+    queue.abandon(later)
+    assert batches(queue, 100) == [["b", "c"]]
+    assert (staying.left, queue.texts) == (0, 0)
+    assert read(queue) == []
+
+
+def test_reading_takes_turns_and_stops_ahead_of_the_encoder(queue):
+    ask(queue, *[f"l{n:03}" for n in range(3 * READ_TEXTS)])
+    ask(queue, "small")
+    order = read(queue, ahead=10)
+    assert order.index("small") == READ_TEXTS
+    assert len(order) == READ_TEXTS + 1  # the rest waits until these are encoded
+    batches(queue, 1000)
+    assert len(read(queue, ahead=10)) == READ_TEXTS
+
+
+def test_what_others_want_of_a_failed_batch_waits_again(queue):
+    failed, other = ask(queue, "a", "b"), ask(queue, "b")
+    read(queue)
+    batch = queue.take(100, 100)
+    queue.abandon(failed)
+    for entry in batch:
+        (queue.give_back if entry.waiting else queue.done)(entry)
+    assert batches(queue, 100) == [["b"]]
+    assert other.left == 0
+
+
+def test_waiting_is_what_fairness_lets_go_first(queue):
+    ask(queue, "x" * 1000)
+    ask(queue, "y" * 20)
+    assert queue.ahead(10, turn=100) == 100 + 20  # a small request waits for one turn of the large one
+    assert queue.ahead(5000, turn=100) == 1020  # a large one for all of both
