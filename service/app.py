@@ -20,7 +20,7 @@ from penchant.service import openapi, routes_feedback, routes_ops, routes_rank, 
 from penchant.service.draining import Draining
 from penchant.service.edge import Edge
 from penchant.service.errors import ApiError, from_http_status, problem_response, storage_unavailable
-from penchant.service.loading import StartError, load_bundle, load_extractor
+from penchant.service.loading import StartError, load_extractor
 from penchant.service.runtime import start
 from penchant.service.settings import Settings
 from penchant.service.store.database import StoreError
@@ -35,6 +35,8 @@ def create_app(
     *,
     extractor: FeatureExtractor | None = None,
     bundle: Bundle | None = None,
+    shipped: Bundle | None = None,
+    extractors: Callable[[Bundle], FeatureExtractor] | None = None,
     clock: Callable[[], float] = time.time,
     tracing: Tracing | None = None,
 ) -> FastAPI:
@@ -43,7 +45,9 @@ def create_app(
     Args:
         settings: Everything configurable.
         extractor: In place of the encoder that the bundle names.
-        bundle: In place of the one that the settings name.
+        bundle: Rank with this one alone, whatever settings and store name.
+        shipped: In place of the shipped one: what is ranked with where neither settings nor store name one.
+        extractors: In place of the encoders that bundles name.
         clock: Unix seconds.
         tracing: In place of what the environment asks for.
 
@@ -52,12 +56,20 @@ def create_app(
     """
     telemetry = Telemetry(tracing or from_environment(settings.tracing))
 
+    def extractor_of(needed: Bundle) -> FeatureExtractor:
+        if extractors is not None:
+            return extractors(needed)
+        if extractor is not None and (
+            needed is bundle or extractor.identity == needed.manifest.encoder.features
+        ):
+            return extractor
+        return load_extractor(settings, needed)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        model = bundle or load_bundle(settings)
         try:
             served = await start(
-                settings, telemetry, model, extractor or load_extractor(settings, model), clock
+                settings, telemetry, extractor_of, pinned=bundle, shipped=shipped, clock=clock
             )
         except (StartError, StoreError) as error:
             app.state.start_failure = error

@@ -137,7 +137,7 @@ def _read_again(
     connection: Connection, key: UserKey, seqs: Sequence[int], extractor: str, reader: Reader
 ) -> dict[int, JudgedFeatures]:
     sent = queries.payloads(connection, *key, seqs)
-    texts = {seq: found for seq in seqs if (found := _texts(sent[seq]))}
+    texts = {seq: found for seq in seqs if (found := judged_texts_of(sent[seq]))}
     pairs = [pair for found in texts.values() for pair in found]
     if not pairs:
         return {}
@@ -163,8 +163,8 @@ def _read_again(
     return fresh
 
 
-def _texts(payload: str) -> tuple[tuple[str, str], ...]:
-    """What an event judged; nothing where its texts were not kept.
+def judged_texts_of(payload: str) -> tuple[tuple[str, str], ...]:
+    """(prompt, text) that a logged event judged; nothing where its texts were not kept.
 
     Raises:
         ValueError: The event is of no kind that this version knows.

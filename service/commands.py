@@ -14,6 +14,7 @@ from penchant.service.commands_keys import keys_app, tenants_app
 from penchant.service.commands_learning import export, replay
 from penchant.service.commands_models import evaluate, fit
 from penchant.service.commands_store import backup, doctor, restore
+from penchant.service.commands_upgrade import rollback, upgrade
 from penchant.service.console import err, out, stop
 from penchant.service.demo import CANDIDATES, LESSONS, QUESTION, walk
 from penchant.service.settings import Settings
@@ -31,6 +32,8 @@ app.command()(replay)
 app.command()(doctor)
 app.command()(backup)
 app.command()(restore)
+app.command()(upgrade)
+app.command()(rollback)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(keys_app, name="keys")
 app.add_typer(tenants_app, name="tenants")

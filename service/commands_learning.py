@@ -118,7 +118,7 @@ def fit_from_store(
     from penchant.models.fit import FitOptions
     from penchant.service.from_store import read_judgements
     from penchant.service.new_bundle import TooLittleError, fit_new
-    from penchant.service.store_access import open_store, settings_of
+    from penchant.service.store_access import bundle_in_use, open_store, settings_of
 
     options = FitOptions(seed=seed, device=device)
     try:
@@ -126,7 +126,8 @@ def fit_from_store(
             report("read feedback", 0, 0)
             with open_store(data_dir, store_url) as database, database.reading() as connection:
                 tenants = chosen_tenants(connection, tenant)
-                bundle = load_bundle(current or settings_of(data_dir, store_url).bundle)
+                settings = settings_of(data_dir, store_url)
+                bundle = load_bundle(current) if current else bundle_in_use(connection, settings)
                 found = read_judgements(connection, tenants, bundle.manifest.encoder.features)
             checkpoint = checkpoint_in(
                 work,
@@ -215,13 +216,14 @@ def replay(
     from penchant.service.forgetting import Forgetting
     from penchant.service.replaying import TOLERANCE
     from penchant.service.replaying import replay as replay_store
-    from penchant.service.store_access import open_store, settings_of
+    from penchant.service.store_access import bundle_in_use, open_store, settings_of
 
     if user is not None and tenant is None:
         stop("--user goes with --tenant")
     settings = settings_of(data_dir, store_url)
     with open_store(data_dir, store_url) as database, progress() as report:
-        loaded = load_bundle(bundle or settings.bundle)
+        with database.reading() as connection:
+            loaded = load_bundle(bundle) if bundle else bundle_in_use(connection, settings)
         fold = Fold(
             loaded.reward,
             Forgetting(settings.forgetting_half_life_days),

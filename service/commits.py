@@ -14,7 +14,7 @@ from penchant.service.retention import Retention
 from penchant.service.served_model import Models
 from penchant.service.settings import Settings
 from penchant.service.states import UserKey, UserState
-from penchant.service.store import queries, tables
+from penchant.service.store import bundles, queries, tables
 from penchant.service.store.database import Database
 from penchant.service.store.failures import is_contention, is_lost_connection, is_unreachable
 from penchant.service.telemetry import Telemetry, log, log_failure
@@ -60,6 +60,7 @@ class Commits:
         self.failing = False
         self.retention: Retention | None = None
         self.unfinished = False
+        self._outdated: UserKey | None = None  # states of an old bundle are removed up to this user
 
     def group(
         self, jobs: Sequence[FeedbackJob], rankings: Sequence[Ranking]
@@ -160,12 +161,16 @@ class Commits:
         self._remove_old(now)
 
     def _remove_old(self, now: float) -> None:
-        """One step of the tenants' retention."""
+        """One step of the tenants' retention, and of leaving old bundles behind."""
         self.unfinished = False
-        if self.retention is None:
-            return
+        keep, after = self._models.current.bundle.version, self._outdated or ("", "")
         try:
-            self.unfinished = self.retention.step(self._persistent, now)
+            if self.retention is not None:
+                self.unfinished = self.retention.step(self._persistent, now)
+            self._outdated = self._persistent(
+                lambda connection, _again: bundles.drop_outdated(connection, keep, now, after)
+            )
+            self.unfinished |= self._outdated is not None
         except Exception as error:
             self._failure(error)
 

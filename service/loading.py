@@ -32,10 +32,20 @@ def load_extractor(settings: Settings, bundle: Bundle) -> FeatureExtractor:
     Raises:
         StartError: The encoder is missing, or is another one.
     """
+    named = bundle.manifest.encoder.name
+    extractor = _extractor(settings, bundle, settings.encoder or named)
+    differs = extractor.identity != bundle.manifest.encoder.features
+    if differs and settings.bundle is None and settings.encoder not in (None, named):
+        # The setting is for the bundle that the server was set up with; this one has come by an upgrade since.
+        return _extractor(settings, bundle, named)
+    return extractor
+
+
+def _extractor(settings: Settings, bundle: Bundle, name: str) -> FeatureExtractor:
     card = bundle.manifest.encoder
     try:
         encoder = load_encoder(
-            settings.encoder or card.name,
+            name,
             pooling="last" if card.pooling == "last" else "mean",
             max_tokens=card.max_tokens,
             joint=card.joint,

@@ -8,7 +8,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,6 +27,7 @@ from penchant.service.telemetry import Telemetry, log, log_failure
 _PAGE: Final = 500
 _REPORT_SECONDS: Final = 2.0
 _RETRY_SECONDS: Final = 1.0
+_MAX_REST_SECONDS: Final = 0.1
 _MAX_WAITING: Final = 10_000  # users; beyond, they are caught up again by the next who asks
 
 
@@ -128,29 +129,44 @@ class Replayer:
 
     def _own(self) -> None:
         try:
-            self._warm()
+            self.warm()
         except Exception as error:  # whatever it is: users are caught up one by one then
             log_failure("rebuild_failed", error)
         while not self._end.is_set():
             self._serve_waiting(block=True)
 
-    def _warm(self) -> None:
-        """Everybody whom the store leaves behind."""
+    def warm(
+        self, told: Callable[[int, int], None] = lambda _done, _total: None, *, politely: bool = False
+    ) -> tuple[int, int]:
+        """Everybody whom the store leaves behind, in the caller's thread, which is this object's only one.
+
+        Args:
+            told: Called with the number of users done, and of all.
+            politely: Rest as long as each user took: for a server that answers with another bundle meanwhile.
+
+        Returns:
+            How many users were looked at, and how many of them could not be caught up.
+        """
         bundle, half_life = self._fold.bundle_version, self._fold.forgetting.half_life_days
         with self._database.reading() as connection:
             total = users.count_behind(connection, bundle, half_life)
         if not total:
-            return
+            return 0, 0
         log.info("rebuild_started", users=total, bundle=bundle)
         self._telemetry.replay_pending.set(total)
         started = reported = time.monotonic()
-        done = 0
+        done = failed = 0
+        told(0, total)
         for key in self._behind():
             self._serve_waiting(block=False)
-            self._bring(key)
+            began = time.monotonic()
+            failed += not self._bring(key)
+            if politely:
+                self._end.wait(min(time.monotonic() - began, _MAX_REST_SECONDS))
             if self._end.is_set():
-                return
+                return done, failed
             done += 1
+            told(done, max(done, total))
             self._telemetry.replay_pending.set(max(0, total - done))
             if time.monotonic() - reported > _REPORT_SECONDS:
                 reported = time.monotonic()
@@ -158,6 +174,7 @@ class Replayer:
         self._telemetry.replay_pending.set(0)
         seconds = round(time.monotonic() - started, 3)
         log.info("rebuild_finished", users=done, texts_encoded=self._encoded, seconds=seconds, bundle=bundle)
+        return done, failed
 
     def _behind(self) -> Iterator[UserKey]:
         """Page by page, so that memory does not grow with the number of users."""
@@ -181,8 +198,12 @@ class Replayer:
             if work is not None:
                 self._bring(*work)
 
-    def _bring(self, key: UserKey, found: CaughtUp | None = None) -> None:
-        """Catches one user up, and saves it; where the store fails, again until it does not."""
+    def _bring(self, key: UserKey, found: CaughtUp | None = None) -> bool:
+        """Catches one user up, and saves it; where the store fails, again until it does not.
+
+        Returns:
+            Whether the user's log can be read.
+        """
         while not self._end.is_set():
             try:
                 if found is None:
@@ -191,7 +212,7 @@ class Replayer:
                 if found is not None and not found.is_saved:
                     self._save(key, found)
                     self._cache.advance(key, found.state)
-                return
+                return True
             except OverloadedError as error:
                 self._end.wait(float(error.headers["Retry-After"]))
             except SQLAlchemyError as error:
@@ -201,7 +222,8 @@ class Replayer:
                 Exception
             ) as error:  # a log that cannot be read: its user is answered with an error, others are not
                 log_failure("replay_failed", error)
-                return
+                return False
+        return True
 
     def _save(self, key: UserKey, found: CaughtUp) -> None:
         """Keeps what was learned, unless the log has changed since: then the next who asks goes on from before."""

@@ -21,7 +21,9 @@ from penchant.service.retention import Retention
 from penchant.service.served_model import ModelBuilder, Models
 from penchant.service.settings import Settings
 from penchant.service.store.database import Database
+from penchant.service.stored_bundles import bundle_at_start
 from penchant.service.telemetry import Telemetry, log
+from penchant.service.upgrading import Upgrades
 from penchant.service.user_data import UserData
 from penchant.service.writer import Writer
 
@@ -40,6 +42,7 @@ class Runtime:
     readers: ThreadPoolExecutor
     writer: Writer
     models: Models
+    upgrades: Upgrades
     learner: Learner
     user_data: UserData
     clock: Callable[[], float]
@@ -47,6 +50,7 @@ class Runtime:
 
     async def stop(self) -> None:
         """Finishes what was accepted: texts are encoded, feedback and rankings written."""
+        await asyncio.to_thread(self.upgrades.stop)
         for model in self.models.held:
             await asyncio.to_thread(model.replayer.stop)
         for source in self.models.sources:
@@ -61,21 +65,33 @@ class Runtime:
 async def start(
     settings: Settings,
     telemetry: Telemetry,
-    bundle: Bundle,
-    extractor: FeatureExtractor,
+    extractor_of: Callable[[Bundle], FeatureExtractor],
+    *,
+    pinned: Bundle | None = None,
+    shipped: Bundle | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Runtime:
     """Opens the store, brings it up to date, warms the encoder, and starts the owner threads.
 
+    Args:
+        settings: Everything configurable.
+        telemetry: Metrics and traces.
+        extractor_of: Loads the extractor that a bundle needs.
+        pinned: The bundle to rank with, whatever the store says.
+        shipped: The bundle to rank with where neither settings nor store name one, in place of the shipped one.
+        clock: Unix seconds.
+
     Raises:
-        StartError: Bundle and encoder do not fit.
+        StartError: The bundle cannot be loaded, or does not fit its encoder.
         StoreError: The data folder cannot be used.
     """
-    check_match(bundle, extractor)
-    warm_up(extractor)
     database = Database.open(settings)
     try:
         telemetry.salt = database.salt()
+        bundle = bundle_at_start(database, settings, pinned=pinned, shipped=shipped, clock=clock)
+        extractor = extractor_of(bundle)
+        check_match(bundle, extractor)
+        warm_up(extractor)
     except BaseException:
         database.close()
         raise
@@ -99,6 +115,14 @@ async def start(
     builder = ModelBuilder(settings, telemetry, database, readers, rankings, clock, loop)
     model = builder.model(bundle, builder.source(extractor))
     models.add(model)
+    upgrades = Upgrades(
+        models=models,
+        builder=builder,
+        writer=writer,
+        extractor_of=extractor_of,
+        is_pinned=pinned is not None or settings.bundle is not None,
+    )
+    upgrades.follow(feed)
     learner = Learner(
         settings=settings,
         rankings=rankings,
@@ -139,6 +163,7 @@ async def start(
     feed.start()
     access.load()
     model.replayer.start()
+    upgrades.start()
     log.info("ready", bundle=bundle.version, database=database.name)
     return Runtime(
         settings=settings,
@@ -149,6 +174,7 @@ async def start(
         readers=readers,
         writer=writer,
         models=models,
+        upgrades=upgrades,
         learner=learner,
         user_data=user_data,
         clock=clock,

@@ -10,7 +10,7 @@ from penchant.models.bundle import Bundle
 from penchant.models.features import FeatureExtractor
 from penchant.service.app import create_app
 from penchant.service.draining import DrainingServer
-from penchant.service.loading import StartError, load_bundle, load_extractor
+from penchant.service.loading import StartError, load_bundle
 from penchant.service.settings import Settings
 from penchant.service.store.database import FILE_NAME, Database, StoreError, store_name
 from penchant.service.store.keys import has_keys
@@ -58,7 +58,7 @@ def run(
 
     Args:
         settings: Everything configurable.
-        bundle: In place of the one that the settings name.
+        bundle: Rank with this one alone, whatever settings and store name.
         extractor: In place of the encoder that the bundle names.
         clock: Unix seconds.
 
@@ -67,15 +67,15 @@ def run(
     """
     check_exposure(settings)
     configure_logging(settings.log_level)
-    bundle = bundle or load_bundle(settings)
-    extractor = extractor or load_extractor(settings, bundle)
+    if bundle is None and settings.bundle is not None:
+        bundle = load_bundle(settings)
     try:
         app = create_app(settings, extractor=extractor, bundle=bundle, clock=clock)
     except TracingError as error:
         raise StartError(str(error)) from error
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{settings.port}"
-    log.info("starting", url=url, database=store_name(settings), bundle=bundle.version)
+    log.info("starting", url=url, database=store_name(settings))
     server = DrainingServer(
         uvicorn.Config(
             app,

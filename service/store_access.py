@@ -11,7 +11,21 @@ from penchant.service.console import stop
 from penchant.service.settings import Settings
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from penchant.models.bundle import Bundle
     from penchant.service.store.database import Database
+
+
+def bundle_in_use(connection: "Connection", settings: Settings) -> "Bundle":
+    """The bundle that a server would rank with; a command that cannot load it ends with the reason."""
+    from penchant.service.loading import StartError
+    from penchant.service.stored_bundles import in_use
+
+    try:
+        return in_use(connection, settings)
+    except StartError as error:
+        stop(error)
 
 
 def settings_of(data_dir: Path | None, store_url: str | None) -> Settings:

@@ -129,6 +129,12 @@ class Writer:
         self._queue.put(_Alone(lambda: self._commits.alone(work, then), done))
         return await done
 
+    async def between(self, action: Callable[[], None]) -> None:
+        """Runs `action` on the writer's thread between two groups: neither sees half of what it changes."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.put(_Alone(action, done))
+        await done
+
     def erase_rankings(self, tenant: str, rank_ids: Sequence[str]) -> None:
         """Removes rankings from the store, after those that wait to be written; nobody waits for it."""
         self._hand_over_rankings()

@@ -23,10 +23,15 @@ from sqlalchemy import Column, Connection, Float, LargeBinary, Table, delete, fu
 from sqlalchemy.exc import SQLAlchemyError
 
 from penchant.service.store.manifest import FORMAT, MANIFEST, ArchiveError, Manifest, TableCard, read_manifest
-from penchant.service.store.tables import installation, metadata
+from penchant.service.store.tables import activations, bundles, installation, metadata
 
 _ROWS_AT_ONCE: Final = 200
 _HASH_BYTES: Final = 16
+_MADE_AT_START: Final = (
+    installation,
+    bundles,
+    activations,
+)  # by the first server; the archive brings its own
 _FAST: Final = 1  # zlib's level: vectors hardly shrink further
 
 Report = Callable[[str, int, int], None]
@@ -87,7 +92,8 @@ def read_archive(connection: Connection, file: IO[bytes], report: Report | None 
     _check_fits(connection, manifest)
     _hold_tables(connection)
     _check_empty(connection)
-    connection.execute(delete(installation))  # what the first start made up: the archive brings its own
+    for table in _MADE_AT_START:
+        connection.execute(delete(table))
     try:
         with zipfile.ZipFile(file) as archive:
             for card in manifest.tables:
@@ -140,7 +146,7 @@ def _check_fits(connection: Connection, manifest: Manifest) -> None:
 
 def _check_empty(connection: Connection) -> None:
     for table in metadata.sorted_tables:
-        if table is not installation and connection.scalar(select(func.count()).select_from(table)):
+        if table not in _MADE_AT_START and connection.scalar(select(func.count()).select_from(table)):
             raise ArchiveError(f"The store is not empty: {table.name} holds rows. Nothing was changed.")
 
 

@@ -98,6 +98,12 @@ class Database:
         with self._lookups.connect() as connection:
             yield connection
 
+    @contextmanager
+    def holding(self) -> Iterator[Connection]:
+        """For PostgreSQL's locks that outlast transactions: each statement is one, and the connection is kept."""
+        with self._writer.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
     def salt(self) -> bytes:
         """Random bytes of this installation, made once: what hashed user ids in its logs are keyed with."""
         asked = select(installation.c.value).where(installation.c.name == "log_salt")

@@ -17,7 +17,8 @@ if TYPE_CHECKING:  # an extra
 _BUSY_TIMEOUT_MS: Final = 10_000
 _CONNECT_SECONDS: Final = 3
 _POOL_SECONDS: Final = 5.0  # for a connection that others hold
-_POSTGRES_WRITERS: Final = 3  # the writer's thread, the one that replays, the feed's
+# The writer's thread, two that replay around an upgrade, the upgrade's own with its lock, the feed's.
+_POSTGRES_WRITERS: Final = 6
 
 # Without an answer for six seconds the server is taken for gone.
 _TCP: Final = {
