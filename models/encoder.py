@@ -5,9 +5,11 @@ of the call: batches are only a matter of speed.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal, Protocol
 
 import numpy as np
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 Pooling = Literal["mean", "last"]
 Precision = Literal["auto", "float32", "bfloat16"]
+BackendName = Literal["auto", "torch", "openvino"]
 
 DEFAULT_MAX_TOKENS: Final = 256
 
@@ -44,7 +47,8 @@ class Encoder(Protocol):
     Attributes:
         name: As `load_encoder` takes it.
         pooling: How token states become one vector.
-        identity: Hash of the weights and of every setting that changes an embedding.
+        identity: Hash of the weights and of every setting that changes what an embedding means.
+        backend: What computes it, for people to read; not part of the identity, for backends agree.
         dim: Width of an embedding.
         max_tokens: Longest sequence it reads; what is longer is cut and reported.
         joint: Whether prompt and text are read in one sequence (else the text alone).
@@ -53,6 +57,7 @@ class Encoder(Protocol):
     name: str
     pooling: Pooling
     identity: str
+    backend: str
     dim: int
     max_tokens: int
     joint: bool
@@ -71,6 +76,7 @@ class HashingEncoder:
     def __init__(self, dim: int = 64, *, max_tokens: int = DEFAULT_MAX_TOKENS, joint: bool = False) -> None:
         self.name = "hashing"
         self.pooling: Pooling = "mean"
+        self.backend = "none"
         self.dim = dim
         self.max_tokens = max_tokens
         self.joint = joint
@@ -103,8 +109,11 @@ def load_encoder(
     pooling: Pooling = "mean",
     max_tokens: int = DEFAULT_MAX_TOKENS,
     joint: bool = False,
+    backend: BackendName = "auto",
     precision: Precision = "auto",
     device: str = "auto",
+    threads: int | None = None,
+    cache: Path | None = None,
 ) -> Encoder:
     """Loads a transformer encoder.
 
@@ -114,15 +123,36 @@ def load_encoder(
         pooling: `mean` over tokens, or the `last` token (decoders trained for it).
         max_tokens: Longest sequence.
         joint: Read prompt and text in one sequence.
-        precision: `auto` measures whether bfloat16 is faster and faithful here (cosine ≥ 0.9999), else float32.
+        backend: `auto` takes the fastest that is there (OpenVINO is an extra); another one must serve or it is an error.
+        precision: `auto` takes bfloat16 where that is faster and faithful (cosine ≥ 0.9999), else float32.
         device: `auto` takes CUDA where there is one.
+        threads: Cores that it may use; None: all that this process may.
+        cache: Folder of converted models and of what was measured; None: `penchant/encoders` in the user's cache.
 
     Raises:
-        EncoderError: The model is not there, cannot be read, or its hash is wrong.
+        EncoderError: The model is not there, cannot be read, or its hash is wrong; or what was asked for cannot serve.
+
+    Cost: the first time on a machine, every backend is tried and measured, which takes seconds; see docs/performance.md.
     """
-    # torch and transformers take a second to import; a light consumer of this module must not pay it.
+    # tokenizers and, at need, torch take a second to import; a light consumer of this module must not pay it.
+    from penchant.models.backend_choice import open_backend  # noqa: PLC0415
+    from penchant.models.backend_wish import Wish  # noqa: PLC0415
     from penchant.models.transformer import TransformerEncoder  # noqa: PLC0415
 
-    return TransformerEncoder(
-        name, pooling=pooling, max_tokens=max_tokens, joint=joint, precision=precision, device=device
+    wish = Wish(
+        name=name,
+        pooling=pooling,
+        backend=backend,
+        precision=precision,
+        device=device,
+        threads=threads,
+        root=str(cache or default_cache()),
     )
+    card, opened = open_backend(wish)
+    return TransformerEncoder(name, card, opened, pooling=pooling, max_tokens=max_tokens, joint=joint)
+
+
+def default_cache() -> Path:
+    """Where converted models lie: in the user's cache folder. They may be deleted at any time."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")  # noqa: PTH111, PTH118
+    return Path(base) / "penchant" / "encoders"

@@ -20,7 +20,6 @@ from transformers import (
     RobertaModel,
 )
 
-from penchant.models import transformer
 from penchant.models.encoder import Encoder, EncoderError, load_encoder
 
 LETTERS = "abcdefghijklmnop"
@@ -111,7 +110,8 @@ def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(source: Path, **options: object) -> Encoder:
-    return load_encoder(str(source), precision="float32", device="cpu", **options)
+    """On torch, which every other backend is held to (test_backends.py)."""
+    return load_encoder(str(source), backend="torch", precision="float32", device="cpu", **options)
 
 
 def assert_company_does_not_matter(encoder: Encoder, texts: list[str]) -> None:
@@ -159,7 +159,7 @@ def test_company_does_not_matter(bert, llama, pooling):
 def test_batches_are_cut_by_padded_tokens_and_hold_every_text_once(bert, monkeypatch):
     encoder = load(bert)
     whole = encoder.encode(TEXTS * 5).embeddings
-    monkeypatch.setattr(transformer, "BATCH_TOKENS", 40)  # a batch of the longest is now one text
+    monkeypatch.setattr(encoder._backend, "most_tokens", 40)  # a batch of the longest is now one text
     np.testing.assert_allclose(encoder.encode(TEXTS * 5).embeddings, whole, atol=1e-5)
 
 
@@ -262,7 +262,7 @@ def test_identity_follows_weights_and_settings(bert, llama, tmp_path):
 
 
 def test_bfloat16_serves_float32_vectors(bert):
-    rough = load_encoder(str(bert), precision="bfloat16", device="cpu").encode(TEXTS).embeddings
+    rough = load_encoder(str(bert), backend="torch", precision="bfloat16", device="cpu").encode(TEXTS).embeddings
     exact = load(bert).encode(TEXTS).embeddings
     assert rough.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(rough, axis=1), 1.0, atol=1e-5)

