@@ -1,5 +1,6 @@
 """`UserPosterior`: what is known of one user, an immutable value of under 1 KB."""
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -249,6 +250,21 @@ class UserPosterior:
         residual: Vector = items.base_variance + second @ items.direction_variance.T
         return residual
 
+    def as_stored(self) -> "UserPosterior":
+        """What `from_bytes` makes of `to_bytes`, to the bit, at a tenth of the cost.
+
+        Raises:
+            PosteriorError: A number is not finite in float32, or out of bounds.
+        """
+        rounded = self.precision.astype(np.float32).astype(np.float64)
+        # + 0: a matrix that was read has no negative zeros.
+        precision = np.ascontiguousarray(np.where(_upper_half(len(rounded)), rounded, rounded.T) + 0.0)
+        linear = self.linear.astype(np.float32).astype(np.float64)
+        # Sums of so few float32 cannot overflow: they are finite where every number is.
+        if not (math.isfinite(precision.sum() + linear.sum()) and 0 <= self.surprise <= LEVEL):
+            raise PosteriorError("a number is not finite, or out of bounds")
+        return UserPosterior(self.population, precision, linear, self.judgements, self.surprise, self.changes)
+
     def to_bytes(self) -> bytes:
         """Header, η and the upper triangle of Λ in float32: 24 + 4(q + q(q+1)/2) bytes, 704 at q = 17."""
         q = self.population.q
@@ -291,6 +307,12 @@ def _upper(q: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows and columns of the upper triangle of `[q, q]`, found once: reading and writing a state takes little more."""
     rows, columns = np.triu_indices(q)
     return rows, columns
+
+
+@cache
+def _upper_half(q: int) -> NDArray[np.bool_]:
+    """`[q, q]` where the upper triangle is."""
+    return np.triu(np.ones((q, q), np.bool_))
 
 
 def stored_numbers(blob: bytes) -> StoredNumbers:

@@ -26,6 +26,19 @@ def item_key(context: str, text: str) -> bytes:
     return digest.digest()
 
 
+def item_keys(contexts: Sequence[str], texts: Sequence[str]) -> tuple[bytes, ...]:
+    """`item_key` of n texts in their contexts; a context that is the one before it is hashed once."""
+    keys, last, begun = [], None, hashlib.blake2b(digest_size=16)
+    for context, text in zip(contexts, texts, strict=True):
+        if context is not last:
+            last, context_bytes = context, context.encode("utf-8", "surrogatepass")
+            begun = hashlib.blake2b(len(context_bytes).to_bytes(8, "big") + context_bytes, digest_size=16)
+        digest = begun.copy()
+        digest.update(text.encode("utf-8", "surrogatepass"))
+        keys.append(digest.digest())
+    return tuple(keys)
+
+
 @dataclass(frozen=True)
 class ItemMemory:
     """Posterior of the coordinates of texts that many users judged: their learned residuals.
@@ -94,12 +107,13 @@ class RewardModel:
         Cost: O(n d m r) for the uncertainty of the text prior.
         """
         keys = tuple(item_keys) if item_keys is not None else tuple(row.tobytes() for row in vectors)
-        means, variances = self.text_prior.predict(vectors)
+        x = self.text_prior.standardiser(vectors)
+        means, variances = self.text_prior.predict_standardised(x)
         for i, key in enumerate(keys):
             row = self.memory.rows.get(key)
             if row is not None:
                 means[i], variances[i] = self.memory.means[row], self.memory.variances[row]
-        return self._items(means, variances, self.text_prior.standardiser(vectors) @ self.loadings, keys)
+        return self._items(means, variances, x @ self.loadings, keys)
 
     def with_tastes(self, loadings: NDArray[np.float64], variances: NDArray[np.float64]) -> "RewardModel":
         """This model with tastes for given directions of features beside the learned ones.

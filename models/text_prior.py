@@ -136,6 +136,10 @@ class TextPrior(Protocol):
         """Mean and variance, both `[n, m]`, of m coordinates of n texts whose raw feature vectors are `[n, dim]`."""
         ...
 
+    def predict_standardised(self, x: Vector) -> tuple[Vector, Vector]:
+        """The same, of `standardiser(vectors)`."""
+        ...
+
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """What a bundle stores of it."""
         ...
@@ -165,9 +169,13 @@ class LinearTextPrior:
 
     def predict(self, vectors: NDArray[np.float16]) -> tuple[Vector, Vector]:
         """Mean and variance `[n, m]`. Cost: O(n d m r), dominated by the variance."""
-        x = self.standardiser(vectors)
-        taken = np.einsum("nd,mdr->nmr", x.astype(np.float32), self.learned, optimize=True)
-        variance = (x**2) @ self.prior_variance - (taken.astype(np.float64) ** 2).sum(axis=2)
+        return self.predict_standardised(self.standardiser(vectors))
+
+    def predict_standardised(self, x: Vector) -> tuple[Vector, Vector]:
+        """As `predict`, where x `[n, d]` is at hand."""
+        # One product a coordinate, `[m, n, r]`: at a few texts einsum takes five times as long to find that out.
+        taken = np.matmul(x.astype(np.float32), self.learned).astype(np.float64)
+        variance = (x**2) @ self.prior_variance - (taken**2).sum(axis=2).T
         return x @ self.weights, np.maximum(variance, 0.0) + self.residual_variance
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:

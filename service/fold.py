@@ -72,8 +72,7 @@ class Fold:
         posterior = self.forgetting.aged(evidence, event.received_at).learn(said)
         # As it will be read from the store: whether a server was restarted in between must not matter, not even in
         # the last digit, on which it may hang whether a user is found to have changed.
-        stored = UserPosterior.from_bytes(posterior.to_bytes(), posterior.population)
-        return Evidence(stored, max(evidence.as_of, event.received_at))
+        return Evidence(posterior.as_stored(), max(evidence.as_of, event.received_at))
 
     def replay(self, log: Iterable[LoggedJudgement]) -> Evidence:
         """A user's whole log, in order, without what was taken back.

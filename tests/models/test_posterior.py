@@ -369,6 +369,31 @@ def test_bytes_round_trip(rng, make_items, make_population, observe, q):
     np.testing.assert_allclose(again.learn(more).linear, posterior.learn(more).linear, atol=2e-6)
 
 
+@pytest.mark.parametrize("q", [1, 2, 17])
+def test_as_stored_is_what_is_read_to_the_bit(rng, make_population, observe, q):
+    population = make_population(rng, q=q, archetypes=2)
+    posterior = UserPosterior.at_prior(population)
+    for _ in range(20):
+        posterior = posterior.learn(observe(rng, "mixed", k=q - 1))
+        read, rounded = UserPosterior.from_bytes(posterior.to_bytes(), population), posterior.as_stored()
+        for one, other in (
+            (read, rounded),
+            (read.learn(told := observe(rng, "vote", k=q - 1)), rounded.learn(told)),
+        ):
+            assert one.precision.tobytes() == other.precision.tobytes()
+            assert one.linear.tobytes() == other.linear.tobytes()
+            assert one.to_bytes() == other.to_bytes()
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("field", ["precision", "linear"])
+def test_what_is_not_finite_cannot_be_stored(rng, make_population, number, field):
+    posterior = UserPosterior.at_prior(make_population(rng, q=3))
+    getattr(posterior, field)[-1] = number
+    with pytest.raises(PosteriorError, match="not finite"):
+        posterior.as_stored()
+
+
 def test_saving_between_all_judgements_changes_hardly_anything(rng, make_items, make_population, observe):
     population = make_population(rng, q=17)
     live = stored = UserPosterior.at_prior(population)
