@@ -8,7 +8,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -44,8 +44,8 @@ def examine(given: Mapping[str, Any]) -> Iterator[Finding]:
     if settings is None:
         return
     yield from _folder(settings)
-    yield from _store(settings)
-    yield from check_model(settings)
+    facts = yield from _store(settings)
+    yield from check_model(settings, None if facts is None else facts.bundle)
     yield check_neighbours()
     yield _clock()
     yield check_threads()
@@ -91,13 +91,13 @@ def _folder(settings: Settings) -> Iterator[Finding]:
         yield Finding("folder", "ok", told)
 
 
-def _store(settings: Settings) -> Iterator[Finding]:
+def _store(settings: Settings) -> Generator[Finding, None, StoreFacts | None]:
     name = store_name(settings)
     try:
         facts = look_at(settings)
     except ImportError:
         yield Finding("store", "failed", f"{name} needs a driver", "pip install 'penchant[postgres]'")
-        return
+        return None
     except (SQLAlchemyError, OSError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         advice = (
@@ -106,11 +106,11 @@ def _store(settings: Settings) -> Iterator[Finding]:
             else "see that it runs, and that address and password are right"
         )
         yield Finding("store", "failed", f"{name} cannot be read: {reason}", advice)
-        return
+        return None
     yield _exposure(settings, stored_keys=facts is not None and facts.has_keys)
     if facts is None:
         yield Finding("store", "ok", f"{name} is not there yet: the first start makes it")
-        return
+        return None
     for fault in facts.faults:
         advice = _REPAIR if settings.store_url is None else "correct that, or name another database"
         yield Finding("store", "failed", f"{name}: {fault}", advice)
@@ -119,6 +119,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
     if not facts.faults:
         yield _tables(name, facts)
     yield from _store_clock(facts)
+    return facts
 
 
 def _tables(name: str, facts: StoreFacts) -> Finding:

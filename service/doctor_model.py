@@ -9,21 +9,30 @@ from typing import Final
 
 import torch
 
-from penchant.models.bundle import Bundle
+from penchant.models.bundle import Bundle, BundleError
 from penchant.service.findings import Finding
 from penchant.service.loading import StartError, check_match, load_bundle, load_extractor
 from penchant.service.settings import Settings
+from penchant.service.stored_bundles import unpacked
 
 _CGROUP: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
-def check_model(settings: Settings) -> Iterator[Finding]:
-    """Bundle and encoder, loaded as a server does. Cost: seconds."""
+def check_model(settings: Settings, in_store: bytes | None = None) -> Iterator[Finding]:
+    """Bundle and encoder, loaded as a server does. Cost: seconds.
+
+    Args:
+        settings: May name a bundle.
+        in_store: Archive of the one that the store's servers rank with, if they do not.
+    """
     started = time.perf_counter()
+    stored = in_store if settings.bundle is None else None
     try:
-        bundle = load_bundle(settings)
-    except StartError as error:
+        bundle = load_bundle(settings) if stored is None else unpacked(stored)
+    except (StartError, BundleError) as error:
         advice = "name another PENCHANT_BUNDLE, or unset it for the shipped one"
+        if stored is not None:
+            advice = "rank with another one: `penchant rollback`, or PENCHANT_BUNDLE"
         yield Finding("bundle", "failed", str(error), advice)
         return
     took = time.perf_counter() - started

@@ -13,10 +13,11 @@ from sqlalchemy import URL, Connection, create_engine, event, func, inspect, sel
 from sqlalchemy.pool import NullPool
 
 from penchant.service.settings import Settings
+from penchant.service.store import bundles
 from penchant.service.store.archive import revision
 from penchant.service.store.database import FILE_NAME, store_place
 from penchant.service.store.keys import has_keys as stored_keys
-from penchant.service.store.tables import api_keys, feedback_events
+from penchant.service.store.tables import activations, api_keys, feedback_events
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _TIMEOUT_SECONDS: Final = 5
@@ -37,6 +38,7 @@ class StoreFacts:
         warnings: What is risky about them.
         clock_skew: The database server's clock less ours, seconds.
         has_keys: Whether an API key was ever made.
+        bundle: Archive of the bundle that its servers rank with, as `stored_bundles` packs it; None where there is none.
         is_in_use: Whether a server holds the folder; None where that cannot be told.
     """
 
@@ -50,6 +52,7 @@ class StoreFacts:
     warnings: tuple[str, ...]
     clock_skew: float
     has_keys: bool
+    bundle: bytes | None
     is_in_use: bool | None
 
 
@@ -70,6 +73,9 @@ def look_at(settings: Settings) -> StoreFacts | None:
         found = revision(connection)
         events, newest_event = _events(connection)
         has_keys = inspect(connection).has_table(api_keys.name) and stored_keys(connection)
+        bundle = None
+        if inspect(connection).has_table(activations.name) and (ranks := bundles.active(connection)):
+            bundle = bundles.archive(connection, ranks)
         faults, warnings, version, skew = (
             _look_at_file(connection) if isinstance(place, Path) else _look_at_server(connection)
         )
@@ -84,6 +90,7 @@ def look_at(settings: Settings) -> StoreFacts | None:
         warnings=warnings,
         clock_skew=skew,
         has_keys=has_keys,
+        bundle=bundle,
         is_in_use=_is_locked(place / "lock") if isinstance(place, Path) else None,
     )
 

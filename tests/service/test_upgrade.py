@@ -22,9 +22,11 @@ from penchant.models.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
 from penchant.service.app import create_app
 from penchant.service.commands import app
+from penchant.service.doctor_model import check_model
 from penchant.service.loading import StartError
 from penchant.service.rebuild import Replayer
 from penchant.service.settings import Settings
+from penchant.service.store.inspection import look_at
 
 from .conftest import Clock, Store, WatchedEncoder
 
@@ -508,3 +510,37 @@ def test_one_server_learns_for_all(world: World, store: Store) -> None:
     ranks_with(*clients, bundle=world.second)
     assert len(saved) == 4
     assert ranked(clients[0], "a") == ranked(clients[1], "a")
+
+
+def test_commands_use_the_bundle_that_ranks(world: World) -> None:
+    teach(world.serve(), "u", range(3))
+    assert f"{world.first.version}: 1 users, 1 equal" in world.run("replay")
+    world.upgrade(world.second, "--wait")
+    assert f"{world.second.version}: 1 users, 1 equal" in world.run("replay")
+    assert world.store is not None
+    settings = Settings(**world.store.place)
+    facts = look_at(settings)
+    assert facts is not None
+    found = next(check_model(settings, facts.bundle))
+    assert (found.status, world.second.version in found.detail) == ("ok", True)
+    damaged = next(check_model(settings, b"no tar"))
+    assert (damaged.status, "penchant rollback" in damaged.advice) == ("failed", True)
+
+
+def test_a_backup_brings_its_bundles_along(world: World, fresh: Store, tmp_path: Path) -> None:
+    """Also to a store on which a server was started once."""
+    client = world.serve()
+    teach(client, "u", range(3))
+    world.upgrade(world.second, "--wait")
+    ranks_with(client, bundle=world.second)
+    before = ranked(client, "u")
+    world.run("backup", str(tmp_path / "backup"))
+    world.stop()
+    world.store = fresh
+    world.serve()
+    world.stop()
+    world.run("restore", str(tmp_path / "backup"))
+    client = world.serve()
+    assert (version_of(client), ranked(client, "u")) == (world.second.version, before)
+    world.run("rollback")
+    ranks_with(client, bundle=world.first)
