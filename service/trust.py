@@ -14,10 +14,11 @@ What is decided stands on the event (`feedback_events.discount`, `flags`) and is
 weight × discount, whatever the settings are by then.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
+
+import orjson
 
 PRIOR: Final = (2.0, 1.0)
 """Beta of an account nobody knows."""
@@ -92,40 +93,42 @@ class TrustState:
     @property
     def trust(self) -> float:
         """Mean of Beta(α, β) over a fresh account's, at most 1."""
-        prior = PRIOR[0] / sum(PRIOR)
-        return min(1.0, self.alpha / (self.alpha + self.beta) / prior)
+        return trust_of(self.alpha, self.beta)
 
     def to_json(self) -> str:
         """All but day and information, which are columns of their own."""
-        told = asdict(self)
-        del told["day"], told["information"]
-        return json.dumps(told)
+        return orjson.dumps({name: getattr(self, name) for name in _TOLD}).decode()
 
     @classmethod
     def read(cls, day: int, information: float, told: str | None) -> "TrustState":
         """What was stored; an account without is fresh. Fields of other versions are left out."""
-        known: dict[str, Any] = json.loads(told) if told else {}
-        fields = {name: value for name, value in known.items() if name in cls.__dataclass_fields__}
-        return cls(**{**fields, "day": day, "information": information})
+        if not told:
+            return cls(day, information)
+        known: dict[str, Any] = orjson.loads(told)
+        return cls(day, information, **{name: known[name] for name in _TOLD if name in known})
 
     def at(self, now: float, policy: TrustPolicy) -> "TrustState":
         """The same at `now`: time forgives, fills the bucket and begins new days. A clock set back changes nothing."""
         elapsed = max(0.0, now - self.as_of) if self.as_of else 0.0
         kept = 2.0 ** -(elapsed / HALF_LIFE_SECONDS)
         pace = max(policy.events_per_minute / _MINUTE, 2 * self.usual / _DAY)
-        aged = replace(
-            self,
+        as_of = max(self.as_of, now)
+        day, information, today, usual = int(as_of // _DAY), self.information, self.today, self.usual
+        if day > self.day:
+            usual = (1 - USUAL_SHARE) * self.usual + USUAL_SHARE * self.today
+            usual *= (1 - USUAL_SHARE) ** min(day - self.day - 1, 100)  # days without anything
+            information, today = 0.0, 0
+        return TrustState(
+            day=max(day, self.day),
+            information=information,
             alpha=PRIOR[0] + kept * (self.alpha - PRIOR[0]),
             beta=PRIOR[1] + kept * (self.beta - PRIOR[1]),
             spent=max(0.0, self.spent - elapsed * pace),
-            as_of=max(self.as_of, now),
+            as_of=as_of,
+            today=today,
+            usual=usual,
+            hasty_at=self.hasty_at,
         )
-        day = int(aged.as_of // _DAY)
-        if day <= self.day:
-            return aged
-        usual = (1 - USUAL_SHARE) * self.usual + USUAL_SHARE * self.today
-        usual *= (1 - USUAL_SHARE) ** min(day - self.day - 1, 100)  # days without anything
-        return replace(aged, day=day, information=0.0, today=0, usual=usual)
 
     def changed(self) -> "TrustState":
         """After the user's judgements showed another behaviour than before."""
@@ -145,6 +148,14 @@ class TrustState:
             today=sum(state.today for state in both),
             usual=max(self.usual, other.usual),
         )
+
+
+_TOLD: Final = tuple(one.name for one in fields(TrustState) if one.name not in ("day", "information"))
+
+
+def trust_of(alpha: float, beta: float) -> float:
+    """Mean of Beta(α, β) over a fresh account's, at most 1."""
+    return min(1.0, alpha / (alpha + beta) / (PRIOR[0] / sum(PRIOR)))
 
 
 @dataclass(frozen=True)
@@ -184,16 +195,10 @@ def weigh(
     room = max(policy.burst_events, 2 * state.usual)
     hasty = state.spent + 1 > room
     begins = hasty and (state.hasty_at is None or state.as_of - state.hasty_at > EPISODE_SECONDS)
-    state = replace(
-        state,
-        alpha=state.alpha if hasty else min(MOST[0], state.alpha + EXPECTED),
-        beta=min(MOST[1], state.beta + HASTY) if hasty else state.beta,
-        spent=state.spent if hasty else state.spent + 1,
-        today=state.today + 1,
-        hasty_at=state.as_of if hasty else state.hasty_at,
-    )
+    alpha = state.alpha if hasty else min(MOST[0], state.alpha + EXPECTED)
+    beta = min(MOST[1], state.beta + HASTY) if hasty else state.beta
     flags = ("burst",) if hasty else ()
-    trust = state.trust
+    trust = trust_of(alpha, beta)
     if trust < 1:
         flags = (*flags, "trust")
     information = information_of(weight, groups) * trust
@@ -203,6 +208,15 @@ def weigh(
         share = min(1.0, left / information)
         if share < 1:
             flags = (*flags, "capped")
-    return replace(state, information=state.information + share * information), Weighed(
-        trust * share, flags, begins
+    after = TrustState(
+        day=state.day,
+        information=state.information + share * information,
+        alpha=alpha,
+        beta=beta,
+        spent=state.spent if hasty else state.spent + 1,
+        as_of=state.as_of,
+        today=state.today + 1,
+        usual=state.usual,
+        hasty_at=state.as_of if hasty else state.hasty_at,
     )
+    return after, Weighed(trust * share, flags, begins)
