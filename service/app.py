@@ -91,7 +91,6 @@ def create_app(
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
     )
     app.state.telemetry = telemetry
     app.state.draining = Draining()
@@ -105,7 +104,7 @@ def create_app(
     app.add_exception_handler(SQLAlchemyError, _store_error)
     app.add_exception_handler(HTTPException, _http_error)
     for module in _MODULES:
-        app.include_router(module.router)
+        app.router.routes.extend(module.router.routes)
     served_document: list[bytes] = []
 
     @app.get("/openapi.json", include_in_schema=False)

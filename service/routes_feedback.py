@@ -1,16 +1,16 @@
 """`POST /v1/feedback`."""
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from penchant.service import answers
 from penchant.service.body import read_object
 from penchant.service.context import header_user, json_answer, runtime, served_model, tenant
+from penchant.service.lean_route import lean_router
 from penchant.service.openapi import FEEDBACK_BODY, describe
 from penchant.service.telemetry import Timings
 
-router = APIRouter(tags=["feedback"])
+router = lean_router(tags=["feedback"])
 
 
 @router.post(

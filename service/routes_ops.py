@@ -3,7 +3,6 @@
 import asyncio
 from typing import Any
 
-from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import text
 from starlette.requests import Request
@@ -12,11 +11,12 @@ from starlette.responses import Response
 from penchant.service import answers_ops as answers
 from penchant.service.context import json_answer, model_names, runtime, served_model, tenant
 from penchant.service.errors import ApiError, Code
+from penchant.service.lean_route import lean_router
 from penchant.service.openapi import describe
 from penchant.service.runtime import Runtime
 from penchant.service.telemetry import Telemetry, log_failure
 
-router = APIRouter(tags=["operations"])
+router = lean_router(tags=["operations"])
 
 
 @router.get("/healthz", summary="Is the process alive?", **describe("health", answers.Health))

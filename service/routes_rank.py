@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,11 +17,12 @@ from penchant.service.context import (
 )
 from penchant.service.dialect_answers import best_of_n_answer, rerank_answer, score_answer, tei_answer
 from penchant.service.dialects import best_of_n_task, rerank_task, score_task, tei_task
+from penchant.service.lean_route import lean_router
 from penchant.service.openapi import describe
 from penchant.service.schemas import BestOfNRequest, RerankRequest, ScoreRequest, TeiRequest
 from penchant.service.telemetry import Timings
 
-router = APIRouter(tags=["ranking"])
+router = lean_router(tags=["ranking"])
 
 _RERANK = describe("ranking", answers.RerankResponse, RerankRequest)
 

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import Final
 
 import orjson
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,6 +12,7 @@ from penchant.service import answers_users as answers
 from penchant.service.body import read_object, validate
 from penchant.service.context import json_answer, path_user, runtime, served_model, tenant
 from penchant.service.errors import ApiError, Code, InvalidRequestError
+from penchant.service.lean_route import lean_router
 from penchant.service.openapi import describe
 from penchant.service.runtime import Runtime
 from penchant.service.schemas import MergeRequest
@@ -20,7 +20,7 @@ from penchant.service.served_model import ServedModel
 from penchant.service.states import UserState, share_of_prior_std
 from penchant.service.store.queries import page_events
 
-router = APIRouter(prefix="/v1/users", tags=["users"])
+router = lean_router(prefix="/v1/users", tags=["users"])
 
 DEFAULT_LIMIT: Final = 20
 
