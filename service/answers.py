@@ -166,11 +166,12 @@ class ScoreResult(Answer):
     score: float
     std: float
     probability: float = Field(ge=0, le=1)
+    user: str | None = Field(default=None, description="whose score it is; absent unless `users` was sent")
     explanation: Explanation | None = EXPLANATION
 
 
 class ScoreResponse(Answer):
-    """Scores in the order of the request."""
+    """Scores in the order of the request: of several users, all of the first one, then of the next."""
 
     id: str
     object: Literal["list"]

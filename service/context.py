@@ -24,7 +24,10 @@ def runtime(request: Request) -> Runtime:
     Raises:
         ApiError: `not_ready`.
     """
-    found = cast("Runtime | None", getattr(request.app.state, "runtime", None))
+    state = request.scope["state"]
+    found = cast("Runtime | None", state.get("runtime"))
+    if found is None:
+        found = state["runtime"] = cast("Runtime | None", getattr(request.app.state, "runtime", None))
     if found is None:
         raise ApiError(Code.NOT_READY, "The server is starting or stopping.", headers={"Retry-After": "1"})
     return found
@@ -90,7 +93,7 @@ def ranking_user(request: Request, body: str | None, model: str | None) -> str |
         path=decode_user(raw, "") if raw is not None else None,
         body=body,
         header=header_user(request),
-        model=split_model(model, model_names(request)),
+        model=None if model is None else split_model(model, model_names(request)),
     )
     request.scope["state"]["user"] = user
     return user

@@ -1,7 +1,7 @@
 """Text → item of the user model: features described by the reward model, remembered for texts that come again."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,24 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.items import Items
-from penchant.models.reward import RewardModel, item_key
+from penchant.models.reward import RewardModel, item_keys
 from penchant.service.featurizer import Featurizer
 from penchant.service.telemetry import Timings
 
 _OVERHEAD_BYTES: Final = 400
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One described text: base, its variance, directions, their variances, in one array `[2 + 2k]`."""
-
-    numbers: NDArray[np.float64]
-    tokens: int
-    truncated: bool
-
-    @property
-    def size(self) -> int:
-        return self.numbers.nbytes + _OVERHEAD_BYTES
 
 
 @dataclass(frozen=True)
@@ -58,7 +45,7 @@ class Describer:
         self._reward = reward
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._rows: OrderedDict[tuple[str, bytes], _Row] = OrderedDict()
+        self._rows: OrderedDict[tuple[str, bytes], NDArray[np.float64]] = OrderedDict()
 
     async def describe(
         self, tenant: str, texts: Sequence[str], prompts: Sequence[str], timings: Timings
@@ -67,26 +54,39 @@ class Describer:
 
         Cost: n hashes where all are remembered; otherwise features of the others and one `RewardModel.describe`.
         """
-        keys = tuple(item_key(prompt, text) for prompt, text in zip(prompts, texts, strict=True))
-        found = {key: row for key in keys if (row := self._get(tenant, key)) is not None}
-        missing = {key: i for i, key in enumerate(keys) if key not in found}
+        keys = item_keys(prompts, texts)
+        places = [(tenant, key) for key in keys]
+        known = self._rows
+        rows = [known.get(place) for place in places]
+        for place, row in zip(places, rows, strict=True):
+            if row is not None:
+                known.move_to_end(place)
+        missing = {key: i for i, key in enumerate(keys) if rows[i] is None}
         self.featurizer.count_hits(len(keys) - len(missing))
         if missing:
-            places = list(missing.values())
-            batch = await self.featurizer.features(
-                tenant, [texts[i] for i in places], [prompts[i] for i in places], timings
-            )
-            numbers = _packed(self._reward.describe(batch.vectors, list(missing)))
-            for j, key in enumerate(missing):
-                row = _Row(numbers[j].copy(), int(batch.tokens[j]), bool(batch.truncated[j]))
-                found[key] = row
-                self._put(tenant, key, row)
-        rows = [found[key] for key in keys]
-        return Described(
-            _unpacked(np.stack([row.numbers for row in rows]), keys),
-            sum(row.tokens for row in rows),
-            np.array([row.truncated for row in rows], np.bool_),
+            new = await self._described(tenant, missing, texts, prompts, timings)
+            rows = [new[key] if row is None else row for key, row in zip(keys, rows, strict=True)]
+        numbers = np.array(rows)
+        return Described(_unpacked(numbers, keys), int(numbers[:, 0].sum()), numbers[:, 1] != 0)
+
+    async def _described(
+        self,
+        tenant: str,
+        missing: Mapping[bytes, int],
+        texts: Sequence[str],
+        prompts: Sequence[str],
+        timings: Timings,
+    ) -> dict[bytes, NDArray[np.float64]]:
+        """Rows of texts that are not remembered, by key; now they are."""
+        chosen = list(missing.values())
+        batch = await self.featurizer.features(
+            tenant, [texts[i] for i in chosen], [prompts[i] for i in chosen], timings
         )
+        packed = _packed(self._reward.describe(batch.vectors, list(missing)), batch.tokens, batch.truncated)
+        new = {key: packed[j].copy() for j, key in enumerate(missing)}
+        for key, row in new.items():
+            self._put(tenant, key, row)
+        return new
 
     def forget(self, tenant: str, keys: Iterable[bytes]) -> None:
         """Drops these item keys of a tenant."""
@@ -98,32 +98,33 @@ class Describer:
         self._rows.clear()
         self._bytes = 0
 
-    def _get(self, tenant: str, key: bytes) -> _Row | None:
-        row = self._rows.get((tenant, key))
-        if row is not None:
-            self._rows.move_to_end((tenant, key))
-        return row
-
-    def _put(self, tenant: str, key: bytes, row: _Row) -> None:
+    def _put(self, tenant: str, key: bytes, row: NDArray[np.float64]) -> None:
         self._drop((tenant, key))
         self._rows[(tenant, key)] = row
-        self._bytes += row.size
+        self._bytes += row.nbytes + _OVERHEAD_BYTES
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._rows)))
 
     def _drop(self, key: tuple[str, bytes]) -> None:
         row = self._rows.pop(key, None)
         if row is not None:
-            self._bytes -= row.size
+            self._bytes -= row.nbytes + _OVERHEAD_BYTES
 
 
-def _packed(items: Items) -> NDArray[np.float64]:
-    """`[n, 2 + 2k]` of n items."""
-    columns = (items.base[:, None], items.base_variance[:, None], items.directions, items.direction_variance)
-    return np.concatenate(columns, axis=1)
+def _packed(items: Items, tokens: NDArray[np.int64], truncated: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """One row a text, `[n, 4 + 2k]`: tokens, whether it was cut, then base and directions, each with its variance."""
+    columns = (
+        tokens[:, None],
+        truncated[:, None],
+        items.base[:, None],
+        items.base_variance[:, None],
+        items.directions,
+        items.direction_variance,
+    )
+    return np.concatenate(columns, axis=1, dtype=np.float64)
 
 
 def _unpacked(numbers: NDArray[np.float64], keys: tuple[bytes, ...]) -> Items:
     """The items of `_packed`."""
-    k = (numbers.shape[1] - 2) // 2
-    return Items(numbers[:, 0], numbers[:, 1], numbers[:, 2 : 2 + k], numbers[:, 2 + k :], keys)
+    k = (numbers.shape[1] - 4) // 2
+    return Items(numbers[:, 2], numbers[:, 3], numbers[:, 4 : 4 + k], numbers[:, 4 + k :], keys)

@@ -1,6 +1,6 @@
 """One ranking's result → the answers of Cohere, Jina, vLLM and TEI. Pure functions: no clock, no state."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -122,23 +122,29 @@ def tei_answer(request: TeiRequest, task: Task, ranked: Ranked) -> list[dict[str
     return results
 
 
-def score_answer(ranked: Ranked, created: int) -> dict[str, Any]:
-    """VLLM's list, in the order of the request."""
-    rows = zip(ranked.mean.tolist(), ranked.std.tolist(), ranked.probability.tolist(), strict=True)
+def score_answer(answers: Sequence[Ranked], created: int, *, named: bool = False) -> dict[str, Any]:
+    """VLLM's list, in the order of the request; `named` where each entry says whose it is."""
+    first = answers[0]
     return {
-        "id": ranked.rank_id,
+        "id": first.rank_id,
         "object": "list",
         "created": created,
-        "model": ranked.model,
-        "data": [
-            _explained(
-                {"index": i, "object": "score", "score": mean, "std": std, "probability": probability},
-                ranked.explanations,
-            )
-            for i, (mean, std, probability) in enumerate(rows)
-        ],
-        "usage": _usage(ranked.tokens),
+        "model": first.model,
+        "data": [entry for ranked in answers for entry in _scored(ranked, named)],
+        "usage": _usage(first.tokens),
     }
+
+
+def _scored(ranked: Ranked, named: bool) -> list[dict[str, Any]]:
+    rows = zip(ranked.mean.tolist(), ranked.std.tolist(), ranked.probability.tolist(), strict=True)
+    whose = {"user": ranked.personal.user} if named else {}
+    return [
+        _explained(
+            {"index": i, "object": "score", "score": mean, "std": std, "probability": probability, **whose},
+            ranked.explanations,
+        )
+        for i, (mean, std, probability) in enumerate(rows)
+    ]
 
 
 def best_of_n_answer(request: BestOfNRequest, choice: Choice) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from penchant.service.errors import InvalidRequestError
+from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.schemas import BestOfNRequest, RerankRequest, ScoreRequest, TeiRequest
 from penchant.service.settings import Settings
 
@@ -45,6 +45,28 @@ def score_task(request: ScoreRequest, settings: Settings) -> Task:
         fault = f"{len(prompt_list)} prompts do not fit {len(text_list)} texts: send one, or one a text."
         raise InvalidRequestError((f"/{names[0]}", fault))
     return _task(tuple(prompt_list), names[0], text_list, names[1], settings)
+
+
+def score_users(
+    request: ScoreRequest, user: str | None, texts: int, settings: Settings
+) -> tuple[str | None, ...]:
+    """For whom a score request is; `user` is whom another channel names.
+
+    Raises:
+        ApiError: `user_conflict`, or more scores than a request may have.
+    """
+    if request.users is None:
+        return (user,)
+    if user is not None:
+        raise ApiError(Code.USER_CONFLICT, "Name one user, or several in `users`.")
+    if len(request.users) * texts > settings.max_scores:
+        fault = (
+            f"{len(request.users)} users × {texts} texts; a request may have {settings.max_scores} scores."
+        )
+        raise InvalidRequestError(("/users", fault))
+    if request.explain and len(request.users) > 1:
+        raise InvalidRequestError(("/explain", "Explanations are for one user."))
+    return tuple(request.users)
 
 
 def best_of_n_task(request: BestOfNRequest, settings: Settings) -> Task:

@@ -44,6 +44,9 @@ class Edge:
         self._seconds = seconds
         self._telemetry = telemetry
         self._draining = draining
+        self._log = (
+            log.bind()
+        )  # made at the first request, when logging is set up; each call would make it anew
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -91,8 +94,7 @@ class Edge:
     def _record(self, scope: Scope, status: int, seconds: float, state: dict[str, Any]) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if route != "unmatched" and scope["method"] in _METHODS else "any"
-        self._telemetry.requests.labels(method, route, status).inc()
-        self._telemetry.request_seconds.labels(route).observe(seconds)
+        self._telemetry.answered(method, route, status, seconds)
         fields = {
             "request_id": state["request_id"],
             "method": scope["method"],
@@ -107,7 +109,7 @@ class Edge:
             fields["user"] = self._telemetry.hash_user(tenant, user)
         if state["trace_id"]:
             fields["trace_id"] = state["trace_id"]
-        (log.debug if route in _QUIET else log.info)("request", **fields)
+        (self._log.debug if route in _QUIET else self._log.info)("request", **fields)
 
 
 def _ids(scope: Scope) -> tuple[str, str | None]:

@@ -16,7 +16,7 @@ from penchant.service.context import (
     tenant,
 )
 from penchant.service.dialect_answers import best_of_n_answer, rerank_answer, score_answer, tei_answer
-from penchant.service.dialects import best_of_n_task, rerank_task, score_task, tei_task
+from penchant.service.dialects import best_of_n_task, rerank_task, score_task, score_users, tei_task
 from penchant.service.lean_route import lean_router
 from penchant.service.openapi import describe
 from penchant.service.schemas import BestOfNRequest, RerankRequest, ScoreRequest, TeiRequest
@@ -68,7 +68,7 @@ async def score_short(request: Request) -> Response:
     **describe("ranking", answers.ScoreResponse, ScoreRequest),
 )
 async def score(request: Request) -> Response:
-    """The utility of each text for this user, in the order of the request."""
+    """The utility of each text for this user, or for each of `users`, in the order of the request."""
     return await _score(request)
 
 
@@ -127,8 +127,9 @@ async def _score(request: Request) -> Response:
     asked = validate(ScoreRequest, await read_object(request, served.settings))
     user = ranking_user(request, asked.user, asked.model)
     task = score_task(asked, served.settings)
-    spend_candidates(request, len(task.texts))
+    users = score_users(asked, user, len(task.texts), served.settings)
+    spend_candidates(request, len(task.texts) * len(users))
     timings = Timings()
     explain = len(task.texts) if asked.explain else 0
-    ranked = await served_model(request).scorer.rank(owner, user, task, timings, explain=explain)
-    return json_answer(score_answer(ranked, int(served.clock())), timings)
+    ranked = await served_model(request).scorer.score(owner, users, task, timings, explain=explain)
+    return json_answer(score_answer(ranked, int(served.clock()), named=asked.users is not None), timings)

@@ -112,7 +112,7 @@ class TeiRequest(Lenient):
 
 
 class ScoreRequest(Lenient):
-    """Pairs to be scored (vLLM): one prompt for all texts, or as many prompts as texts."""
+    """Pairs to be scored (vLLM): one prompt for all texts, or as many prompts as texts; for one user or for several."""
 
     model: str | None = None
     text_1: TextOrTexts = None
@@ -121,6 +121,11 @@ class ScoreRequest(Lenient):
     documents: TextOrTexts = None
     explain: bool | None = Field(default=None, description="an `explanation` in each result")
     user: UserId | None = None
+    users: list[UserId] | None = Field(
+        default=None,
+        min_length=1,
+        description="score the same texts for each of these; no other user is named",
+    )
 
 
 class BestOfNRequest(Exact):

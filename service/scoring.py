@@ -1,15 +1,15 @@
 """The hot path: candidates → items → the user's utilities → order.
 
-rank, best_of_n                 one of two answers
-  ├─ _judge                     who likes what
-  │    ├─ Describer.describe    memory | Featurizer.features (cache | store | encoder) → RewardModel.describe
-  │    └─ UserStates.get        memory | store
+rank, score, best_of_n          one of three answers
+  ├─ Describer.describe         memory | Featurizer.features (cache | store | encoder) → RewardModel.describe
+  ├─ _known                     UserStates.get: memory | store
+  ├─ scores                     all users × all candidates
   └─ _explain                   where asked for: why
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,37 +18,45 @@ from numpy.typing import NDArray
 
 from penchant.models.bundle import Bundle
 from penchant.models.items import Items
-from penchant.models.posterior import UserPosterior, Utility
-from penchant.models.reward import RewardModel
+from penchant.models.posterior import UserPosterior
+from penchant.models.scores import Scores, scores
 from penchant.models.selection import (
     NonFiniteScoreError,
     order,
     probability_acceptable,
     probability_best,
-    relevance,
 )
 from penchant.service.current_states import UserStates
-from penchant.service.describer import Described, Describer
+from penchant.service.describer import Describer
 from penchant.service.dialect_answers import Choice, Explanations, Personal, Ranked, truncation_warnings
 from penchant.service.dialects import Task
 from penchant.service.explaining import explanations
 from penchant.service.rankings import Rankings, new_rank_id
 from penchant.service.telemetry import Telemetry, Timings
 
-INLINE_TEXTS: Final = 64
-"""Up to so many candidates the mathematics is done on the event loop: handing it to a thread would take longer."""
+INLINE_SCORES: Final = 256
+"""Up to so many the mathematics is done on the event loop: handing it to a thread would take longer."""
 
-Probability = Callable[[RewardModel, UserPosterior, Items], NDArray[np.float64]]
+INLINE_CHOICES: Final = 64
+"""The same of candidates of which one is chosen, which costs more."""
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """A task seen with a user's eyes."""
+class _Known:
+    """Users: what is known of them, and what is told of that."""
 
-    described: Described
+    posteriors: tuple[UserPosterior, ...]
+    personal: tuple[Personal, ...]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A task with a user's eyes."""
+
+    tenant: str
+    task: Task
+    keys: tuple[bytes, ...]
     posterior: UserPosterior
-    utility: Utility
-    personal: Personal
 
 
 class Scorer:
@@ -92,31 +100,57 @@ class Scorer:
         Raises:
             ApiError: The encoder has no room, or failed; or the bundle cannot be explained.
         """
+        (ranked,) = await self.score(tenant, (user,), task, timings, by_utility=by_utility, explain=explain)
+        return ranked
+
+    async def score(
+        self,
+        tenant: str,
+        users: Sequence[str | None],
+        task: Task,
+        timings: Timings,
+        *,
+        by_utility: bool = False,
+        explain: int = 0,
+    ) -> list[Ranked]:
+        """The same texts ranked for each of several users, in one product; one ranking is remembered.
+
+        Raises:
+            ApiError: The encoder has no room, or failed; or the bundle cannot be explained.
+        """
         with self._telemetry.tracing.span("rank", texts=len(task.texts)):
-            judged = await self._judge(tenant, user, task, timings)
+            described = await self._describer.describe(tenant, task.texts, task.prompts, timings)
+            known = await self._known(tenant, users, timings)
             started = time.perf_counter()
-            probability = await self._off_loop(relevance, judged)
-            mean, std = judged.utility.mean, judged.utility.std
-            best_first = order(mean if by_utility else probability)
-            timings.rank += time.perf_counter() - started
-            ranked = Ranked(
-                rank_id=new_rank_id(),
-                model=self.bundle.manifest.name,
-                personal=judged.personal,
-                mean=mean,
-                std=std,
-                probability=probability,
-                order=best_first,
-                tokens=judged.described.tokens,
-                warnings=truncation_warnings(
-                    task, judged.described.truncated, self._describer.featurizer.extractor.encoder.max_tokens
-                ),
-                explanations=await self._explain(
-                    tenant, task, judged, best_first[:explain].tolist(), timings
-                ),
+            found = await self._scores(known.posteriors, described.items)
+            warnings = truncation_warnings(
+                task, described.truncated, self._describer.featurizer.extractor.encoder.max_tokens
             )
-            self._finish(tenant, ranked.rank_id, user, task, timings)
-            return ranked
+            rank_id = new_rank_id()
+            timings.rank += time.perf_counter() - started
+            answers = []
+            for row, personal in enumerate(known.personal):
+                best_first = order(found.mean[row] if by_utility else found.relevance[row])
+                answers.append(
+                    Ranked(
+                        rank_id=rank_id,
+                        model=self.bundle.manifest.name,
+                        personal=personal,
+                        mean=found.mean[row],
+                        std=found.std[row],
+                        probability=found.relevance[row],
+                        order=best_first,
+                        tokens=described.tokens,
+                        warnings=warnings,
+                        explanations=await self._explain(
+                            _Seen(tenant, task, described.items.keys, known.posteriors[row]),
+                            best_first[:explain].tolist() if explain else [],
+                            timings,
+                        ),
+                    )
+                )
+            self._finish(tenant, rank_id, users[0] if len(users) == 1 else None, task, timings)
+            return answers
 
     async def best_of_n(
         self, tenant: str, user: str | None, task: Task, timings: Timings, *, explain: bool = False
@@ -127,59 +161,78 @@ class Scorer:
             ApiError: The encoder has no room, or failed; or the bundle cannot be explained.
         """
         with self._telemetry.tracing.span("rank", texts=len(task.texts)):
-            judged = await self._judge(tenant, user, task, timings)
+            described = await self._describer.describe(tenant, task.texts, task.prompts, timings)
+            (posterior,) = (await self._known(tenant, (user,), timings)).posteriors
             started = time.perf_counter()
-            best = await self._off_loop(probability_best, judged)
-            acceptable = await self._off_loop(probability_acceptable, judged)
+            found = await self._scores((posterior,), described.items)
+            best, acceptable = await self._choose(posterior, described.items)
             timings.rank += time.perf_counter() - started
             explained = list(range(len(task.texts))) if explain else []
             choice = Choice(
                 rank_id=new_rank_id(),
-                mean=judged.utility.mean,
+                mean=found.mean[0],
                 best=best,
                 acceptable=acceptable,
-                order=order(judged.utility.mean),
-                explanations=await self._explain(tenant, task, judged, explained, timings),
+                order=order(found.mean[0]),
+                explanations=await self._explain(
+                    _Seen(tenant, task, described.items.keys, posterior), explained, timings
+                ),
             )
             self._finish(tenant, choice.rank_id, user, task, timings)
             return choice
 
-    async def _judge(self, tenant: str, user: str | None, task: Task, timings: Timings) -> _Judged:
-        described = await self._describer.describe(tenant, task.texts, task.prompts, timings)
+    async def _known(self, tenant: str, users: Sequence[str | None], timings: Timings) -> _Known:
         started = time.perf_counter()
-        state = await self._states.get(tenant, user) if user is not None else None
-        posterior = self._states.posterior(state)
-        personal = (
-            Personal(user)
-            if state is None
-            else Personal(user, state.is_personal, state.feedback_events, state.version)
+        if len(users) == 1:
+            states = [None if users[0] is None else await self._states.get(tenant, users[0])]
+        else:
+            named = [user for user in users if user is not None]
+            states = list(await asyncio.gather(*(self._states.get(tenant, user) for user in named)))
+        known = _Known(
+            tuple(self._states.posterior(state) for state in states),
+            tuple(
+                Personal(user)
+                if state is None
+                else Personal(user, state.is_personal, state.feedback_events, state.version)
+                for user, state in zip(users, states, strict=True)
+            ),
         )
         timings.posterior += time.perf_counter() - started
-        started = time.perf_counter()
-        utility = posterior.utility(described.items)
-        if not (np.isfinite(utility.mean).all() and np.isfinite(utility.std).all()):
-            raise NonFiniteScoreError("a utility is not finite")
-        timings.rank += time.perf_counter() - started
-        return _Judged(described, posterior, utility, personal)
+        return known
 
-    async def _off_loop(self, probability: Probability, judged: _Judged) -> NDArray[np.float64]:
-        """`probability` of the judged items; of many of them in a thread, so that other requests go on."""
-        arguments = (self._reward, judged.posterior, judged.described.items)
-        if len(judged.described.items) <= INLINE_TEXTS:
-            return probability(*arguments)
-        return await asyncio.to_thread(probability, *arguments)
+    async def _scores(self, posteriors: Sequence[UserPosterior], items: Items) -> Scores:
+        """All users × all items; of many in a thread, so that other requests go on.
 
-    async def _explain(
-        self, tenant: str, task: Task, judged: _Judged, rows: list[int], timings: Timings
-    ) -> Explanations:
+        Raises:
+            NonFiniteScoreError: A score is NaN or infinite.
+        """
+        if len(items) * len(posteriors) <= INLINE_SCORES:
+            found = scores(self._reward, posteriors, items)
+        else:
+            found = await asyncio.to_thread(scores, self._reward, posteriors, items)
+        if not np.isfinite(found.mean + found.std + found.relevance).all():
+            raise NonFiniteScoreError("a score is not finite")
+        return found
+
+    async def _choose(
+        self, posterior: UserPosterior, items: Items
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """P(best) and P(good enough) of each item."""
+        arguments = (self._reward, posterior, items)
+        if len(items) <= INLINE_CHOICES:
+            return probability_best(*arguments), probability_acceptable(*arguments)
+        best = await asyncio.to_thread(probability_best, *arguments)
+        return best, await asyncio.to_thread(probability_acceptable, *arguments)
+
+    async def _explain(self, seen: _Seen, rows: list[int], timings: Timings) -> Explanations:
         """Explanations of these texts, by index."""
         if not rows:
             return {}
-        batch = await self._describer.featurizer.features(tenant, task.texts, task.prompts, timings)
-        keys = judged.described.items.keys
+        task = seen.task
+        batch = await self._describer.featurizer.features(seen.tenant, task.texts, task.prompts, timings)
         started = time.perf_counter()
         found = await asyncio.to_thread(
-            explanations, self._reward, judged.posterior, batch.vectors, keys, rows
+            explanations, self._reward, seen.posterior, batch.vectors, seen.keys, rows
         )
         timings.rank += time.perf_counter() - started
         return found

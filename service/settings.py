@@ -68,6 +68,7 @@ class Settings(BaseSettings):
     # What a caller may send.
     max_body_bytes: int = Field(default=8 * 2**20, gt=0)
     max_candidates: int = Field(default=1000, gt=0)
+    max_scores: int = Field(default=100_000, gt=0, description="texts × users of a request")
     max_text_chars: int = Field(default=1_000_000, gt=0)
     max_events: int = Field(default=100, gt=0)
     max_event_texts: int = Field(default=50, ge=2, description="texts in one choice or ranking")

@@ -5,7 +5,7 @@ import logging
 import secrets
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import orjson
@@ -104,9 +104,11 @@ class Telemetry:
         self.request_seconds = self._histogram(
             "http_request_duration_seconds", "Time to answer.", _REQUEST_SECONDS, "route"
         )
+        self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.stage_seconds = self._histogram(
             "stage_duration_seconds", "Time by stage.", _STAGE_SECONDS, "stage"
         )
+        self._stages = {stage.name: self.stage_seconds.labels(stage.name) for stage in fields(Timings)}
         self.encoded_texts = self._counter("encoder_texts", "Texts encoded.")
         self.encoded_tokens = self._counter("encoder_tokens", "Tokens encoded.")
         self.encoder_failures = self._counter("encoder_failures", "Batches that the encoder failed.")
@@ -173,9 +175,19 @@ class Telemetry:
         return digest.hexdigest()
 
     def observe(self, timings: Timings) -> None:
-        """Counts the stages of one ranking."""
+        """Counts the stages that one ranking went through: of cached texts none waits for the encoder."""
         for stage, seconds in vars(timings).items():
-            self.stage_seconds.labels(stage).observe(seconds)
+            if seconds:
+                self._stages[stage].observe(seconds)
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Counts an answer. Labels are few: they are looked up once."""
+        known = self._answers.get((method, route, status))
+        if known is None:
+            known = self.requests.labels(method, route, status), self.request_seconds.labels(route)
+            self._answers[method, route, status] = known
+        known[0].inc()
+        known[1].observe(seconds)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"penchant_{name}", text, labels, registry=self.registry)

@@ -1,0 +1,77 @@
+"""Many users × many items at once: what one user and one function at a time give."""
+
+import numpy as np
+import pytest
+
+from penchant.models.encoder import HashingEncoder
+from penchant.models.features import FeatureExtractor
+from penchant.models.items import Items
+from penchant.models.population import Population
+from penchant.models.posterior import UserPosterior
+from penchant.models.reward import REFERENCE_KEY
+from penchant.models.scores import scores
+from penchant.models.selection import relevance
+from penchant.models.testing import tiny_bundle
+
+Q = 4
+
+
+@pytest.fixture(scope="module")
+def reward():
+    return tiny_bundle(FeatureExtractor(HashingEncoder())).reward
+
+
+def items(n, seed=0, key=lambda i: f"k{i}".encode()):
+    rng = np.random.default_rng(seed)
+    return Items(
+        rng.normal(size=n),
+        rng.uniform(0, 1, n),
+        rng.normal(size=(n, Q - 1)),
+        rng.uniform(0, 1, (n, Q - 1)),
+        tuple(key(i) for i in range(n)),
+    )
+
+
+def user(population, seed):
+    """Somebody with evidence of full rank."""
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(Q, Q))
+    return UserPosterior(population, root @ root.T, rng.normal(size=Q), 5)
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def population(request):
+    rng = np.random.default_rng(7)
+    k = request.param
+    roots = rng.normal(size=(k, Q, Q))
+    return Population(
+        rng.dirichlet(np.ones(k)), rng.normal(size=(k, Q)), roots @ roots.transpose(0, 2, 1) + np.eye(Q)
+    )
+
+
+def test_they_are_what_one_user_at_a_time_gives(reward, population):
+    candidates = items(7)
+    users = [UserPosterior.at_prior(population), *[user(population, seed) for seed in range(3)]]
+    found = scores(reward, users, candidates)
+    assert found.mean.shape == found.std.shape == found.relevance.shape == (4, 7)
+    for row, posterior in enumerate(users):
+        alone = posterior.utility(candidates)
+        np.testing.assert_allclose(found.mean[row], alone.mean, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(found.std[row], alone.std, rtol=1e-12)
+        np.testing.assert_allclose(
+            found.relevance[row], relevance(reward, posterior, candidates), rtol=0, atol=1e-12
+        )
+
+
+def test_the_reference_itself_is_neither_better_nor_worse(reward, population):
+    candidates = items(3, key=lambda i: REFERENCE_KEY if i == 1 else bytes([i]))
+    found = scores(reward, [user(population, 1)], candidates)
+    assert found.relevance[0, 1] == pytest.approx(0.5, abs=1e-15)
+    assert (found.relevance[0, [0, 2]] != 0.5).all()
+
+
+def test_equal_texts_score_alike(reward, population):
+    candidates = items(4)[[0, 1, 0, 1]]
+    found = scores(reward, [user(population, 2)], candidates)
+    assert found.mean[0, 0] == found.mean[0, 2]
+    assert found.relevance[0, 1] == found.relevance[0, 3]
