@@ -124,14 +124,16 @@ def _convert(model: "PooledModel", probes: Probes) -> object:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No remarks of transformers about configurations that tracing makes it look at."""
-    logger = logging.getLogger("transformers")
-    before = logger.level
+    """No remarks of transformers while it is traced; and the root logger, which a failed conversion leaves changed."""
+    logger, root = logging.getLogger("transformers"), logging.getLogger()
+    levels, filters, handlers = (logger.level, root.level), root.filters[:], root.handlers[:]
     logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(levels[0])
+        root.setLevel(levels[1])
+        root.filters[:], root.handlers[:] = filters, handlers
 
 
 def _hash(folder: Path, card: Card) -> str:

@@ -59,6 +59,7 @@ def load(files: ModelFiles, pooling: Pooling) -> tuple[Card, PooledModel]:
     if missing:
         raise EncoderError(f"encoder {name!r} lacks weights: {', '.join(missing)}")
     model = model.eval().requires_grad_(requires_grad=False)
+    model.config.use_cache = False  # a decoder would keep keys and values for a next token that never comes
     card = Card(
         weights=EMBEDDED_SHA256 if name == "embedded" else _hash_weights(model),
         dim=int(model.config.hidden_size),

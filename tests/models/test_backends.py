@@ -1,0 +1,275 @@
+"""OpenVINO gives what torch gives, conversions are whole or made again, and what is not faithful never serves."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from penchant.models import conversions, pretrained
+from penchant.models.backend_choice import open_backend
+from penchant.models.backend_wish import Wish
+from penchant.models.backends import Probes, embed, fault
+from penchant.models.encoder import Encoder, EncoderError, load_encoder
+from penchant.models.openvino_backend import OpenVinoBackend, has_bfloat16
+from penchant.models.tokens import TextTokenizer, Tokens
+from penchant.models.torch_backend import TorchBackend
+
+TEXTS = ["a b c", "d", "e f g h i j k l m n o p " * 3, "", "b a c", "c " * 20, "zzz", "a " * 15]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def load(source: Path, cache: Path, **options: object) -> Encoder:
+    return load_encoder(str(source), device="cpu", cache=cache, threads=2, **options)
+
+
+def wish(source: Path, cache: Path, **options: object) -> Wish:
+    given = {"pooling": "mean", "backend": "auto", "precision": "auto", "device": "cpu", "threads": 1}
+    return Wish(**{**given, "name": str(source), "root": str(cache), **options})
+
+
+def folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir())
+
+
+# ---------------------------------------------------------------- one meaning
+
+
+@pytest.mark.parametrize("model", ["bert", "llama"])
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("joint", [False, True])
+def test_openvino_gives_what_torch_gives(model, pooling, joint, cache, request):
+    source = request.getfixturevalue(model)
+    ours = load(source, cache, backend="openvino", precision="float32", pooling=pooling, joint=joint)
+    torchs = load(source, cache, backend="torch", precision="float32", pooling=pooling, joint=joint)
+    assert ours.backend == "openvino float32, 2 threads"
+    assert torchs.backend == "torch float32, 2 threads"
+    assert ours.identity == torchs.identity
+    prompts = [*TEXTS[1:], "n o p"] if joint else None
+    found, expected = (
+        ours.encode(TEXTS * 4, prompts and prompts * 4),
+        torchs.encode(TEXTS * 4, prompts and prompts * 4),
+    )
+    np.testing.assert_allclose(found.embeddings, expected.embeddings, atol=2e-6)
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+    np.testing.assert_array_equal(found.truncated, expected.truncated)
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+@pytest.mark.parametrize("model", ["bert", "llama"])
+def test_a_text_has_one_vector_in_any_company(model, backend, cache, request):
+    encoder = load(request.getfixturevalue(model), cache, backend=backend, precision="float32")
+    alone = np.concatenate([encoder.encode([text]).embeddings for text in TEXTS])
+    np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1.0, atol=1e-6)
+    for texts, places in [
+        (TEXTS, range(len(TEXTS))),
+        (TEXTS[::-1], range(len(TEXTS))[::-1]),
+        (TEXTS * 40, range(len(TEXTS))),
+    ]:
+        found = encoder.encode(texts).embeddings[list(places)]
+        np.testing.assert_allclose(found, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_tokens_of_several_calls_can_be_encoded_together(bert, cache, backend):
+    encoder = load(bert, cache, backend=backend, precision="float32")
+    joined = Tokens.join([encoder.tokenize(TEXTS[:3]), encoder.tokenize([]), encoder.tokenize(TEXTS[3:])])
+    found, expected = encoder.encode_tokens(joined), encoder.encode(TEXTS)
+    np.testing.assert_allclose(found.embeddings, expected.embeddings, atol=1e-6)
+    assert found.tokens.tolist() == expected.tokens.tolist()
+    assert found.truncated.tolist() == expected.truncated.tolist() == [t == TEXTS[2] for t in TEXTS]
+    assert encoder.encode_tokens(Tokens.join([])).embeddings.shape == (0, 16)
+
+
+def test_many_threads_may_encode_at_once(bert, cache):
+    from concurrent.futures import ThreadPoolExecutor
+
+    encoder = load(bert, cache, backend="openvino", precision="float32")
+    expected = [encoder.encode([text] * 5).embeddings for text in TEXTS]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda text: encoder.encode([text] * 5).embeddings, TEXTS * 4))
+    for ours, theirs in zip(found, expected * 4, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+# ---------------------------------------------------------------- what is not faithful
+
+
+class Changed:
+    """A backend with a fault: `change(vectors, batch)` is what it gives instead of the reference's vectors."""
+
+    name, workers, most_tokens = "changed", 1, 2048
+
+    def __init__(self, reference, change, precision="float32"):
+        self.reference, self.change, self.precision = reference, change, precision
+
+    def embed(self, batches):
+        return [self.change(v, b) for v, b in zip(self.reference.embed(batches), batches, strict=True)]
+
+
+def turned(angle):
+    """Every vector turned by an angle in a plane across its first two coordinates."""
+
+    def change(vectors, _):
+        c, s = np.cos(angle), np.sin(angle)
+        return np.concatenate(
+            [vectors[:, :2] @ np.array([[c, s], [-s, c]], np.float32), vectors[:, 2:]], axis=1
+        )
+
+    return change
+
+
+@pytest.fixture(scope="module")
+def reference(bert, cache):
+    card, model = pretrained.load(wish(bert, cache).files, "mean")
+    backend = TorchBackend(model, device="cpu", precision="float32", workers=1)
+    tokens = TextTokenizer(card.tokenizer, max_tokens=32, joint=False, pad=0)(TEXTS)
+    return backend, Probes(tokens, embed(backend, tokens, 0)), card, model
+
+
+@pytest.mark.parametrize(
+    ("change", "precision", "expected"),
+    [
+        (lambda v, _: v, "float32", None),
+        (turned(1e-3), "float32", None),  # cosine ≥ cos(0.001) = 1 − 5e-7
+        (turned(0.1), "float32", "cosine"),
+        (turned(1e-2), "bfloat16", None),  # 1 − 5e-5
+        (turned(0.3), "bfloat16", "cosine"),
+        (lambda v, _: v * np.float32("nan"), "float32", "not finite"),
+        (lambda v, _: v[:, :-1], "float32", "not as wide"),
+        (lambda v, b: turned(1e-3 * (len(b.rows) > 1))(v, b), "float32", "moves by"),
+        (lambda v, b: turned(1e-4 * (len(b.rows) > 1))(v, b), "bfloat16", None),
+        (lambda v, b: turned(1e-2 * (len(b.rows) > 1))(v, b), "bfloat16", "moves by"),
+    ],
+)
+def test_faults_are_found(reference, change, precision, expected):
+    backend, probes, card, _ = reference
+    found = fault(Changed(backend, change, precision), probes, card.pad)
+    assert (found is None) if expected is None else (expected in found)
+
+
+def test_an_unfaithful_backend_does_not_serve(bert, reference, tmp_path, caplog):
+    """Under this model's name lies the conversion of another one."""
+    _, probes, card, model = reference
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    asked = wish(bert, tmp_path)
+    with torch.no_grad():
+        model.model.encoder.layer[1].output.dense.weight.mul_(0.5)
+    conversions.write(tmp_path, conversions.key(asked.files, "mean"), model, card, probes)
+    model.load_state_dict(state)
+    with caplog.at_level(logging.WARNING):
+        _, backend = open_backend(asked)
+    assert backend.name == "torch"
+    assert "openvino float32 is not used: cosine 0." in caplog.text
+    with pytest.raises(EncoderError, match="backend openvino"):
+        open_backend(wish(bert, tmp_path, backend="openvino"))
+
+
+@pytest.mark.skipif(has_bfloat16(), reason="this processor has bfloat16")
+def test_a_precision_that_is_not_there_is_an_error(bert, cache):
+    with pytest.raises(EncoderError, match="precision bfloat16"):
+        load(bert, cache, backend="openvino", precision="bfloat16")
+
+
+def test_openvino_is_for_processors(bert, cache):
+    with pytest.raises(EncoderError, match="device"):
+        load_encoder(str(bert), backend="openvino", device="cuda", cache=cache)
+
+
+# ---------------------------------------------------------------- conversions on disk
+
+
+def test_a_model_is_converted_once(bert, tmp_path):
+    first = load(bert, tmp_path, backend="openvino").encode(TEXTS).embeddings
+    (folder,) = folders(tmp_path)
+    stamps = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert sorted(stamps) == ["card.json", "model.bin", "model.xml", "probes.npz"]
+    np.testing.assert_array_equal(load(bert, tmp_path, backend="openvino").encode(TEXTS).embeddings, first)
+    load(bert, tmp_path, backend="openvino", max_tokens=16, joint=True)  # the forward pass is the same
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == stamps
+    load(bert, tmp_path, backend="openvino", pooling="last")
+    assert len(folders(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("name", ["model.bin", "model.xml", "probes.npz", "card.json"])
+def test_a_damaged_conversion_is_made_again(bert, cache, tmp_path, name, caplog):
+    expected = load(bert, cache, backend="openvino").encode(TEXTS).embeddings
+    shutil.copytree(cache, tmp_path / "copy")
+    damaged = 0
+    for folder in folders(tmp_path / "copy"):
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+        damaged += 1
+    with caplog.at_level(logging.WARNING):
+        found = load(bert, tmp_path / "copy", backend="openvino")
+    assert "is not used" in caplog.text
+    assert found.backend.startswith("openvino")
+    np.testing.assert_array_equal(found.encode(TEXTS).embeddings, expected)
+    assert len(folders(tmp_path / "copy")) == damaged  # nothing is left lying about
+
+
+def test_the_first_of_two_writers_counts(bert, reference, tmp_path):
+    _, probes, card, model = reference
+    first = conversions.write(tmp_path, "key", model, card, probes)
+    stamp = first.model.stat().st_mtime_ns
+    served = OpenVinoBackend(first.model, precision="float32", workers=1)
+    second = conversions.write(tmp_path, "key", model, card, probes)
+    assert second.model == first.model
+    assert second.model.stat().st_mtime_ns == stamp
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+    np.testing.assert_allclose(embed(served, probes.tokens, card.pad), probes.vectors, atol=2e-6)
+
+
+def test_what_was_chosen_is_written_down_and_read(bert, tmp_path):
+    asked = wish(bert, tmp_path)
+    assert asked.recorded() is None
+    _, backend = open_backend(asked)
+    chosen = asked.recorded()
+    assert chosen is not None
+    assert (chosen.backend, chosen.precision) == (backend.name, backend.precision)
+    (record,) = tmp_path.glob("*.choice.json")
+    seconds = json.loads(record.read_text())["seconds"]
+    assert {"openvino float32", "torch float32"} <= set(seconds)
+    assert min(seconds.values()) > 0
+    record.write_text(json.dumps({"chosen": {"backend": "torch", "precision": "float32"}}))
+    assert open_backend(asked)[1].name == "torch"
+    record.write_text("{")
+    assert asked.recorded() is None
+    assert wish(bert, tmp_path, threads=2).recorded() is None  # another question
+
+
+def test_a_folder_that_cannot_be_written_may_be_read(bert, tmp_path):
+    load(bert, tmp_path, backend="openvino")
+    stamp = tmp_path.stat().st_mtime_ns
+    assert load(bert, tmp_path, backend="openvino").backend.startswith("openvino")
+    assert tmp_path.stat().st_mtime_ns == stamp  # nothing was so much as tried to be written
+
+
+def test_a_model_that_cannot_be_converted_leaves_nothing_behind(reference, tmp_path):
+    class Odd(torch.nn.Module):
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.eigvals((ids * mask).float().T @ ids.float())
+
+    _, probes, card, _ = reference
+    root = logging.getLogger()
+    before = root.level, root.filters[:], root.handlers[:]
+    with pytest.raises(Exception, match="converted"):
+        conversions.write(tmp_path, "key", Odd(), card, probes)
+    assert (root.level, root.filters, root.handlers) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_usable_cache_it_serves_all_the_same(bert, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    with caplog.at_level(logging.WARNING):
+        encoder = load(bert, tmp_path / "file", backend="openvino")
+    assert encoder.encode(TEXTS).embeddings.shape == (len(TEXTS), 16)
+    assert "are not kept" in caplog.text

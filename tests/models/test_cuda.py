@@ -1,0 +1,44 @@
+"""On CUDA: the same vectors as on a processor, in any company; skipped only where there is no device."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from penchant.models.backends import MAX_COMPANY, MIN_COSINE
+from penchant.models.encoder import Encoder, load_encoder
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device"),
+]
+
+TEXTS = ["Yes!", "", "Die Katze schläft. 今天天气很好。 🎉", *("word " * n for n in range(3, 300, 11))]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def exact(cache) -> Encoder:
+    return load_encoder(backend="torch", precision="float32", device="cpu", cache=cache)
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_cuda_gives_what_a_processor_gives(exact, cache, precision):
+    encoder = load_encoder(precision=precision, device="cuda", cache=cache)
+    assert encoder.identity == exact.identity
+    found, expected = encoder.encode(TEXTS).embeddings, exact.encode(TEXTS).embeddings
+    assert (found * expected).sum(1).min() >= MIN_COSINE[encoder.precision]
+    alone = np.concatenate([encoder.encode([text]).embeddings for text in TEXTS])
+    assert np.linalg.norm(found - alone, axis=1).max() <= MAX_COMPANY[encoder.precision]
+
+
+def test_auto_takes_the_device(cache):
+    encoder = load_encoder(cache=cache)
+    assert encoder.backend.startswith("torch")
+    assert next(encoder._backend._forward.parameters()).is_cuda
