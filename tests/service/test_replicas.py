@@ -15,7 +15,7 @@ from penchant.models.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
 from penchant.service.app import create_app
 from penchant.service.catching_up import replayed
-from penchant.service.ledger import MAX_INLINE_EVENTS
+from penchant.service.lessons import MAX_INLINE_EVENTS
 from penchant.service.settings import Settings
 
 VOTE = {"type": "vote", "user": "u", "text": "boat sea", "prompt": "p", "value": 1}

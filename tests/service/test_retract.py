@@ -13,7 +13,7 @@ from penchant.models.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
 from penchant.service.answers import FeedbackResponse
 from penchant.service.fold import Fold
-from penchant.service.ledger import MAX_INLINE_EVENTS
+from penchant.service.lessons import MAX_INLINE_EVENTS
 
 ASK = {"prompt": "p", "candidates": ["boat sea", "tree house", "many words " * 20], "user": "u"}
 
