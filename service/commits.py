@@ -153,6 +153,7 @@ class Commits:
                     rankings_before=now - settings.rank_ttl_hours * _HOUR,
                     answers_before=now - settings.idempotency_ttl_hours * _HOUR,
                 )
+                queries.leave_mark(connection, now)
         except Exception as error:
             self._failure(error)
             return

@@ -9,11 +9,12 @@ import orjson
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Delete, Row, Table, and_, bindparam, delete, func, insert, select
 
-from penchant.service.store.inserts import insert_new
+from penchant.service.store.inserts import insert_new, insert_or_replace
 from penchant.service.store.tables import (
     features,
     feedback_events,
     idempotency,
+    installation,
     judged_items,
     rankings,
     user_states,
@@ -306,6 +307,12 @@ def expire(connection: Connection, *, rankings_before: float, answers_before: fl
     old_rankings = connection.execute(delete(rankings).where(rankings.c.created_at < rankings_before))
     old_answers = connection.execute(delete(idempotency).where(idempotency.c.created_at < answers_before))
     return old_rankings.rowcount + old_answers.rowcount
+
+
+def leave_mark(connection: Connection, now: float) -> None:
+    """Writes one row, whatever there is to do otherwise: only that shows whether the disk takes any."""
+    mark = {"tenant": "", "name": "last_written", "value": str(now).encode()}
+    insert_or_replace(connection, installation, [mark])
 
 
 def _is_needed(connection: Connection, tenant: str, extractor: str, key: bytes) -> bool:

@@ -403,12 +403,12 @@ def test_a_bundle_of_another_encoder_is_refused(encoder):
 VOTE = {"type": "vote", "user": "u", "text": "t", "value": 1}
 
 
-def fail_writes(client):
-    """Every INSERT fails from now on, as on a full disk; call the result to end that."""
+def fail_writes(client, kinds=("INSERT", "DELETE")):
+    """Every such statement fails from now on, as on a full disk; call the result to end that."""
     engine = client.app.state.runtime.database._writer
 
     def full(_connection, _cursor, statement, *_rest):
-        if statement.startswith(("INSERT", "DELETE")):
+        if statement.startswith(kinds):
             raise OperationalError(statement, {}, OSError("database or disk is full"))
 
     event.listen(engine, "before_cursor_execute", full)
@@ -431,6 +431,19 @@ def test_a_full_disk_acknowledges_nothing(serve):
     assert client.post("/v1/feedback", json=VOTE | {"text": "other"}).status_code == 200
     assert client.get("/readyz").status_code == 200
     assert serve().get("/v1/users/u").json()["feedback_events"] == 2
+
+
+def test_a_server_is_not_ready_before_the_disk_takes_something(serve):
+    """Removing what is too old, where nothing is, succeeds on a full disk too."""
+    client = serve()
+    heal = fail_writes(client, ("INSERT",))
+    assert client.post("/v1/feedback", json=VOTE).status_code == 503
+    commits = client.app.state.runtime.writer._commits
+    commits.expire()
+    assert client.get("/readyz").status_code == 503
+    heal()
+    commits.expire()
+    assert client.get("/readyz").status_code == 200
 
 
 def test_concurrent_feedback_loses_nothing(serve, store):
