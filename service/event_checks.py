@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import cache
 
 import orjson
 
@@ -123,8 +124,8 @@ def _check_distinct(event: Event, at: str) -> None:
 
 def _texts(event: Event) -> Iterator[tuple[str, str]]:
     """(pointer within the event, text) of all texts that it sends."""
-    for name in _TEXT_FIELDS:
-        text = getattr(event, name, None)
+    for name in _text_fields(type(event)):
+        text = getattr(event, name)
         if text is not None:
             yield f"/{name}", text
     if isinstance(event, ChoiceEvent):
@@ -134,3 +135,9 @@ def _texts(event: Event) -> Iterator[tuple[str, str]]:
         for i, tied in enumerate(event.order):
             for j, text in enumerate(tied):
                 yield f"/order/{i}/{j}", text
+
+
+@cache
+def _text_fields(kind: type[Event]) -> tuple[str, ...]:
+    """Which of them this kind of event has: to ask a model for one that it lacks takes a while."""
+    return tuple(name for name in _TEXT_FIELDS if name in kind.model_fields)

@@ -33,6 +33,7 @@ EVENT_MODELS: Final[Mapping[str, type[Event]]] = {
     "edit": EditEvent,
     "retract": RetractEvent,
 }
+_NOT_SAID: Final = {"event_id", "user"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class ParsedEvent:
         event_id: The caller's, or a new one.
         is_callers_id: Whether the caller chose it, so that it can come again.
         user: Whom the request names; None where only the ranking can tell.
+        said: The event as JSON, without its name and user.
         content_hash: Equal for equal content, 16 bytes.
     """
 
@@ -55,6 +57,7 @@ class ParsedEvent:
     event_id: str
     is_callers_id: bool
     user: str | None
+    said: Mapping[str, Any]
     content_hash: bytes
 
 
@@ -97,10 +100,11 @@ def parse_event(
         raise InvalidRequestError(
             (f"{at}/user", "Whose judgement is it? Send `user`, `X-User-Id` or a `rank_id`.")
         )
-    content = event.model_dump(mode="json", exclude_none=True, exclude={"event_id"}) | {"user": user}
-    digest = hashlib.blake2b(orjson.dumps(content, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
+    said = event.model_dump(mode="json", exclude_none=True, exclude=_NOT_SAID)
+    content = orjson.dumps(said | {"user": user}, option=orjson.OPT_SORT_KEYS)
+    digest = hashlib.blake2b(content, digest_size=16).digest()
     event_id = event.event_id or f"evt_{uuid.uuid4().hex}"
-    return ParsedEvent(index, at, event, event_id, event.event_id is not None, user, digest)
+    return ParsedEvent(index, at, event, event_id, event.event_id is not None, user, said, digest)
 
 
 def _model(kind: object, at: str) -> type[Event]:

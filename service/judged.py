@@ -61,7 +61,7 @@ class Judged:
 def judged(parsed: ParsedEvent, shown: Shown | None) -> Judged:
     """What an event says; `shown` is what its `rank_id` stands for, where it sends no texts."""
     event = parsed.event
-    logged: dict[str, Any] = event.model_dump(mode="json", exclude_none=True, exclude={"event_id", "user"})
+    logged = dict(parsed.said)
     if shown is not None:
         first, *others = shown.texts
         named = {"chosen": first, "others": others} if isinstance(event, ChoiceEvent) else {"text": first}

@@ -169,8 +169,10 @@ class Learner:
             self._quotas.give_back(tenant, Kind.EVENTS, len(raw) - accepted)
         for kind, outcome in answer.outcomes:
             self._telemetry.events.labels(kind, outcome).inc()
-        self._telemetry.users_changed.inc(answer.changes)
-        self._telemetry.bursts.inc(answer.bursts)
+        if answer.changes:
+            self._telemetry.users_changed.inc(answer.changes)
+        if answer.bursts:
+            self._telemetry.bursts.inc(answer.bursts)
         for reason in answer.flags:
             self._telemetry.discounted_events.labels(reason).inc()
         return answer.body

@@ -7,9 +7,9 @@ from typing import Any, Final
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Delete, Row, Table, and_, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, Delete, Row, Table, and_, bindparam, delete, func, select
 
-from penchant.service.store.inserts import insert_new, insert_or_replace
+from penchant.service.store.inserts import insert, insert_new, insert_or_replace
 from penchant.service.store.tables import (
     features,
     feedback_events,
@@ -111,8 +111,8 @@ def add(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]])
     """
     if table in _KEEPING:
         insert_new(connection, table, rows)
-    elif rows:
-        connection.execute(insert(table), rows)
+    else:
+        insert(connection, table, rows)
 
 
 def known_events(
