@@ -1,0 +1,34 @@
+"""A FastAPI route that parses a rerank request and answers nothing: `python -m benchmarks.serving.noop_app PORT`."""
+
+import sys
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+app = FastAPI()
+
+
+class Body(BaseModel):
+    """What a rerank request holds."""
+
+    query: str
+    documents: list[str]
+    user: str | None = None
+
+
+@app.post("/v1/rerank")
+async def rerank(body: Body) -> dict[str, Any]:
+    """Counts the documents."""
+    return {"documents": len(body.documents)}
+
+
+@app.get("/health")
+async def health() -> dict[str, str]:
+    """Is ready as soon as it answers."""
+    return {"status": "ok"}
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", access_log=False)
