@@ -177,6 +177,9 @@ class Opaque:
     def predict(self, vectors):
         return self.inner.predict(vectors)
 
+    def predict_standardised(self, x):
+        return self.inner.predict_standardised(x)
+
     def arrays(self):
         return self.inner.arrays()
 
