@@ -19,8 +19,8 @@ from penchant.service.forgetting import Evidence
 from penchant.service.jobs import JudgedFeatures
 from penchant.service.judged import judged_texts
 from penchant.service.states import UserKey, UserState
-from penchant.service.store import queries, users
-from penchant.service.store.queries import LoggedJudgement
+from penchant.service.store import event_log, users
+from penchant.service.store.event_log import LoggedJudgement
 
 _TEXTS_AT_ONCE: Final = 256
 
@@ -130,13 +130,13 @@ def with_features(
 def _events(
     connection: Connection, key: UserKey, fold: Fold, since: int, until: int
 ) -> list[LoggedJudgement]:
-    return list(queries.replay_events(connection, *key, fold.extractor, since=since, until=until))
+    return list(event_log.replay_events(connection, *key, fold.extractor, since=since, until=until))
 
 
 def _read_again(
     connection: Connection, key: UserKey, seqs: Sequence[int], extractor: str, reader: Reader
 ) -> dict[int, JudgedFeatures]:
-    sent = queries.payloads(connection, *key, seqs)
+    sent = event_log.payloads(connection, *key, seqs)
     texts = {seq: found for seq in seqs if (found := judged_texts_of(sent[seq]))}
     pairs = [pair for found in texts.values() for pair in found]
     if not pairs:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from penchant.service.fold import Fold
 from penchant.service.states import UserKey, UserState, state_row, user_row
 from penchant.service.store import queries, tables, users
-from penchant.service.store.queries import LoggedJudgement
+from penchant.service.store.event_log import LoggedJudgement
 
 
 @dataclass

@@ -14,12 +14,14 @@ from penchant.service.retention import Retention
 from penchant.service.served_model import Models
 from penchant.service.settings import Settings
 from penchant.service.states import UserKey, UserState
-from penchant.service.store import bundles, queries, tables
+from penchant.service.store import bundles, queries, removal, tables
 from penchant.service.store.database import Database
 from penchant.service.store.failures import is_contention, is_lost_connection, is_unreachable
 from penchant.service.telemetry import Telemetry, log, log_failure
 
 _HOUR: Final = 3600.0
+_DAY: Final = 86_400.0
+_USE_DAYS: Final = 31  # what a tenant used in a day is kept for so long
 _NOTHING_STORED: Final = "Nothing of this request was stored; it can be sent again."
 _UNCERTAIN: Final = "Send it again with the same event ids or `Idempotency-Key`: it counts once."
 _PATIENCE_SECONDS: Final = (0.0, 0.05, 0.2)  # between tries, where another server was in the way
@@ -148,10 +150,11 @@ class Commits:
         self._next_expiry = now + settings.expiry_interval_seconds
         try:
             with self._database.writing() as connection:
-                removed = queries.expire(
+                removed = removal.expire(
                     connection,
                     rankings_before=now - settings.rank_ttl_hours * _HOUR,
                     answers_before=now - settings.idempotency_ttl_hours * _HOUR,
+                    use_before=int(now // _DAY) - _USE_DAYS,
                 )
                 queries.leave_mark(connection, now)
         except Exception as error:

@@ -15,9 +15,9 @@ from penchant.service.errors import InvalidRequestError
 from penchant.service.fold import in_force
 from penchant.service.judged import judged_texts
 from penchant.service.privacy import has_no_texts
-from penchant.service.store import queries
+from penchant.service.store import event_log
 from penchant.service.store.database import Database
-from penchant.service.store.queries import LoggedJudgement
+from penchant.service.store.event_log import LoggedJudgement
 
 MAX_JUDGED_TEXTS: Final = 200
 """So many of a user's texts, the newest, are looked at for reasons."""
@@ -74,8 +74,8 @@ class Explainer:
         To be called in a thread: it asks the database. Cost: as `explain_user` of 200 texts, whatever the log's length.
         """
         with self._database.reading() as connection:
-            since = queries.newest_judgements(connection, tenant, user, MAX_JUDGED_TEXTS)
-            log = list(queries.replay_events(connection, tenant, user, self._extractor, since=since))
+            since = event_log.newest_judgements(connection, tenant, user, MAX_JUDGED_TEXTS)
+            log = list(event_log.replay_events(connection, tenant, user, self._extractor, since=since))
             texts = _newest_texts(in_force(log))
             dim = len(self._reward.text_prior.standardiser.centre)
             vectors = np.stack([text.vector for text in texts]) if texts else np.zeros((0, dim), np.float16)
@@ -84,7 +84,7 @@ class Explainer:
             except ExplanationError:
                 return None
             examples = [texts[reason.index] for reason in found.texts]
-            sent = queries.payloads(connection, tenant, user, [text.seq for text in examples])
+            sent = event_log.payloads(connection, tenant, user, [text.seq for text in examples])
         return _told(found, examples, sent, len(texts))
 
 

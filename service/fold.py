@@ -12,7 +12,7 @@ from penchant.models.observe import observation
 from penchant.models.posterior import UserPosterior
 from penchant.models.reward import RewardModel
 from penchant.service.forgetting import Evidence, Forgetting
-from penchant.service.store.queries import LoggedJudgement
+from penchant.service.store.event_log import LoggedJudgement
 
 KINDS: Final[Mapping[str, Kind]] = {
     "preference": "pair",

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from penchant.service.errors import ApiError
 from penchant.service.events import ParsedEvent
 from penchant.service.judged import Judged
-from penchant.service.store.queries import FLOAT16, LoggedJudgement
+from penchant.service.store.event_log import LoggedJudgement
+from penchant.service.store.queries import FLOAT16
 
 
 @dataclass(frozen=True)

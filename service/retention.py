@@ -11,7 +11,7 @@ from penchant.service.forgetting import Evidence
 from penchant.service.memories import Forgotten, Memories, announce
 from penchant.service.served_model import Models
 from penchant.service.states import UserKey, UserState, unlearned
-from penchant.service.store import locks, privacy
+from penchant.service.store import locks, privacy, removal
 from penchant.service.telemetry import Telemetry
 from penchant.service.tenancy import Tenancy
 
@@ -61,14 +61,14 @@ def sweep(
     """
     before = now - retention_days * _DAY
     found = Swept()
-    privacy.drop_older_rankings(connection, tenant, before)
-    users = privacy.users_with_older(connection, tenant, before, USERS_AT_ONCE)
+    removal.drop_older_rankings(connection, tenant, before)
+    users = removal.users_with_older(connection, tenant, before, USERS_AT_ONCE)
     if not users:
         return found
     locks.hold_tenant(connection, tenant)  # somebody may be about to judge a text that would be removed
     for user in users:
         seqs = _with_targets(connection, (tenant, user), before)
-        features, items = privacy.drop_events(connection, tenant, user, seqs)
+        features, items = removal.drop_events(connection, tenant, user, seqs)
         state = _shortened(connection, (tenant, user), len(seqs), start)
         found.states[(tenant, user)] = state
         gone = hash_user(tenant, user) if state is None else None
@@ -93,10 +93,10 @@ def _shortened(connection: Connection, key: UserKey, events: int, start: Evidenc
 
 def _with_targets(connection: Connection, key: UserKey, before: float) -> Sequence[int]:
     """Places of what is too old, and of what it takes back."""
-    events = privacy.older_events(connection, *key, before)
+    events = removal.older_events(connection, *key, before)
     seqs = {event.seq for event in events}
     while targets := [event.target_event_id for event in events if event.target_event_id is not None]:
-        events = [event for event in privacy.seqs_of(connection, *key, targets) if event.seq not in seqs]
+        events = [event for event in removal.seqs_of(connection, *key, targets) if event.seq not in seqs]
         seqs |= {event.seq for event in events}
     return sorted(seqs)
 

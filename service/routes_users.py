@@ -18,7 +18,7 @@ from penchant.service.runtime import Runtime
 from penchant.service.schemas import MergeRequest
 from penchant.service.served_model import ServedModel
 from penchant.service.states import UserState, share_of_prior_std
-from penchant.service.store.queries import page_events
+from penchant.service.store.event_log import page_events
 
 router = lean_router(prefix="/v1/users", tags=["users"])
 

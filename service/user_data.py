@@ -14,7 +14,7 @@ from penchant.service.privacy import merged_places
 from penchant.service.rankings import Rankings
 from penchant.service.served_model import Models
 from penchant.service.states import UserState, unlearned
-from penchant.service.store import locks, privacy, queries
+from penchant.service.store import locks, privacy, removal
 from penchant.service.store.database import Database
 from penchant.service.telemetry import Telemetry
 from penchant.service.trust import TrustState
@@ -65,7 +65,7 @@ class UserData:
         def remove(connection: Connection) -> Forgotten:
             locks.hold_tenant(connection, tenant)  # somebody may be about to judge a text of this user's
             quoted = orjson.dumps(user).decode()
-            features, items, shown = queries.delete_user(connection, tenant, user, quoted)
+            features, items, shown = removal.delete_user(connection, tenant, user, quoted)
             texts = [*held, *(pair for stored in shown for pair in _shown_texts(stored))]
             keys = [source.extractor.key for source in self._models.sources]
             forgotten = Forgotten(

@@ -19,7 +19,7 @@ from penchant.service.errors import ApiError, OverloadedError, internal_error
 from penchant.service.jobs import FeedbackAnswer, FeedbackJob
 from penchant.service.rankings import Ranking
 from penchant.service.settings import Settings
-from penchant.service.store import privacy
+from penchant.service.store import removal
 from penchant.service.telemetry import Telemetry, log_failure
 
 _PROBE_SECONDS: Final = 1.0  # after a failed write the store is tried this often
@@ -141,7 +141,7 @@ class Writer:
 
         def erase() -> ApiError | None:
             return self._commits.alone(
-                lambda connection: privacy.drop_rankings(connection, tenant, rank_ids), lambda _: None
+                lambda connection: removal.drop_rankings(connection, tenant, rank_ids), lambda _: None
             )
 
         self._queue.put(_Alone(erase, asyncio.get_running_loop().create_future()))

@@ -11,9 +11,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, Table, bindparam, delete, func, select, update
 
 from penchant.service.store.inserts import insert_or_replace
-from penchant.service.store.queries import CHUNK, AnyRow
+from penchant.service.store.queries import AnyRow
 from penchant.service.store.tables import (
-    features,
     feedback_events,
     idempotency,
     judged_items,
@@ -153,104 +152,6 @@ def set_user(connection: Connection, tenant: str, user: str, values: Mapping[str
     """Changes columns of `users`."""
     c = users.c
     connection.execute(update(users).where(c.tenant == tenant, c.user_id == user).values(values))
-
-
-def users_with_older(connection: Connection, tenant: str, before: float, limit: int) -> list[str]:
-    """Up to `limit` users with events received before a time. Cost: a range of an index."""
-    c = feedback_events.c
-    statement = select(c.user_id).where(c.tenant == tenant, c.received_at < before).distinct().limit(limit)
-    return list(connection.scalars(statement))
-
-
-def older_events(connection: Connection, tenant: str, user: str, before: float) -> list[AnyRow]:
-    """Events of a user received before a time: seq, target_event_id."""
-    c = feedback_events.c
-    statement = select(c.seq, c.target_event_id).where(
-        c.tenant == tenant, c.user_id == user, c.received_at < before
-    )
-    return list(connection.execute(statement))
-
-
-def seqs_of(connection: Connection, tenant: str, user: str, event_ids: Sequence[str]) -> list[AnyRow]:
-    """Events of a user by their ids: seq, target_event_id."""
-    c = feedback_events.c
-    found: list[AnyRow] = []
-    for start in range(0, len(event_ids), CHUNK):
-        some = event_ids[start : start + CHUNK]
-        found += connection.execute(
-            select(c.seq, c.target_event_id).where(
-                c.tenant == tenant, c.user_id == user, c.event_id.in_(some)
-            )
-        )
-    return found
-
-
-def drop_events(
-    connection: Connection, tenant: str, user: str, seqs: Sequence[int]
-) -> tuple[list[bytes], list[bytes]]:
-    """Removes events of a user, and the features that no judgement needs any more.
-
-    Returns:
-        Keys of the removed features, and of the items that these events had judged.
-    """
-    items = judged_items.c
-    judged: set[tuple[str, bytes]] = set()
-    item_keys: set[bytes] = set()
-    for start in range(0, len(seqs), CHUNK):
-        some = seqs[start : start + CHUNK]
-        mine = (items.tenant == tenant, items.user_id == user, items.seq.in_(some))
-        for row in connection.execute(
-            select(items.extractor, items.feature_key, items.item_key).where(*mine)
-        ):
-            judged.add((row.extractor, row.feature_key))
-            item_keys.add(row.item_key)
-        connection.execute(delete(judged_items).where(*mine))
-        log = feedback_events.c
-        connection.execute(
-            delete(feedback_events).where(log.tenant == tenant, log.user_id == user, log.seq.in_(some))
-        )
-    return _drop_unneeded(connection, tenant, judged), sorted(item_keys)
-
-
-def _drop_unneeded(connection: Connection, tenant: str, judged: Iterable[tuple[str, bytes]]) -> list[bytes]:
-    by_extractor: dict[str, list[bytes]] = {}
-    for extractor, key in sorted(judged):
-        by_extractor.setdefault(extractor, []).append(key)
-    removed: list[bytes] = []
-    items, c = judged_items.c, features.c
-    for extractor, keys in by_extractor.items():
-        for start in range(0, len(keys), CHUNK):
-            some = keys[start : start + CHUNK]
-            needed = set(
-                connection.scalars(
-                    select(items.feature_key)
-                    .where(items.tenant == tenant, items.extractor == extractor, items.feature_key.in_(some))
-                    .distinct()
-                )
-            )
-            gone = [key for key in some if key not in needed]
-            if gone:
-                connection.execute(
-                    delete(features).where(
-                        c.tenant == tenant, c.extractor == extractor, c.feature_key.in_(gone)
-                    )
-                )
-            removed += gone
-    return removed
-
-
-def drop_rankings(connection: Connection, tenant: str, rank_ids: Sequence[str]) -> None:
-    """Removes rankings by their ids."""
-    c = rankings.c
-    for start in range(0, len(rank_ids), CHUNK):
-        some = rank_ids[start : start + CHUNK]
-        connection.execute(delete(rankings).where(c.tenant == tenant, c.rank_id.in_(some)))
-
-
-def drop_older_rankings(connection: Connection, tenant: str, before: float) -> int:
-    """Removes what was shown before a time; returns how many."""
-    c = rankings.c
-    return connection.execute(delete(rankings).where(c.tenant == tenant, c.created_at < before)).rowcount
 
 
 def _names(quoted_user: str) -> Any:  # noqa: ANN401 — a clause

@@ -599,3 +599,15 @@ def test_old_rankings_and_answers_are_removed(serve, clock, store):
     serve()
     counts = [store.run(f"SELECT count(*) FROM {table}") for table in ("rankings", "idempotency")]
     assert counts == [[(0,)], [(0,)]]
+
+
+def test_what_tenants_used_is_kept_for_a_month(serve, clock, store):
+    serve()
+    today = int(clock() // 86_400)
+    for ago in (0, 31, 32, 400):
+        row = {"day": today - ago, "kind": "events"}
+        store.run("INSERT INTO tenant_usage (tenant, day, kind, amount) VALUES ('t', :day, :kind, 1)", **row)
+    serve()
+    serve()  # whatever waited to be done is done
+    kept = store.run("SELECT day FROM tenant_usage WHERE tenant = 't' ORDER BY day")
+    assert [today - day for (day,) in kept] == [31, 0]
