@@ -1,0 +1,58 @@
+"""A text's utility does not depend on the batch, the order or the company in which it was encoded."""
+
+import asyncio
+import random
+
+import numpy as np
+import pytest
+
+from penchant.models.bundle import DEFAULT_BUNDLE, Bundle
+from penchant.models.encoder import load_encoder
+from penchant.models.features import FeatureExtractor
+from penchant.models.posterior import UserPosterior
+from penchant.service.batching import MicroBatcher
+from penchant.service.settings import Settings
+from penchant.service.telemetry import Telemetry
+
+BOUNDS = {"float32": 1e-5, "bfloat16": 1e-3}
+WORDS = "the harbour was quiet and nobody had left a lamp burning in the office over the market".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="module", params=BOUNDS)
+def encoder(request):
+    return load_encoder("embedded", precision=request.param, device="cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("max_batch_tokens", [64, 65_536])
+def test_utilities_are_the_same_in_any_company(encoder, max_batch_tokens):
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices(WORDS, k=draw.randint(1, 150))) for _ in range(24)]
+    extractor = FeatureExtractor(encoder)
+    reward = Bundle.load(DEFAULT_BUNDLE).reward
+    user = UserPosterior.at_prior(reward.population)
+
+    def utilities(vectors):
+        return user.utility(reward.describe(vectors)).mean
+
+    alone = utilities(np.concatenate([extractor.extract([text]).vectors for text in texts]))
+
+    async def together():
+        settings = Settings(max_batch_tokens=max_batch_tokens)
+        batcher = MicroBatcher(extractor, settings, Telemetry())
+        batcher.start()
+        rows = list(range(len(texts)))
+        draw.shuffle(rows)
+        requests = [rows[:1], rows[1:4], rows[4:12], rows[12:], rows[::2]]
+        try:
+            found = await asyncio.gather(
+                *(batcher.extract([texts[i] for i in some], [""] * len(some)) for some in requests)
+            )
+        finally:
+            await batcher.stop()
+        return requests, found
+
+    for rows, found in zip(*asyncio.run(together()), strict=True):
+        np.testing.assert_allclose(
+            utilities(found.features.vectors), alone[rows], rtol=0, atol=BOUNDS[encoder.precision]
+        )
