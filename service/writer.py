@@ -9,7 +9,6 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
@@ -21,37 +20,10 @@ from penchant.service.rankings import Ranking
 from penchant.service.settings import Settings
 from penchant.service.store import removal
 from penchant.service.telemetry import Telemetry, log_failure
+from penchant.service.writer_tasks import Alone, Feedback, Shown, Task, weight
 
 _PROBE_SECONDS: Final = 1.0  # after a failed write the store is tried this often
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True, eq=False)
-class _Feedback:
-    job: FeedbackJob
-    done: "asyncio.Future[FeedbackAnswer]"
-
-
-@dataclass(frozen=True, eq=False)
-class _Alone:
-    """A transaction of its own, between groups.
-
-    Attributes:
-        action: What it is; an `ApiError` where it failed.
-        done: Gets what it gave.
-    """
-
-    action: Callable[[], Any]
-    done: "asyncio.Future[Any]"
-
-
-@dataclass(frozen=True, eq=False)
-class _Shown:
-    rankings: tuple[Ranking, ...]
-    done: tuple[Callable[[], object], ...]
-
-
-_Task = _Feedback | _Alone | _Shown
 
 
 class Writer:
@@ -67,11 +39,11 @@ class Writer:
         self._commits = commits
         self._settings = settings
         self._telemetry = telemetry
-        self._queue: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._queued_events = 0
         self._queued_rankings = 0
         self._shown: list[tuple[Ranking, Callable[[], object]]] = []
-        self._held: _Task | None = None
+        self._held: Task | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._own, name="penchant-writer", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -107,7 +79,7 @@ class Writer:
             raise OverloadedError("feedback", limit, 1.0)
         done: asyncio.Future[FeedbackAnswer] = asyncio.get_running_loop().create_future()
         self._queued_events += events
-        self._queue.put(_Feedback(job, done))
+        self._queue.put(Feedback(job, done))
         try:
             with self._telemetry.tracing.span("commit", events=events):
                 return await done
@@ -126,13 +98,13 @@ class Writer:
         """
         self._hand_over_rankings()
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._queue.put(_Alone(lambda: self._commits.alone(work, then), done))
+        self._queue.put(Alone(lambda: self._commits.alone(work, then), done))
         return await done
 
     async def between(self, action: Callable[[], None]) -> None:
         """Runs `action` on the writer's thread between two groups: neither sees half of what it changes."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.put(_Alone(action, done))
+        self._queue.put(Alone(action, done))
         await done
 
     def erase_rankings(self, tenant: str, rank_ids: Sequence[str]) -> None:
@@ -144,7 +116,7 @@ class Writer:
                 lambda connection: removal.drop_rankings(connection, tenant, rank_ids), lambda _: None
             )
 
-        self._queue.put(_Alone(erase, asyncio.get_running_loop().create_future()))
+        self._queue.put(Alone(erase, asyncio.get_running_loop().create_future()))
 
     def write_ranking(self, ranking: Ranking, done: Callable[[], object]) -> None:
         """Has a ranking stored soon, then calls `done`; where too many wait it is not stored, and counted."""
@@ -162,9 +134,9 @@ class Writer:
         if self._shown:
             rankings, done = zip(*self._shown, strict=True)
             self._shown.clear()
-            self._queue.put(_Shown(rankings, done))
+            self._queue.put(Shown(rankings, done))
 
-    def _leave(self, shown: Sequence[_Shown]) -> None:
+    def _leave(self, shown: Sequence[Shown]) -> None:
         for work in shown:
             self._queued_rankings -= len(work.done)
             for done in work.done:
@@ -179,28 +151,28 @@ class Writer:
                 self._serve(group)
             self._commits.expire()
 
-    def _gather(self) -> list[_Task]:
+    def _gather(self) -> list[Task]:
         """What waits, up to the bound; what is to be alone is."""
         idle = _PROBE_SECONDS if self._commits.failing else self._settings.expiry_interval_seconds
         if self._commits.unfinished:
             idle = 0.0
         first = self._take(idle)
-        if first is None or isinstance(first, _Alone):
+        if first is None or isinstance(first, Alone):
             return [] if first is None else [first]
-        group: list[_Task] = [first]
-        events = _weight(first)
+        group: list[Task] = [first]
+        events = weight(first)
         while events < self._settings.max_group_events:
             work = self._take(0.0)
             if work is None:
                 break
-            if isinstance(work, _Alone):
+            if isinstance(work, Alone):
                 self._held = work
                 break
             group.append(work)
-            events += _weight(work)
+            events += weight(work)
         return group
 
-    def _take(self, timeout: float) -> _Task | None:
+    def _take(self, timeout: float) -> Task | None:
         """The next work; None after `timeout` seconds, or when it was told to stop."""
         if self._held is not None:
             held, self._held = self._held, None
@@ -214,26 +186,26 @@ class Writer:
         self._stopping = work is None
         return work
 
-    def _serve(self, group: Sequence[_Task]) -> None:
+    def _serve(self, group: Sequence[Task]) -> None:
         try:
             self._write(group)
         except Exception as error:  # whatever it is, the thread goes on and nobody waits for ever
             waiting: list[tuple[asyncio.Future[Any], ApiError]] = [
-                (work.done, internal_error()) for work in group if not isinstance(work, _Shown)
+                (work.done, internal_error()) for work in group if not isinstance(work, Shown)
             ]
             self._call(lambda: _resolve(waiting))
             log_failure("writer_thread_failed", error)
-        shown = [work for work in group if isinstance(work, _Shown)]
+        shown = [work for work in group if isinstance(work, Shown)]
         if shown:
             self._call(lambda: self._leave(shown))
 
-    def _write(self, group: Sequence[_Task]) -> None:
-        if isinstance(group[0], _Alone):
+    def _write(self, group: Sequence[Task]) -> None:
+        if isinstance(group[0], Alone):
             done, answer = group[0].done, group[0].action()
             self._call(lambda: _resolve([(done, answer)]))
             return
-        feedback = [work for work in group if isinstance(work, _Feedback)]
-        rankings = [ranking for work in group if isinstance(work, _Shown) for ranking in work.rankings]
+        feedback = [work for work in group if isinstance(work, Feedback)]
+        rankings = [ranking for work in group if isinstance(work, Shown) for ranking in work.rankings]
         answers = self._commits.group([work.job for work in feedback], rankings)
         resolved = [(work.done, answer) for work, answer in zip(feedback, answers, strict=True)]
         self._call(lambda: _resolve(resolved))
@@ -242,10 +214,6 @@ class Writer:
         if self._loop is None:
             raise RuntimeError("the writer was not started")
         self._loop.call_soon_threadsafe(action)
-
-
-def _weight(work: _Task) -> int:
-    return max(1, len(work.job.events)) if isinstance(work, _Feedback) else 1
 
 
 def _resolve(answers: Sequence[tuple["asyncio.Future[Answer]", Answer | ApiError]]) -> None:
