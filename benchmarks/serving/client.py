@@ -20,6 +20,7 @@ from benchmarks.serving.texts import Texts, rerank_body
 _OK: Final = 200
 _HEADER_END: Final = b"\r\n\r\n"
 _MAX_WAITING: Final = 2000
+_PAUSE_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ async def measured(spec: Spec) -> Load:
     started = time.perf_counter()
     end = started + spec.seconds
 
-    async def one(connection: "Connection") -> None:
+    async def one(connection: "Connection") -> int:
         nonlocal bare
         asked = time.perf_counter()
         status, headers = await connection.post(spec.path, next(supply))
@@ -106,6 +107,7 @@ async def measured(spec: Spec) -> Load:
         if status == _OK:
             latencies.append(time.perf_counter() - asked)
         bare += status == 429 and b"retry-after" not in headers.lower()
+        return status
 
     if spec.rate:
         statuses.update(await _at_rate(spec, end, one))
@@ -114,7 +116,8 @@ async def measured(spec: Spec) -> Load:
         async def client() -> None:
             connection = Connection(spec.port)
             while time.perf_counter() < end:
-                await one(connection)
+                if await one(connection) != _OK:
+                    await asyncio.sleep(_PAUSE_SECONDS)  # refused: at once again would be another load
             await connection.close()
 
         await asyncio.gather(*(client() for _ in range(spec.concurrency)))
