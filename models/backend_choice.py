@@ -55,16 +55,18 @@ def open_backend(wish: Wish) -> tuple[Card, Backend]:
     if found is not None:
         return found
     wish = _with_a_folder_to_write(wish)
-    if wish.openvino_is_possible and "torch" not in sys.modules and wish.recorded() is None:
-        # In a process of its own, whose memory goes with it: this one may never need torch.
-        _prepare_elsewhere(wish)
-        found = _from_conversion(wish)
+    if wish.openvino_is_possible and "torch" not in sys.modules:
+        settled = wish.settled()
+        if settled is None or settled.backend == "openvino":
+            # In a process of its own, whose memory goes with it: this one may never need torch.
+            _prepare_elsewhere(wish)
+            found = _from_conversion(wish)
     return found or _from_weights(wish)
 
 
 def _from_conversion(wish: Wish) -> tuple[Card, Backend] | None:
     """OpenVINO with a model converted before, where it is known that it is to be taken."""
-    choice = wish.recorded() if wish.openvino_is_possible else None
+    choice = wish.settled() if wish.openvino_is_possible else None
     if choice is None or choice.backend != "openvino":
         return None
     conversion = conversions.read(Path(wish.root), conversions.key(wish.files, wish.pooling))

@@ -96,6 +96,13 @@ class Wish:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def settled(self) -> Candidate | None:
+        """What is to serve, where that is known without measuring: recorded, or the only way that was left open."""
+        if self.backend != "openvino" or not self.openvino_is_possible:
+            return self.recorded()
+        candidates = self.candidates()
+        return candidates[0] if len(candidates) == 1 else self.recorded()
+
     def record(self, chosen: Candidate, seconds: Mapping[Candidate, float]) -> None:
         """Writes a choice down, and what it rests on."""
         content = {"chosen": asdict(chosen), "seconds": {str(c): round(s, 4) for c, s in seconds.items()}}
@@ -108,8 +115,14 @@ class Wish:
         """A choice holds for one model on one machine with the same libraries, and for the same wish."""
         facts = {
             "format": _FORMAT,
-            "wish": asdict(self) | {"name": self.files.fingerprint, "threads": self.workers, "root": ""},
-            "machine": [platform.machine(), _processor(), self.actual_device],
+            "wish": asdict(self)
+            | {
+                "name": self.files.fingerprint,
+                "threads": self.workers,
+                "device": self.actual_device,
+                "root": "",
+            },
+            "machine": [platform.machine(), _processor()],
             "versions": [_version(name) for name in ("openvino", "torch", "transformers")],
         }
         name = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()

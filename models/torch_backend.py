@@ -69,6 +69,9 @@ class TorchBackend:
 class _Bfloat16Linear(torch.nn.Module):
     """A linear layer that multiplies in bfloat16 and gives float32."""
 
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
     def __init__(self, linear: torch.nn.Linear) -> None:
         super().__init__()
         self.register_buffer("weight", linear.weight.to(torch.bfloat16))
