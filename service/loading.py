@@ -49,7 +49,10 @@ def _extractor(settings: Settings, bundle: Bundle, name: str) -> FeatureExtracto
             pooling="last" if card.pooling == "last" else "mean",
             max_tokens=card.max_tokens,
             joint=card.joint,
+            backend=settings.encoder_backend,
+            precision=settings.encoder_precision,
             device=settings.encoder_device,
+            threads=settings.encoder_threads,
         )
     except EncoderError as error:
         raise StartError(f"The encoder cannot be loaded: {error}") from error

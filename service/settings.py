@@ -2,7 +2,7 @@
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     bundle: Path | None = None
     encoder: str | None = None
     encoder_device: str = "auto"
+    encoder_backend: Literal["auto", "torch", "openvino"] = "auto"
+    encoder_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    encoder_threads: int | None = Field(default=None, gt=0, description="cores; None: all that it may use")
     model_aliases: tuple[str, ...] = CLIENT_MODEL_NAMES
 
     # What a caller may send.
