@@ -13,7 +13,7 @@ COPY service service
 COPY scripts/install scripts/install
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
-    scripts/install /opt/penchant server,cpu,postgres,otel --copy
+    scripts/install /opt/penchant server,cpu,openvino,postgres,otel --copy
 
 FROM python:3.11-slim
 RUN useradd --system --uid 8642 --home-dir /data penchant \

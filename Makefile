@@ -12,7 +12,7 @@ export VENV
 .PHONY: serve test demo
 
 serve:
-	@scripts/install $(VENV) server,cpu
+	@scripts/install $(VENV) server,cpu,openvino
 	@exec $(VENV)/bin/penchant serve --port $(PORT)
 
 test:
@@ -20,5 +20,5 @@ test:
 	@scripts/test
 
 demo:
-	@scripts/install $(VENV) server,cpu
+	@scripts/install $(VENV) server,cpu,openvino
 	@$(VENV)/bin/penchant demo --base-url $(URL)

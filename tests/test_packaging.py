@@ -48,13 +48,15 @@ def test_scripts_can_be_run() -> None:
             subprocess.run(["sh", "-n", str(script)], check=True)
 
 
-def test_the_image_installs_as_make_serve_does() -> None:
+def test_the_image_installs_as_make_serve_does_and_what_replicas_need() -> None:
     serve = re.search(
         r"^serve:\n\t@scripts/install \$\(VENV\) (\S+)$", (ROOT / "Makefile").read_text("utf-8"), re.M
     )
     assert serve
     (build,) = [run for run in instructions("RUN") if "install /opt" in run]
-    assert build.split()[-4:] == ["scripts/install", "/opt/penchant", serve[1], "--copy"]
+    install, place, extras, mode = build.split()[-4:]
+    assert (install, place, mode) == ("scripts/install", "/opt/penchant", "--copy")
+    assert set(extras.split(",")) == {*serve[1].split(","), "postgres", "otel"}
 
 
 def test_the_image_has_stages_a_user_and_a_health_check() -> None:
