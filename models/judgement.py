@@ -55,7 +55,7 @@ class Judgement:
     def normalised(self) -> float:
         """The rating moved to [-1, 1] by its scale."""
         low, high = self.scale
-        return 2 * (self.value - low) / (high - low) - 1
+        return 2 * ((self.value - low) / (high - low)) - 1
 
     def pairs(self) -> list[tuple[str, str]]:
         """Comparisons (better, worse) that it states, of neighbouring groups; none for a rating or vote."""

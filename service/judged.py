@@ -109,7 +109,7 @@ def judged_texts(logged: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 def _value(event: Event) -> float | None:
     if isinstance(event, RatingEvent):
         low, high = event.scale
-        return 2 * (event.value - low) / (high - low) - 1
+        return 2 * ((event.value - low) / (high - low)) - 1  # twice the widest scale would be infinite
     return float(event.value) if isinstance(event, VoteEvent) else None
 
 

@@ -18,6 +18,9 @@ from typing import Any
 
 import pytest
 
+# A test's own COLUMNS must reach what is imported late and what was imported before it alike.
+os.environ.pop("COLUMNS", None)
+
 
 @dataclass
 class Postgres:

@@ -4,8 +4,8 @@
 
 A fence of `bash` or `python` is run, unless the line before it is `<!-- not run: why -->`; a fence of `json` or
 `text` that follows is what it prints. Ids, times and versions are not compared, and numbers may differ by 0.02:
-processors round differently. For the same reason what is said of an archetype is not compared, only that something is:
-a fit's small archetypes turn with the last digit.
+processors round differently. For the same reason what is said of an archetype is not compared, nor which attributes
+a taste has, only that something is: in a fit they change places with the last digit.
 """
 
 import ast
@@ -40,6 +40,8 @@ NOT_COMPARED = [
     (r" +\d+\.\d%", " …%"),
     (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "…Z"),
     (r"(?m)^│ \d │ +\d+% (│ [-+]\d\.\d ± \d\.\d )+│ [^│]+│\n(│ +│ +│( +│)+ [^│]+│\n)*", "an archetype\n"),
+    (r"│ [^│]+ \d\.\d\d ± \d\.\d\d +│\n", "│ an attribute │\n"),
+    (r"│ +│ +│ +│ +│ (an attribute|and \d+ more attributes +) ?│\n", ""),
 ]
 NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
 TOLERANCE = 0.02

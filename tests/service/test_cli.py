@@ -6,7 +6,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -151,11 +151,13 @@ class Interrupting(HashingEncoder):
 
 
 @pytest.fixture
-def encoders(monkeypatch: pytest.MonkeyPatch) -> list[HashingEncoder]:
-    """What is loaded next, first the last."""
+def encoders(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[HashingEncoder]]:
+    """What is loaded next, first the last. Ctrl-C is heard, although a shell's background jobs ignore it."""
     queue: list[HashingEncoder] = []
     monkeypatch.setattr(encoder, "load_encoder", lambda *_args, **_options: queue.pop())
-    return queue
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield queue
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")

@@ -339,3 +339,11 @@ def test_texts_may_hold_nul_on_every_store(client):
         assert client.post("/v1/feedback", json=event).status_code == 200
     logged = client.get(f"/v1/users/{user}/feedback").json()["data"]
     assert [one["event"]["text"] for one in logged] == ["a\x00b", "\x00"]
+
+
+def test_a_rating_on_the_widest_scale_is_learned(client):
+    """Twice the distance from its end is more than a number holds."""
+    widest = {"type": "rating", "user": "w", "text": "t", "value": 8e307, "scale": [-8e307, 8e307]}
+    answer = client.post("/v1/feedback", json=widest)
+    assert (answer.status_code, answer.json()["accepted"]) == (200, 1)
+    assert client.get("/v1/users/w").json()["state"] == "personal"
