@@ -13,6 +13,7 @@ from penchant.models.posterior import UserPosterior
 from penchant.models.reward import item_key
 from penchant.models.selection import probability_acceptable, probability_best, relevance
 from penchant.models.testing import tiny_bundle
+from penchant.service import scoring
 
 TEXTS = [
     f"{'many words ' * n}about {topic}"
@@ -115,13 +116,13 @@ def test_many_candidates_are_ranked_like_few(client, library, n):
 
 def test_utilities_that_are_not_finite_are_refused(client, monkeypatch):
     """An infinite utility has a finite probability, so that the order alone would not tell."""
-    infinite = UserPosterior.utility
+    right = scoring.scores
 
-    def broken(self, some):
-        found = infinite(self, some)
-        found.mean[0] = np.inf
+    def broken(*arguments):
+        found = right(*arguments)
+        found.mean[0, 0] = np.inf
         return found
 
-    monkeypatch.setattr(UserPosterior, "utility", broken)
+    monkeypatch.setattr(scoring, "scores", broken)
     answer = client.post("/score", json={"text_1": "q", "text_2": ["a", "b"]})
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
