@@ -16,8 +16,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -99,12 +100,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def outputs(
-    request: pytest.FixtureRequest, server: str, tmp_path_factory: pytest.TempPathFactory
-) -> list[str]:
-    """What each snippet of a document prints."""
-    document: Path = request.param
-    folder = tmp_path_factory.mktemp("reader")
+def outputs_of(server: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[str]]:
+    """What each snippet of a document prints; every document is run once, in whatever order it is asked about."""
+    return cache(lambda document: _run(document, server, tmp_path_factory.mktemp("reader")))
+
+
+def _run(document: Path, server: str, folder: Path) -> list[str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "PENCHANT_BASE_URL": server, "COLUMNS": "110", "NO_COLOR": "1"}
     printed = []
@@ -167,15 +168,17 @@ def test_the_demo_is_the_readme_s_tour() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("outputs", "document", "number"),
+    ("document", "number"),
     [
-        pytest.param(document, document, number, id=f"{document.stem}-{number}")
+        pytest.param(document, number, id=f"{document.stem}-{number}")
         for document in DOCUMENTS
         for number in range(len(snippets(document)))
     ],
-    indirect=["outputs"],
 )
-def test_a_snippet_prints_what_its_document_says(outputs: list[str], document: Path, number: int) -> None:
+def test_a_snippet_prints_what_its_document_says(
+    outputs_of: Callable[[Path], list[str]], document: Path, number: int
+) -> None:
+    outputs = outputs_of(document)
     stated = snippets(document)[number].output
     if stated is None:
         assert outputs[number] == "", f"it prints something that {document.name} does not show"
@@ -187,10 +190,9 @@ def test_a_snippet_prints_what_its_document_says(outputs: list[str], document: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("outputs", [README], indirect=True)
-def test_the_tour_s_users_have_different_orders(outputs: list[str]) -> None:
+def test_the_tour_s_users_have_different_orders(outputs_of: Callable[[Path], list[str]]) -> None:
     """The claim that the tour makes, whatever the figures: the longest first for one, the shortest for the other."""
-    (tour,) = [output for output in outputs if output.startswith("anybody")]
+    (tour,) = [output for output in outputs_of(README) if output.startswith("anybody")]
     orders = {
         line.split()[0]: [int(n) for n in re.findall(r"(\d+)w", line)] for line in tour.splitlines()[:3]
     }
