@@ -156,7 +156,7 @@ def test_haproxy_reads_its_configuration():
 def test_the_image_has_what_the_composition_needs():
     """It cannot be built here: at least it installs the extras, is not root, and checks its health."""
     lines = (ROOT / "Dockerfile").read_text("utf-8")
-    assert "server,cpu,postgres,otel" in lines
+    assert "server,cpu,openvino,postgres,otel" in lines
     assert re.search(r"^USER penchant$", lines, re.MULTILINE)
     assert re.search(r"^HEALTHCHECK ", lines, re.MULTILINE)
     for copied in re.findall(r"^COPY (?!--from)(.+) \S+$", lines, re.MULTILINE):
