@@ -30,6 +30,9 @@ class TorchBackend:
         workers: Threads on a processor.
         compiled: Through `torch.compile`, with dynamic shapes.
 
+    Attributes:
+        forward: The pass itself: numbers and mask that are on the device to vectors that stay there.
+
     Raises:
         EncoderError: The device cannot be used.
     """
@@ -49,7 +52,7 @@ class TorchBackend:
             model = model.to(self._device)
         except (RuntimeError, AssertionError) as error:
             raise EncoderError(f"cannot use device {device!r}: {error}") from error
-        self._forward = torch.compile(model, dynamic=True) if compiled else model
+        self.forward = torch.compile(model, dynamic=True) if compiled else model
         threads = torch.get_num_threads()
         self._pool = Workers(self.workers, _take_one_core if on_cpu else _do_nothing)
         torch.set_num_threads(threads)  # for threads to come: the workers keep their one
@@ -62,7 +65,7 @@ class TorchBackend:
     def _embed(self, batch: Batch) -> torch.Tensor:
         ids = torch.from_numpy(batch.ids).to(self._device, non_blocking=True)
         mask = torch.from_numpy(batch.mask).to(self._device, non_blocking=True)
-        vectors: torch.Tensor = self._forward(ids, mask)
+        vectors: torch.Tensor = self.forward(ids, mask)
         return vectors
 
 

@@ -41,4 +41,4 @@ def test_cuda_gives_what_a_processor_gives(exact, cache, precision):
 def test_auto_takes_the_device(cache):
     encoder = load_encoder(cache=cache)
     assert encoder.backend.startswith("torch")
-    assert next(encoder._backend._forward.parameters()).is_cuda
+    assert next(encoder._backend.forward.parameters()).is_cuda
