@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from penchant.service.console import Report, note, stop
+from penchant.service.console import INTERRUPTED, Report, note, out, stop
 
 if TYPE_CHECKING:
     from penchant.models.bundle import Bundle
@@ -23,6 +24,8 @@ EncoderOption = Annotated[
     str,
     typer.Option("--encoder", help="Text encoder: 'embedded', or a Hugging Face model by name or folder."),
 ]
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 EVERY: int = 10_000
 """Lines between two reports of progress."""
@@ -176,3 +179,27 @@ def checkpoint_in(folder: Path, *, resume: bool, **parts: object) -> "Checkpoint
     if checkpoint.stages:
         note(f"going on from {folder}")
     return checkpoint
+
+
+@contextmanager
+def resumable(work: Path, *expected: type[Exception]) -> Iterator[None]:
+    """Work that keeps in a folder what is done of it: Ctrl-C, or an error that it may meet, ends the command."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f"what is done is kept in {work}; the same command goes on from there"
+        stop(f"interrupted: {kept if work.exists() else 'nothing was done yet'}", INTERRUPTED)
+    except expected as error:
+        stop(error)
+
+
+def save_fitted(bundle: "Bundle", folder: Path, checkpoint: "Checkpoint") -> None:
+    """Writes a bundle and says so; what was kept of the work on it is needed no more.
+
+    Raises:
+        BundleError: It cannot be written.
+        CheckpointError: What was kept cannot be removed.
+    """
+    bundle.save(folder)
+    checkpoint.clear()
+    out.print(f"{folder}: bundle {bundle.version}", markup=False, highlight=False)

@@ -2,10 +2,9 @@
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.table import Table
 
 from penchant import Client, PenchantError
@@ -17,7 +16,7 @@ from penchant.service.commands_store import backup, doctor, restore
 from penchant.service.commands_upgrade import rollback, upgrade
 from penchant.service.console import err, out, stop
 from penchant.service.demo import CANDIDATES, LESSONS, QUESTION, walk
-from penchant.service.settings import Settings
+from penchant.service.store_access import DataDir, settings_of
 
 app = typer.Typer(
     help="Learns what each user likes and ranks text for them.",
@@ -63,11 +62,10 @@ def serve(
     bundle: Annotated[
         Path | None, typer.Option(help="Trained model to rank with; the shipped one unless given.")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder for users and their feedback.")] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Serve on 127.0.0.1:8642. What is not given is read from PENCHANT_*."""
-    given = {"host": host, "port": port, "bundle": bundle, "data_dir": data_dir}
-    settings = _settings({name: value for name, value in given.items() if value is not None})
+    settings = settings_of(data_dir, host=host, port=port, bundle=bundle)
     err.print(
         f"data folder: {settings.data_dir.resolve()}\n"
         f"address:     http://{settings.host}:{settings.port} (once /readyz answers 200; Ctrl-C ends it)",
@@ -106,13 +104,3 @@ def demo(
         lines = zip(row, texts, strict=True)
         table.add_row(*(f"{r.relevance_score:.3f} {len(t.split()):2}w {t}" for r, t in lines))
     out.print(table)
-
-
-def _settings(given: dict[str, Any]) -> Settings:
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)
-        )
-        stop(f"settings: {faults}")

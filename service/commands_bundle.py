@@ -9,6 +9,7 @@ import typer
 from penchant.service.bundle_tables import print_inspection, print_manifest
 from penchant.service.command_inputs import (
     Device,
+    Json,
     bundle_folder,
     extractor_of,
     load_bundle,
@@ -36,7 +37,7 @@ def show(
     ] = None,
     examples: Annotated[int, typer.Option(min=0, help="Texts at each end of a taste, with --on.")] = 2,
     device: Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show what a bundle was fitted on, why it was chosen so, and what its tastes mean."""
     bundle = load_bundle(path)

@@ -1,30 +1,27 @@
-"""The commands for who may call: keys, and the settings of tenants. Running servers hear of each change in a moment."""
+"""The commands for who may call: keys, and the settings of tenants. Running servers hear of each change in a moment.
+
+A store is made where there is none: a first key comes before the first server.
+"""
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
+from penchant.service.command_inputs import Json
 from penchant.service.console import note, out, stop
 from penchant.service.scopes import Scope
-from penchant.service.store_access import settings_of
+from penchant.service.store_access import DataDir, StoreUrl, open_store, settings_of
 
 if TYPE_CHECKING:
-    from penchant.service.store.database import Database
     from penchant.service.store.keys import StoredKey
 
 keys_app = typer.Typer(help="Keys with which apps call the server.", no_args_is_help=True)
 tenants_app = typer.Typer(help="Settings and limits of one tenant.", no_args_is_help=True)
 
-DataDir = Annotated[Path | None, typer.Option(help="Data folder; PENCHANT_DATA_DIR unless given.")]
-StoreUrl = Annotated[str | None, typer.Option(help="PostgreSQL address; PENCHANT_STORE_URL unless given.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Tenant = Annotated[str, typer.Argument(help="Name of the tenant.")]
 _DAY = 86_400
 
@@ -47,7 +44,7 @@ def create(
     _check_tenant(tenant)
     if len(name) > 128:
         stop("a key's name has at most 128 characters")
-    with _store(data_dir, store_url) as database, database.writing() as connection:
+    with open_store(data_dir, store_url, make=True) as database, database.writing() as connection:
         key, stored = create_key(connection, tenant, set(scope), name, time.time())
     if as_json:
         typer.echo(json.dumps({"key": key, **_shown(stored)}))
@@ -66,7 +63,7 @@ def list_keys(
     """Show which keys there are, revoked ones too; never the keys themselves."""
     from penchant.service.store import keys
 
-    with _store(data_dir, store_url) as database, database.reading() as connection:
+    with open_store(data_dir, store_url, make=True) as database, database.reading() as connection:
         found = [key for key in keys.all_keys(connection) if tenant in (None, key.tenant)]
     if as_json:
         typer.echo(json.dumps([_shown(key) for key in found]))
@@ -87,7 +84,7 @@ def revoke(
     """Make a key invalid for ever. A server stays closed when its last key is revoked."""
     from penchant.service.keyring import revoke_key
 
-    with _store(data_dir, store_url) as database, database.writing() as connection:
+    with open_store(data_dir, store_url, make=True) as database, database.writing() as connection:
         revoked = revoke_key(connection, key_id, time.time())
     if revoked is None:
         stop(f"there is no key {key_id}", code=1)
@@ -125,7 +122,7 @@ def set_tenant(
         "users": users,
     }
     changes = {name: None if value == "none" else value for name, value in given.items() if value is not None}
-    with _store(data_dir, store_url) as database, database.writing() as connection:
+    with open_store(data_dir, store_url, make=True) as database, database.writing() as connection:
         try:
             settings = TenantSettings(**own_settings(connection, tenant).model_dump() | changes)
         except ValidationError as error:
@@ -142,7 +139,7 @@ def show_tenant(tenant: Tenant, data_dir: DataDir = None, store_url: StoreUrl = 
     from penchant.service.tenancy import Tenancy
 
     tenancy = Tenancy(settings_of(data_dir, store_url))
-    with _store(data_dir, store_url) as database, database.reading() as connection:
+    with open_store(data_dir, store_url, make=True) as database, database.reading() as connection:
         tenancy.load(keys.tenant_settings(connection))
         used = keys.usage(connection, int(time.time() // _DAY), [tenant])
         users = keys.count_users(connection, [tenant])[tenant]
@@ -156,7 +153,7 @@ def list_tenants(data_dir: DataDir = None, store_url: StoreUrl = None, as_json: 
     """Show the tenants that have a key or settings of their own."""
     from penchant.service.store import keys
 
-    with _store(data_dir, store_url) as database, database.reading() as connection:
+    with open_store(data_dir, store_url, make=True) as database, database.reading() as connection:
         settings = keys.tenant_settings(connection)
         stored = keys.all_keys(connection)
     valid = [key.tenant for key in stored if key.revoked_at is None]
@@ -172,21 +169,6 @@ def list_tenants(data_dir: DataDir = None, store_url: StoreUrl = None, as_json: 
         own = ", ".join(f"{field}={value}" for field, value in settings.get(name, {}).items())
         table.add_row(name, str(valid.count(name)), own)
     out.print(table)
-
-
-@contextmanager
-def _store(data_dir: Path | None, store_url: str | None) -> "Iterator[Database]":
-    """The store, made where there is none: a first key comes before the first server."""
-    from penchant.service.store.database import Database, StoreError
-
-    try:
-        database = Database.open(settings_of(data_dir, store_url), exclusive=False)
-    except StoreError as error:
-        stop(error, code=1)
-    try:
-        yield database
-    finally:
-        database.close()
 
 
 def _check_tenant(tenant: str) -> None:

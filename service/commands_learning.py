@@ -13,23 +13,15 @@ import typer
 from rich.table import Table
 
 from penchant.service.bundle_tables import print_manifest
-from penchant.service.command_inputs import checkpoint_in, load_bundle
-from penchant.service.console import INTERRUPTED, note, out, progress, stop
+from penchant.service.command_inputs import checkpoint_in, load_bundle, resumable, save_fitted
+from penchant.service.console import note, out, progress, stop
+from penchant.service.store_access import DataDir, StoreUrl, bundle_in_use, open_store, settings_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from penchant.models.comparison import Comparison
 
-DataDir = Annotated[
-    Path | None, typer.Option(help="Folder of users and their feedback; PENCHANT_DATA_DIR unless given.")
-]
-StoreUrl = Annotated[
-    str | None,
-    typer.Option(
-        help="Database in its place, such as postgresql+psycopg://…; PENCHANT_STORE_URL unless given."
-    ),
-]
 Tenants = Annotated[
     list[str] | None, typer.Option("--tenant", help="Whose feedback; may be given more than once.")
 ]
@@ -48,7 +40,6 @@ def export(
     from penchant.models.files import whole_file
     from penchant.service.from_store import lines
     from penchant.service.store import judged_log
-    from penchant.service.store_access import open_store
 
     if not judgements:
         stop("say what to export: --judgements")
@@ -118,10 +109,9 @@ def fit_from_store(
     from penchant.models.fit import FitOptions
     from penchant.service.from_store import read_judgements
     from penchant.service.new_bundle import TooLittleError, fit_new
-    from penchant.service.store_access import bundle_in_use, open_store, settings_of
 
     options = FitOptions(seed=seed, device=device)
-    try:
+    with resumable(work, BundleError, CheckpointError, TooLittleError):
         with progress() as report:
             report("read feedback", 0, 0)
             with open_store(data_dir, store_url) as database, database.reading() as connection:
@@ -147,14 +137,7 @@ def fit_from_store(
                 progress=report,
                 checkpoint=checkpoint,
             )
-        new.save(out_path)
-        checkpoint.clear()
-    except KeyboardInterrupt:
-        kept = f"what is done is kept in {work}; the same command goes on from there"
-        stop(f"interrupted: {kept if work.exists() else 'nothing was done yet'}", INTERRUPTED)
-    except (BundleError, CheckpointError, TooLittleError) as error:
-        stop(error)
-    out.print(f"{out_path}: bundle {new.version}", markup=False, highlight=False)
+        save_fitted(new, out_path, checkpoint)
     print_manifest(new)
     print_comparison(comparison, bundle.version)
 
@@ -216,7 +199,6 @@ def replay(
     from penchant.service.forgetting import Forgetting
     from penchant.service.replaying import TOLERANCE
     from penchant.service.replaying import replay as replay_store
-    from penchant.service.store_access import bundle_in_use, open_store, settings_of
 
     if user is not None and tenant is None:
         stop("--user goes with --tenant")

@@ -13,16 +13,20 @@ from penchant.service.bundle_tables import print_manifest
 from penchant.service.command_inputs import (
     Device,
     EncoderOption,
+    Json,
     checkpoint_in,
     described,
     extractor_of,
     load_bundle,
     load_extractor,
     read_judgements,
+    resumable,
+    save_fitted,
     set_name,
 )
-from penchant.service.commands_learning import DataDir, StoreUrl, Tenants, fit_from_store
+from penchant.service.commands_learning import Tenants, fit_from_store
 from penchant.service.console import INTERRUPTED, out, progress, stop
+from penchant.service.store_access import DataDir, StoreUrl
 
 if TYPE_CHECKING:
     from penchant.models.evaluation import Report as EvaluationReport
@@ -103,7 +107,7 @@ def fit(
         )
         return
     options = FitOptions(seed=seed, device=device)
-    try:
+    with resumable(folder, BundleError, CheckpointError, EncoderError):
         with progress() as report:
             sets = [read_judgements(path, report) for path in data or ()]
             cards = [described(path, judgements) for path, judgements in zip(data or (), sets, strict=True)]
@@ -127,14 +131,7 @@ def fit(
                 progress=report,
                 checkpoint=checkpoint,
             )
-        bundle.save(out_path)
-        checkpoint.clear()
-    except KeyboardInterrupt:
-        kept = f"what is done is kept in {folder}; the same command goes on from there"
-        stop(f"interrupted: {kept if folder.exists() else 'nothing was done yet'}", INTERRUPTED)
-    except (BundleError, CheckpointError, EncoderError) as error:
-        stop(error)
-    out.print(f"{out_path}: bundle {bundle.version}", markup=False, highlight=False)
+        save_fitted(bundle, out_path, checkpoint)
     print_manifest(bundle)
 
 
@@ -152,7 +149,7 @@ def evaluate(
     ] = 5,
     encoder: EncoderOption = "embedded",
     device: Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """How well are new users' next comparisons predicted after k of their own judgements?"""
     from penchant.models.bundle import BundleError

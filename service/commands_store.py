@@ -4,20 +4,19 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Final
+from typing import IO, TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from penchant.service.command_inputs import Json
 from penchant.service.console import INTERRUPTED, out, progress, stop
+from penchant.service.store_access import DataDir, StoreUrl, given, open_store, settings_of
 
 if TYPE_CHECKING:
     from penchant.service.store.manifest import Manifest
-
-DataDir = Annotated[Path | None, typer.Option(help="Data folder; PENCHANT_DATA_DIR unless given.")]
-StoreUrl = Annotated[str | None, typer.Option(help="PostgreSQL address; PENCHANT_STORE_URL unless given.")]
 
 _COLORS: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
 
@@ -25,7 +24,7 @@ _COLORS: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
 def doctor(
     data_dir: DataDir = None,
     store_url: StoreUrl = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check settings, store, bundle and encoder, and say what to do; exit code 1 where a check failed.
 
@@ -33,9 +32,8 @@ def doctor(
     """
     from penchant.service.doctor import examine
 
-    given: dict[str, Any] = {"data_dir": data_dir, "store_url": store_url}
     findings = []
-    for finding in examine({name: value for name, value in given.items() if value is not None}):
+    for finding in examine(given(data_dir=data_dir, store_url=store_url)):
         findings.append(finding)
         if not as_json:
             color = _COLORS[finding.status]
@@ -62,7 +60,6 @@ def backup(
 
     from penchant.service.store.archive import write_archive
     from penchant.service.store.manifest import ArchiveError
-    from penchant.service.store_access import open_store
 
     if file.exists():
         stop(f"{file}: is there already")
@@ -95,18 +92,13 @@ def restore(
     from penchant.service.store.archive import read_archive
     from penchant.service.store.database import Database, StoreError
     from penchant.service.store.manifest import ArchiveError, read_manifest
-    from penchant.service.store_access import settings_of
 
     settings = settings_of(data_dir, store_url)
     try:
         with file.open("rb") as source, progress() as report:
             read_manifest(source)  # before anything is made
-            database = Database.open(settings)
-            try:
-                with database.writing() as connection:
-                    manifest = read_archive(connection, source, report)
-            finally:
-                database.close()
+            with closing(Database.open(settings)) as database, database.writing() as connection:
+                manifest = read_archive(connection, source, report)
     except (ArchiveError, StoreError, SQLAlchemyError, OSError) as error:
         stop(_reason(error), code=1)
     except KeyboardInterrupt:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.table import Table
 
-from penchant.service.command_inputs import load_bundle
+from penchant.service.command_inputs import Json, load_bundle
 from penchant.service.console import INTERRUPTED, note, out, progress, stop
-from penchant.service.store_access import open_store, settings_of
+from penchant.service.store_access import DataDir, StoreUrl, open_store, settings_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from penchant.service.store.bundles import StoredBundle
     from penchant.service.store.database import Database
 
-DataDir = Annotated[Path | None, typer.Option(help="Data folder; PENCHANT_DATA_DIR unless given.")]
-StoreUrl = Annotated[str | None, typer.Option(help="PostgreSQL address; PENCHANT_STORE_URL unless given.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Although PENCHANT_BUNDLE pins the servers' bundle.")]
 
 _LOOK_SECONDS: Final = 0.25
