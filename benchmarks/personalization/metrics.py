@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.personalization.harm import changed_users, harmed_users
 from benchmarks.personalization.task import Asked
 from penchant.models.evaluation import BINS, calibration_error
 
@@ -23,8 +24,6 @@ Vector = NDArray[np.float64]
 DRAWS: Final = 500
 SEED: Final = 20_261_121
 CALIBRATION_DRAWS: Final = 100
-PERMUTATIONS: Final = 2000
-HARM_LEVEL: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,8 @@ class Curve:
         log_loss: −log P(better ≻ worse), mean over pairs.
         user_log_loss: Its mean over users.
         calibration: Expected calibration error, 15 equal-mass bins, pooled over repetitions.
-        harmed: Share of users measurably worse than at the smallest k.
+        harmed: Share of users worse than at the smallest k, by `harmed_users`.
+        changed: Shares of users worse and better, by `changed_users`.
         users: Over all repetitions.
         pairs: Likewise.
     """
@@ -146,6 +146,7 @@ class Curve:
     user_log_loss: Mapping[int, Statistic]
     calibration: Mapping[int, float]
     harmed: Mapping[int, float]
+    changed: Mapping[int, tuple[float, float]]
     users: int
     pairs: int
 
@@ -156,13 +157,17 @@ def curve(drawn: Sequence[Repetition], better: Sequence[Mapping[int, Vector]]) -
     by_user: list[tuple[Vector, Vector]] = []
     by_pair: list[tuple[Vector, Vector]] = []
     harmed: dict[int, list[NDArray[np.bool_]]] = {k: [] for k in shots}
+    changed: dict[int, list[NDArray[np.bool_]]] = {k: [] for k in shots}
     for repetition, found in zip(drawn, better, strict=True):
         hits = np.stack([hit(found[k]) for k in shots], axis=1)
         losses = np.stack([loss(found[k]) for k in shots], axis=1)
         by_user.append(repetition.user_means(np.concatenate([hits, losses], axis=1)))
         by_pair.append(repetition.pooled(losses))
+        asked = repetition.asked
         for i, k in enumerate(shots):
-            harmed[k].append(harmed_users(repetition.asked.users, losses[:, i] - losses[:, 0]))
+            change = losses[:, i] - losses[:, 0]
+            harmed[k].append(harmed_users(asked.users, change))
+            changed[k].append(np.stack(changed_users(asked.users, asked.texts, change)))
     n = len(shots)
     return Curve(
         accuracy={k: _statistic(by_user, i) for i, k in enumerate(shots)},
@@ -170,6 +175,7 @@ def curve(drawn: Sequence[Repetition], better: Sequence[Mapping[int, Vector]]) -
         user_log_loss={k: _statistic(by_user, n + i) for i, k in enumerate(shots)},
         calibration={k: calibration_error(np.concatenate([found[k] for found in better])) for k in shots},
         harmed={k: float(np.concatenate(flags).mean()) for k, flags in harmed.items()},
+        changed={k: _shares(flags) for k, flags in changed.items()},
         users=sum(len(r.asked.user_ids) for r in drawn),
         pairs=sum(len(r.asked.users) for r in drawn),
     )
@@ -224,22 +230,9 @@ def loss(better: Vector) -> Vector:
     return found
 
 
-def harmed_users(users: NDArray[np.int64], change: Vector) -> NDArray[np.bool_]:
-    """Per user: is the log-loss measurably higher, p < .01, by sign-flip permutation of the paired differences?"""
-    rng = np.random.default_rng(SEED)
-    starts = np.searchsorted(users, np.arange(int(users.max()) + 2))
-    width = int(np.diff(starts).max())
-    signs = rng.choice(np.array([-1.0, 1.0]), (PERMUTATIONS, width))
-    harmed = []
-    for start, end in itertools.pairwise(starts):
-        differences = change[start:end]
-        observed = differences.sum()
-        if observed <= 0:
-            harmed.append(False)
-            continue
-        exceed = int((signs[:, : end - start] @ differences >= observed - 1e-12).sum())
-        harmed.append((exceed + 1) / (PERMUTATIONS + 1) < HARM_LEVEL)
-    return np.array(harmed)
+def _shares(flags: Sequence[NDArray[np.bool_]]) -> tuple[float, float]:
+    worse, better = np.concatenate(flags, axis=1).mean(axis=1).tolist()
+    return worse, better
 
 
 def _statistic(found: Sequence[tuple[Vector, Vector]], column: int) -> Statistic:

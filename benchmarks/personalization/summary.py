@@ -69,6 +69,8 @@ def _points(curve: Curve) -> list[dict[str, Any]]:
             "user_log_loss": figure(curve.user_log_loss[k]),
             "calibration_error": round(curve.calibration[k], 4),
             "harmed": round(curve.harmed[k], 4),
+            "worse": round(curve.changed[k][0], 4),
+            "better": round(curve.changed[k][1], 4),
         }
         for k in sorted(curve.accuracy)
     ]

@@ -74,7 +74,8 @@ def goals(place: Mapping[str, Any]) -> dict[str, bool]:
         "calibration error at most 0.02, or of chance": all(
             p["calibration_error"] <= max(CALIBRATION_ERROR, p["calibration_noise"]) for p in curve
         ),
-        "at most 5 % of users worse than k = 0": all(p["harmed"] <= HARMED for p in curve),
+        "at most 5 % of users worse, pairs permuted": all(p["harmed"] <= HARMED for p in curve),
+        "at most 5 % of users worse, texts as clusters": all(p["worse"] <= HARMED for p in curve),
         "k = 3 no worse than k = 0": gains[0]["user_log_loss"][1] <= 0,
         "accuracy never falls with k": all(gain["accuracy_since_last"][2] >= 0 for gain in gains),
     }

@@ -65,18 +65,6 @@ def test_repetitions_that_share_users_and_texts_are_not_independent_evidence(rng
     assert width([asked] * 4) == pytest.approx(width([asked]), rel=0.01)
 
 
-def test_harm_is_seen_and_chance_is_not(rng) -> None:
-    users = np.repeat([0, 1, 2], 20)
-    change = np.concatenate([np.full(20, 0.1), np.full(20, -0.1), rng.choice([-0.1, 0.1], 20)])
-    change[40:] -= change[40:].mean()
-    assert metrics.harmed_users(users, change).tolist() == [True, False, False]
-
-
-def test_few_pairs_cannot_show_harm() -> None:
-    users = np.repeat([0, 1], [4, 20])
-    assert metrics.harmed_users(users, np.full(24, 1.0)).tolist() == [False, True]
-
-
 def test_calibration_of_chance_shrinks_with_the_pairs(rng) -> None:
     few, many = (metrics.calibration_noise(rng.uniform(0.5, 1, n)) for n in (300, 30_000))
     # 15 bins of n/15 pairs: E|mean error| = √(2/π · p(1−p) · 15/n), some .44 of it at these probabilities.

@@ -1,0 +1,90 @@
+"""Who is measurably worse off with a model that knows their judgements than without.
+
+Two tests of the same paired differences of log-loss, one user at a time, p < .01:
+
+    harmed_users    permutation of the signs of the user's pairs: takes them for independent
+    changed_users   a t-test whose variance counts that pairs share texts (Aronow, Samii & Assenova 2015,
+                    *Cluster-robust variance estimation for dyadic data*, Political Analysis 23(4))
+
+Where a user's test pairs are all pairs among a few texts, they are far from independent: a surprise about one text is
+in every pair with it. When nothing but such surprises of mean zero distinguishes two models, the permutation calls one
+user in ten (5 texts) to three in ten (20 texts) worse off, the t-test one to three in a hundred.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+Vector = NDArray[np.float64]
+
+LEVEL: Final = 0.01
+PERMUTATIONS: Final = 2000
+SEED: Final = 20_261_121
+_LEAST_TEXTS: Final = 3
+
+
+def harmed_users(users: NDArray[np.int64], change: Vector) -> NDArray[np.bool_]:
+    """Per user: is the log-loss higher, by sign-flip permutation of the paired differences?
+
+    Args:
+        users: `[n]` ascending index of each pair's user.
+        change: `[n]` of its log-loss.
+    """
+    rng = np.random.default_rng(SEED)
+    spans = list(_spans(users))
+    width = max(end - start for start, end in spans)
+    signs = rng.choice(np.array([-1.0, 1.0]), (PERMUTATIONS, width))
+    harmed = []
+    for start, end in spans:
+        differences = change[start:end]
+        observed = differences.sum()
+        if observed <= 0:
+            harmed.append(False)
+            continue
+        exceed = int((signs[:, : end - start] @ differences >= observed - 1e-12).sum())
+        harmed.append((exceed + 1) / (PERMUTATIONS + 1) < LEVEL)
+    return np.array(harmed)
+
+
+def changed_users(
+    users: NDArray[np.int64], texts: NDArray[np.int64], change: Vector
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Per user: is the log-loss higher, and is it lower, pairs with a text in common being correlated?
+
+    Args:
+        users: `[n]` ascending index of each pair's user.
+        texts: `[n, 2]` index of the pair's texts.
+        change: `[n]` of its log-loss.
+
+    Returns:
+        `[n_users]` worse, `[n_users]` better. Neither where the user's pairs are of fewer than three texts.
+    """
+    found = np.array([_t_statistic(change[a:b], texts[a:b]) for a, b in _spans(users)])
+    statistic, freedom = found[:, 0], np.maximum(found[:, 1], 1)
+    return student.sf(statistic, freedom) < LEVEL, student.cdf(statistic, freedom) < LEVEL
+
+
+def _spans(users: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    starts = np.searchsorted(users, np.arange(int(users.max()) + 2))
+    return itertools.pairwise(starts.tolist())
+
+
+def _t_statistic(change: Vector, texts: NDArray[np.int64]) -> tuple[float, int]:
+    """Mean over its standard error, and degrees of freedom: texts less the two that a pair takes."""
+    _, places = np.unique(texts, return_inverse=True)
+    places = places.reshape(-1, 2)
+    g = int(places.max()) + 1
+    if g < _LEAST_TEXTS:
+        return 0.0, 0
+    rest = change - change.mean()
+    alone = float(rest @ rest)
+    of_text = np.bincount(places[:, 0], rest, g) + np.bincount(places[:, 1], rest, g)
+    # A pair is in the sums of both its texts; with few texts the estimate may fall below that of independent pairs.
+    variance = max(float(of_text @ of_text) - alone, alone) * g / (g - 1)
+    if not variance:
+        return float(np.sign(change.sum()) * np.inf) if change.any() else 0.0, g - 2
+    return float(change.sum() / np.sqrt(variance)), g - 2
