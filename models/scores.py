@@ -4,11 +4,13 @@ With φ an item's features and φ₀ the reference's, the variance of a comparis
 
     (φ − φ₀)ᵀC(φ − φ₀) = φᵀCφ − 2 φᵀCφ₀ + φ₀ᵀCφ₀
 
-so that utilities and their comparison with the reference share Φ[C_1 … C_u], all that costs something.
+so that utilities and their comparison with the reference share Φ[C_1 … C_u], all that costs something. What does not
+depend on the items is worked out once for a posterior and kept with it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,9 @@ from penchant.models.posterior import UserPosterior
 from penchant.models.reward import RewardModel
 
 Vector = NDArray[np.float64]
+
+_KEPT_AS: Final = "outlook"
+_SMOOTHING: Final = np.pi / 8
 
 
 @dataclass(frozen=True)
@@ -36,47 +41,97 @@ class Scores:
     relevance: Vector
 
 
+@dataclass(frozen=True)
+class _Outlook:
+    """What scores need of w archetypes: those of one user, or of several one after the other.
+
+    Attributes:
+        covariances: `[w, q, q]`.
+        lines: `[q, 2w]` means, then −2 Cφ₀.
+        squares: `[q − 1, w]` E[z²]: what items' residuals are multiplied by.
+        reference: `[w]` mean utility of the reference.
+        constant: `[w]` φ₀ᵀCφ₀ and the reference's residual variance.
+    """
+
+    covariances: Vector
+    lines: Vector
+    squares: Vector
+    reference: Vector
+    constant: Vector
+
+    @classmethod
+    def of(cls, posterior: UserPosterior, reference: Items) -> "_Outlook":
+        """Kept with the posterior for the reference that was asked for last; 3 q numbers beside its own q²."""
+        kept = posterior.__dict__.get(_KEPT_AS)
+        if kept is not None and kept[0] is reference:
+            found: _Outlook = kept[1]
+            return found
+        beliefs, origin = posterior.beliefs, reference.features[0]
+        turned = beliefs.covariances @ origin
+        squares = beliefs.second_moments[:, 1:]
+        made = cls(
+            beliefs.covariances,
+            np.concatenate([beliefs.means.T, -2 * turned.T], axis=1),
+            np.ascontiguousarray(squares.T),
+            beliefs.means @ origin + reference.base,
+            turned @ origin + squares @ reference.direction_variance[0] + reference.base_variance,
+        )
+        posterior.__dict__[_KEPT_AS] = (reference, made)
+        return made
+
+    @classmethod
+    def joined(cls, outlooks: Sequence["_Outlook"]) -> "_Outlook":
+        """Of several users."""
+        q = len(outlooks[0].lines)
+        lines = np.stack([one.lines.reshape(q, 2, -1) for one in outlooks], axis=2)
+        return cls(
+            np.concatenate([one.covariances for one in outlooks]),
+            lines.reshape(q, -1),
+            np.concatenate([one.squares for one in outlooks], axis=1),
+            np.concatenate([one.reference for one in outlooks]),
+            np.concatenate([one.constant for one in outlooks]),
+        )
+
+
 def scores(reward: RewardModel, posteriors: Sequence[UserPosterior], items: Items) -> Scores:
     """Scores of n items for u ≥ 1 users of one population.
 
-    Cost: O(n u K q²), in one product `[n, q] @ [q, u K q]`.
+    Cost: O(n u K q²), in one product `[n, q] @ [q, u K q]`; O(u K q²) more for users whose scores are asked for first.
     """
-    beliefs = [posterior.beliefs for posterior in posteriors]
-    if len(beliefs) == 1:
-        weights, means, covariances = beliefs[0].weights[None], beliefs[0].means, beliefs[0].covariances
-    else:
-        weights = np.array([one.weights for one in beliefs])
-        means = np.concatenate([one.means for one in beliefs])
-        covariances = np.concatenate([one.covariances for one in beliefs])
-    n, features, reference = len(items), items.features, reward.reference
-    (width, q), origin = means.shape, reference.features[0]
+    reference = reward.reference
+    outlooks = [_Outlook.of(posterior, reference) for posterior in posteriors]
+    outlook = outlooks[0] if len(outlooks) == 1 else _Outlook.joined(outlooks)
+    n, features, w = len(items), items.features, len(outlook.constant)
     # Covariances are symmetric: their rows one after the other are the columns that are needed.
-    turned = (features @ covariances.reshape(width * q, q).T).reshape(n, width, q)
-    # E_c[y²] per coordinate of z: what items' residuals are multiplied by.
-    second = (means * means + covariances.diagonal(0, 1, 2))[:, 1:]
-    residual = items.base_variance[:, None] + items.direction_variance @ second.T
-    utility = items.base[:, None] + features @ means.T
-    variance = (turned @ features[:, :, None])[:, :, 0] + residual
+    turned = (features @ outlook.covariances.reshape(-1, features.shape[1]).T).reshape(n, w, -1)
+    lines = features @ outlook.lines
+    utility = lines[:, :w] + items.base[:, None]
+    variance = np.einsum("nwq,nq->nw", turned, features)
+    variance += items.direction_variance @ outlook.squares
+    variance += items.base_variance[:, None]
 
-    at_origin = means @ origin + reference.base
-    constant = covariances @ origin @ origin + second @ reference.direction_variance[0]
-    apart = np.maximum(variance - 2 * (turned @ origin) + (constant + reference.base_variance), 0.0)
-    logits = (utility - at_origin) / np.sqrt(1 + (np.pi / 8) * apart)
+    apart = np.maximum(variance + lines[:, w:] + outlook.constant, 0.0)
+    apart *= _SMOOTHING
+    apart += 1
+    logits = (utility - outlook.reference) / np.sqrt(apart)
     if reference.keys[0] in items.keys:
         logits[[key == reference.keys[0] for key in items.keys]] = 0.0
+    logits *= reward.temperature
+    relevance = expit(logits)
 
+    if w == len(outlooks):
+        return Scores(utility.T, np.sqrt(variance).T, relevance.T)
+    weights = np.array([posterior.archetype_weights for posterior in posteriors])
     mean = _mixed(weights, utility)
-    spread = (utility.reshape(n, *weights.shape) - mean[:, :, None]).reshape(n, width)
+    spread = (utility.reshape(n, *weights.shape) - mean[:, :, None]).reshape(n, w)
     return Scores(
         mean.T,
         np.sqrt(_mixed(weights, variance + spread * spread)).T,
-        _mixed(weights, expit(reward.temperature * logits)).T,
+        _mixed(weights, relevance).T,
     )
 
 
 def _mixed(weights: Vector, values: Vector) -> Vector:
     """Σ_c w_uc values_(n, uc), `[n, u]`."""
-    if weights.shape[1] == 1:
-        return values
     mixed: Vector = (values.reshape(len(values), *weights.shape) * weights).sum(axis=2)
     return mixed

@@ -14,6 +14,9 @@ from penchant.service.featurizer import Featurizer
 from penchant.service.telemetry import Timings
 
 _OVERHEAD_BYTES: Final = 400
+_TOKENS, _TRUNCATED, _ITEM = range(3)
+"""Columns of a remembered row: tokens read, whether the text was cut, and from there on the item."""
+_UNKNOWN: Final = np.empty(0)
 
 
 @dataclass(frozen=True)
@@ -55,19 +58,23 @@ class Describer:
         Cost: n hashes where all are remembered; otherwise features of the others and one `RewardModel.describe`.
         """
         keys = item_keys(prompts, texts)
-        places = [(tenant, key) for key in keys]
-        known = self._rows
-        rows = [known.get(place) for place in places]
-        for place, row in zip(places, rows, strict=True):
-            if row is not None:
+        known, rows = self._rows, []
+        missing: dict[bytes, int] = {}
+        for i, key in enumerate(keys):
+            place = (tenant, key)
+            row = known.get(place)
+            if row is None:
+                missing[key], row = i, _UNKNOWN
+            else:
                 known.move_to_end(place)
-        missing = {key: i for i, key in enumerate(keys) if rows[i] is None}
+            rows.append(row)
         self.featurizer.count_hits(len(keys) - len(missing))
         if missing:
             new = await self._described(tenant, missing, texts, prompts, timings)
-            rows = [new[key] if row is None else row for key, row in zip(keys, rows, strict=True)]
-        numbers = np.array(rows)
-        return Described(_unpacked(numbers, keys), int(numbers[:, 0].sum()), numbers[:, 1] != 0)
+            rows = [new[key] if row is _UNKNOWN else row for key, row in zip(keys, rows, strict=True)]
+        numbers = np.concatenate(rows).reshape(len(rows), -1)
+        items = Items.from_rows(numbers[:, _ITEM:], keys)
+        return Described(items, int(numbers[:, _TOKENS].sum()), numbers[:, _TRUNCATED] != 0)
 
     async def _described(
         self,
@@ -82,7 +89,8 @@ class Describer:
         batch = await self.featurizer.features(
             tenant, [texts[i] for i in chosen], [prompts[i] for i in chosen], timings
         )
-        packed = _packed(self._reward.describe(batch.vectors, list(missing)), batch.tokens, batch.truncated)
+        described = self._reward.describe(batch.vectors, list(missing)).to_rows()
+        packed = np.concatenate((batch.tokens[:, None], batch.truncated[:, None], described), axis=1)
         new = {key: packed[j].copy() for j, key in enumerate(missing)}
         for key, row in new.items():
             self._put(tenant, key, row)
@@ -109,22 +117,3 @@ class Describer:
         row = self._rows.pop(key, None)
         if row is not None:
             self._bytes -= row.nbytes + _OVERHEAD_BYTES
-
-
-def _packed(items: Items, tokens: NDArray[np.int64], truncated: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """One row a text, `[n, 4 + 2k]`: tokens, whether it was cut, then base and directions, each with its variance."""
-    columns = (
-        tokens[:, None],
-        truncated[:, None],
-        items.base[:, None],
-        items.base_variance[:, None],
-        items.directions,
-        items.direction_variance,
-    )
-    return np.concatenate(columns, axis=1, dtype=np.float64)
-
-
-def _unpacked(numbers: NDArray[np.float64], keys: tuple[bytes, ...]) -> Items:
-    """The items of `_packed`."""
-    k = (numbers.shape[1] - 4) // 2
-    return Items(numbers[:, 2], numbers[:, 3], numbers[:, 4 : 4 + k], numbers[:, 4 + k :], keys)
