@@ -1,5 +1,7 @@
 """Runs the service: one process, one event loop."""
 
+import gc
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +18,19 @@ from penchant.service.store.database import FILE_NAME, Database, StoreError, sto
 from penchant.service.store.keys import has_keys
 from penchant.service.telemetry import configure_logging, log
 from penchant.service.tracing import TracingError
+
+
+class SettledServer(DrainingServer):
+    """A server whose garbage collector leaves alone what is there once it has started.
+
+    A full collection would look at every object of every library, for tens of milliseconds in the midst of a request.
+    """
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called once, before the first request."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
 
 
 def check_exposure(settings: Settings) -> None:
@@ -76,7 +91,7 @@ def run(
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{settings.port}"
     log.info("starting", url=url, database=store_name(settings))
-    server = DrainingServer(
+    server = SettledServer(
         uvicorn.Config(
             app,
             host=settings.host,
