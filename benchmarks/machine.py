@@ -29,6 +29,16 @@ def processor() -> str:
     return named[0] if named else platform.machine()
 
 
+def accelerator() -> str | None:
+    """The CUDA device's name, and its memory; None where there is none."""
+    import torch  # noqa: PLC0415 - not every benchmark stands on it
+
+    if not torch.cuda.is_available():
+        return None
+    about = torch.cuda.get_device_properties(0)
+    return f"{about.name}, {about.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+
+
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else "unknown"

@@ -2,38 +2,33 @@
 
 The anchor is what one would write by hand: transformers' model in float32 on torch, texts as they come in batches padded
 to the longest, torch's threads sharing each batch. All take turns in every round; ratios are taken within rounds.
+On CUDA all of them, the anchor too, compute there, and growing batches say where the device is full.
 """
 
-import json
 import multiprocessing
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import torch
 import typer
-from transformers import AutoModel
 
-from benchmarks.serving import encoder_report
-from penchant.models.encoder import Encoder, EncoderError, load_encoder
-from penchant.models.model_files import find
-from penchant.models.tokens import Tokens
+from benchmarks.machine import accelerator
+from benchmarks.serving import encoder_backends, encoder_report, saturation
+from benchmarks.serving.encoder_backends import ANCHOR, Anchor
+from benchmarks.serving.encoder_starts import starts
+from benchmarks.serving.saturation import Peak
+from penchant.models.encoder import Encoder
 
-ANCHOR: Final = "torch eager float32, padded to batch"
+Figures = dict[str, Any]
+Device = Literal["auto", "cpu", "cuda"]
+
 BUSY_WORK: Final = "16 × 128 tokens"
-_KINDS: Final = (
-    ("torch", "float32"),
-    ("torch", "bfloat16"),
-    ("openvino", "float32"),
-    ("openvino", "bfloat16"),
-)
 _WORDS: Final = (
     "time",
     "year",
@@ -77,27 +72,6 @@ def works() -> list[Work]:
     ]
     mixed = np.random.default_rng(0).lognormal(3.6, 0.9, 64).clip(3, 254).astype(int)
     return [*same, Work("64 of 5 to 256 tokens, batches of 32", tuple(mixed.tolist()), 32)]
-
-
-class Anchor:
-    """transformers' model, called by hand."""
-
-    def __init__(self, threads: int) -> None:
-        self._model = AutoModel.from_pretrained(find("embedded").folder, dtype=torch.float32).eval()
-        self._threads = threads
-
-    @torch.inference_mode()
-    def __call__(self, tokens: Tokens, batch: int) -> None:
-        """Mean-pooled unit vectors of all texts, in batches as they come."""
-        torch.set_num_threads(self._threads)
-        ends = np.cumsum(tokens.lengths)
-        texts = [torch.from_numpy(tokens.ids[e - n : e]) for e, n in zip(ends, tokens.lengths, strict=True)]
-        for first in range(0, len(texts), batch):
-            ids = torch.nn.utils.rnn.pad_sequence(texts[first : first + batch], batch_first=True)
-            mask = (ids != 0).long()
-            hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
-            pooled = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
-            torch.nn.functional.normalize(pooled, dim=1).numpy()
 
 
 def measured(
@@ -165,75 +139,84 @@ def _spin() -> None:
         pass
 
 
-_START: Final = """
-import json, sys, time
-start = time.perf_counter()
-from penchant.models.encoder import load_encoder
-encoder = load_encoder(backend=sys.argv[1], precision="float32", threads=int(sys.argv[2]))
-encoder.encode(["ready"])
-ready = time.perf_counter() - start
-texts = ["word " * n for n in range(1, 250, 2)]
-for _ in range(2):
-    encoder.encode(texts)
-status = open("/proc/self/status").read()
-rss = int(status.split("VmRSS:")[1].split()[0]) * 1024
-print(json.dumps({"backend": encoder.backend, "seconds": ready, "rss_bytes": rss, "torch": "torch" in sys.modules}))
-"""
-
-
-def starts(threads: int) -> list[dict[str, Any]]:
-    """Seconds from nothing to the first vector, and memory after work, in fresh processes; the conversion is there."""
-    found = []
-    for backend in ("torch", "openvino"):
-        command = [sys.executable, "-c", _START, backend, str(threads)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode == 0:
-            found.append(dict(json.loads(done.stdout)))
-    return found
-
-
-def encoders_of(threads: int) -> tuple[dict[str, Encoder], dict[str, str]]:
-    """Every backend that serves here by name, and why the others do not."""
-    serving: dict[str, Encoder] = {}
+def on_processor(threads: Sequence[int], rounds: int, seconds: float) -> tuple[list[Figures], dict[str, str]]:
+    """Every kind of work with each number of threads, one of them again while another process takes a core."""
+    found: list[Figures] = []
     absent: dict[str, str] = {}
-    for backend, precision in _KINDS:
-        if precision == "bfloat16" and not torch.cpu._is_avx512_bf16_supported():
-            absent[f"{backend} {precision}"] = "the processor does not multiply bfloat16"
-            continue
-        try:
-            serving[f"{backend} {precision}"] = load_encoder(
-                backend=backend, precision=precision, device="cpu", threads=threads
-            )
-        except EncoderError as error:
-            absent[f"{backend} {precision}"] = str(error)
-    return serving, absent
-
-
-def main(
-    threads: Annotated[str, typer.Option(help="Numbers of cores, with commas.")] = "1,2",
-    rounds: Annotated[int, typer.Option(min=3, help="Rounds of each kind of work.")] = 7,
-    seconds: Annotated[float, typer.Option(min=0, help="After which no further round of it begins.")] = 10.0,
-    out: Annotated[Path, typer.Option(help="Path of the results, without ending.")] = Path(
-        "benchmarks/results/encoder"
-    ),
-) -> None:
-    """Measures the encoder's backends; minutes, bounded by `seconds` for each kind of work."""
-    found: list[dict[str, Any]] = []
-    absent: dict[str, str] = {}
-    numbers = [int(number) for number in threads.split(",")]
-    for number in numbers:
-        serving, absent = encoders_of(number)
+    for number in threads:
+        serving, absent = encoder_backends.on_processor(number)
         anchor = Anchor(number)
         for busy in (False, True):
             with busy_core(busy=busy):
                 for work in works():
                     if busy and work.name != BUSY_WORK:
                         continue
-                    found.append(
-                        {"threads": number, "busy": busy, **measured(work, anchor, serving, rounds, seconds)}
-                    )
-                    print(number, "busy" if busy else "", encoder_report.line(found[-1]), flush=True)
-    encoder_report.write(found, absent, starts(max(numbers)), out, ANCHOR)
+                    one = measured(work, anchor, serving, rounds, seconds)
+                    found.append({"threads": number, "busy": busy, **one})
+                    print(number, "busy" if busy else "", encoder_report.line(one), flush=True)
+    return found, absent
+
+
+def on_device(
+    device: str, rounds: int, seconds: float, sizes: Sequence[int], peaks: Mapping[str, Peak]
+) -> tuple[list[Figures], dict[str, str], Figures]:
+    """Every kind of work on a device, and growing batches; what they came to, what is absent and why, and saturation."""
+    serving, absent = encoder_backends.on_torch(device)
+    anchor = Anchor(1, device)
+    found: list[Figures] = []
+    for work in works():
+        one = measured(work, anchor, {name: b.encoder for name, b in serving.items()}, rounds, seconds)
+        found.append({"threads": 1, "busy": False, **one})
+        print(encoder_report.line(one), flush=True)
+    return found, absent, saturation.measured(serving, device, sizes=sizes, peaks=peaks)
+
+
+def peaks_of(text: str) -> dict[str, Peak]:
+    """`float32=67,bfloat16=989` as peaks; nothing for an empty text.
+
+    Raises:
+        typer.BadParameter: It is not written so.
+    """
+    try:
+        named = [one.split("=") for one in text.split(",") if one]
+        peaks = {precision: Peak(float(tflops), "given, as of the data sheet") for precision, tflops in named}
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not like float32=67,bfloat16=989") from error
+    if not peaks.keys() <= {"float32", "bfloat16"} or not all(peak.tflops > 0 for peak in peaks.values()):
+        raise typer.BadParameter(f"{text!r}: positive TFLOP/s of float32 and bfloat16 are possible")
+    return peaks
+
+
+def main(
+    *,
+    device: Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")] = "auto",
+    threads: Annotated[str, typer.Option(help="Numbers of cores, with commas; not on CUDA.")] = "1,2",
+    rounds: Annotated[int, typer.Option(min=3, help="Rounds of each kind of work.")] = 7,
+    seconds: Annotated[float, typer.Option(min=0, help="After which no further round of it begins.")] = 10.0,
+    sizes: Annotated[
+        str, typer.Option(help="On CUDA: documents in a batch, with commas, growing.")
+    ] = ",".join(map(str, saturation.SIZES)),
+    peak_tflops: Annotated[
+        str, typer.Option(help="On CUDA, of the data sheet: float32=67,bfloat16=989. Else measured.")
+    ] = "",
+    out: Annotated[Path, typer.Option(help="Path of the results, without ending.")] = Path(
+        "benchmarks/results/encoder"
+    ),
+) -> None:
+    """Measures the encoder's backends; minutes, bounded by `seconds` for each kind of work."""
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise typer.BadParameter("this machine has no CUDA device")
+    if has_cuda and device != "cpu":
+        batches, peaks = [int(size) for size in sizes.split(",")], peaks_of(peak_tflops)
+        found, absent, saturated = on_device("cuda", rounds, seconds, batches, peaks)
+        encoder_report.write(
+            found, absent, starts(1, "cuda"), out, ANCHOR, accelerator=accelerator(), saturation=saturated
+        )
+    else:
+        numbers = [int(number) for number in threads.split(",")]
+        found, absent = on_processor(numbers, rounds, seconds)
+        encoder_report.write(found, absent, starts(max(numbers), "cpu"), out, ANCHOR)
     print(out.with_suffix(".md").read_text("utf-8"))
 
 

@@ -12,15 +12,24 @@ Figures = Mapping[str, Any]
 
 
 def write(
-    found: Sequence[Figures], absent: Mapping[str, str], starts: Sequence[Figures], out: Path, anchor: str
+    found: Sequence[Figures],
+    absent: Mapping[str, str],
+    starts: Sequence[Figures],
+    out: Path,
+    anchor: str,
+    *,
+    accelerator: str | None = None,
+    saturation: Figures | None = None,
 ) -> None:
-    """Writes the results of a run."""
+    """Writes the results of a run; what was computed on an accelerator has its name, and growing batches."""
     about = machine(("torch", "transformers", "numpy", *(["openvino"] if _has("openvino") else [])))
     about["load_average"] = os.getloadavg()[0]
+    about["accelerator"] = accelerator
     out.parent.mkdir(parents=True, exist_ok=True)
-    content = {"about": about, "absent": absent, "starts": starts, "works": found}
+    content = {"about": about, "absent": absent, "starts": starts, "works": found, "saturation": saturation}
     out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    out.with_suffix(".md").write_text(markdown(about, found, absent, starts, anchor), "utf-8")
+    text = markdown(about, found, absent, starts, anchor)
+    out.with_suffix(".md").write_text(text + ("" if saturation is None else saturated(saturation)), "utf-8")
 
 
 def line(one: Figures) -> str:
@@ -40,19 +49,21 @@ def markdown(
 ) -> str:
     """The figures to read."""
     names = [name for name in found[0]["backends"] if name != anchor]
+    accelerator = about["accelerator"]
+    where = f"{'' if accelerator is None else f'{accelerator}, beside '}{about['cores']} cores of {about['processor']}"
     lines = [
         "# Encoder, in one process",
         "",
         f"Documents a second, and the ratio to {anchor} (median of the rounds' ratios, least and most in brackets); "
         f"all take turns in every round. all-MiniLM-L6-v2, `python -m benchmarks.serving.encoder` on "
-        f"{about['cores']} cores of {about['processor']}; load average at the end {about['load_average']:.1f}; "
+        f"{where}; load average at the end {about['load_average']:.1f}; "
         f"commit {about['commit']}, "
         + ", ".join(f"{name} {number}" for name, number in about["versions"].items())
         + ".",
         "",
     ]
     for threads, busy in dict.fromkeys((one["threads"], one["busy"]) for one in found):
-        title = f"{threads} thread{'s' if threads > 1 else ''}"
+        title = accelerator or f"{threads} thread{'s' if threads > 1 else ''}"
         lines += [f"## {title}{', while another process takes a core' if busy else ''}", ""]
         lines += [
             f"| work | anchor | {' | '.join(names)} | tokenizing |",
@@ -75,6 +86,49 @@ def markdown(
         for one in starts
     ]
     return "\n".join(lines) + "\n"
+
+
+def saturated(figures: Figures) -> str:
+    """Growing batches to read: a table for each backend."""
+    lines = [
+        "",
+        f"## Growing batches of documents of {figures['length']} tokens",
+        "",
+        "Documents a second as they are served (`encode_tokens`, vectors on the host) and of the bare forward pass over "
+        "one batch that is on the device. TFLOP/s and the share of the peak are the bare forward pass's: twice the "
+        "weights of its linear layers for each token, and attention's products. A batch saturates from where it reaches "
+        "95 % of the most documents a second.",
+        "",
+    ]
+    lines += [
+        f"- Peak in {precision}: {peak['tflops']:.4g} TFLOP/s, {peak['source']}."
+        for precision, peak in figures["peaks"].items()
+    ]
+    for name, one in figures["backends"].items():
+        at = one["saturates"]
+        lines += [
+            "",
+            f"### {name}",
+            "",
+            f"Saturates at **{at['served']}** documents as it is served, {one['documents_at_once']} at once at most, "
+            f"and at **{at['forward']}** in the bare forward pass.",
+            "",
+            f"| documents | served, a second | forward, a second | TFLOP/s | share of the {one['precision']} peak |",
+            "|--:" * 5 + "|",
+        ]
+        for row in one["batches"]:
+            cells = (_of(row["served"], ".1f"), _of(row["forward"], ".1f"), _of(row["tflops"], ".3g"))
+            lines.append(f"| {row['documents']} | {' | '.join(cells)} | {_of(row['share_of_peak'], '.1%')} |")
+    if any(one["precision"] == "bfloat16" for one in figures["backends"].values()):
+        lines += [
+            "",
+            "In bfloat16 attention's products stay in float32; the share is of the bfloat16 peak all the same.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _of(figure: float | None, form: str) -> str:
+    return "out of memory" if figure is None else format(figure, form)
 
 
 def _cell(backend: Figures) -> str:

@@ -27,7 +27,14 @@ def test_the_report_has_every_figure(busy):
         "tokenizing_seconds": 0.016,
         "backends": {"anchor": figures | {"documents_a_second": 5.0}, "openvino float32": figures},
     }
-    about = {"cores": 2, "processor": "P", "load_average": 1.0, "commit": "c", "versions": {"torch": "2"}}
+    about = {
+        "accelerator": None,
+        "cores": 2,
+        "processor": "P",
+        "load_average": 1.0,
+        "commit": "c",
+        "versions": {"torch": "2"},
+    }
     start = {"backend": "openvino float32", "seconds": 1.25, "rss_bytes": 2**29, "torch": False}
     text = encoder_report.markdown(about, [one], {"x": "no such thing"}, [start], "anchor")
     assert "| 16 × 128 tokens | 5.0 | 12.5 ×2.50 (2.00–3.00) | 0.5% of the anchor's time |" in text

@@ -1,5 +1,6 @@
 """On CUDA: the same vectors as on a processor, in any company; skipped only where there is no device."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -42,3 +43,20 @@ def test_auto_takes_the_device(cache):
     encoder = load_encoder(cache=cache)
     assert encoder.backend.startswith("torch")
     assert next(encoder._backend.forward.parameters()).is_cuda
+
+
+def test_the_benchmark_says_where_the_device_is_full(tmp_path):
+    from benchmarks.serving import encoder as benchmark  # run as python -m pytest, as scripts/test does
+
+    out = tmp_path / "encoder"
+    benchmark.main(device="cuda", rounds=3, seconds=0.0, sizes="1,8,64", peak_tflops="", out=out)
+    found = json.loads(out.with_suffix(".json").read_text("utf-8"))
+    saturation = found["saturation"]
+    assert found["about"]["accelerator"].startswith(torch.cuda.get_device_name(0))
+    assert {"torch float32", "torch bfloat16"} <= saturation["backends"].keys()
+    for one in saturation["backends"].values():
+        assert set(one["saturates"].values()) <= {1, 8, 64}
+        assert all(0 < row["share_of_peak"] < 1.5 for row in one["batches"])
+        assert (
+            one["batches"][-1]["forward"] > one["batches"][0]["forward"]
+        )  # a device gains from larger batches
