@@ -1,4 +1,4 @@
-"""A CrossEncoder behind FastAPI, as people write it: `python -m benchmarks.serving.cross_encoder_app DIR PORT`."""
+"""A CrossEncoder behind FastAPI as people write it: `python -m benchmarks.serving.cross_encoder_app DIR PORT DEVICE`."""
 
 import sys
 from typing import Any
@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from sentence_transformers import CrossEncoder
 
 app = FastAPI()
-model = CrossEncoder(sys.argv[1], device="cpu") if __name__ == "__main__" else None
+model = CrossEncoder(sys.argv[1], device=sys.argv[3]) if __name__ == "__main__" else None
 
 
 class Body(BaseModel):

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import httpx
 
+from benchmarks.machine import accelerator
 from benchmarks.serving import peers
 from benchmarks.serving.client import Load, Spec, load
 from benchmarks.serving.servers import Recipe, Server, ours, serving, weightless
@@ -93,7 +94,9 @@ def rerank(seconds: float, with_peers: bool) -> Outcome:
     """16 texts of 128 tokens that nobody has seen, beside the peers."""
     others: list[Recipe] = []
     if with_peers:
-        others = [peers.infinity(bf16=False), peers.infinity(bf16=True), peers.cross_encoder()]
+        device = "cpu" if accelerator() is None else "cuda"  # as the service chooses by itself
+        others = [peers.infinity(device, bf16=False), peers.infinity(device, bf16=True)]
+        others.append(peers.cross_encoder(device))
     with ExitStack() as stack:
         servers = [stack.enter_context(ours())]
         servers += [stack.enter_context(serving(recipe)) for recipe in others]

@@ -55,21 +55,21 @@ def cross_encoder_model() -> Path:
     return folder
 
 
-def infinity(bf16: bool) -> Recipe:
-    """How infinity-emb is started, with its defaults or in bfloat16."""
+def infinity(device: str, *, bf16: bool) -> Recipe:
+    """How infinity-emb is started on `cpu` or `cuda`, with its defaults or in bfloat16."""
     precision = ("--dtype", "bfloat16", "--no-bettertransformer") if bf16 else ()
     command = [str(infinity_environment()), "v2", "--model-id", str(cross_encoder_model())]
-    command += ["--served-model-name", "ce", "--engine", "torch", "--device", "cpu"]
+    command += ["--served-model-name", "ce", "--engine", "torch", "--device", device]
     command += ["--host", "127.0.0.1", "--port", "{port}", *precision]
     offline = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
     name = f"infinity-emb {INFINITY}, bf16" if bf16 else f"infinity-emb {INFINITY}, its default"
     return Recipe(name, command, offline, model="ce", seconds=300)
 
 
-def cross_encoder() -> Recipe:
-    """How the CrossEncoder behind FastAPI is started."""
+def cross_encoder(device: str) -> Recipe:
+    """How the CrossEncoder behind FastAPI is started on `cpu` or `cuda`."""
     module = "benchmarks.serving.cross_encoder_app"
-    command = [sys.executable, "-m", module, str(cross_encoder_model()), "{port}"]
+    command = [sys.executable, "-m", module, str(cross_encoder_model()), "{port}", device]
     return Recipe("CrossEncoder behind FastAPI", command, {"HF_HUB_OFFLINE": "1"}, seconds=300)
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import machine
+from benchmarks.machine import accelerator, machine
 from benchmarks.serving.parts import Goal, Outcome
 
 
@@ -16,7 +16,11 @@ def write(outcomes: Sequence[Outcome], seconds: float, out: Path) -> list[Goal]:
     Returns:
         The goals that were missed.
     """
-    about = {**machine(("torch", "numpy", "fastapi", "uvicorn")), "seconds": seconds}
+    about = {
+        **machine(("torch", "numpy", "fastapi", "uvicorn")),
+        "seconds": seconds,
+        "accelerator": accelerator(),
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     results = {"about": about, "parts": {one.part: asdict(one) for one in outcomes}}
     out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
@@ -26,6 +30,7 @@ def write(outcomes: Sequence[Outcome], seconds: float, out: Path) -> list[Goal]:
 
 def markdown(about: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     """The figures to read."""
+    device = about["accelerator"]
     lines = [
         "# Serving",
         "",
@@ -35,6 +40,8 @@ def markdown(about: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
         + ", ".join(f"{name} {number}" for name, number in about["versions"].items())
         + ".",
     ]
+    if device is not None:
+        lines += ["", f"Encoders, the peers' too, compute on {device}; the goals are those of a processor."]
     for outcome in outcomes:
         header, *rows = outcome.table
         lines += ["", f"## {outcome.part}", "", _row(header), _row(["---"] * len(header)), *map(_row, rows)]

@@ -124,7 +124,9 @@ def ours(**settings: str) -> Iterator[Server]:
         told = {f"PENCHANT_{name.upper()}": value for name, value in settings.items()}
         environment = {"PENCHANT_PORT": "{port}", "PENCHANT_DATA_DIR": str(Path(folder)), **told}
         command = [sys.executable, "-m", "penchant.service.server"]
-        with serving(Recipe("penchant", command, environment, "/v1/rerank", "/readyz")) as server:
+        # A first start tries every backend; on CUDA it compiles one, which takes minutes at worst.
+        recipe = Recipe("penchant", command, environment, "/v1/rerank", "/readyz", seconds=300)
+        with serving(recipe) as server:
             yield server
 
 

@@ -14,7 +14,14 @@ from benchmarks.serving.pictures import draw
 from benchmarks.serving.report import markdown, write
 from benchmarks.serving.texts import CANDIDATES, TOKENS, Texts
 
-ABOUT = {"seconds": 1.0, "cores": 2, "processor": "one", "commit": "c", "versions": {"python": "3"}}
+ABOUT = {
+    "seconds": 1.0,
+    "cores": 2,
+    "processor": "one",
+    "accelerator": None,
+    "commit": "c",
+    "versions": {"python": "3"},
+}
 
 
 def run(spec, answers):
@@ -95,6 +102,11 @@ def test_goals_are_met_or_said_to_be_missed(tmp_path):
     assert "| small | ≤ 2 | 3 | **missed** |" in text
     assert write([outcome], 1.0, tmp_path / "serving") == goals[1:]
     assert json.loads((tmp_path / "serving.json").read_text())["parts"]["part"]["goals"][0]["name"] == "fast"
+
+
+def test_the_report_names_a_device_where_there_is_one():
+    assert "compute on" not in markdown(ABOUT, [])
+    assert "the peers' too, compute on Some Device;" in markdown(ABOUT | {"accelerator": "Some Device"}, [])
 
 
 def test_the_parts_within_this_process(tmp_path):
