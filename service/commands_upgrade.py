@@ -89,16 +89,16 @@ def rollback(
 
 def _go_back(connection: "Connection", to: str | None) -> list[str]:
     """Changes what ranks; what there is to say of it once that is durable."""
-    from penchant.service.store import bundles
+    from penchant.service.store import activations, bundles
 
-    active, coming, now = bundles.active(connection), bundles.preparing(connection), time.time()
+    active, coming, now = activations.active(connection), bundles.preparing(connection), time.time()
     said = []
     if coming is not None:
         bundles.fail(connection, coming, "called off", now=now)
         said = [f"{coming} is called off"]
         if to in (None, active):
             return [*said, f"{active} goes on ranking"]
-    target = to or bundles.previous(connection)
+    target = to or activations.previous(connection)
     if target is None:
         stop("there is no bundle to go back to", code=1)
     if target == active:
@@ -106,7 +106,7 @@ def _go_back(connection: "Connection", to: str | None) -> list[str]:
     found = bundles.find(connection, target)
     if found is None or found.status != "ready":
         stop(f"the store holds no bundle {target} that has ranked", code=1)
-    bundles.activate(connection, target, now=now)
+    activations.activate(connection, target, now=now)
     return [*said, f"{target} ranks again; servers follow in a moment"]
 
 
@@ -122,12 +122,12 @@ def _check_pinned(data_dir: Path | None, store_url: str | None, *, force: bool) 
 
 def _begin(database: "Database", bundle: "Bundle", *, accept_loss: bool) -> None:
     """Hands the bundle to the servers."""
-    from penchant.service.store import bundles
+    from penchant.service.store import activations, bundles
     from penchant.service.stored_bundles import packed
 
     features = bundle.manifest.encoder.features
     with database.reading() as connection:
-        version = bundles.active(connection)
+        version = activations.active(connection)
         before = None if version is None else bundles.find(connection, version)
     if version == bundle.version:
         stop(f"{version} ranks already", code=1)
@@ -158,13 +158,13 @@ def _check_loss(database: "Database", extractor: str, *, accept_loss: bool) -> N
 
 
 def _wait(database: "Database", version: str) -> None:
-    from penchant.service.store import bundles
+    from penchant.service.store import activations, bundles
 
     try:
         with progress() as report:
             while True:
                 with database.reading() as connection:
-                    found, active = bundles.find(connection, version), bundles.active(connection)
+                    found, active = bundles.find(connection, version), activations.active(connection)
                 if active == version:
                     return
                 if found is None or found.status == "failed":
@@ -180,21 +180,19 @@ def _wait(database: "Database", version: str) -> None:
 
 
 def _show(database: "Database", *, as_json: bool) -> None:
-    from penchant.service.store import bundles
+    from penchant.service.store import activations, bundles
 
     with database.reading() as connection:
-        active, previous = bundles.active(connection), bundles.previous(connection)
-        found, history = bundles.all_bundles(connection), bundles.history(connection, _HISTORY)
+        active, previous = activations.active(connection), activations.previous(connection)
+        found, history = bundles.all_bundles(connection), activations.history(connection, _HISTORY)
     if as_json:
-        activations: list[dict[str, Any]] = [
+        activated: list[dict[str, Any]] = [
             {"number": row.number, "version": row.bundle_version, "activated_at": row.activated_at}
             for row in history
         ]
         listed = [asdict(bundle) for bundle in found]
         typer.echo(
-            json.dumps(
-                {"active": active, "previous": previous, "bundles": listed, "activations": activations}
-            )
+            json.dumps({"active": active, "previous": previous, "bundles": listed, "activations": activated})
         )
         return
     table = Table("version", "name", "", "users learned", "features")

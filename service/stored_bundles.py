@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from penchant.models.bundle import DEFAULT_BUNDLE, Bundle, BundleError
 from penchant.service.loading import StartError, load_bundle
 from penchant.service.settings import Settings
-from penchant.service.store import bundles
+from penchant.service.store import activations, bundles
 from penchant.service.store.database import Database
 
 
@@ -78,7 +78,7 @@ def in_use(connection: Connection, settings: Settings, shipped: Bundle | None = 
     if settings.bundle is not None:
         return load_bundle(settings)
     try:
-        version = bundles.active(connection)
+        version = activations.active(connection)
         if version is not None:
             return stored(connection, version)
         return shipped or Bundle.load(DEFAULT_BUNDLE)
@@ -108,7 +108,7 @@ def bundle_at_start(
     """
     with database.reading() as connection:
         bundle = pinned or in_use(connection, settings, shipped)
-        if bundles.active(connection) is not None:
+        if activations.active(connection) is not None:
             return bundle
     archive, features = packed(bundle), bundle.manifest.encoder.features
     with database.writing() as connection:

@@ -11,71 +11,25 @@ state that is behind the log catches up by itself.
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-import numpy as np
-
 from penchant.models.bundle import Bundle, BundleError
-from penchant.models.features import FeatureExtractor, Features
+from penchant.models.features import FeatureExtractor
 from penchant.service.batching import MicroBatcher
 from penchant.service.feed import Feed
 from penchant.service.loading import StartError, check_match, warm_up
-from penchant.service.rebuild import BatchedReader, Replayer
+from penchant.service.preparing import Preparation, UnlearnableError
 from penchant.service.served_model import ModelBuilder, Models, ServedModel
-from penchant.service.store import bundles
-from penchant.service.store.bundles import CHANGE
+from penchant.service.store import activations, bundles
+from penchant.service.store.activations import CHANGE
 from penchant.service.stored_bundles import stored
 from penchant.service.telemetry import log, log_failure
 from penchant.service.writer import Writer
 
-_TEXTS_AT_ONCE: Final = 32
-"""Read by an encoder in the background at a time: so long may a request have to wait for it."""
-
-_YIELD_SECONDS: Final = 0.5  # at most, before each such batch, while texts of requests wait
-_TOLD_SECONDS: Final = 0.5  # between two notes of progress
-_ROUNDS: Final = 3
-_FEW_USERS: Final = 100  # that changed while others were learned; they catch up by themselves
-_MAX_FAILED: Final = 0.01  # of the users; a bundle with which more cannot be learned is not activated
 _RETRY_SECONDS: Final = 30.0
 Answer = TypeVar("Answer")
-
-
-class PoliteReader(BatchedReader):
-    """Reads texts in small batches, each when no request waits for the encoder that serves.
-
-    Args:
-        extractor: Gives keys.
-        batcher: Encodes.
-        loop: The event loop that it belongs to.
-        is_busy: Whether requests wait.
-    """
-
-    def __init__(
-        self,
-        extractor: FeatureExtractor,
-        batcher: MicroBatcher,
-        loop: asyncio.AbstractEventLoop,
-        is_busy: Callable[[], bool],
-    ) -> None:
-        super().__init__(extractor, batcher, loop)
-        self._is_busy = is_busy
-
-    def extract(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> Features:
-        """As `BatchedReader.extract`."""
-        parts = []
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            patience = time.monotonic() + _YIELD_SECONDS
-            while self._is_busy() and time.monotonic() < patience:
-                time.sleep(0.002)  # a thread of its own: nobody waits for this
-            some = slice(start, start + _TEXTS_AT_ONCE)
-            parts.append(super().extract(texts[some], None if prompts is None else prompts[some]))
-        return Features(
-            np.concatenate([part.vectors for part in parts]),
-            np.concatenate([part.tokens for part in parts]),
-            np.concatenate([part.truncated for part in parts]),
-        )
 
 
 @dataclass
@@ -97,7 +51,7 @@ class Upgrades:
     is_pinned: bool
     _coming: ServedModel | None = None
     _going: list[tuple[ServedModel, float]] = field(default_factory=list)
-    _learning: Replayer | None = None
+    _learning: Preparation | None = None
     _woken: threading.Event = field(default_factory=threading.Event)
     _end: threading.Event = field(default_factory=threading.Event)
 
@@ -140,7 +94,7 @@ class Upgrades:
     def _look(self) -> float | None:
         """Does what the store asks for; returns after how many seconds to look again, None: when something is told."""
         with self.builder.database.reading() as connection:
-            active, wanted = bundles.active(connection), bundles.preparing(connection)
+            active, wanted = activations.active(connection), bundles.preparing(connection)
         current = self.models.current.bundle.version
         if self.is_pinned:
             if wanted is not None or active != current:
@@ -190,43 +144,14 @@ class Upgrades:
     def _prepare(self, model: ServedModel) -> bool:
         """Learns every user for a bundle, then has it rank; False where it was interrupted, or is not wanted now."""
         version, builder = model.bundle.version, self.builder
-        reader = PoliteReader(
-            model.source.extractor,
-            model.source.batcher,
-            builder.loop,
-            lambda: self.models.current.source.batcher.is_busy,
-        )
-        self._learning = replayer = builder.replayer(model.fold, model.cache, reader)
-        told, wanted = 0.0, True
-
-        def tell(done: int, total: int) -> None:
-            nonlocal told, wanted
-            if done not in (0, total) and time.monotonic() - told < _TOLD_SECONDS:
-                return
-            told = time.monotonic()
-            builder.telemetry.upgrade_users.set(total)
-            builder.telemetry.upgrade_users_done.set(done)
-            with builder.database.writing() as connection:
-                now = builder.clock()
-                wanted = bundles.tell_progress(connection, version, done=done, total=total, now=now)
-            if not wanted:
-                replayer.stop()
-
+        self._learning = Preparation(model, builder, lambda: self.models.current.source.batcher.is_busy)
         try:
-            for number in range(_ROUNDS):
-                done, failed = replayer.warm(
-                    tell if number == 0 else lambda _done, _total: None, politely=True
-                )
-                if self._end.is_set() or not wanted:
-                    return False
-                if failed > max(1, _MAX_FAILED * done):
-                    return self._give_up(version, f"{failed} of {done} users cannot be learned for it")
-                if done <= _FEW_USERS:
-                    break
+            if self._end.is_set() or not self._learning.run():
+                return False
+        except UnlearnableError as error:
+            return self._give_up(version, str(error))
         finally:
             self._learning = None
-            builder.telemetry.upgrade_users.set(0)
-            builder.telemetry.upgrade_users_done.set(0)
         with builder.database.writing() as connection:
             return bundles.activate_prepared(connection, version, now=builder.clock())
 

@@ -1,30 +1,21 @@
-"""Bundles that an installation ranks with, has ranked with, or makes ready to; and which of them ranks.
+"""Bundles that an installation ranks with, has ranked with, or makes ready to."""
 
-The newest activation holds. Going back is one more. Rows here are few, and belong to no tenant ("").
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, and_, delete, func, insert, or_, select, text, tuple_, update
+from sqlalchemy import Connection, and_, delete, or_, select, text, tuple_, update
 
-from penchant.service.store import feed
+from penchant.service.store import activations, feed
+from penchant.service.store.activations import CHANGE, NOBODY_S
 from penchant.service.store.database import Database
 from penchant.service.store.inserts import insert_new, insert_or_replace
-from penchant.service.store.queries import AnyRow
-from penchant.service.store.tables import activations, bundles, feedback_events, judged_items, user_states
+from penchant.service.store.tables import bundles, feedback_events, judged_items, user_states
 
-CHANGE: Final = "bundle"
-"""Kind of the changes that tell of bundles."""
-
-NOBODY_S: Final = ""  # tenant of these rows
 _FAILURES_KEPT_SECONDS: Final = 86_400.0
 _STATES_AT_ONCE: Final = 500  # removed in one transaction
-# Of PostgreSQL's advisory locks: the one that activations are numbered under, and the preparing server's.
-_NUMBERING: Final = 0x70656E_6163_7469
-_PREPARING: Final = 0x70656E_7072_6570
+_PREPARING: Final = 0x70656E_7072_6570  # of PostgreSQL's advisory locks: the preparing server's
 Status = Literal["preparing", "ready", "failed"]
 UserKey = tuple[str, str]
 
@@ -77,26 +68,7 @@ def put_first(
     """Has a bundle rank, unless the store knows one that does: what its first server was started with."""
     row = _row(version, name, extractor, archive, now)
     insert_new(connection, bundles, [row | {"status": "ready"}])
-    insert_new(
-        connection,
-        activations,
-        [{"tenant": NOBODY_S, "number": 1, "bundle_version": version, "activated_at": now}],
-    )
-
-
-def active(connection: Connection) -> str | None:
-    """Version of the bundle that ranks; None where no server was ever started."""
-    found = history(connection, 1)
-    return found[0].bundle_version if found else None
-
-
-def previous(connection: Connection) -> str | None:
-    """Version of the bundle that ranked before the one that does."""
-    c = activations.c
-    statement = select(c.bundle_version).where(
-        c.tenant == NOBODY_S, c.bundle_version != (active(connection) or "")
-    )
-    return connection.scalar(statement.order_by(c.number.desc()).limit(1))
+    activations.activate_first(connection, version, now=now)
 
 
 def preparing(connection: Connection) -> str | None:
@@ -104,13 +76,6 @@ def preparing(connection: Connection) -> str | None:
     c = bundles.c
     statement = select(c.bundle_version).where(c.tenant == NOBODY_S, c.status == "preparing")
     return connection.scalar(statement.order_by(c.created_at.desc()).limit(1))
-
-
-def history(connection: Connection, limit: int) -> Sequence[AnyRow]:
-    """The last activations, newest first: number, bundle_version, activated_at."""
-    c = activations.c
-    statement = select(c.number, c.bundle_version, c.activated_at).where(c.tenant == NOBODY_S)
-    return connection.execute(statement.order_by(c.number.desc()).limit(limit)).all()
 
 
 def find(connection: Connection, version: str) -> StoredBundle | None:
@@ -159,18 +124,8 @@ def activate_prepared(connection: Connection, version: str, *, now: float) -> bo
     """Has a bundle rank that was made ready; returns False, and does nothing, where it is not wanted any more."""
     wanted = _change(connection, version, {"status": "ready", "updated_at": now})
     if wanted:
-        activate(connection, version, now=now)
+        activations.activate(connection, version, now=now)
     return wanted
-
-
-def activate(connection: Connection, version: str, *, now: float) -> None:
-    """Has a bundle rank from now on; servers hear of it."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _NUMBERING})
-    last = connection.scalar(select(func.max(activations.c.number))) or 0
-    row = {"tenant": NOBODY_S, "number": last + 1, "bundle_version": version, "activated_at": now}
-    connection.execute(insert(activations), row)
-    feed.append(connection, NOBODY_S, CHANGE, {"version": version}, now)
 
 
 @contextmanager
@@ -222,7 +177,8 @@ def drop_outdated(connection: Connection, keep: str, now: float, after: UserKey)
         What to call it with again, at once; None where nothing more is to be removed.
     """
     c, states = bundles.c, user_states.c
-    kept = [version for version in (keep, active(connection), previous(connection)) if version is not None]
+    ranking = (activations.active(connection), activations.previous(connection))
+    kept = [version for version in (keep, *ranking) if version is not None]
     old = or_(c.status == "ready", and_(c.status == "failed", c.updated_at < now - _FAILURES_KEPT_SECONDS))
     statement = select(c.bundle_version).where(c.tenant == NOBODY_S, old, c.bundle_version.not_in(kept))
     version = connection.scalar(statement.order_by(c.bundle_version).limit(1))

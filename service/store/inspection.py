@@ -14,6 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from penchant.service.settings import Settings
 from penchant.service.store import bundles
+from penchant.service.store.activations import active as active_bundle
 from penchant.service.store.archive import revision
 from penchant.service.store.database import FILE_NAME, store_place
 from penchant.service.store.keys import has_keys as stored_keys
@@ -74,7 +75,7 @@ def look_at(settings: Settings) -> StoreFacts | None:
         events, newest_event = _events(connection)
         has_keys = inspect(connection).has_table(api_keys.name) and stored_keys(connection)
         bundle = None
-        if inspect(connection).has_table(activations.name) and (ranks := bundles.active(connection)):
+        if inspect(connection).has_table(activations.name) and (ranks := active_bundle(connection)):
             bundle = bundles.archive(connection, ranks)
         faults, warnings, version, skew = (
             _look_at_file(connection) if isinstance(place, Path) else _look_at_server(connection)
