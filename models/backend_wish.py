@@ -122,7 +122,7 @@ class Wish:
                 "device": self.actual_device,
                 "root": "",
             },
-            "machine": [platform.machine(), _processor()],
+            "machine": [platform.machine(), _processor(), _accelerator(self.actual_device)],
             "versions": [_version(name) for name in ("openvino", "torch", "transformers")],
         }
         name = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
@@ -136,6 +136,15 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+def _accelerator(device: str) -> str:
+    """Model of a CUDA device; nothing of a processor."""
+    if not device.startswith("cuda") or not _cuda_is_there():
+        return ""
+    import torch  # noqa: PLC0415
+
+    return torch.cuda.get_device_name(device)
 
 
 def _version(name: str) -> str:

@@ -41,12 +41,14 @@ class Backend(Protocol):
     Attributes:
         name: `torch` or `openvino`.
         precision: What it multiplies matrices in.
+        place: What computes it, for people to read.
         workers: Batches that it computes at the same time.
         most_tokens: That a padded batch may hold.
     """
 
     name: str
     precision: str
+    place: str
     workers: int
     most_tokens: int
 

@@ -55,6 +55,7 @@ class OpenVinoBackend:
     def __init__(self, model: Path, *, precision: str, workers: int) -> None:
         self.precision = precision
         self.workers = workers
+        self.place = f"{workers} threads"
         self.most_tokens = _MOST_TOKENS
         options = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],

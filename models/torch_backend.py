@@ -46,6 +46,7 @@ class TorchBackend:
         self._device = torch.device(device)
         on_cpu = self._device.type == "cpu"
         self.workers = workers if on_cpu else 1
+        self.place = (f"{workers} threads" if on_cpu else device) + (", compiled" if compiled else "")
         self.most_tokens = _CPU_TOKENS if on_cpu else _CUDA_TOKENS
         try:
             model = model if precision == "float32" else _with_bfloat16_products(model)

@@ -45,7 +45,7 @@ class TransformerEncoder:
         self.dim = card.dim
         self.max_tokens = min(max_tokens, card.positions)
         self.precision = backend.precision
-        self.backend = f"{backend.name} {backend.precision}, {backend.workers} threads"
+        self.backend = f"{backend.name} {backend.precision}, {backend.place}"
         settings = f"{card.weights}|{pooling}|{self.max_tokens}|{joint}"
         self.identity = hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
         self._backend = backend

@@ -42,6 +42,7 @@ def test_cuda_gives_what_a_processor_gives(exact, cache, precision):
 def test_auto_takes_the_device(cache):
     encoder = load_encoder(cache=cache)
     assert encoder.backend.startswith("torch")
+    assert "cuda" in encoder.backend
     assert next(encoder._backend.forward.parameters()).is_cuda
 
 
