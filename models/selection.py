@@ -8,13 +8,13 @@ T multiplies the smoothed logit, not the utility inside the root: comparisons of
 noise of single ratings says, whatever the uncertainty; it was chosen on held-out users.
 """
 
-from functools import cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, ndtri
+from scipy.special import expit
 
+from penchant.models.draws import sobol_draws
 from penchant.models.items import Items
 from penchant.models.population import Beliefs
 from penchant.models.posterior import UserPosterior
@@ -104,7 +104,7 @@ def probability_best(reward: RewardModel, posterior: UserPosterior, items: Items
     residual = np.sqrt(posterior.residual_by_archetype(items))
     q = features.shape[1]
     width = q + len(unique)
-    draws = _normal_draws(1 << (width - 1).bit_length())  # few widths, so that the cache stays small
+    draws = sobol_draws(1 << (width - 1).bit_length(), DRAWS)  # few widths, so that the cache stays small
     user_draws, residual_draws = draws[:, :q], draws[:, q:width][:, inverse]
     total = np.zeros(n)
     for c, weight in enumerate(beliefs.weights):
@@ -130,14 +130,3 @@ def _mixed(temperature: float, weights: Vector, logits: Vector) -> Vector:
     """Σ_c w_c σ(T logit_c), `[n]` from `[K, n]`."""
     probability: Vector = weights @ expit(temperature * logits)
     return probability
-
-
-@cache
-def _normal_draws(q: int) -> Vector:
-    """`[DRAWS, q]` standard normal, scrambled Sobol."""
-    from torch.quasirandom import SobolEngine  # noqa: PLC0415 - torch is loaded with the encoder, not by this module
-
-    engine = SobolEngine(q, scramble=True, seed=0)  # type: ignore[no-untyped-call]
-    uniform = engine.draw(DRAWS).double().numpy()
-    draws: Vector = ndtri(np.clip(uniform, 1e-9, 1 - 1e-9))
-    return draws
