@@ -71,8 +71,9 @@ class Upgrades:
         """Ends the thread after the user that it is at."""
         self._end.set()
         self._woken.set()
-        if self._learning is not None:
-            self._learning.stop()
+        learning = self._learning  # the thread may set it to None at any moment
+        if learning is not None:
+            learning.stop()
         if self._thread.ident is not None:
             self._thread.join()
 
