@@ -40,7 +40,8 @@ def order(scores: Vector) -> NDArray[np.int64]:
         raise NonFiniteScoreError(
             f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite"
         )
-    return np.argsort(-scores, kind="stable")
+    best_first: NDArray[np.int64] = (-scores).argsort(kind="stable")
+    return best_first
 
 
 def relevance(reward: RewardModel, posterior: UserPosterior, items: Items) -> Vector:
