@@ -120,4 +120,5 @@ class Catalogue:
             better, worse = np.nonzero(values[:, None] > values[None, :])
             found.append(np.stack([items[better], items[worse]], axis=1))
         pairs = np.concatenate(found)
-        return pairs[pairs[:, 0] != pairs[:, 1]]
+        apart: NDArray[np.bool_] = pairs[:, 0] != pairs[:, 1]
+        return pairs[apart]

@@ -36,7 +36,7 @@ class Hebbian:
         """Every user's own weights, `[U, d]`, then their pairs."""
         own = torch.zeros(support.n_users, x.shape[1])
         own.index_add_(0, support.users, x[support.winners]).index_add_(0, support.users, -x[support.losers])
-        weights = self.weights + self.setting[1] * own
+        weights: Tensor = self.weights + self.setting[1] * own
         scores = x[torch.stack([asked.winners, asked.losers])] * weights[asked.users]
         return scores[0].sum(1) - scores[1].sum(1)
 

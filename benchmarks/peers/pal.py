@@ -48,8 +48,9 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Places texts in the preference space."""
-        entered = self.enter(x)
-        return entered + self.leave(nn.functional.gelu(self.hidden(entered)))
+        entered: Tensor = self.enter(x)
+        rest: Tensor = self.leave(nn.functional.gelu(self.hidden(entered)))
+        return entered + rest
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class IdealPoints:
     def logits(self, x: Tensor, support: Comparisons, asked: Comparisons) -> Tensor:
         """Adapts every user's weights to their support, all users at once."""
         with torch.no_grad():
-            places = self.network(x)
+            places: Tensor = self.network(x)
         # Distances to a combination of prototypes need inner products alone: |f|² − 2 w·(P f) + wᵀ(P Pᵀ)w.
         squares, products = (places**2).sum(1), places @ self.prototypes.T
         gram = self.prototypes @ self.prototypes.T
@@ -144,7 +145,7 @@ def _train(x: Tensor, train: Comparisons, k: int, steps: Sequence[int]) -> Itera
             places = network(x[torch.cat([train.winners[chosen], train.losers[chosen]])])
             far = (places - ideal.repeat(2, 1)).norm(dim=1)
             optimizer.zero_grad()
-            (-logsigmoid(log_scale.exp() * (far[BATCH:] - far[:BATCH])).mean()).backward()
+            torch.autograd.backward(-logsigmoid(log_scale.exp() * (far[BATCH:] - far[:BATCH])).mean())
             optimizer.step()
             if step in steps:
                 yield _snapshot((k, step), network, prototypes, log_scale, weights)

@@ -39,13 +39,12 @@ LOG_TEMPERATURES: Final = (-4.0, 4.0)
 
 
 class Model(Protocol):
-    """A fitted peer.
+    """A fitted peer."""
 
-    Attributes:
-        setting: What it was fitted with.
-    """
-
-    setting: Setting
+    @property
+    def setting(self) -> Setting:
+        """What it was fitted with."""
+        ...
 
     def logits(self, x: Tensor, support: Comparisons, asked: Comparisons) -> Tensor:
         """Logit `[n]` of winner ≻ loser for every pair asked, each user having learned from their support."""

@@ -82,7 +82,7 @@ class Store:
         path = self._path(result.cell, "npz")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial.npz")
-        np.savez_compressed(partial, **arrays, **asked)
+        np.savez_compressed(partial, allow_pickle=False, **arrays, **asked)
         about = {
             "key": key,
             "cell": asdict(result.cell),

@@ -73,7 +73,12 @@ def _lines(axes: Axes, place: Mapping[str, Any], quantity: str) -> None:
         shots = [point["k"] for point in system["curve"]]
         value, low, high = np.array([point[quantity] for point in system["curve"]]).T
         where = np.arange(len(shots), dtype=float)
-        drawn = {"color": COLOURS[name], "marker": "o", "markersize": 3, "label": TITLES[name]}
+        drawn: dict[str, Any] = {
+            "color": COLOURS[name],
+            "marker": "o",
+            "markersize": 3,
+            "label": TITLES[name],
+        }
         if name == PENCHANT:
             axes.plot(where, value, linewidth=2.0, zorder=3, **drawn)
             axes.fill_between(where, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)

@@ -87,7 +87,7 @@ def _packed(x: Tensor, pairs: Comparisons, steps: int) -> None:
     for _ in range(steps):
         optimizer.zero_grad()
         margin = ((difference @ basis) * softmax(logits, dim=1)[pairs.users]).sum(1) / SCALE
-        (-(share * logsigmoid(margin)).sum()).backward()
+        torch.autograd.backward(-(share * logsigmoid(margin)).sum())
         optimizer.step()
 
 
@@ -102,7 +102,7 @@ def _loop(x: Tensor, pairs: Comparisons, steps: int) -> None:
         for user, difference in enumerate(rows):
             if len(difference):
                 loss = loss - logsigmoid(difference @ rewards[:, user] / SCALE).sum() / len(difference)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
 
 
@@ -115,7 +115,7 @@ def _parameters(x: Tensor, pairs: Comparisons) -> tuple[Tensor, Tensor, torch.op
 
 def _by_user(pairs: Comparisons) -> tuple[Tensor, ...]:
     counts = torch.bincount(pairs.users, minlength=pairs.n_users)
-    return torch.arange(len(pairs)).split(counts.tolist())
+    return torch.split(torch.arange(len(pairs)), counts.tolist())
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,7 +45,7 @@ def main(  # noqa: PLR0917 - the command line's options, in order
         raise typer.Exit(1)
 
 
-def _measured(spec: Spec) -> dict[str, object]:
+def _measured(spec: Spec) -> dict[str, Any]:
     """One size in a process of its own: its memory is then its own."""
     command = [sys.executable, "-m", "benchmarks.scale.measure", json.dumps(asdict(spec))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

@@ -127,7 +127,7 @@ def recovery(
     spec: Spec,
 ) -> dict[str, Any]:
     """How well some users' next comparisons are predicted, on judged and on new texts, against the truth itself."""
-    users = np.arange(min(CHECKED_USERS, spec.users))
+    users = range(min(CHECKED_USERS, spec.users))
     names = {user_name(i) for i in users}
     support: dict[str, list[Judgement]] = {user_name(i): [] for i in users}
     for judgement in judgements:
@@ -142,7 +142,7 @@ def recovery(
         some = World(world.vectors, world.base, world.directions, world.users[: len(users)])
         user, pairs = some.compared(len(users) * CHECKED_PAIRS, texts=texts, seed=spec.seed + salt)
         test: dict[str, list[TestPair]] = {user_name(i): [] for i in users}
-        for i, (winner, loser) in zip(user, pairs, strict=True):
+        for i, (winner, loser) in zip(user.tolist(), pairs.tolist(), strict=True):
             test[user_name(i)].append(TestPair(CONTEXT, text_name(winner), text_name(loser)))
         most = max(map(len, support.values()))
         predicted = predict(reward, adapt(reward, vectors, support, test, shots=(0, most)))

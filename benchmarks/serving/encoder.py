@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -23,7 +24,7 @@ from benchmarks.serving import encoder_backends, encoder_report, saturation
 from benchmarks.serving.encoder_backends import ANCHOR, Anchor
 from benchmarks.serving.encoder_starts import starts
 from benchmarks.serving.saturation import Peak
-from penchant.models.encoder import Encoder
+from penchant.models.features import TwoStepEncoder
 
 Figures = dict[str, Any]
 Device = Literal["auto", "cpu", "cuda"]
@@ -75,12 +76,12 @@ def works() -> list[Work]:
 
 
 def measured(
-    work: Work, anchor: Anchor, encoders: dict[str, Encoder], rounds: int, seconds: float
+    work: Work, anchor: Anchor, encoders: Mapping[str, TwoStepEncoder], rounds: int, seconds: float
 ) -> dict[str, Any]:
     """Seconds of everyone in every round; rounds end early when the time is up."""
     tokens = next(iter(encoders.values())).tokenize(work.texts())
     runs: dict[str, Callable[[], object]] = {ANCHOR: lambda: anchor(tokens, work.batch)}
-    runs |= {name: (lambda e=encoder: e.encode_tokens(tokens)) for name, encoder in encoders.items()}
+    runs |= {name: partial(encoder.encode_tokens, tokens) for name, encoder in encoders.items()}
     for run in runs.values():
         run()
     taken: dict[str, list[float]] = {name: [] for name in runs}

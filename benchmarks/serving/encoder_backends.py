@@ -10,14 +10,21 @@ from transformers import AutoModel, PreTrainedConfig
 from penchant.models import pretrained
 from penchant.models.backend_wish import Candidate, Wish
 from penchant.models.backends import PROBES, Probes, embed, fault
-from penchant.models.encoder import DEFAULT_MAX_TOKENS, Encoder, EncoderError, load_encoder
+from penchant.models.encoder import (
+    DEFAULT_MAX_TOKENS,
+    BackendName,
+    EncoderError,
+    Precision,
+    load_encoder,
+)
+from penchant.models.features import TwoStepEncoder
 from penchant.models.model_files import find
 from penchant.models.tokens import TextTokenizer, Tokens
 from penchant.models.torch_backend import TorchBackend
 from penchant.models.transformer import TransformerEncoder
 
 ANCHOR: Final = "torch eager float32, padded to batch"
-_KINDS: Final = (
+_KINDS: Final[tuple[tuple[BackendName, Precision], ...]] = (
     ("torch", "float32"),
     ("torch", "bfloat16"),
     ("openvino", "float32"),
@@ -56,20 +63,22 @@ class Anchor:
             torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
 
 
-def on_processor(threads: int) -> tuple[dict[str, Encoder], dict[str, str]]:
+def on_processor(threads: int) -> tuple[dict[str, TwoStepEncoder], dict[str, str]]:
     """Every backend that serves on this processor by name, and why the others do not."""
-    serving: dict[str, Encoder] = {}
+    serving: dict[str, TwoStepEncoder] = {}
     absent: dict[str, str] = {}
     for backend, precision in _KINDS:
         if precision == "bfloat16" and not torch.cpu._is_avx512_bf16_supported():
             absent[f"{backend} {precision}"] = "the processor does not multiply bfloat16"
             continue
         try:
-            serving[f"{backend} {precision}"] = load_encoder(
-                backend=backend, precision=precision, device="cpu", threads=threads
-            )
+            encoder = load_encoder(backend=backend, precision=precision, device="cpu", threads=threads)
         except EncoderError as error:
             absent[f"{backend} {precision}"] = str(error)
+            continue
+        if not isinstance(encoder, TwoStepEncoder):  # every transformer is one
+            raise TypeError(f"{encoder.name} does not tokenize apart from encoding")
+        serving[f"{backend} {precision}"] = encoder
     return serving, absent
 
 

@@ -148,7 +148,8 @@ def _runs(backends: Mapping[str, OnTorch], device: str, size: int, length: int) 
 
 @torch.inference_mode()
 def _forward(one: OnTorch, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return one.backend.forward(ids, mask)
+    vectors: torch.Tensor = one.backend.forward(ids, mask)
+    return vectors
 
 
 def _turns(runs: _Runs, device: str, effort: Effort) -> dict[tuple[str, str], list[float]]:
