@@ -28,16 +28,11 @@ class Items:
 
     @classmethod
     def from_rows(cls, rows: NDArray[np.float64], keys: tuple[bytes, ...]) -> "Items":
-        """Items from what `to_rows` made of them; they look into `rows`, nothing is copied."""
+        """Items of the given `rows`, into which they look: nothing is copied."""
         q = rows.shape[1] // 2
         items = cls(rows[:, 0], rows[:, 1], rows[:, 3 : 2 + q], rows[:, 2 + q :], keys)
-        items.__dict__["features"] = rows[:, 2 : 2 + q]  # what the cached property would put together
+        items.__dict__.update(rows=rows, features=rows[:, 2 : 2 + q])  # what the cached properties would make
         return items
-
-    def to_rows(self) -> NDArray[np.float64]:
-        """All but the keys, `[n, 1 + 2q]`: base and its variance, φ = [1; v], variances of v."""
-        columns = (self.base[:, None], self.base_variance[:, None], self.features, self.direction_variance)
-        return np.concatenate(columns, axis=1)
 
     def __len__(self) -> int:
         return len(self.base)
@@ -62,3 +57,9 @@ class Items:
     def features(self) -> NDArray[np.float64]:
         """φ = [1; v], `[n, q]`: what multiplies the user's y = [t; z]."""
         return np.concatenate([np.ones((len(self), 1)), self.directions], axis=1)
+
+    @cached_property
+    def rows(self) -> NDArray[np.float64]:
+        """All but the keys, `[n, 1 + 2q]`: base and its variance, φ, variances of v."""
+        columns = (self.base[:, None], self.base_variance[:, None], self.features, self.direction_variance)
+        return np.concatenate(columns, axis=1)

@@ -1,8 +1,7 @@
 """One ranking's result → the answers of Cohere, Jina, vLLM and TEI. Pure functions: no clock, no state."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +14,7 @@ Explanations = Mapping[int, Mapping[str, Any]]
 MAX_WARNED: Final = 20
 
 
-@dataclass(frozen=True)
-class Personal:
+class Personal(NamedTuple):
     """Whose taste was used, as told in answers."""
 
     user: str | None
@@ -30,8 +28,7 @@ class Personal:
         return "personal" if self.is_personal else "population"
 
 
-@dataclass(frozen=True)
-class Ranked:
+class Ranked(NamedTuple):
     """A task's result, all arrays in the order of the request.
 
     Attributes:
@@ -59,8 +56,7 @@ class Ranked:
     explanations: Explanations
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """Best-of-n: `[n]` in the order of the request."""
 
     rank_id: str
@@ -71,13 +67,12 @@ class Choice:
     explanations: Explanations
 
 
-def truncation_warnings(task: Task, truncated: NDArray[np.bool_], max_tokens: int) -> tuple[str, ...]:
+def truncation_warnings(task: Task, truncated: Sequence[int], max_tokens: int) -> tuple[str, ...]:
     """What `meta.warnings` says of texts that the encoder saw in part."""
-    if not truncated.any():
+    if not truncated:
         return ()
-    indices = np.flatnonzero(truncated)
-    listed = ", ".join(map(str, indices[:MAX_WARNED].tolist())) + (", …" if len(indices) > MAX_WARNED else "")
-    return (f"{len(indices)} of {len(task.texts)} {task.field} truncated to {max_tokens} tokens: {listed}",)
+    listed = ", ".join(map(str, truncated[:MAX_WARNED])) + (", …" if len(truncated) > MAX_WARNED else "")
+    return (f"{len(truncated)} of {len(task.texts)} {task.field} truncated to {max_tokens} tokens: {listed}",)
 
 
 def rerank_answer(request: RerankRequest, task: Task, ranked: Ranked, version: str) -> dict[str, Any]:

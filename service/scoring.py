@@ -8,10 +8,10 @@ rank, score, best_of_n          one of three answers
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,16 +41,14 @@ INLINE_CHOICES: Final = 64
 """The same of candidates of which one is chosen, which costs more."""
 
 
-@dataclass(frozen=True)
-class _Known:
+class _Known(NamedTuple):
     """Users: what is known of them, and what is told of that."""
 
-    posteriors: tuple[UserPosterior, ...]
-    personal: tuple[Personal, ...]
+    posteriors: list[UserPosterior]
+    personal: list[Personal]
 
 
-@dataclass(frozen=True)
-class _Seen:
+class _Seen(NamedTuple):
     """A task with a user's eyes."""
 
     tenant: str
@@ -144,9 +142,11 @@ class Scorer:
                         warnings=warnings,
                         explanations=await self._explain(
                             _Seen(tenant, task, described.items.keys, known.posteriors[row]),
-                            best_first[:explain].tolist() if explain else [],
+                            best_first[:explain].tolist(),
                             timings,
-                        ),
+                        )
+                        if explain
+                        else {},
                     )
                 )
             self._finish(tenant, rank_id, users[0] if len(users) == 1 else None, task, timings)
@@ -189,13 +189,13 @@ class Scorer:
             named = [user for user in users if user is not None]
             states = list(await asyncio.gather(*(self._states.get(tenant, user) for user in named)))
         known = _Known(
-            tuple(self._states.posterior(state) for state in states),
-            tuple(
+            [self._states.posterior(state) for state in states],
+            [
                 Personal(user)
                 if state is None
                 else Personal(user, state.is_personal, state.feedback_events, state.version)
                 for user, state in zip(users, states, strict=True)
-            ),
+            ],
         )
         timings.posterior += time.perf_counter() - started
         return known
@@ -210,7 +210,8 @@ class Scorer:
             found = scores(self._reward, posteriors, items)
         else:
             found = await asyncio.to_thread(scores, self._reward, posteriors, items)
-        if not np.isfinite(found.mean + found.std + found.relevance).all():
+        # In this product whatever is not finite shows; of relevance `order` makes sure.
+        if not math.isfinite(np.vdot(found.mean, found.std)):
             raise NonFiniteScoreError("a score is not finite")
         return found
 

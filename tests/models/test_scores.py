@@ -1,5 +1,7 @@
 """Many users × many items at once: what one user and one function at a time give."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -70,8 +72,34 @@ def test_the_reference_itself_is_neither_better_nor_worse(reward, population):
     assert (found.relevance[0, [0, 2]] != 0.5).all()
 
 
-def test_equal_texts_score_alike(reward, population):
-    candidates = items(4)[[0, 1, 0, 1]]
-    found = scores(reward, [user(population, 2)], candidates)
-    assert found.mean[0, 0] == found.mean[0, 2]
-    assert found.relevance[0, 1] == found.relevance[0, 3]
+@pytest.mark.parametrize("n", [4, 9, 33, 70])
+def test_equal_texts_score_alike(reward, population, n):
+    twice = [*range(n), *reversed(range(n))]
+    found = scores(reward, [user(population, 2), user(population, 3)], items(n)[twice])
+    for values in found:
+        assert values.shape == (2, 2 * n)
+        np.testing.assert_array_equal(values, values[:, ::-1])
+        assert len(np.unique(values[0])) == n
+
+
+def test_what_is_kept_of_a_user_is_for_one_model(reward, population):
+    candidates, somebody = items(5), user(population, 4)
+    other = replace(reward, reference=items(1, seed=9, key=lambda _: b"another"), temperature=2.0)
+    for model in (reward, other, reward):
+        found = scores(model, [somebody], candidates)
+        np.testing.assert_allclose(
+            found.relevance[0], relevance(model, somebody, candidates), rtol=0, atol=1e-12
+        )
+
+
+def test_rows_are_the_items(reward, population):
+    candidates = items(6)
+    again = Items.from_rows(candidates.rows, candidates.keys)
+    for one, other in zip(
+        scores(reward, [user(population, 1)], candidates),
+        scores(reward, [user(population, 1)], again),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(again.features, candidates.features)
+    np.testing.assert_array_equal(again.direction_variance, candidates.direction_variance)
