@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.serving import inside, parts, pictures, report
+from benchmarks.serving import inside, parts, pictures, profile, report
 from benchmarks.serving.parts import Outcome
 
-PARTS = ("rerank", "cached", "posterior", "start", "feedback", "growth", "overload")
+PARTS = ("rerank", "cached", "profile", "posterior", "start", "feedback", "growth", "overload")
 
 
 def main(
@@ -29,6 +29,7 @@ def main(
     runs: dict[str, Callable[[], Outcome]] = {
         "rerank": lambda: parts.rerank(seconds, peers),
         "cached": lambda: parts.cached(seconds),
+        "profile": lambda: profile.profile(seconds),
         "posterior": lambda: inside.posterior(seconds),
         "start": parts.start,
         "feedback": lambda: parts.feedback(seconds),

@@ -4,10 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.machine import accelerator, machine
 from benchmarks.serving.parts import Goal, Outcome
+
+_LIMITS: Final = Path(__file__).with_name("limits.md")
+"""What limits each figure and what was tried, written by hand."""
 
 
 def write(outcomes: Sequence[Outcome], seconds: float, out: Path) -> list[Goal]:
@@ -47,7 +50,7 @@ def markdown(about: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
         lines += ["", f"## {outcome.part}", "", _row(header), _row(["---"] * len(header)), *map(_row, rows)]
         if outcome.goals:
             lines += ["", "| goal | wanted | measured | |", "|---|--:|--:|---|", *map(_goal, outcome.goals)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n\n" + _LIMITS.read_text("utf-8")
 
 
 def _row(cells: Sequence[str]) -> str:

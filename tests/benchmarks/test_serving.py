@@ -11,6 +11,7 @@ from benchmarks.serving import inside
 from benchmarks.serving.client import Load, Spec, bodies, measured
 from benchmarks.serving.parts import Goal, Outcome
 from benchmarks.serving.pictures import draw
+from benchmarks.serving.profile import profile
 from benchmarks.serving.report import markdown, write
 from benchmarks.serving.texts import CANDIDATES, TOKENS, Texts
 
@@ -133,6 +134,15 @@ def test_the_command_measures_what_it_is_asked_for(tmp_path):
     assert result.exit_code in {0, 1}  # the machine may be busy
     assert "update of a posterior" in result.output
     assert CliRunner().invoke(_app(), ["--parts", "nothing"]).exit_code == 2
+
+
+@pytest.mark.slow
+def test_the_profile_accounts_for_the_whole_request():
+    found = profile(1.0)
+    shares = found.figures["shares"]
+    assert found.figures["median_seconds"] > 0
+    assert min(shares.values()) > 0
+    assert sum(share for name, share in shares.items() if not name.startswith(" ")) == pytest.approx(1)
 
 
 @pytest.mark.slow
