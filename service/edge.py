@@ -2,8 +2,8 @@
 
 import asyncio
 import re
+import secrets
 import time
-import uuid
 from typing import Any, Final
 
 from starlette.requests import ClientDisconnect
@@ -120,7 +120,7 @@ def _ids(scope: Scope) -> tuple[str, str | None]:
             request_id = value.decode()
         elif name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value)):
             trace_id = match[1].decode()
-    return request_id or uuid.uuid4().hex, trace_id
+    return request_id or secrets.token_hex(16), trace_id
 
 
 def _route_by_raw_path(scope: Scope) -> str:
