@@ -21,6 +21,7 @@ _OK: Final = 200
 _HEADER_END: Final = b"\r\n\r\n"
 _MAX_WAITING: Final = 2000
 _PAUSE_SECONDS: Final = 0.05
+"""Of a client that was refused and not told when to come again."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +100,17 @@ async def measured(spec: Spec) -> Load:
     started = time.perf_counter()
     end = started + spec.seconds
 
-    async def one(connection: "Connection") -> int:
+    async def one(connection: "Connection") -> tuple[int, float]:
+        """Its status, and seconds after which to come again."""
         nonlocal bare
         asked = time.perf_counter()
         status, headers = await connection.post(spec.path, next(supply))
         statuses[str(status)] += 1
         if status == _OK:
             latencies.append(time.perf_counter() - asked)
-        bare += status == 429 and b"retry-after" not in headers.lower()
-        return status
+        wait = _retry_after(headers)
+        bare += status == 429 and wait is None
+        return status, _PAUSE_SECONDS if wait is None else wait
 
     if spec.rate:
         statuses.update(await _at_rate(spec, end, one))
@@ -116,12 +119,21 @@ async def measured(spec: Spec) -> Load:
         async def client() -> None:
             connection = Connection(spec.port)
             while time.perf_counter() < end:
-                if await one(connection) != _OK:
-                    await asyncio.sleep(_PAUSE_SECONDS)  # refused: at once again would be another load
+                status, wait = await one(connection)
+                if status != _OK:  # refused: at once again would be another load
+                    await asyncio.sleep(max(0.0, min(wait, end - time.perf_counter())))
             await connection.close()
 
         await asyncio.gather(*(client() for _ in range(spec.concurrency)))
     return Load(time.perf_counter() - started, dict(statuses), sorted(latencies), bare)
+
+
+def _retry_after(headers: bytes) -> float | None:
+    for line in headers.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"retry-after":
+            return float(value)
+    return None
 
 
 async def _at_rate(spec: Spec, end: float, one: Callable[["Connection"], Any]) -> Counter[str]:
