@@ -69,7 +69,10 @@ def _curve(place: Entry) -> Iterator[str]:
     yield f"{place['users']} users, {place['pairs']} pairs, {place['repetitions']} repetitions."
     yield ""
     rows = [
-        [TITLES[name], *(f"{p['accuracy'][0]:.3f} / {p['log_loss'][0]:.3f}" for p in system["curve"])]
+        [
+            TITLES[name] + _fewer(system, place),
+            *(f"{p['accuracy'][0]:.3f} / {p['log_loss'][0]:.3f}" for p in system["curve"]),
+        ]
         for name, system in place["systems"].items()
     ]
     if PENCHANT in place["systems"]:
@@ -86,6 +89,14 @@ def _curve(place: Entry) -> Iterator[str]:
             ],
         ]
     yield from _table(["", *(f"k = {k}" for k in SHOTS)], rows)
+
+
+def _fewer(system: Entry, place: Entry) -> str:
+    """Where a system did not run all repetitions: it is then compared with ours on those alone."""
+    ran: int = system["repetitions"]
+    if ran == place["repetitions"]:
+        return ""
+    return " (repetition 0)" if ran == 1 else f" (repetitions 0 to {ran - 1})"
 
 
 def _labels(places: Sequence[Entry]) -> Iterator[str]:
