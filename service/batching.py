@@ -204,13 +204,16 @@ class MicroBatcher:
             return False
         try:
             self._read(entries)
-        except Exception as error:
-            for entry in entries:  # one text must not fail another
-                try:
-                    self._read([entry])
-                except Exception:
-                    self._fail(tuple(entry.waiting), error)
+        except Exception:  # whatever it is: one text must not fail another
+            for entry in entries:
+                self._read_alone(entry)
         return True
+
+    def _read_alone(self, entry: Entry) -> None:
+        try:
+            self._read([entry])
+        except Exception as error:
+            self._fail(tuple(entry.waiting), error)
 
     def _read(self, entries: Sequence[Entry]) -> None:
         texts, prompts = zip(*(entry.pair for entry in entries), strict=True)
