@@ -5,7 +5,7 @@ import json
 import logging
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -42,6 +42,8 @@ class Wish:
 
     Attributes:
         root: Folder of converted models and choices.
+        native_bfloat16: Names of the backends for which this processor multiplies bfloat16. None means that each backend
+            is asked what the processor can do.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Wish:
     device: str
     threads: int | None
     root: str
+    native_bfloat16: Collection[str] | None = None
 
     @cached_property
     def files(self) -> ModelFiles:
@@ -79,15 +82,20 @@ class Wish:
         found = []
         if self.openvino_is_possible:
             found.append(Candidate("openvino", "float32"))
-            if openvino_backend.has_bfloat16():
+            if self._multiplies_bfloat16("openvino"):
                 found.append(Candidate("openvino", "bfloat16"))
         if self.backend != "openvino":
             found.append(Candidate("torch", "float32"))
             if self.actual_device != "cpu":
                 found += [Candidate("torch", "bfloat16"), Candidate("torch", "bfloat16", compiled=True)]
-            elif self.precision == "bfloat16" or _torch_has_bfloat16():
+            elif self.precision == "bfloat16" or self._multiplies_bfloat16("torch"):
                 found.append(Candidate("torch", "bfloat16"))
         return [c for c in found if self.precision in {"auto", c.precision}]
+
+    def _multiplies_bfloat16(self, backend: str) -> bool:
+        if self.native_bfloat16 is not None:
+            return backend in self.native_bfloat16
+        return openvino_backend.has_bfloat16() if backend == "openvino" else _torch_has_bfloat16()
 
     def recorded(self) -> Candidate | None:
         """What was chosen for the same wish on this machine before."""

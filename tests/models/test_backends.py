@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from penchant.models.backend_choice import open_backend
 from penchant.models.backend_wish import Wish
 from penchant.models.backends import Probes, embed, fault
 from penchant.models.encoder import Encoder, EncoderError, load_encoder
-from penchant.models.openvino_backend import OpenVinoBackend, has_bfloat16
+from penchant.models.openvino_backend import OpenVinoBackend
 from penchant.models.tokens import TextTokenizer, Tokens
 from penchant.models.torch_backend import TorchBackend
 
@@ -155,27 +156,55 @@ def test_faults_are_found(reference, change, precision, expected):
     assert (found is None) if expected is None else (expected in found)
 
 
-def test_an_unfaithful_backend_does_not_serve(bert, reference, tmp_path, caplog):
-    """Under this model's name lies the conversion of another one."""
+@pytest.mark.parametrize("native", [(), ("openvino", "torch")], ids=["float32 alone", "bfloat16 offered"])
+def test_an_unfaithful_backend_does_not_serve(native, bert, reference, tmp_path, caplog):
+    """The conversion stored under this model's name is of another model, whose vectors point elsewhere."""
     _, probes, card, model = reference
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    asked = wish(bert, tmp_path)
+    asked = wish(bert, tmp_path, native_bfloat16=native)
     with torch.no_grad():
-        model.model.encoder.layer[1].output.dense.weight.mul_(0.5)
+        for parameter in model.model.embeddings.parameters():
+            parameter.copy_(parameter.roll(1, dims=-1))
     conversions.write(tmp_path, conversions.key(asked.files, "mean"), model, card, probes)
     model.load_state_dict(state)
     with caplog.at_level(logging.WARNING):
         _, backend = open_backend(asked)
     assert backend.name == "torch"
-    assert "openvino float32 is not used: cosine 0." in caplog.text
+    for precision in ("float32", "bfloat16") if native else ("float32",):
+        found = re.search(rf"openvino {precision} is not used: cosine (\S+) to float32", caplog.text)
+        assert found
+        assert float(found[1]) < 0.9  # far below what bfloat16 is allowed
     with pytest.raises(EncoderError, match="backend openvino"):
-        open_backend(wish(bert, tmp_path, backend="openvino"))
+        open_backend(wish(bert, tmp_path, backend="openvino", native_bfloat16=native))
 
 
-@pytest.mark.skipif(has_bfloat16(), reason="this processor has bfloat16")
+@pytest.mark.parametrize(
+    ("options", "native", "expected"),
+    [
+        ({}, (), ["openvino float32", "torch float32"]),
+        ({}, ("openvino",), ["openvino float32", "openvino bfloat16", "torch float32"]),
+        (
+            {},
+            ("openvino", "torch"),
+            ["openvino float32", "openvino bfloat16", "torch float32", "torch bfloat16"],
+        ),
+        ({"precision": "float32"}, ("openvino", "torch"), ["openvino float32", "torch float32"]),
+        ({"precision": "bfloat16"}, ("openvino",), ["openvino bfloat16", "torch bfloat16"]),
+        ({"precision": "bfloat16"}, (), ["torch bfloat16"]),  # torch emulates it where it is asked to
+        ({"backend": "openvino", "precision": "bfloat16"}, (), []),
+        ({"backend": "torch"}, (), ["torch float32"]),
+        ({"device": "cuda"}, (), ["torch float32", "torch bfloat16", "torch bfloat16 compiled"]),
+    ],
+)
+def test_what_is_offered_follows_from_the_wish_and_the_processor(options, native, expected, bert, cache):
+    candidates = wish(bert, cache, native_bfloat16=native, **options).candidates()
+    assert [str(candidate) for candidate in candidates] == expected
+
+
 def test_a_precision_that_is_not_there_is_an_error(bert, cache):
+    asked = wish(bert, cache, backend="openvino", precision="bfloat16", native_bfloat16=())
     with pytest.raises(EncoderError, match="precision bfloat16"):
-        load(bert, cache, backend="openvino", precision="bfloat16")
+        open_backend(asked)
 
 
 def test_openvino_is_for_processors(bert, cache):

@@ -10,7 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BertModel, RobertaConfig, RobertaModel
 
+from penchant.models import pretrained
+from penchant.models.backends import embed
 from penchant.models.encoder import Encoder, EncoderError, load_encoder
+from penchant.models.model_files import find
+from penchant.models.tokens import TextTokenizer
+from penchant.models.torch_backend import TorchBackend
 
 TEXTS = ["a b c", "d", "e f g h i j k l m n o p " * 3, "", "b a c", "c " * 20, "zzz"]
 
@@ -213,10 +218,12 @@ def test_identity_follows_weights_and_settings(bert, llama, tmp_path):
 
 
 def test_bfloat16_serves_float32_vectors(bert):
-    rough = (
-        load_encoder(str(bert), backend="torch", precision="bfloat16", device="cpu").encode(TEXTS).embeddings
+    card, model = pretrained.load(find(str(bert)), "mean")
+    tokens = TextTokenizer(card.tokenizer, max_tokens=32, joint=False, pad=card.pad)(TEXTS)
+    rough, exact = (
+        embed(TorchBackend(model, device="cpu", precision=precision, workers=1), tokens, card.pad)
+        for precision in ("bfloat16", "float32")
     )
-    exact = load(bert).encode(TEXTS).embeddings
     assert rough.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(rough, axis=1), 1.0, atol=1e-5)
     cosine = (rough * exact).sum(1)

@@ -117,9 +117,9 @@ def test_openvino_gives_what_torch_gives(minilm, cache):
     ("backend", "precision", "most"),
     [("torch", "float32", 1e-5), ("openvino", "float32", 1e-5), ("torch", "bfloat16", 1e-3)],
 )
-def test_utilities_do_not_depend_on_the_batch(backend, precision, most, cache):
+def test_utilities_do_not_depend_on_the_batch(backend, precision, most, cache, load_where_faithful):
     """As the shipped bundle sees them, which spreads over about 0.3."""
-    encoder = load_encoder(backend=backend, precision=precision, device="cpu", cache=cache)
+    encoder = load_where_faithful(precision, backend=backend, cache=cache)
     extractor, reward = FeatureExtractor(encoder), Bundle.load(DEFAULT_BUNDLE).reward
     texts = [*TEXTS, LONG, *(LONG[: 37 * n] for n in range(1, 12))]
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from penchant.models.bundle import DEFAULT_BUNDLE, Bundle
-from penchant.models.encoder import load_encoder
 from penchant.models.features import FeatureExtractor
 from penchant.models.posterior import UserPosterior
 from penchant.service.batching import MicroBatcher
@@ -19,8 +18,8 @@ WORDS = "the harbour was quiet and nobody had left a lamp burning in the office 
 
 
 @pytest.fixture(scope="module", params=BOUNDS)
-def encoder(request):
-    return load_encoder("embedded", precision=request.param, device="cpu")
+def encoder(request, load_where_faithful):
+    return load_where_faithful(request.param)
 
 
 @pytest.mark.slow
