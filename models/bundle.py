@@ -20,12 +20,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from penchant.models.features import KEY_BYTES, FeatureExtractor
-from penchant.models.items import Items
-from penchant.models.likelihood import RatingScale
-from penchant.models.population import Population
-from penchant.models.reward import REFERENCE_KEY, ItemMemory, RewardModel
-from penchant.models.text_prior import LinearTextPrior
+from penchant.models.encoding.features import KEY_BYTES, FeatureExtractor
+from penchant.models.taste.items import Items
+from penchant.models.taste.likelihood import RatingScale
+from penchant.models.taste.population import Population
+from penchant.models.taste.reward import REFERENCE_KEY, ItemMemory, RewardModel
+from penchant.models.taste.text_prior import LinearTextPrior
 
 FORMAT: Final = 2
 DEFAULT_BUNDLE: Final = Path(__file__).parent / "default_bundle"

@@ -16,18 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save as save_tensors
 
-from penchant.models.attributes import ATTRIBUTE_NAMES
 from penchant.models.bundle import Bundle
-from penchant.models.evaluation import Catalogue, Vectors, observed
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
+from penchant.models.evaluation.few_shot import Catalogue, Vectors, observed
+from penchant.models.explain.tastes import Tastes
+from penchant.models.explain.text_map import TextMap
 from penchant.models.files import whole_file, write_whole
-from penchant.models.judgements import Judgement
-from penchant.models.posterior import UserPosterior
+from penchant.models.judgements.judgement import Judgement
 from penchant.models.progress import Progress, silent
-from penchant.models.reward import item_key
-from penchant.models.selection import relevance
-from penchant.models.tastes import Tastes
-from penchant.models.text_map import TextMap
-from penchant.models.text_prior import CLIP, JITTER
+from penchant.models.ranking.selection import relevance
+from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.reward import item_key
+from penchant.models.taste.text_prior import CLIP, JITTER
 
 FORMULAS: Final = {
     "features": "[unit-length embedding, attributes]",

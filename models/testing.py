@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from penchant.models.attributes import ATTRIBUTE_NAMES
 from penchant.models.bundle import Bundle, EncoderCard, Manifest
-from penchant.models.features import FeatureExtractor
-from penchant.models.items import Items
-from penchant.models.likelihood import RatingScale
-from penchant.models.population import Population
-from penchant.models.reward import REFERENCE_KEY, ItemMemory, RewardModel
-from penchant.models.text_prior import LinearTextPrior, Standardiser
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.taste.items import Items
+from penchant.models.taste.likelihood import RatingScale
+from penchant.models.taste.population import Population
+from penchant.models.taste.reward import REFERENCE_KEY, ItemMemory, RewardModel
+from penchant.models.taste.text_prior import LinearTextPrior, Standardiser
 
 
 def tiny_bundle(extractor: FeatureExtractor, *, rank: int = 2, seed: int = 0) -> Bundle:

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from penchant.models.bundle import Bundle, BundleError, EncoderCard, Manifest, stored
 from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, CheckpointError
-from penchant.models.evaluation import Predictions, Report, Vectors, adapt, curve, predict
-from penchant.models.features import FeatureExtractor
-from penchant.models.fit import FitOptions
-from penchant.models.inspection import inspect
-from penchant.models.judgements import Judgement
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.evaluation.few_shot import Predictions, Report, Vectors, adapt, curve, predict
+from penchant.models.evaluation.split import MIN_SUPPORT, MIN_TEST, Mode, Split, split
+from penchant.models.explain.inspection import inspect
+from penchant.models.explain.tastes import Tastes
+from penchant.models.explain.text_map import ExplanationError
+from penchant.models.fitting.em import FitOptions
+from penchant.models.fitting.tuning import RANKS, Tuned, fit_reward
+from penchant.models.judgements.judgement import Judgement
 from penchant.models.progress import Progress, silent
-from penchant.models.reward import RewardModel, item_key
-from penchant.models.split import MIN_SUPPORT, MIN_TEST, Mode, Split, split
-from penchant.models.tastes import Tastes
-from penchant.models.text_map import ExplanationError
-from penchant.models.tuning import RANKS, Tuned, fit_reward
+from penchant.models.taste.reward import RewardModel, item_key
 
 EXTRACT_BATCH: Final = 256
 """Texts that the encoder gets at once."""

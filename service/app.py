@@ -15,19 +15,20 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from penchant.models.bundle import Bundle
-from penchant.models.features import FeatureExtractor
-from penchant.service import openapi, routes_feedback, routes_ops, routes_rank, routes_users
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.service.api import openapi
+from penchant.service.api.middleware import Edge
+from penchant.service.api.routes import feedback, ops, rank, users
+from penchant.service.bundles.loading import StartError, load_extractor
 from penchant.service.draining import Draining
-from penchant.service.edge import Edge
 from penchant.service.errors import ApiError, from_http_status, problem_response, storage_unavailable
-from penchant.service.loading import StartError, load_extractor
 from penchant.service.runtime import start
 from penchant.service.settings import Settings
 from penchant.service.store.database import StoreError
-from penchant.service.telemetry import Telemetry, log_failure
-from penchant.service.tracing import Tracing, from_environment
+from penchant.service.telemetry.metrics import Telemetry, log_failure
+from penchant.service.telemetry.tracing import Tracing, from_environment
 
-_MODULES: Final = (routes_rank, routes_feedback, routes_users, routes_ops)
+_MODULES: Final = (rank, feedback, users, ops)
 
 
 def create_app(

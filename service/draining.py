@@ -9,7 +9,7 @@ from types import FrameType
 
 import uvicorn
 
-from penchant.service.telemetry import log
+from penchant.service.telemetry.metrics import log
 
 
 @dataclass

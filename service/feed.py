@@ -11,7 +11,7 @@ from typing import Final
 from penchant.service.store import feed
 from penchant.service.store.database import Database
 from penchant.service.store.feed import Change
-from penchant.service.telemetry import log, log_failure
+from penchant.service.telemetry.metrics import log, log_failure
 
 ALL: Final = "all"
 KEPT_SECONDS: Final = 86_400.0

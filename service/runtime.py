@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from typing import Final
 
 from penchant.models.bundle import Bundle
-from penchant.models.features import FeatureExtractor
-from penchant.service.access import Access, build_access
-from penchant.service.commits import Commits
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.service.access.access import Access, build_access
+from penchant.service.bundles.loading import check_match, warm_up
+from penchant.service.bundles.served_model import ModelBuilder, Models
+from penchant.service.bundles.stored_bundles import bundle_at_start
+from penchant.service.bundles.upgrading import Upgrades
 from penchant.service.feed import Feed
-from penchant.service.learning import Learner
-from penchant.service.loading import check_match, warm_up
-from penchant.service.memories import KIND as FORGET
-from penchant.service.memories import Memories
-from penchant.service.rankings import Rankings
-from penchant.service.retention import Retention
-from penchant.service.served_model import ModelBuilder, Models
+from penchant.service.feedback.commits import Commits
+from penchant.service.feedback.learner import Learner
+from penchant.service.feedback.writer import Writer
+from penchant.service.privacy.forgotten import KIND as FORGET
+from penchant.service.privacy.forgotten import Memories
+from penchant.service.privacy.retention import Retention
+from penchant.service.privacy.user_data import UserData
+from penchant.service.ranking.rankings import Rankings
 from penchant.service.settings import Settings
 from penchant.service.store.database import Database
-from penchant.service.stored_bundles import bundle_at_start
-from penchant.service.telemetry import Telemetry, log
-from penchant.service.upgrading import Upgrades
-from penchant.service.user_data import UserData
-from penchant.service.writer import Writer
+from penchant.service.telemetry.metrics import Telemetry, log
 
 _HOUR: Final = 3600.0
 

@@ -9,15 +9,15 @@ from collections.abc import Callable
 import uvicorn
 
 from penchant.models.bundle import Bundle
-from penchant.models.features import FeatureExtractor
+from penchant.models.encoding.features import FeatureExtractor
 from penchant.service.app import create_app
+from penchant.service.bundles.loading import StartError, load_bundle
 from penchant.service.draining import DrainingServer
-from penchant.service.loading import StartError, load_bundle
 from penchant.service.settings import Settings
 from penchant.service.store.database import FILE_NAME, Database, StoreError, store_name
 from penchant.service.store.keys import has_keys
-from penchant.service.telemetry import configure_logging, log
-from penchant.service.tracing import TracingError
+from penchant.service.telemetry.metrics import configure_logging, log
+from penchant.service.telemetry.tracing import TracingError
 
 
 class SettledServer(DrainingServer):

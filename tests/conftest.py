@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from penchant.models.encoder import Encoder
+    from penchant.models.encoding.encoder import Encoder
 
 # A test's own COLUMNS must reach what is imported late and what was imported before it alike.
 os.environ.pop("COLUMNS", None)
@@ -138,7 +138,7 @@ def load_where_faithful() -> Callable[..., "Encoder"]:
     Processors multiply bfloat16 in different ways. Where this one's products do not pass the gate that every backend
     must pass, bfloat16 never serves here, and the test is skipped for that reason. float32 must serve everywhere.
     """
-    from penchant.models.encoder import EncoderError, load_encoder
+    from penchant.models.encoding.encoder import EncoderError, load_encoder
 
     def load(precision: str, **options: Any) -> "Encoder":
         try:
@@ -157,8 +157,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # Here, so that tests of the light half do not load the heavy one.
     import uvicorn
 
-    from penchant.models.encoder import HashingEncoder
-    from penchant.models.features import FeatureExtractor
+    from penchant.models.encoding.encoder import HashingEncoder
+    from penchant.models.encoding.features import FeatureExtractor
     from penchant.models.testing import tiny_bundle
     from penchant.service.app import create_app
     from penchant.service.settings import Settings

@@ -11,7 +11,7 @@ import yaml
 from compose_spec import PyCompose
 from fastapi import FastAPI
 
-from penchant.service import routes_ops
+from penchant.service.api.routes import ops
 from penchant.service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -37,8 +37,8 @@ def pod():
 def paths():
     """Every path of an operator's route."""
     app = FastAPI()
-    app.include_router(routes_ops.router)
-    return {route.path for route in routes_ops.router.routes}
+    app.include_router(ops.router)
+    return {route.path for route in ops.router.routes}
 
 
 def settings_named(names):

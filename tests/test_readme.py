@@ -24,7 +24,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from penchant.service import demo
+from penchant.service.cli import demo
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -74,7 +74,7 @@ def free_port() -> int:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`penchant serve` with its defaults but for port and data folder, as a process of its own."""
     folder, port = tmp_path_factory.mktemp("server"), free_port()
-    command = [sys.executable, "-m", "penchant.service.cli", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "penchant.service.cli.main", "serve", "--port", str(port)]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [*command, "--data-dir", str(folder / "data")],

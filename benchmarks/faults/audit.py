@@ -10,13 +10,13 @@ import httpx
 
 from benchmarks.faults.load import Ledger
 from benchmarks.faults.stores import Store
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
-from penchant.service.fold import Fold
-from penchant.service.forgetting import Forgetting
-from penchant.service.replaying import replay
 from penchant.service.store.database import Database
+from penchant.service.users.fold import Fold
+from penchant.service.users.forgetting import Forgetting
+from penchant.service.users.verify import replay
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.personalization.data import Vectors
-from penchant.models.judgements import Judgement
-from penchant.models.split import TestPair
+from penchant.models.evaluation.split import TestPair
+from penchant.models.judgements.judgement import Judgement
 
 TRAIN_PAIRS: Final = 100
 """Most pairs of a train user: a hundred ratings are thousands of dependent pairs. LoRe's own cap on TLDR is 150."""

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from benchmarks.peers.comparisons import SUPPORT_PAIRS, TRAIN_PAIRS, Catalogue, Comparisons
 from benchmarks.personalization.data import Vectors
-from penchant.models.judgements import Judgement
-from penchant.models.split import Mode, Split, TestPair, bucket, group_by_user, test_pairs
+from penchant.models.evaluation.split import Mode, Split, TestPair, bucket, group_by_user, test_pairs
+from penchant.models.judgements.judgement import Judgement
 
 Setting = tuple[Any, ...]
 

@@ -9,8 +9,8 @@ import typer
 from benchmarks.personalization.plan import PARTS, Options
 from benchmarks.personalization.run import Place, measure
 from benchmarks.personalization.systems import SYSTEMS
-from penchant.models.encoder import load_encoder
-from penchant.models.features import FeatureExtractor
+from penchant.models.encoding.encoder import load_encoder
+from penchant.models.encoding.features import FeatureExtractor
 
 
 def main(  # noqa: PLR0917 - the command line's options, in order

@@ -20,9 +20,9 @@ from benchmarks.peers.bradley_terry import BradleyTerry
 from benchmarks.peers.lore import LoRe
 from benchmarks.personalization.data import Source, Vectors
 from benchmarks.personalization.task import Task
-from penchant.models.attributes import ATTRIBUTE_NAMES
-from penchant.models.judgements import Judgement
-from penchant.models.split import Split, TestPair
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
+from penchant.models.evaluation.split import Split, TestPair
+from penchant.models.judgements.judgement import Judgement
 
 TEXTS: Final = "stanford_politeness"
 """Whose texts: the most of any set that may be used."""

@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from penchant.models.judgements import Judgement, read, with_scales
+from penchant.models.judgements.files import read, with_scales
+from penchant.models.judgements.judgement import Judgement
 
 Vectors = Mapping[tuple[str, str], NDArray[np.float16]]
 """Feature vector `[dim]` of every (context, text)."""

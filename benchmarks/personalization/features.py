@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.code import code_hash
 from benchmarks.personalization.data import Source
-from penchant.models.features import FeatureExtractor
+from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.training import extract
 
 
@@ -30,7 +30,7 @@ def extractor_identity(encoder: str, extractor: Callable[[], FeatureExtractor], 
         return extractor().identity
     index = cache_folder / "embedded.json"
     known: dict[str, str] = json.loads(index.read_text("utf-8")) if index.exists() else {}
-    key = code_hash("penchant.models.features", "penchant.models.transformer")
+    key = code_hash("penchant.models.encoding.features", "penchant.models.encoding.transformer")
     if key not in known:
         known[key] = extractor().identity
         cache_folder.mkdir(parents=True, exist_ok=True)

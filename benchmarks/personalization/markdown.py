@@ -46,7 +46,7 @@ def _about(about: Entry) -> Iterator[str]:
     yield ""
     yield f"- Commit {about['commit']}; {about['processor']}, {about['cores']} cores, {about['system']}; {versions}."
     yield f"- Encoder {about['encoder']}, features {about['features']}."
-    yield f"- Split: `penchant.models.split`, repetitions 0 to {about['repetitions'] - 1}."
+    yield f"- Split: `penchant.models.evaluation.split`, repetitions 0 to {about['repetitions'] - 1}."
     yield f"- Bootstrap: {about['bootstrap']['draws']} draws, seed {about['bootstrap']['seed']}."
     yield ""
     yield from _table(["set", "SHA-256 of data.jsonl.gz"], about["sets"].items())

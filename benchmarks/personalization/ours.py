@@ -6,11 +6,11 @@ from dataclasses import asdict
 
 from benchmarks.personalization.task import SHOTS, Answer, Task
 from penchant.models.bundle import stored
-from penchant.models.evaluation import adapt, predict
-from penchant.models.judgements import Judgement
-from penchant.models.reward import RewardModel
-from penchant.models.split import TestPair
-from penchant.models.tuning import RANKS, fit_reward
+from penchant.models.evaluation.few_shot import adapt, predict
+from penchant.models.evaluation.split import TestPair
+from penchant.models.fitting.tuning import RANKS, fit_reward
+from penchant.models.judgements.judgement import Judgement
+from penchant.models.taste.reward import RewardModel
 
 
 class Fitted:

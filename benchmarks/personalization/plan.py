@@ -13,7 +13,7 @@ from benchmarks.personalization.cells import Cell, Result, Timer, key_of
 from benchmarks.personalization.data import Source
 from benchmarks.personalization.systems import SYSTEMS, answer, control_answer, system_hash
 from benchmarks.personalization.task import SHOTS, Answer, Asked, Task
-from penchant.models.split import Mode
+from penchant.models.evaluation.split import Mode
 
 CURVES: Final = "curves"
 PROBES: Final = "probes"

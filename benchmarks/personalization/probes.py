@@ -26,8 +26,8 @@ from benchmarks.personalization.cells import Result
 from benchmarks.personalization.metrics import Figure, Statistic
 from benchmarks.personalization.ours import fitted
 from benchmarks.personalization.task import Answer, Asked, Task, reversed_judgement
-from penchant.models.judgements import Judgement
-from penchant.models.split import TestPair, bucket
+from penchant.models.evaluation.split import TestPair, bucket
+from penchant.models.judgements.judgement import Judgement
 
 PROBED: Final = (("polis_opendata_en", "warm"), ("jester5k", "warm"))
 VARIANTS: Final = ("own", "flip", "swap", "nobody", "format")

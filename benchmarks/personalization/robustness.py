@@ -20,8 +20,8 @@ from benchmarks.personalization.cells import Result
 from benchmarks.personalization.metrics import Figure
 from benchmarks.personalization.ours import Fitted, fitted
 from benchmarks.personalization.task import Answer, Task, reversed_judgement
-from penchant.models.judgements import Judgement
-from penchant.models.split import bucket
+from penchant.models.evaluation.split import bucket
+from penchant.models.judgements.judgement import Judgement
 
 SETS: Final = ("polis_opendata_en",)
 VARIANTS: Final = ("clean", "flip10", "thin10", "flip30", "thin30", "poison")

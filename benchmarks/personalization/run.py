@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.personalization import cells, plan, report
 from benchmarks.personalization.data import sources
 from benchmarks.personalization.features import encode, extractor_identity
-from penchant.models.features import FeatureExtractor
+from penchant.models.encoding.features import FeatureExtractor
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from torch.nn.functional import logsigmoid, softmax
 from benchmarks.peers.comparisons import TRAIN_PAIRS, Catalogue, Comparisons
 from benchmarks.peers.lore import SCALE, train_basis
 from benchmarks.personalization.task import Task
-from penchant.models.dataset import Dataset
-from penchant.models.fit import Fit, FitOptions
-from penchant.models.split import Mode, group_by_user
-from penchant.models.tuning import fit_reward
+from penchant.models.evaluation.split import Mode, group_by_user
+from penchant.models.fitting.dataset import Dataset
+from penchant.models.fitting.em import Fit, FitOptions
+from penchant.models.fitting.tuning import fit_reward
 
 SETS: Final[tuple[tuple[str, Mode], ...]] = (("polis_opendata_en", "cold"), ("ukp_convarg1", "cold"))
 ROUNDS: Final = 3

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.personalization.data import Source, Vectors
-from penchant.models.judgements import Judgement
-from penchant.models.split import Mode, Split, TestPair, split
+from penchant.models.evaluation.split import Mode, Split, TestPair, split
+from penchant.models.judgements.judgement import Judgement
 
 SHOTS: Final = (0, 3, 10, 30, 100)
 """Judgements of their own that an unseen user gives; beyond what a user has, all they have."""

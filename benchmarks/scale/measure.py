@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from benchmarks.scale.planted import CONTEXT, World, text_name, user_name
-from penchant.models.dataset import Dataset
-from penchant.models.evaluation import adapt, predict
-from penchant.models.fit import Fit, FitOptions
-from penchant.models.judgements import Judgement, load
-from penchant.models.reward import RewardModel
-from penchant.models.split import TestPair
+from penchant.models.evaluation.few_shot import adapt, predict
+from penchant.models.evaluation.split import TestPair
+from penchant.models.fitting.dataset import Dataset
+from penchant.models.fitting.em import Fit, FitOptions
+from penchant.models.judgements.files import load
+from penchant.models.judgements.judgement import Judgement
+from penchant.models.taste.reward import RewardModel
 
 CHECKED_USERS: Final = 400
 CHECKED_PAIRS: Final = 20

@@ -24,7 +24,7 @@ from benchmarks.serving import encoder_backends, encoder_report, saturation
 from benchmarks.serving.encoder_backends import ANCHOR, Anchor
 from benchmarks.serving.encoder_starts import starts
 from benchmarks.serving.saturation import Peak
-from penchant.models.features import TwoStepEncoder
+from penchant.models.encoding.features import TwoStepEncoder
 
 Figures = dict[str, Any]
 Device = Literal["auto", "cpu", "cuda"]

@@ -7,21 +7,21 @@ import numpy as np
 import torch
 from transformers import AutoModel, PreTrainedConfig
 
-from penchant.models import pretrained
-from penchant.models.backend_wish import Candidate, Wish
-from penchant.models.backends import PROBES, Probes, embed, fault
-from penchant.models.encoder import (
+from penchant.models.encoding import pretrained
+from penchant.models.encoding.backends.base import PROBES, Probes, embed, fault
+from penchant.models.encoding.backends.request import Candidate, Wish
+from penchant.models.encoding.backends.torch import TorchBackend
+from penchant.models.encoding.encoder import (
     DEFAULT_MAX_TOKENS,
     BackendName,
     EncoderError,
     Precision,
     load_encoder,
 )
-from penchant.models.features import TwoStepEncoder
-from penchant.models.model_files import find
-from penchant.models.tokens import TextTokenizer, Tokens
-from penchant.models.torch_backend import TorchBackend
-from penchant.models.transformer import TransformerEncoder
+from penchant.models.encoding.features import TwoStepEncoder
+from penchant.models.encoding.files import find
+from penchant.models.encoding.tokens import TextTokenizer, Tokens
+from penchant.models.encoding.transformer import TransformerEncoder
 
 ANCHOR: Final = "torch eager float32, padded to batch"
 _KINDS: Final[tuple[tuple[BackendName, Precision], ...]] = (

@@ -8,13 +8,13 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.serving.parts import Goal, Outcome
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
-from penchant.models.items import Items
-from penchant.models.observations import Pair
-from penchant.models.posterior import UserPosterior
-from penchant.models.reward import RewardModel
-from penchant.models.scores import scores
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.ranking.scores import scores
+from penchant.models.taste.items import Items
+from penchant.models.taste.observations import Pair
+from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.reward import RewardModel
 from penchant.models.testing import tiny_bundle
 
 K: Final = 16

@@ -19,23 +19,23 @@ from benchmarks.serving.parts import Outcome
 from benchmarks.serving.texts import Texts, rerank_body
 
 STAGES: Final = (
-    ("everything", "service/edge.py", "__call__"),
-    ("read and parse the body", "service/body.py", "read_object"),
-    ("validate it", "service/body.py", "validate"),
-    ("task: texts, limits", "service/dialects.py", "rerank_task"),
-    ("who calls, for whom, quota", "service/context.py", "tenant"),
-    ("", "service/context.py", "ranking_user"),
-    ("", "service/context.py", "spend_candidates"),
-    ("texts → items", "service/describer.py", "describe"),
-    ("  of which their hashes", "models/reward.py", "item_keys"),
-    ("user's posterior", "service/scoring.py", "_known"),
-    ("utilities, relevance", "service/scoring.py", "_scores"),
-    ("order", "models/selection.py", "order"),
-    ("remember the ranking", "service/rankings.py", "remember"),
-    ("metrics of the stages", "service/telemetry.py", "observe"),
-    ("answer", "service/dialect_answers.py", "rerank_answer"),
-    ("JSON", "service/context.py", "json_answer"),
-    ("log line and metrics of the request", "service/edge.py", "_record"),
+    ("everything", "service/api/middleware.py", "__call__"),
+    ("read and parse the body", "service/api/body.py", "read_object"),
+    ("validate it", "service/api/body.py", "validate"),
+    ("task: texts, limits", "service/api/dialects/tasks.py", "rerank_task"),
+    ("who calls, for whom, quota", "service/api/context.py", "tenant"),
+    ("", "service/api/context.py", "ranking_user"),
+    ("", "service/api/context.py", "spend_candidates"),
+    ("texts → items", "service/ranking/describer.py", "describe"),
+    ("  of which their hashes", "models/taste/reward.py", "item_keys"),
+    ("user's posterior", "service/ranking/scoring.py", "_known"),
+    ("utilities, relevance", "service/ranking/scoring.py", "_scores"),
+    ("order", "models/ranking/selection.py", "order"),
+    ("remember the ranking", "service/ranking/rankings.py", "remember"),
+    ("metrics of the stages", "service/telemetry/metrics.py", "observe"),
+    ("answer", "service/api/dialects/answers.py", "rerank_answer"),
+    ("JSON", "service/api/context.py", "json_answer"),
+    ("log line and metrics of the request", "service/api/middleware.py", "_record"),
 )
 """Title, file and function; one without a title belongs to the one before it."""
 
@@ -135,7 +135,7 @@ def _silent() -> Iterator[None]:
     """Log lines are made and go nowhere."""
     import structlog  # noqa: PLC0415
 
-    from penchant.service.telemetry import configure_logging  # noqa: PLC0415
+    from penchant.service.telemetry.metrics import configure_logging  # noqa: PLC0415
 
     configure_logging("INFO")
     with Path("/dev/null").open("wb") as nowhere:

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.code import code_hash, meaning
 from benchmarks.personalization.cells import Cell, Result, Store, key_of, run
 from benchmarks.personalization.task import Answer, Asked
-from penchant.models.split import TestPair
+from penchant.models.evaluation.split import TestPair
 
 CELL = Cell("curves", "tiny", "cold", 0, "bt")
 ASKED = Asked.of(

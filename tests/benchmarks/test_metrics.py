@@ -5,9 +5,9 @@ import pytest
 
 from benchmarks.personalization import metrics
 from benchmarks.personalization.task import Asked
-from penchant.models.evaluation import Predictions
-from penchant.models.evaluation import curve as shipped_curve
-from penchant.models.split import TestPair
+from penchant.models.evaluation.few_shot import Predictions
+from penchant.models.evaluation.few_shot import curve as shipped_curve
+from penchant.models.evaluation.split import TestPair
 
 
 def asked_of(

@@ -9,9 +9,9 @@ import pytest
 from benchmarks.personalization import control, probes, robustness, targets
 from benchmarks.personalization.cells import Cell, Result
 from benchmarks.personalization.task import Answer, Asked, reversed_judgement
-from penchant.models.attributes import ATTRIBUTE_NAMES
-from penchant.models.judgements import Judgement
-from penchant.models.split import TestPair
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
+from penchant.models.evaluation.split import TestPair
+from penchant.models.judgements.judgement import Judgement
 
 
 @pytest.fixture

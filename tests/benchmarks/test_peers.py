@@ -12,8 +12,8 @@ from benchmarks.peers.hebbian import HebbianLearner
 from benchmarks.peers.lore import SCALE, LoRe, train_basis
 from benchmarks.peers.pal import PAL
 from benchmarks.peers.simplex import Padded
-from penchant.models.judgements import Judgement
-from penchant.models.split import split
+from penchant.models.evaluation.split import split
+from penchant.models.judgements.judgement import Judgement
 
 ITEMS, DIM = 120, 8
 

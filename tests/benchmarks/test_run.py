@@ -9,8 +9,8 @@ import pytest
 from benchmarks.personalization import robustness
 from benchmarks.personalization.plan import Options
 from benchmarks.personalization.run import Place, measure
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
 
 SET = "jester5k"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -111,7 +111,7 @@ def test_fitting_is_timed_beside_lore(data) -> None:
     from benchmarks.personalization import speed
     from benchmarks.personalization.data import items, sources
     from benchmarks.personalization.task import Task
-    from penchant.models.split import split
+    from penchant.models.evaluation.split import split
 
     (source,) = sources(data, [SET], "identity", data)
     judgements = source.judgements()[:1500]

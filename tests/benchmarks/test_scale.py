@@ -10,7 +10,7 @@ from scipy.special import expit
 from benchmarks.scale import report
 from benchmarks.scale.measure import Spec, measure
 from benchmarks.scale.planted import TASTE_STD, UTILITY_STD, World, write
-from penchant.models.judgements import load
+from penchant.models.judgements.files import load
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@
 
 import sys
 
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
-from penchant.service.loading import StartError
+from penchant.service.bundles.loading import StartError
 from penchant.service.server import run
 from penchant.service.settings import Settings
 

@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from penchant.models.attributes import ATTRIBUTE_NAMES
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
-from penchant.models.items import Items
-from penchant.models.judgements import Judgement
-from penchant.models.population import Population
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.judgements.judgement import Judgement
+from penchant.models.taste.items import Items
+from penchant.models.taste.population import Population
 
 # The same examples on every run, no database of failures, no clock.
 hypothesis.settings.register_profile(

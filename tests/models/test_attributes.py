@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penchant.models.attributes import ATTRIBUTE_NAMES, attribute_matrix, attributes
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, attribute_matrix, attributes
 
 FLOAT16_MAX = 65_504.0
 

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from penchant.models import conversions, pretrained
-from penchant.models.backend_choice import open_backend
-from penchant.models.backend_wish import Wish
-from penchant.models.backends import Probes, embed, fault
-from penchant.models.encoder import Encoder, EncoderError, load_encoder
-from penchant.models.openvino_backend import OpenVinoBackend
-from penchant.models.tokens import TextTokenizer, Tokens
-from penchant.models.torch_backend import TorchBackend
+from penchant.models.encoding import pretrained
+from penchant.models.encoding.backends import conversion
+from penchant.models.encoding.backends.base import Probes, embed, fault
+from penchant.models.encoding.backends.choice import open_backend
+from penchant.models.encoding.backends.openvino import OpenVinoBackend
+from penchant.models.encoding.backends.request import Wish
+from penchant.models.encoding.backends.torch import TorchBackend
+from penchant.models.encoding.encoder import Encoder, EncoderError, load_encoder
+from penchant.models.encoding.tokens import TextTokenizer, Tokens
 
 TEXTS = ["a b c", "d", "e f g h i j k l m n o p " * 3, "", "b a c", "c " * 20, "zzz", "a " * 15]
 
@@ -165,7 +166,7 @@ def test_an_unfaithful_backend_does_not_serve(native, bert, reference, tmp_path,
     with torch.no_grad():
         for parameter in model.model.embeddings.parameters():
             parameter.copy_(parameter.roll(1, dims=-1))
-    conversions.write(tmp_path, conversions.key(asked.files, "mean"), model, card, probes)
+    conversion.write(tmp_path, conversion.key(asked.files, "mean"), model, card, probes)
     model.load_state_dict(state)
     with caplog.at_level(logging.WARNING):
         _, backend = open_backend(asked)
@@ -247,10 +248,10 @@ def test_a_damaged_conversion_is_made_again(bert, cache, tmp_path, name, caplog)
 
 def test_the_first_of_two_writers_counts(bert, reference, tmp_path):
     _, probes, card, model = reference
-    first = conversions.write(tmp_path, "key", model, card, probes)
+    first = conversion.write(tmp_path, "key", model, card, probes)
     stamp = first.model.stat().st_mtime_ns
     served = OpenVinoBackend(first.model, precision="float32", workers=1)
-    second = conversions.write(tmp_path, "key", model, card, probes)
+    second = conversion.write(tmp_path, "key", model, card, probes)
     assert second.model == first.model
     assert second.model.stat().st_mtime_ns == stamp
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
@@ -291,7 +292,7 @@ def test_a_model_that_cannot_be_converted_leaves_nothing_behind(reference, tmp_p
     root = logging.getLogger()
     before = root.level, root.filters[:], root.handlers[:]
     with pytest.raises(Exception, match="converted"):
-        conversions.write(tmp_path, "key", Odd(), card, probes)
+        conversion.write(tmp_path, "key", Odd(), card, probes)
     assert (root.level, root.filters, root.handlers) == before
     assert list(tmp_path.iterdir()) == []
 

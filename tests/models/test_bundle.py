@@ -12,14 +12,14 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from penchant.models.bundle import FORMAT, Bundle, BundleError, EncoderCard, stored
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
-from penchant.models.likelihood import Pair, Rating, RatingScale, Vote
-from penchant.models.posterior import UserPosterior
-from penchant.models.reward import ItemMemory, RewardModel, item_key
-from penchant.models.selection import probability_best, relevance
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.ranking.selection import probability_best, relevance
+from penchant.models.taste.likelihood import Pair, Rating, RatingScale, Vote
+from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.reward import ItemMemory, RewardModel, item_key
+from penchant.models.taste.text_prior import LinearTextPrior, RadialBasis
 from penchant.models.testing import tiny_bundle
-from penchant.models.text_prior import LinearTextPrior, RadialBasis
 
 INDUCING = 4
 TEXTS = ["A short answer.", "A much longer answer, with reasons: because it helps.", "No!", "Why not?"]

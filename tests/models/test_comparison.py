@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from penchant.models.comparison import Comparison, compare, set_apart
-from penchant.models.evaluation import Predictions
-from penchant.models.judgements import Judgement
+from penchant.models.evaluation.comparison import Comparison, compare, set_apart
+from penchant.models.evaluation.few_shot import Predictions
+from penchant.models.judgements.judgement import Judgement
 
 TEXTS = [f"text {number}" for number in range(40)]
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from penchant.models.backends import MAX_COMPANY, MIN_COSINE
-from penchant.models.encoder import Encoder, load_encoder
+from penchant.models.encoding.backends.base import MAX_COMPANY, MIN_COSINE
+from penchant.models.encoding.encoder import Encoder, load_encoder
 
 pytestmark = [
     pytest.mark.gpu,

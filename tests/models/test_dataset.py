@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from penchant.models.dataset import Dataset, Told
-from penchant.models.judgements import Judgement
-from penchant.models.reward import item_key
+from penchant.models.fitting.dataset import Dataset, Told
+from penchant.models.judgements.judgement import Judgement
+from penchant.models.taste.reward import item_key
 
 
 def judgement(

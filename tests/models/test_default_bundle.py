@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from penchant.models.bundle import DEFAULT_BUNDLE, Bundle
-from penchant.models.encoder import load_encoder
-from penchant.models.features import FeatureExtractor
-from penchant.models.items import Items
-from penchant.models.likelihood import Pair
-from penchant.models.posterior import UserPosterior
-from penchant.models.reward import item_key
-from penchant.models.selection import relevance
+from penchant.models.encoding.encoder import load_encoder
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.ranking.selection import relevance
+from penchant.models.taste.items import Items
+from penchant.models.taste.likelihood import Pair
+from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.reward import item_key
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penchant.models.edits import MAX_CHARS, edit_weight
+from penchant.models.judgements.edits import MAX_CHARS, edit_weight
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BertModel, RobertaConfig, RobertaModel
 
-from penchant.models import pretrained
-from penchant.models.backends import embed
-from penchant.models.encoder import Encoder, EncoderError, load_encoder
-from penchant.models.model_files import find
-from penchant.models.tokens import TextTokenizer
-from penchant.models.torch_backend import TorchBackend
+from penchant.models.encoding import pretrained
+from penchant.models.encoding.backends.base import embed
+from penchant.models.encoding.backends.torch import TorchBackend
+from penchant.models.encoding.encoder import Encoder, EncoderError, load_encoder
+from penchant.models.encoding.files import find
+from penchant.models.encoding.tokens import TextTokenizer
 
 TEXTS = ["a b c", "d", "e f g h i j k l m n o p " * 3, "", "b a c", "c " * 20, "zzz"]
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from penchant.models.backends import MIN_COSINE
 from penchant.models.bundle import DEFAULT_BUNDLE, Bundle
-from penchant.models.encoder import Encoder, EncoderError, load_encoder
-from penchant.models.features import FeatureExtractor
-from penchant.models.model_files import EMBEDDED_SHA256
+from penchant.models.encoding.backends.base import MIN_COSINE
+from penchant.models.encoding.encoder import Encoder, EncoderError, load_encoder
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.files import EMBEDDED_SHA256
 
 pytestmark = pytest.mark.slow
 
@@ -136,7 +136,7 @@ _FRESH = """
 import socket, sys
 def refuse(*_): raise AssertionError("something connects")
 socket.socket.connect = refuse
-from penchant.models.encoder import load_encoder
+from penchant.models.encoding.encoder import load_encoder
 encoder = load_encoder()
 encoder.encode(["a text"])
 unwanted = {"torch", "transformers", "openvino_telemetry"}

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from penchant.models.dataset import Dataset
-from penchant.models.evaluation import (
+from penchant.models.evaluation.few_shot import (
     Adapted,
     Catalogue,
     Forecast,
@@ -19,13 +18,14 @@ from penchant.models.evaluation import (
     observed,
     predict,
 )
-from penchant.models.fit import Fit, FitOptions
-from penchant.models.judgements import Judgement
-from penchant.models.likelihood import Pair, Ranking, Rating, Vote
-from penchant.models.posterior import UserPosterior
-from penchant.models.reward import item_key
-from penchant.models.selection import preference_logits, preference_probability
-from penchant.models.split import split
+from penchant.models.evaluation.split import split
+from penchant.models.fitting.dataset import Dataset
+from penchant.models.fitting.em import Fit, FitOptions
+from penchant.models.judgements.judgement import Judgement
+from penchant.models.ranking.selection import preference_logits, preference_probability
+from penchant.models.taste.likelihood import Pair, Ranking, Rating, Vote
+from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.reward import item_key
 from penchant.models.testing import tiny_bundle
 
 

@@ -8,15 +8,15 @@ from safetensors.numpy import load_file
 from scipy.special import expit
 
 from penchant.models.bundle import Bundle, EncoderCard, Manifest
-from penchant.models.dataset import Dataset
-from penchant.models.encoder import HashingEncoder
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.export import exported, save, save_rows, tastes, text_rows, user_rows
-from penchant.models.features import FeatureExtractor
-from penchant.models.fit import Fit, FitOptions
-from penchant.models.judgements import Judgement
-from penchant.models.posterior import UserPosterior
-from penchant.models.reward import RewardModel, item_key
-from penchant.models.selection import preference_probability, relevance
+from penchant.models.fitting.dataset import Dataset
+from penchant.models.fitting.em import Fit, FitOptions
+from penchant.models.judgements.judgement import Judgement
+from penchant.models.ranking.selection import preference_probability, relevance
+from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.reward import RewardModel, item_key
 from penchant.models.testing import tiny_bundle
 from penchant.models.training import inspection
 
@@ -103,7 +103,7 @@ def test_users_and_texts_meet_in_a_dot_product(bundle, planted):
     users = list(user_rows(bundle, planted.judgements, planted.vectors, lambda *step: told.append(step)))
     assert [user["user"] for user in users] == planted.users
     assert told[-1] == ("users", 60, 60)
-    from penchant.models.evaluation import Catalogue, observed
+    from penchant.models.evaluation.few_shot import Catalogue, observed
 
     catalogue = Catalogue(bundle.reward, planted.vectors)
     for user in users[:5]:

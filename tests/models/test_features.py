@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from penchant.models.attributes import ATTRIBUTE_NAMES, attribute_matrix
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, attribute_matrix
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
 
 TEXTS = ["A short answer.", "A much longer answer, with reasons: because it helps.", "", "\ud800 🎉"]
 

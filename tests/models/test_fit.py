@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from penchant.models.assemble import population
-from penchant.models.attributes import ATTRIBUTE_NAMES
 from penchant.models.checkpoint import Checkpoint
-from penchant.models.dataset import Dataset
-from penchant.models.evaluation import adapt, predict
-from penchant.models.fit import Fit, FitOptions
-from penchant.models.judgements import Judgement
-from penchant.models.likelihood import Pair
-from penchant.models.posterior import UserPosterior
-from penchant.models.reward import RewardModel, item_key
-from penchant.models.split import TestPair
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
+from penchant.models.evaluation.few_shot import adapt, predict
+from penchant.models.evaluation.split import TestPair
+from penchant.models.fitting.assemble import population
+from penchant.models.fitting.dataset import Dataset
+from penchant.models.fitting.em import Fit, FitOptions
+from penchant.models.judgements.judgement import Judgement
+from penchant.models.taste.likelihood import Pair
+from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.reward import RewardModel, item_key
 
 
 def fitted(planted, **options) -> Fit:

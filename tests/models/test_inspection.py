@@ -5,15 +5,15 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from penchant.models.attributes import ATTRIBUTE_NAMES
-from penchant.models.inspection import MOST_TEXTS, NOISE, Inspection, inspect
-from penchant.models.items import Items
-from penchant.models.likelihood import RatingScale
-from penchant.models.population import Population
-from penchant.models.reward import REFERENCE_KEY, ItemMemory, RewardModel
-from penchant.models.tastes import Tastes
-from penchant.models.text_map import ExplanationError
-from penchant.models.text_prior import LinearTextPrior, Standardiser
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
+from penchant.models.explain.inspection import MOST_TEXTS, NOISE, Inspection, inspect
+from penchant.models.explain.tastes import Tastes
+from penchant.models.explain.text_map import ExplanationError
+from penchant.models.taste.items import Items
+from penchant.models.taste.likelihood import RatingScale
+from penchant.models.taste.population import Population
+from penchant.models.taste.reward import REFERENCE_KEY, ItemMemory, RewardModel
+from penchant.models.taste.text_prior import LinearTextPrior, Standardiser
 
 DIM = 4 + len(ATTRIBUTE_NAMES)
 LENGTH, COURTESY, CODE = (4 + ATTRIBUTE_NAMES.index(name) for name in ("length", "courtesy", "code"))

@@ -11,8 +11,9 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit, log_expit
 from scipy.stats import multivariate_normal, norm
 
-from penchant.models.items import Items
-from penchant.models.likelihood import (
+from penchant.models.taste.beliefs import Portrait
+from penchant.models.taste.items import Items
+from penchant.models.taste.likelihood import (
     LikelihoodError,
     Observation,
     Pair,
@@ -24,8 +25,7 @@ from penchant.models.likelihood import (
     site,
     site_of,
 )
-from penchant.models.population import Beliefs, Population
-from penchant.models.portrait import Portrait
+from penchant.models.taste.population import Beliefs, Population
 
 SCALE = RatingScale(offset=0.1, slope=0.4, noise=0.5)
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penchant.models import listwise
-from penchant.models.draws import normal_draws
-from penchant.models.listwise import (
+from penchant.models.taste import listwise
+from penchant.models.taste.draws import normal_draws
+from penchant.models.taste.listwise import (
     expected_site,
     gaussian_site,
     log_likelihood,
@@ -19,7 +19,7 @@ from penchant.models.listwise import (
     uniform_log_likelihood,
     without_residuals,
 )
-from penchant.models.population import Beliefs
+from penchant.models.taste.population import Beliefs
 
 GROUPS = [(1, 2), (1, 1, 1), (2, 1), (1, 3), (2, 2), (1, 2, 1), (3, 1), (1, 1, 1, 1), (2, 1, 2)]
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from penchant.models import mixture as module
-from penchant.models.assemble import population
-from penchant.models.messages import Messages
-from penchant.models.mixture import SHRINKAGE, Mixture, Placed, split
+from penchant.models.fitting import mixture as module
+from penchant.models.fitting.assemble import population
+from penchant.models.fitting.messages import Messages
+from penchant.models.fitting.mixture import SHRINKAGE, Mixture, Placed, split
 
 F = 3  # coordinates of a user
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, norm
 
-from penchant.models.population import Population
+from penchant.models.taste.population import Population
 
 
 def test_one_gaussian_times_a_site_is_a_linear_solve(rng, make_population):

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from penchant.models.items import Items
-from penchant.models.margin import Contrast, chance
-from penchant.models.population import Beliefs, Population
-from penchant.models.portrait import Portrait, Projection
+from penchant.models.taste.beliefs import Portrait, Projection
+from penchant.models.taste.contrast import Contrast, chance
+from penchant.models.taste.items import Items
+from penchant.models.taste.population import Beliefs, Population
 
 
 def contrast_of(direction) -> Contrast:

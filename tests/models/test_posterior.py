@@ -6,8 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from penchant.models.items import Items
-from penchant.models.likelihood import (
+from penchant.models.taste.change_detection import KEPT, LEVEL
+from penchant.models.taste.items import Items
+from penchant.models.taste.likelihood import (
     LikelihoodError,
     Observation,
     Pair,
@@ -17,9 +18,8 @@ from penchant.models.likelihood import (
     Vote,
     log_probability,
 )
-from penchant.models.population import Population
-from penchant.models.posterior import FRESH_EVERY, PosteriorError, UserPosterior
-from penchant.models.surprise import KEPT, LEVEL
+from penchant.models.taste.population import Population
+from penchant.models.taste.posterior import FRESH_EVERY, PosteriorError, UserPosterior
 
 SCALE = RatingScale(offset=-0.1, slope=0.5, noise=0.4)
 SINGLE = ["pair", "vote", "rating", "choice", "ranking"]

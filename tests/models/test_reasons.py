@@ -7,13 +7,9 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from penchant.models.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_PHRASES
-from penchant.models.departure import Departure
-from penchant.models.items import Items
-from penchant.models.likelihood import Pair, RatingScale, Vote
-from penchant.models.population import Population
-from penchant.models.posterior import UserPosterior
-from penchant.models.reasons import (
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_PHRASES
+from penchant.models.explain.departure import Departure
+from penchant.models.explain.reasons import (
     SHOWN_AT,
     TOLD_AT,
     TYPICAL_TEXTS,
@@ -25,9 +21,13 @@ from penchant.models.reasons import (
     explain_items,
     explain_user,
 )
-from penchant.models.reward import REFERENCE_KEY, ItemMemory, RewardModel
-from penchant.models.selection import relevance
-from penchant.models.text_prior import LinearTextPrior, Standardiser
+from penchant.models.ranking.selection import relevance
+from penchant.models.taste.items import Items
+from penchant.models.taste.likelihood import Pair, RatingScale, Vote
+from penchant.models.taste.population import Population
+from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.reward import REFERENCE_KEY, ItemMemory, RewardModel
+from penchant.models.taste.text_prior import LinearTextPrior, Standardiser
 
 EMBEDDING = 5
 ATTRIBUTES = len(ATTRIBUTE_NAMES)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from penchant.models.blocks import Blocks
-from penchant.models.items import Items
-from penchant.models.likelihood import LikelihoodError, Pair, Ranking, Rating, RatingScale, Vote, site
-from penchant.models.moments import joint_without, without
-from penchant.models.population import Population
-from penchant.models.posterior import UserPosterior
-from penchant.models.refit import sweep
+from penchant.models.taste.blocks import Blocks
+from penchant.models.taste.items import Items
+from penchant.models.taste.likelihood import LikelihoodError, Pair, Ranking, Rating, RatingScale, Vote, site
+from penchant.models.taste.moments import joint_without, without
+from penchant.models.taste.population import Population
+from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.refit import sweep
 
 SCALE = RatingScale(offset=-0.1, slope=0.5, noise=0.4)
 KINDS = ["pair", "vote", "rating", "choice", "ranking"]

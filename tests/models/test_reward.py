@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from penchant.models.attributes import ATTRIBUTE_NAMES
-from penchant.models.items import Items
-from penchant.models.likelihood import Pair, RatingScale
-from penchant.models.posterior import UserPosterior
-from penchant.models.reward import ItemMemory, RewardModel, item_key
-from penchant.models.selection import relevance
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
+from penchant.models.ranking.selection import relevance
+from penchant.models.taste.items import Items
+from penchant.models.taste.likelihood import Pair, RatingScale
+from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.reward import ItemMemory, RewardModel, item_key
+from penchant.models.taste.text_prior import LinearTextPrior
 from penchant.models.testing import tiny_bundle
-from penchant.models.text_prior import LinearTextPrior
 
 LENGTH = 64 + ATTRIBUTE_NAMES.index("length")  # column behind a HashingEncoder of 64
 

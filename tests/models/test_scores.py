@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
-from penchant.models.items import Items
-from penchant.models.population import Population
-from penchant.models.posterior import UserPosterior
-from penchant.models.reward import REFERENCE_KEY
-from penchant.models.scores import scores
-from penchant.models.selection import relevance
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.ranking.scores import scores
+from penchant.models.ranking.selection import relevance
+from penchant.models.taste.items import Items
+from penchant.models.taste.population import Population
+from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.reward import REFERENCE_KEY
 from penchant.models.testing import tiny_bundle
 
 Q = 4

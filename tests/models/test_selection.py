@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
-from penchant.models.items import Items
-from penchant.models.likelihood import Pair, Vote
-from penchant.models.posterior import UserPosterior
-from penchant.models.reward import RewardModel
-from penchant.models.selection import (
+from penchant.models.ranking.selection import (
     NonFiniteScoreError,
     order,
     preference_probability,
@@ -18,6 +14,10 @@ from penchant.models.selection import (
     probability_best,
     relevance,
 )
+from penchant.models.taste.items import Items
+from penchant.models.taste.likelihood import Pair, Vote
+from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.reward import RewardModel
 from penchant.models.testing import tiny_bundle
 
 DRAWS = 60_000

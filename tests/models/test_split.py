@@ -8,8 +8,9 @@ import json
 
 import pytest
 
-from penchant.models.judgements import Judgement, read
-from penchant.models.split import bucket, few_shot, split, test_pairs
+from penchant.models.evaluation.split import bucket, few_shot, split, test_pairs
+from penchant.models.judgements.files import read
+from penchant.models.judgements.judgement import Judgement
 
 # hash → number in [0, 1); parts are joined by the unit separator
 BUCKETS = {

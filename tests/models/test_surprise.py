@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from penchant.models.likelihood import Pair, Vote
-from penchant.models.population import Population
-from penchant.models.posterior import UserPosterior
-from penchant.models.surprise import CLIP, LEVEL, accumulate
+from penchant.models.taste.change_detection import CLIP, LEVEL, accumulate
+from penchant.models.taste.likelihood import Pair, Vote
+from penchant.models.taste.population import Population
+from penchant.models.taste.posterior import UserPosterior
 
 
 def test_the_sum_never_falls_below_zero_and_no_judgement_decides():

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from penchant.models.attributes import ATTRIBUTE_NAMES
-from penchant.models.dataset import Dataset
-from penchant.models.fit import Fit, FitOptions
-from penchant.models.judgements import Judgement
-from penchant.models.likelihood import Pair, Vote
-from penchant.models.posterior import UserPosterior
-from penchant.models.taste_families import ATTRIBUTES, COMPONENTS, FAMILIES, directions
-from penchant.models.tuning import Choice
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
+from penchant.models.fitting.dataset import Dataset
+from penchant.models.fitting.em import Fit, FitOptions
+from penchant.models.fitting.taste_families import ATTRIBUTES, COMPONENTS, FAMILIES, directions
+from penchant.models.fitting.tuning import Choice
+from penchant.models.judgements.judgement import Judgement
+from penchant.models.taste.likelihood import Pair, Vote
+from penchant.models.taste.posterior import UserPosterior
 
 EMBEDDED = 12
 TOPICS = 5

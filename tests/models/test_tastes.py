@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from penchant.models.population import Population
-from penchant.models.tastes import Tastes
+from penchant.models.explain.tastes import Tastes
+from penchant.models.taste.population import Population
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from penchant.models.text_fit import INTERCEPT_VARIANCE, gradient, regress, tune
-from penchant.models.text_prior import Standardiser
+from penchant.models.fitting.text_fit import INTERCEPT_VARIANCE, gradient, regress, tune
+from penchant.models.taste.text_prior import Standardiser
 
 HYPER = np.array([-0.5, -1.5, -1.0])  # log variance of block 0, of block 1, log τ²
 BLOCKS = torch.tensor([0, 0, 0, 1, 1, 2])

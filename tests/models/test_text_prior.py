@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist, pdist
 
-from penchant.models.text_prior import (
+from penchant.models.taste.text_prior import (
     CLIP,
     JITTER,
     MAX_INDUCING,

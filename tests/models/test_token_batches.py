@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penchant.models import torch_backend
-from penchant.models.token_batches import MULTIPLE, cut
-from penchant.models.tokens import Tokens
-from penchant.models.workers import Workers, available_cores
+from penchant.models.encoding.backends import torch as torch_backend
+from penchant.models.encoding.batches import MULTIPLE, cut
+from penchant.models.encoding.tokens import Tokens
+from penchant.models.encoding.workers import Workers, available_cores
 
 
 @given(

@@ -11,12 +11,13 @@ import pytest
 
 from penchant.models.bundle import Bundle, BundleError
 from penchant.models.checkpoint import Checkpoint, CheckpointError
-from penchant.models.encoder import Encoding, HashingEncoder
-from penchant.models.evaluation import adapt, curve, predict
-from penchant.models.features import FeatureExtractor
-from penchant.models.fit import FitOptions
-from penchant.models.judgements import Judgement
-from penchant.models.split import split
+from penchant.models.encoding.encoder import Encoding, HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.evaluation.few_shot import adapt, curve, predict
+from penchant.models.evaluation.split import split
+from penchant.models.fitting.em import FitOptions
+from penchant.models.fitting.tuning import Choice
+from penchant.models.judgements.judgement import Judgement
 from penchant.models.training import (
     EXTRACT_BATCH,
     EXTRACT_PART,
@@ -25,7 +26,6 @@ from penchant.models.training import (
     extract,
     fit_bundle,
 )
-from penchant.models.tuning import Choice
 
 WORDS = "amber salt river stone cloud quiet ember north harbour violet paper engine".split()  # noqa: SIM905
 QUICK = FitOptions(rounds=12)
@@ -264,10 +264,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from penchant.models.checkpoint import Checkpoint
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
-from penchant.models.fit import FitOptions
-from penchant.models.judgements import Judgement
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.fitting.em import FitOptions
+from penchant.models.judgements.judgement import Judgement
 from penchant.models.training import fit_bundle
 
 def report(stage, done, total):

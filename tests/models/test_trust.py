@@ -8,11 +8,10 @@ import pytest
 import torch
 from scipy.special import expit
 
-from penchant.models.dataset import Dataset
-from penchant.models.fit import Fit, FitOptions
-from penchant.models.judgements import Judgement
-from penchant.models.messages import item_messages, user_messages
-from penchant.models.trust import (
+from penchant.models.fitting.dataset import Dataset
+from penchant.models.fitting.em import Fit, FitOptions
+from penchant.models.fitting.messages import item_messages, user_messages
+from penchant.models.fitting.reliability import (
     ANNOTATOR_STRENGTH,
     HIGHEST_FLIP,
     INFLUENCE,
@@ -21,7 +20,8 @@ from penchant.models.trust import (
     START,
     Reliability,
 )
-from penchant.models.variational import Factors, RatingScales, Trust
+from penchant.models.fitting.variational import Factors, RatingScales, Trust
+from penchant.models.judgements.judgement import Judgement
 
 TEXTS = [f"t{i}" for i in range(20)]
 VECTORS = {("", text): np.zeros(3, np.float16) for text in TEXTS}

@@ -6,17 +6,14 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from penchant.models import tuning
-from penchant.models.attributes import ATTRIBUTE_NAMES
 from penchant.models.checkpoint import Checkpoint
-from penchant.models.dataset import Dataset
-from penchant.models.evaluation import Adapted, Forecast
-from penchant.models.fit import Fit, FitOptions
-from penchant.models.items import Items
-from penchant.models.population import Population
-from penchant.models.posterior import UserPosterior
-from penchant.models.taste_families import ATTRIBUTES, FAMILIES
-from penchant.models.tuning import (
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
+from penchant.models.evaluation.few_shot import Adapted, Forecast
+from penchant.models.fitting import tuning
+from penchant.models.fitting.dataset import Dataset
+from penchant.models.fitting.em import Fit, FitOptions
+from penchant.models.fitting.taste_families import ATTRIBUTES, FAMILIES
+from penchant.models.fitting.tuning import (
     ARCHETYPES,
     HELD_OUT_USERS,
     MIN_USERS,
@@ -27,6 +24,9 @@ from penchant.models.tuning import (
     best_temperature,
     fit_reward,
 )
+from penchant.models.taste.items import Items
+from penchant.models.taste.population import Population
+from penchant.models.taste.posterior import UserPosterior
 
 QUICK = FitOptions(rounds=12)
 

@@ -7,13 +7,10 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
-from penchant.models import messages as messages_module
-from penchant.models.dataset import Dataset
-from penchant.models.judgements import Judgement
-from penchant.models.likelihood import Pair, Vote, site
-from penchant.models.messages import Messages, item_messages, user_messages
-from penchant.models.population import Beliefs
-from penchant.models.variational import (
+from penchant.models.fitting import messages as messages_module
+from penchant.models.fitting.dataset import Dataset
+from penchant.models.fitting.messages import Messages, item_messages, user_messages
+from penchant.models.fitting.variational import (
     MIN_SLOPE,
     RATING_NOISE,
     Factors,
@@ -23,6 +20,9 @@ from penchant.models.variational import (
     leading_directions,
     utilities,
 )
+from penchant.models.judgements.judgement import Judgement
+from penchant.models.taste.likelihood import Pair, Vote, site
+from penchant.models.taste.population import Beliefs
 
 K = 2  # directions; users are [1, t, z₁, z₂], items [b, 1, v₁, v₂]
 DOUBLE = {"dtype": torch.float64}

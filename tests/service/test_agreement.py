@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from penchant.models.bundle import Bundle
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
-from penchant.models.likelihood import Pair, Rating, Vote
-from penchant.models.posterior import UserPosterior
-from penchant.models.reward import item_key
-from penchant.models.selection import probability_acceptable, probability_best, relevance
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.ranking.selection import probability_acceptable, probability_best, relevance
+from penchant.models.taste.likelihood import Pair, Rating, Vote
+from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.reward import item_key
 from penchant.models.testing import tiny_bundle
-from penchant.service import scoring
+from penchant.service.ranking import scoring
 
 TEXTS = [
     f"{'many words ' * n}about {topic}"

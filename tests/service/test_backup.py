@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from sqlalchemy import Float, Integer, LargeBinary, delete, insert, select
 from typer.testing import CliRunner
 
-from penchant.service.commands import app
+from penchant.service.cli.app import app
 from penchant.service.settings import Settings
 from penchant.service.store.archive import read_archive, write_archive
 from penchant.service.store.database import Database
@@ -317,7 +317,7 @@ def test_a_backup_that_fails_leaves_no_file(serve, store, tmp_path, monkeypatch)
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("penchant.service.commands_store.os.fsync", full)
+    monkeypatch.setattr("penchant.service.cli.store.os.fsync", full)
     done = run("backup", tmp_path / "backup.zip", **store.place)
     assert done.exit_code == 1
     assert "No space left on device" in done.output

@@ -7,12 +7,12 @@ import time
 import numpy as np
 import pytest
 
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
-from penchant.service.batching import MicroBatcher, Speed
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.service.encoding.batching import MicroBatcher, Speed
 from penchant.service.errors import ApiError, Code, OverloadedError
 from penchant.service.settings import Settings
-from penchant.service.telemetry import Telemetry
+from penchant.service.telemetry.metrics import Telemetry
 
 
 def run(encoder, scenario, **changes):

@@ -13,12 +13,12 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from penchant.models import encoder
 from penchant.models.bundle import Bundle
-from penchant.models.encoder import Encoding, HashingEncoder
-from penchant.models.features import FeatureExtractor
+from penchant.models.encoding import encoder
+from penchant.models.encoding.encoder import Encoding, HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
-from penchant.service.commands import app
+from penchant.service.cli.app import app
 
 WORDS = ["tea", "rain", "moon", "bread", "river", "stone", "lamp", "garden", "paper", "music"]
 
@@ -62,7 +62,7 @@ def test_version_and_help() -> None:
 
 def test_help_does_not_load_torch() -> None:
     code = (
-        "import sys; from penchant.service.commands import app\n"
+        "import sys; from penchant.service.cli.app import app\n"
         "try: app(['evaluate', '--help'])\n"
         "except SystemExit: print('torch' in sys.modules)"
     )
@@ -326,7 +326,7 @@ def test_serve_refuses_what_it_must(arguments: list[str], problem: str, tmp_path
 def test_serve_names_its_data_folder(tmp_path: Path) -> None:
     # A process of its own: a server's logging is set up once and for all.
     options = ["--data-dir", str(tmp_path / "users"), "--bundle", str(tmp_path / "nothing")]
-    command = [sys.executable, "-m", "penchant.service.cli", "serve", *options]
+    command = [sys.executable, "-m", "penchant.service.cli.main", "serve", *options]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 1
     assert f"data folder: {tmp_path / 'users'}" in result.stderr

@@ -2,7 +2,7 @@
 
 import pytest
 
-from penchant.service.console import progress_lines
+from penchant.service.cli.terminal import progress_lines
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
-from penchant.service import doctor, doctor_model
-from penchant.service.commands import app
-from penchant.service.doctor import examine
-from penchant.service.loading import StartError
+from penchant.service.bundles.loading import StartError
+from penchant.service.cli.app import app
+from penchant.service.doctor import checks, model
+from penchant.service.doctor.checks import examine
 from penchant.service.store.database import FILE_NAME, Database
 
 SECRET = "swordfish-swordfish"
@@ -24,8 +24,8 @@ EXTRACTOR = FeatureExtractor(HashingEncoder())
 @pytest.fixture(autouse=True)
 def light(monkeypatch):
     """The bundle and encoder without weights: the real ones are tested once, in test_the_shipped_model."""
-    monkeypatch.setattr(doctor_model, "load_bundle", lambda _settings: tiny_bundle(EXTRACTOR))
-    monkeypatch.setattr(doctor_model, "load_extractor", lambda _settings, _bundle: EXTRACTOR)
+    monkeypatch.setattr(model, "load_bundle", lambda _settings: tiny_bundle(EXTRACTOR))
+    monkeypatch.setattr(model, "load_extractor", lambda _settings, _bundle: EXTRACTOR)
 
 
 def found(folder, check=None, **given):
@@ -134,7 +134,7 @@ def test_a_folder_that_cannot_be_written_fails(monkeypatch, folder):
     def refuse(**_where):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(checks.tempfile, "TemporaryFile", refuse)
     [(status, detail, advice)] = found(folder, "folder")
     assert status == "failed"
     assert detail.endswith("cannot be written: Permission denied")
@@ -143,7 +143,7 @@ def test_a_folder_that_cannot_be_written_fails(monkeypatch, folder):
 
 @pytest.mark.parametrize(("free", "status"), [(50 * 2**20, "failed"), (2**30, "warning"), (2**40, "ok")])
 def test_free_disk_is_looked_at(monkeypatch, folder, free, status):
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     [(how, detail, _)] = found(folder, "folder")
     assert how == status
     assert "GiB free" in detail
@@ -195,7 +195,7 @@ def test_it_tells_whether_a_server_runs(folder):
 
 
 def test_an_event_from_the_future_is_told(client, clock, store):
-    clock.now = doctor.time.time() + 7200
+    clock.now = checks.time.time() + 7200
     vote = {"type": "vote", "user": "u", "text": "t", "value": 1}
     assert client.post("/v1/feedback", json=vote).status_code == 200
     told = [f for f in examine(store.place) if f.check == "clock" and f.status == "warning"]
@@ -233,14 +233,14 @@ def test_a_bundle_that_cannot_be_loaded_fails(monkeypatch, folder):
     def fail(_settings):
         raise StartError("The bundle cannot be loaded: its hash differs")
 
-    monkeypatch.setattr(doctor_model, "load_bundle", fail)
+    monkeypatch.setattr(model, "load_bundle", fail)
     assert bad(folder, "bundle")[0][:2] == ("failed", "The bundle cannot be loaded: its hash differs")
     assert found(folder, "encoder") == []
 
 
 def test_another_encoder_than_the_bundle_s_fails(monkeypatch, folder):
     other = FeatureExtractor(HashingEncoder(dim=EXTRACTOR.encoder.dim * 2))
-    monkeypatch.setattr(doctor_model, "load_extractor", lambda _settings, _bundle: other)
+    monkeypatch.setattr(model, "load_extractor", lambda _settings, _bundle: other)
     [(status, detail, advice)] = bad(folder, "encoder")
     assert status == "failed"
     assert "is another" in detail
@@ -259,15 +259,15 @@ def test_an_encoder_that_fails_is_told_without_its_words(monkeypatch, folder):
 def test_more_threads_than_cores_are_told(monkeypatch, folder, tmp_path):
     quota = tmp_path / "cpu.max"
     quota.write_text("50000 100000\n")
-    monkeypatch.setattr(doctor_model, "_CGROUP", quota)
-    monkeypatch.setattr(doctor_model.torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(model, "_CGROUP", quota)
+    monkeypatch.setattr(model.torch, "get_num_threads", lambda: 8)
     [(status, detail, advice)] = bad(folder, "threads")
     assert (status, detail) == ("warning", "8 threads on 0.5 cores")
     assert "OMP_NUM_THREADS=1" in advice
 
 
 def test_a_clock_before_the_installation_fails(monkeypatch, folder):
-    monkeypatch.setattr(doctor.time, "time", lambda: 1_000_000_000.0)
+    monkeypatch.setattr(checks.time, "time", lambda: 1_000_000_000.0)
     assert [status for status, detail, _ in found(folder, "clock") if "2001-09-09" in detail] == ["failed"]
 
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from penchant.models.attributes import ATTRIBUTE_NAMES
 from penchant.models.bundle import Bundle
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
-from penchant.models.reward import ItemMemory, item_key
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.taste.reward import ItemMemory, item_key
+from penchant.models.taste.text_prior import LinearTextPrior
 from penchant.models.testing import tiny_bundle
-from penchant.models.text_prior import LinearTextPrior
-from penchant.service.answers import BestOfNResponse, RerankResponse, ScoreResponse, TeiResult
-from penchant.service.answers_users import UserResponse
+from penchant.service.api.answers.ranking import BestOfNResponse, RerankResponse, ScoreResponse, TeiResult
+from penchant.service.api.answers.users import UserResponse
 
 DOCUMENTS = ["a short one", "quite a different text about boats", "boats, boats and more boats " * 9, "x"]
 RERANK = {"query": "q", "documents": DOCUMENTS, "user": "u"}

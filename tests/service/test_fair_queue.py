@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from penchant.models.features import ReadText
-from penchant.service.fair_queue import READ_TEXTS, FairQueue, Job
+from penchant.models.encoding.features import ReadText
+from penchant.service.encoding.fair_queue import READ_TEXTS, FairQueue, Job
 
 NOTHING = np.zeros(0, np.float32)
 

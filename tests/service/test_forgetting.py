@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
-from penchant.models.likelihood import Vote
-from penchant.models.posterior import UserPosterior
-from penchant.models.reward import item_key
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.taste.likelihood import Vote
+from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.reward import item_key
 from penchant.models.testing import tiny_bundle
-from penchant.service.forgetting import Evidence, Forgetting
 from penchant.service.settings import Settings
+from penchant.service.users.forgetting import Evidence, Forgetting
 
 DAY = 86_400.0
 TEXTS = ["boats", "trees and many other plants", "rain, rain and then more rain"]

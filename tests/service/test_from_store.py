@@ -15,17 +15,17 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from penchant.models.bundle import Bundle
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
-from penchant.models.judgements import read
-from penchant.models.reward import item_key
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.judgements.files import read
+from penchant.models.taste.reward import item_key
 from penchant.models.testing import tiny_bundle
-from penchant.service.commands import app
-from penchant.service.from_store import StoredJudgements, read_judgements
-from penchant.service.privacy import context_of
+from penchant.service.access.tenancy import TenantSettings, put_settings
+from penchant.service.cli.app import app
+from penchant.service.log.judgements import StoredJudgements, read_judgements
+from penchant.service.log.textless import context_of
 from penchant.service.settings import Settings
 from penchant.service.store.database import Database
-from penchant.service.tenancy import TenantSettings, put_settings
 
 Serve = Callable[..., TestClient]
 At = tuple[str, object]
@@ -175,7 +175,7 @@ def test_a_bundle_is_fitted_to_the_store_without_an_encoder(
     client = serve()
     taught(client, 80)
     monkeypatch.setattr(
-        "penchant.models.encoder.load_encoder", lambda *_a, **_o: pytest.fail("text was encoded")
+        "penchant.models.encoding.encoder.load_encoder", lambda *_a, **_o: pytest.fail("text was encoded")
     )
     out = tmp_path / "new"
     told = run("fit", "--from-store", "--current", bundle, *at, "--out", out)

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from penchant import Client, PermissionDeniedError
 from penchant.service import app as app_module
-from penchant.service import keyring
-from penchant.service.commands import app as command
-from penchant.service.keyring import create_key, revoke_key
-from penchant.service.loading import StartError
-from penchant.service.scopes import Scope
+from penchant.service.access import keyring
+from penchant.service.access.keyring import create_key, revoke_key
+from penchant.service.access.scopes import Scope
+from penchant.service.bundles.loading import StartError
+from penchant.service.cli.app import app as command
 from penchant.service.server import check_exposure
 from penchant.service.store import feed as rows
 from penchant.service.store.tables import metadata

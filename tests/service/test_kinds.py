@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from penchant.models.edits import edit_weight
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
-from penchant.models.likelihood import Pair, Ranking
-from penchant.models.posterior import UserPosterior
-from penchant.models.reward import item_key
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.judgements.edits import edit_weight
+from penchant.models.taste.likelihood import Pair, Ranking
+from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.reward import item_key
 from penchant.models.testing import tiny_bundle
 
 PROMPT = "What shall we talk about?"

@@ -8,13 +8,13 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy.exc import OperationalError
 
-from penchant.service import quotas as quotas_module
-from penchant.service.keyring import create_key
-from penchant.service.quotas import DAY, Kind, Quotas
-from penchant.service.scopes import Scope
+from penchant.service.access import quotas as quotas_module
+from penchant.service.access.keyring import create_key
+from penchant.service.access.quotas import DAY, Kind, Quotas
+from penchant.service.access.scopes import Scope
+from penchant.service.access.tenancy import Tenancy, TenantSettings, put_settings
 from penchant.service.settings import Settings
 from penchant.service.store.keys import usage
-from penchant.service.tenancy import Tenancy, TenantSettings, put_settings
 
 BODY = {"query": "q", "documents": ["a", "b"]}
 KEYS = {"acme": SecretStr("acme-key"), "umbrella": SecretStr("umbrella-key")}
@@ -53,7 +53,7 @@ def minutes(monkeypatch):
     from limits import strategies
     from limits.storage import memory
 
-    from penchant.service import limits as ours
+    from penchant.service.access import limits as ours
 
     clock = SimpleNamespace(now=1_800_000_000.0)
     fake = SimpleNamespace(time=lambda: clock.now)

@@ -5,13 +5,13 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
-from penchant.models.posterior import UserPosterior
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.taste.posterior import UserPosterior
 from penchant.models.testing import tiny_bundle
-from penchant.service.feature_cache import OVERHEAD_BYTES, CachedFeature, FeatureCache
-from penchant.service.forgetting import Evidence
-from penchant.service.states import StateCache, UserState
+from penchant.service.encoding.feature_cache import OVERHEAD_BYTES, CachedFeature, FeatureCache
+from penchant.service.users.forgetting import Evidence
+from penchant.service.users.states import StateCache, UserState
 
 DIM = 10
 ENTRY = DIM * 2 + OVERHEAD_BYTES

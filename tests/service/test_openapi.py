@@ -16,7 +16,7 @@ def document():
 def test_the_committed_document_is_the_served_one(client):
     served = client.get("/openapi.json")
     assert served.content == DOCUMENT.read_bytes(), (
-        "run: python -m penchant.service.openapi > docs/openapi.json"
+        "run: python -m penchant.service.api.openapi > docs/openapi.json"
     )
 
 

@@ -5,10 +5,10 @@ import re
 import pytest
 import structlog
 
-from penchant.service.answers import Problem
-from penchant.service.answers_ops import Health, ModelList, Readiness
+from penchant.service.api.answers.ops import Health, ModelList, Readiness
+from penchant.service.api.answers.ranking import Problem
 from penchant.service.errors import STATUS, Code
-from penchant.service.telemetry import Timings, configure_logging
+from penchant.service.telemetry.metrics import Timings, configure_logging
 
 RERANK = {"query": "a query of my own", "documents": ["a document of my own", "b"]}
 

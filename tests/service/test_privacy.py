@@ -10,15 +10,15 @@ import pytest
 from sqlalchemy import create_engine
 from starlette.testclient import TestClient
 
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
-from penchant.models.reward import item_key
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.taste.reward import item_key
 from penchant.models.testing import tiny_bundle
+from penchant.service.access.tenancy import TenantSettings, put_settings
 from penchant.service.app import create_app
-from penchant.service.privacy import context_of, without_texts
+from penchant.service.log.textless import context_of, without_texts
 from penchant.service.settings import Settings
 from penchant.service.store.database import FILE_NAME, store_place
-from penchant.service.tenancy import TenantSettings, put_settings
 
 Serve = Callable[..., TestClient]
 USER, OTHER = "ana.who.wants.to.be.forgotten", "ben"

@@ -5,7 +5,7 @@ import math
 import pytest
 from pydantic import TypeAdapter
 
-from penchant.service.answers import BestOfNResponse, RerankResponse, ScoreResponse, TeiResult
+from penchant.service.api.answers.ranking import BestOfNResponse, RerankResponse, ScoreResponse, TeiResult
 
 DOCUMENTS = [
     "a short one",

@@ -10,10 +10,10 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from penchant.models.bundle import Bundle
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
-from penchant.service.commands import app
+from penchant.service.cli.app import app
 from penchant.service.settings import Settings
 
 Serve = Callable[..., TestClient]

@@ -10,13 +10,13 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
 from penchant.service.app import create_app
-from penchant.service.catching_up import replayed
-from penchant.service.lessons import MAX_INLINE_EVENTS
+from penchant.service.feedback.apply import MAX_INLINE_EVENTS
 from penchant.service.settings import Settings
+from penchant.service.users.catching_up import replayed
 
 VOTE = {"type": "vote", "user": "u", "text": "boat sea", "prompt": "p", "value": 1}
 CANDIDATES = ["boat sea", "tree house", "many words " * 20]

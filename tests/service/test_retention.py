@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from penchant.service import retention
-from penchant.service.tenancy import TenantSettings, put_settings
+from penchant.service.access.tenancy import TenantSettings, put_settings
+from penchant.service.privacy import retention
 
 Serve = Callable[..., TestClient]
 DAY = 86_400.0

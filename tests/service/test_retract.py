@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.exc import OperationalError
 
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
-from penchant.service.answers import FeedbackResponse
-from penchant.service.fold import Fold
-from penchant.service.lessons import MAX_INLINE_EVENTS
+from penchant.service.api.answers.ranking import FeedbackResponse
+from penchant.service.feedback.apply import MAX_INLINE_EVENTS
+from penchant.service.users.fold import Fold
 
 ASK = {"prompt": "p", "candidates": ["boat sea", "tree house", "many words " * 20], "user": "u"}
 

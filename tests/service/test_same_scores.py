@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from penchant.models.bundle import DEFAULT_BUNDLE, Bundle
-from penchant.models.features import FeatureExtractor
-from penchant.models.posterior import UserPosterior
-from penchant.service.batching import MicroBatcher
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.taste.posterior import UserPosterior
+from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.settings import Settings
-from penchant.service.telemetry import Telemetry
+from penchant.service.telemetry.metrics import Telemetry
 
 BOUNDS = {"float32": 1e-5, "bfloat16": 1e-3}
 WORDS = "the harbour was quiet and nobody had left a lamp burning in the office over the market".split()  # noqa: SIM905

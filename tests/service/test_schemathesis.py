@@ -13,12 +13,12 @@ from schemathesis.checks import load_all_checks
 from schemathesis.python import asgi
 from schemathesis.specs.openapi import checks
 
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
+from penchant.service.access.keyring import create_key
+from penchant.service.api.openapi import document
 from penchant.service.app import create_app
-from penchant.service.keyring import create_key
-from penchant.service.openapi import document
 from penchant.service.settings import Settings
 
 EXAMPLES = 10

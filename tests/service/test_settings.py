@@ -4,7 +4,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from penchant.models.bundle import BundleError
-from penchant.service.loading import StartError, load_bundle
+from penchant.service.bundles.loading import StartError, load_bundle
 from penchant.service.server import check_exposure, run
 from penchant.service.settings import Settings
 

@@ -17,17 +17,17 @@ from pydantic import ValidationError
 from sqlalchemy import create_engine, event, insert, inspect, make_url
 from sqlalchemy.exc import DatabaseError, OperationalError
 
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
-from penchant.models.observe import observation
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.taste.observe import observation
 from penchant.models.testing import tiny_bundle
-from penchant.service import fold
 from penchant.service import store as store_package
-from penchant.service.loading import StartError, check_match
-from penchant.service.rebuild import Replayer
+from penchant.service.bundles.loading import StartError, check_match
 from penchant.service.settings import Settings
 from penchant.service.store.database import FILE_NAME, Database, StoreError, store_place
 from penchant.service.store.tables import installation, metadata
+from penchant.service.users import fold
+from penchant.service.users.replayer import Replayer
 
 LONG = "a long answer that goes on and on, and then on, with many words, until everybody has left the room"
 

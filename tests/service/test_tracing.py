@@ -9,11 +9,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from penchant.models.features import FeatureExtractor
+from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
 from penchant.service.app import create_app
-from penchant.service.otel import OpenTelemetry
-from penchant.service.tracing import Tracing, TracingError, from_environment
+from penchant.service.telemetry.otel import OpenTelemetry
+from penchant.service.telemetry.tracing import Tracing, TracingError, from_environment
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01", "baggage": "secret=baggage"}
@@ -108,7 +108,7 @@ def test_it_is_off_unless_told_where_to_send(monkeypatch, endpoint, wanted, reco
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
-    monkeypatch.delitem(__import__("sys").modules, "penchant.service.otel")
+    monkeypatch.delitem(__import__("sys").modules, "penchant.service.telemetry.otel")
     monkeypatch.setitem(__import__("sys").modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(TracingError, match=r"pip install 'penchant\[otel\]'"):
         from_environment(True)

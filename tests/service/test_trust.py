@@ -7,15 +7,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from penchant.models.encoder import HashingEncoder
-from penchant.models.features import FeatureExtractor
+from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
-from penchant.service.fold import Fold
-from penchant.service.forgetting import Forgetting
-from penchant.service.replaying import replay
-from penchant.service.settings import Settings
-from penchant.service.store.database import Database
-from penchant.service.trust import (
+from penchant.service.feedback.trust import (
     CHANGED,
     EPISODE_SECONDS,
     MOST,
@@ -25,6 +20,11 @@ from penchant.service.trust import (
     information_of,
     weigh,
 )
+from penchant.service.settings import Settings
+from penchant.service.store.database import Database
+from penchant.service.users.fold import Fold
+from penchant.service.users.forgetting import Forgetting
+from penchant.service.users.verify import replay
 
 START = 1_800_000_000.0  # 08:00 UTC
 DAY = 86_400.0

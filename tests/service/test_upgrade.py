@@ -18,15 +18,15 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from penchant.models.bundle import Bundle
-from penchant.models.features import FeatureExtractor
+from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
 from penchant.service.app import create_app
-from penchant.service.commands import app
-from penchant.service.doctor_model import check_model
-from penchant.service.loading import StartError
-from penchant.service.rebuild import Replayer
+from penchant.service.bundles.loading import StartError
+from penchant.service.cli.app import app
+from penchant.service.doctor.model import check_model
 from penchant.service.settings import Settings
 from penchant.service.store.inspection import look_at
+from penchant.service.users.replayer import Replayer
 
 from .conftest import Clock, Store, WatchedEncoder
 

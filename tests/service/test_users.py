@@ -4,7 +4,7 @@ from urllib.parse import quote
 
 import pytest
 
-from penchant.service.answers_users import FeedbackPage, UserResponse
+from penchant.service.api.answers.users import FeedbackPage, UserResponse
 
 ODD_IDS = ["u42", "a/b", "50%", "a%2Fb", "ünïcode", "日本 語", "a?b#c", "feedback", "a/feedback", "a:b"]
 

@@ -1,0 +1,1 @@
+"""From a text to the vector that the user model reads."""

@@ -1,0 +1,1 @@
+"""What computes an encoder's forward pass, and how the fastest faithful one is chosen."""

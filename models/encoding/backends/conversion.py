@@ -1,0 +1,144 @@
+"""Models converted for OpenVINO, on disk: made once, whole or not there, and checked at every load."""
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from penchant.models.encoding.backends.base import Probes
+from penchant.models.encoding.backends.model_card import Card
+from penchant.models.encoding.backends.openvino import openvino
+from penchant.models.encoding.encoder import Pooling
+from penchant.models.encoding.files import ModelFiles
+from penchant.models.encoding.tokens import Tokens
+
+if TYPE_CHECKING:
+    from penchant.models.encoding.pretrained import PooledModel
+
+_FORMAT: Final = 1
+_MODEL: Final = "model.xml"
+_WEIGHTS: Final = "model.bin"
+_PROBES: Final = "probes.npz"
+_CARD: Final = "card.json"
+"""Written last; holds a hash of itself and of the others."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted model, with all that is needed to serve from it.
+
+    Attributes:
+        model: The XML file that `OpenVinoBackend` loads.
+        card: What torch knew of the model.
+        probes: What torch made of the probes, in float32.
+    """
+
+    model: Path
+    card: Card
+    probes: Probes
+
+
+def key(files: ModelFiles, pooling: Pooling) -> str:
+    """Name of a conversion: hash of the model's files, the pooling and OpenVINO's version.
+
+    The precision is not in it: the file holds float32, and bfloat16 is a matter of loading it.
+    """
+    content = "\x1f".join((str(_FORMAT), files.fingerprint, pooling, version("openvino")))
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def read(root: Path, name: str) -> Conversion | None:
+    """The conversion of that key, or None where there is none or it is damaged. Cost: its files are hashed."""
+    folder = root / name
+    try:
+        stored = json.loads((folder / _CARD).read_text("utf-8"))
+        expected, card = stored.pop("hash"), Card(**stored)
+        if _hash(folder, card) != expected:
+            raise ValueError("its files are not those that were written")
+        with np.load(folder / _PROBES, allow_pickle=False) as arrays:
+            lengths = arrays["lengths"]
+            tokens = Tokens(arrays["ids"], lengths, np.zeros(len(lengths), np.bool_))
+            return Conversion(folder / _MODEL, card, Probes(tokens, arrays["vectors"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _log.warning("the converted model in %s is not used: %s", folder, error)
+        return None
+
+
+def write(root: Path, name: str, model: "PooledModel", card: Card, probes: Probes) -> Conversion:
+    """Converts a model and stores it under that key. Cost: seconds.
+
+    It is written beside and then renamed, so that of two processes which do this at once the first one's counts, and
+    nobody reads half of it.
+
+    Raises:
+        OSError: The folder cannot be written, or what was written cannot be read back.
+        Exception: Whatever tracing or converting an unusual model raises.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=f"{name}.", ignore_cleanup_errors=True) as scratch:
+        folder = Path(scratch) / name
+        folder.mkdir()
+        openvino().save_model(_convert(model, probes), str(folder / _MODEL), compress_to_fp16=False)
+        np.savez(
+            folder / _PROBES, ids=probes.tokens.ids, lengths=probes.tokens.lengths, vectors=probes.vectors
+        )
+        (folder / _CARD).write_text(json.dumps({**asdict(card), "hash": _hash(folder, card)}), "utf-8")
+        for _ in range(2):
+            with suppress(OSError):  # somebody else's is there, which is then as good
+                folder.rename(root / name)
+            found = read(root, name)
+            if found is not None:
+                return found
+            shutil.rmtree(root / name, ignore_errors=True)  # what is there is damaged
+    raise OSError(f"the converted model in {root / name} cannot be read back")
+
+
+def _convert(model: "PooledModel", probes: Probes) -> object:
+    import torch  # noqa: PLC0415 - whoever has a model to convert has paid for it
+
+    # Two sequences of different lengths, so that nothing in the trace takes the mask for granted.
+    n, length = 2, int(probes.tokens.lengths.max())
+    ids = torch.from_numpy(np.resize(probes.tokens.ids, (n, length)))
+    mask = torch.ones_like(ids)
+    mask[1, length // 2 :] = 0
+    with warnings.catch_warnings(), _quiet(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        return openvino().convert_model(
+            model, example_input={"ids": ids, "mask": mask}, input=[("ids", [-1, -1]), ("mask", [-1, -1])]
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No remarks of transformers while it is traced; and the root logger, which a failed conversion leaves changed."""
+    logger, root = logging.getLogger("transformers"), logging.getLogger()
+    levels, filters, handlers = (logger.level, root.level), root.filters[:], root.handlers[:]
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(levels[0])
+        root.setLevel(levels[1])
+        root.filters[:], root.handlers[:] = filters, handlers
+
+
+def _hash(folder: Path, card: Card) -> str:
+    digest = hashlib.blake2b(json.dumps(asdict(card)).encode(), digest_size=16)
+    for name in (_MODEL, _WEIGHTS, _PROBES):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Learning the shared model from many users' judgements, on torch."""

@@ -1,0 +1,65 @@
+"""Families of tastes that a user may have beside the learned directions: w_i ~ N(0, γ·shares) on fixed directions.
+
+Named attributes, or principal components of the embedding. The latter make a user's utility a Gaussian process of their
+own ("likes what is near to what they liked"): the learned directions of a new text are only guessed from its features,
+and what a user says of one text tells of the texts near it, whatever the others think.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
+from penchant.models.fitting.em import Fit
+
+ATTRIBUTES: Final[Mapping[str, Mapping[str, float]]] = {
+    "length": {"length": 1.0},
+    "style": {
+        "length": 3.0,
+        "sentence_length": 1.0,
+        "word_length": 1.0,
+        "bullets": 1.0,
+        "courtesy": 1.0,
+        "questions": 1.0,
+        "exclamations": 1.0,
+        "digits": 1.0,
+        "first_person_singular": 1.0,
+        "second_person": 1.0,
+    },
+}
+"""Attribute to relative prior variance."""
+
+COMPONENTS: Final[Mapping[str, int]] = {"content-32": 32, "content-64": 64}
+"""Principal components of the embedding, with prior variances proportional to theirs."""
+
+FAMILIES: Final[Mapping[str, tuple[float, ...]]] = {
+    "length": (0.1,),
+    "style": (0.03,),
+    "content-32": (0.1, 0.3),
+    "content-64": (0.3, 1.0),
+}
+"""Prior variances to try."""
+
+
+def directions(tastes: str, fit: Fit) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Directions `[d, p]` of x and the share of each in the prior variance `[p]`.
+
+    Args:
+        tastes: A family, several joined by `+`, or `none`, for which p = 0.
+        fit: Knows the features.
+    """
+    parts = [_family(name, fit) for name in tastes.split("+")]
+    return np.concatenate([p[0] for p in parts], axis=1), np.concatenate([p[1] for p in parts])
+
+
+def _family(name: str, fit: Fit) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    if name in COMPONENTS:
+        return fit.content_directions(COMPONENTS[name])
+    relative = {} if name == "none" else ATTRIBUTES[name]
+    width, dim = fit.standardiser.width, len(fit.standardiser.centre)
+    first = dim - len(ATTRIBUTE_NAMES)
+    loadings = np.zeros((width, len(relative)))
+    loadings[[first + ATTRIBUTE_NAMES.index(name) for name in relative], range(len(relative))] = 1.0
+    return loadings, np.array(list(relative.values()))

@@ -1,0 +1,1 @@
+"""From a posterior and items to an order."""

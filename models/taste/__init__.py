@@ -1,0 +1,1 @@
+"""The user model: what a person likes, how sure that is, and how judgements change it."""

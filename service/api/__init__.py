@@ -1,0 +1,1 @@
+"""The wire: HTTP requests and answers."""

@@ -1,0 +1,66 @@
+"""What the answers to operators look like."""
+
+from typing import Literal
+
+from penchant.service.api.answers.ranking import Answer
+
+
+class Limits(Answer):
+    """What a request may hold, and what the caller may ask for; null where there is no limit."""
+
+    max_body_bytes: int
+    max_candidates: int
+    max_text_chars: int
+    max_tokens_per_text: int
+    max_events: int
+    max_event_texts: int
+    max_feedback_texts: int
+    max_edit_chars: int
+    max_metadata_bytes: int
+    max_page_items: int
+    body_timeout_seconds: float
+    request_timeout_seconds: float
+    tenant_requests_per_minute: int | None
+    key_requests_per_minute: int | None
+    candidates_per_day: int | None
+    events_per_day: int | None
+    users: int | None
+
+
+class ModelInfo(Answer):
+    """One name of the loaded bundle."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    bundle: str
+    bundle_version: str
+    limits: Limits
+
+
+class ModelList(Answer):
+    """Every model name that a request may use."""
+
+    object: Literal["list"]
+    data: list[ModelInfo]
+
+
+class Health(Answer):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Check(Answer):
+    """One thing that must work."""
+
+    status: Literal["ok", "failed"]
+    detail: str
+
+
+class Readiness(Answer):
+    """Whether requests can be served."""
+
+    status: Literal["ready"]
+    checks: dict[str, Check]

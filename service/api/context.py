@@ -1,0 +1,128 @@
+"""What a route needs to know of its request: who calls, for whom, and the parts of the server."""
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from penchant.service.access.quotas import Kind
+from penchant.service.api.identity import decode_user, resolve_user, split_model
+from penchant.service.api.openapi import required_scope
+from penchant.service.bundles.served_model import ServedModel
+from penchant.service.errors import ApiError, Code
+from penchant.service.runtime import Runtime
+from penchant.service.telemetry.metrics import Timings
+
+USER_HEADER: Final = "x-user-id"
+
+
+def runtime(request: Request) -> Runtime:
+    """The parts of the server.
+
+    Raises:
+        ApiError: `not_ready`.
+    """
+    state = request.scope["state"]
+    found = cast("Runtime | None", state.get("runtime"))
+    if found is None:
+        found = state["runtime"] = cast("Runtime | None", getattr(request.app.state, "runtime", None))
+    if found is None:
+        raise ApiError(Code.NOT_READY, "The server is starting or stopping.", headers={"Retry-After": "1"})
+    return found
+
+
+def served_model(request: Request) -> ServedModel:
+    """The model that this request is answered by: read once, whatever is activated meanwhile.
+
+    Raises:
+        ApiError: `not_ready`.
+    """
+    state = request.scope["state"]
+    found = cast("ServedModel | None", state.get("model"))
+    if found is None:
+        found = state["model"] = runtime(request).models.current
+    return found
+
+
+def tenant(request: Request) -> str:
+    """Who calls, once it is known that the key may call this route and has not called too often.
+
+    Raises:
+        ApiError: `unauthenticated`, `rate_limited`, or `forbidden`.
+    """
+    state = request.scope["state"]
+    if (found := state.get("tenant")) is not None:
+        return cast("str", found)
+    access = runtime(request).access
+    caller = access.keyring.caller(request.headers)
+    state["tenant"] = caller.tenant
+    state["headers"] = access.limiter.hit(caller)
+    caller.require(required_scope(request.scope["route"]))
+    return caller.tenant
+
+
+def spend_candidates(request: Request, number: int) -> None:
+    """Counts candidates that are about to be ranked.
+
+    Raises:
+        ApiError: `quota_exceeded`.
+    """
+    runtime(request).access.quotas.take(tenant(request), Kind.CANDIDATES, number)
+
+
+def header_user(request: Request) -> str | None:
+    """The user that `X-User-Id` names, percent-encoded.
+
+    Raises:
+        ApiError: It is not a user id.
+    """
+    raw = request.headers.get(USER_HEADER)
+    return decode_user(raw, "") if raw else None
+
+
+def ranking_user(request: Request, body: str | None, model: str | None) -> str | None:
+    """For whom a ranking is, by whichever channel.
+
+    Raises:
+        ApiError: `user_conflict`, `model_not_found`, or a bad user id.
+    """
+    raw = request.scope["state"].get("path_user")
+    user = resolve_user(
+        path=decode_user(raw, "") if raw is not None else None,
+        body=body,
+        header=header_user(request),
+        model=None if model is None else split_model(model, model_names(request)),
+    )
+    request.scope["state"]["user"] = user
+    return user
+
+
+def path_user(request: Request) -> str:
+    """The user of a `/v1/users/{user}` route.
+
+    Raises:
+        ApiError: It is not a user id.
+    """
+    user = decode_user(request.path_params["user"], "")
+    request.scope["state"]["user"] = user
+    return user
+
+
+def model_names(request: Request) -> tuple[str, ...]:
+    """Every name of the bundle that answers."""
+    bundle = served_model(request).bundle
+    names = (*runtime(request).settings.model_aliases, bundle.manifest.name, bundle.version)
+    return tuple(dict.fromkeys(names))
+
+
+def json_answer(
+    content: object, timings: Timings | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A JSON answer; `content` may be JSON already."""
+    body = content if isinstance(content, bytes) else orjson.dumps(content)
+    all_headers: dict[str, Any] = dict(headers or {})
+    if timings is not None:
+        all_headers["Server-Timing"] = timings.header()
+    return Response(body, 200, all_headers, "application/json")

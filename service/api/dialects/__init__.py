@@ -1,0 +1,1 @@
+"""The languages that ranking clients speak."""

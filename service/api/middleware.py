@@ -1,0 +1,139 @@
+"""The outermost layer of every request: its id, the user in its path, its log line, its last resort."""
+
+import asyncio
+import re
+import secrets
+import time
+from typing import Any, Final
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from penchant.service.draining import Draining
+from penchant.service.errors import deadline_error, internal_error, problem_response
+from penchant.service.telemetry.metrics import Telemetry, log, log_failure
+
+_REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
+_TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_QUIET: Final = frozenset({"/healthz", "/readyz", "/health", "/metrics"})
+_CLIENT_LEFT: Final = 499
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # bounds the labels
+
+RANKING_PATHS: Final = frozenset(
+    {"/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/v1/best-of-n"}
+)
+"""Routes that may stand behind `/users/{user}`."""
+
+
+class Edge:
+    """ASGI middleware.
+
+    It sets in `scope["state"]`: `request_id`, `trace_id`, and `path_user` (percent-encoded, from
+    `/users/{user}/…` before a ranking route). Routes add what the log wants to know, `tenant` and `user`, and
+    `headers` that the answer bears whatever it is.
+
+    Args:
+        app: What it wraps.
+        telemetry: Counts requests; hashes users.
+        draining: While it is set, each answer closes its connection, so that the next request goes elsewhere.
+        seconds: Within which an answer must begin.
+    """
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, draining: Draining, seconds: float) -> None:
+        self._app = app
+        self._seconds = seconds
+        self._telemetry = telemetry
+        self._draining = draining
+        self._log = (
+            log.bind()
+        )  # made at the first request, when logging is set up; each call would make it anew
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id, trace_id = _ids(scope)
+        state = scope.setdefault("state", {})
+        state["request_id"], state["trace_id"] = request_id, trace_id
+        instance = _route_by_raw_path(scope)
+        status, deadline = 0, asyncio.timeout(self._seconds)
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = message.setdefault("headers", [])
+                headers.append((b"x-request-id", request_id.encode()))
+                headers += [(name.encode(), text.encode()) for name, text in state.get("headers", {}).items()]
+                if self._draining:
+                    headers.append((b"connection", b"close"))
+            await send(message)
+
+        async def first_answer(message: Message) -> None:
+            if not deadline.expired():
+                deadline.reschedule(None)  # an answer that has begun may be long
+            await answer(message)
+
+        try:
+            async with deadline:
+                await self._app(scope, receive, first_answer)
+        except ClientDisconnect:
+            status = status or _CLIENT_LEFT
+        except Exception as error:
+            failure = deadline_error(self._seconds) if deadline.expired() else internal_error()
+            log_failure("request_failed", error, request_id=request_id)
+            if status:
+                raise
+            response = problem_response(failure, instance=instance, request_id=request_id)
+            await response(scope, receive, answer)
+        finally:
+            self._record(scope, status or _CLIENT_LEFT, time.perf_counter() - started, state)
+
+    def _record(self, scope: Scope, status: int, seconds: float, state: dict[str, Any]) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        method = scope["method"] if route != "unmatched" and scope["method"] in _METHODS else "any"
+        self._telemetry.answered(method, route, status, seconds)
+        fields = {
+            "request_id": state["request_id"],
+            "method": scope["method"],
+            "route": route,
+            "status": status,
+            "ms": round(seconds * 1e3, 3),
+        }
+        tenant, user = state.get("tenant"), state.get("user")
+        if tenant is not None:
+            fields["tenant"] = tenant
+        if tenant is not None and user is not None:
+            fields["user"] = self._telemetry.hash_user(tenant, user)
+        if state["trace_id"]:
+            fields["trace_id"] = state["trace_id"]
+        (self._log.debug if route in _QUIET else self._log.info)("request", **fields)
+
+
+def _ids(scope: Scope) -> tuple[str, str | None]:
+    """The caller's request id or a new one, and the trace id of a W3C `traceparent`."""
+    request_id, trace_id = None, None
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            request_id = value.decode()
+        elif name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value)):
+            trace_id = match[1].decode()
+    return request_id or secrets.token_hex(16), trace_id
+
+
+def _route_by_raw_path(scope: Scope) -> str:
+    """Lets user ids hold any character: routes see the raw, still percent-encoded path; returns it.
+
+    `/users/{user}/v1/rerank` becomes `/v1/rerank`, the user being kept in the state.
+    """
+    raw: str = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
+    if raw.startswith("/users/"):
+        user, slash, rest = raw.removeprefix("/users/").partition("/")
+        if slash and f"/{rest}" in RANKING_PATHS:
+            scope["state"]["path_user"] = user
+            scope["path"] = f"/{rest}"
+    elif raw.startswith("/v1/users/"):
+        scope["path"] = raw
+    return raw

@@ -1,0 +1,256 @@
+"""The OpenAPI document: what FastAPI cannot see, because bodies are read by hand, is added here.
+
+`python -m penchant.service.api.openapi` prints the document; docs/openapi.json is its output.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Set
+from typing import Any, Final, Literal
+
+import orjson
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import models_json_schema
+
+from penchant.service.access.scopes import Scope
+from penchant.service.api.answers.ranking import Problem
+from penchant.service.api.middleware import RANKING_PATHS
+from penchant.service.errors import PROBLEM_JSON, STATUS, Code
+from penchant.service.feedback.events import EVENT_MODELS
+from penchant.service.feedback.schemas import (
+    AnyEvent,
+    BestOfNRequest,
+    FeedbackBatch,
+    MergeRequest,
+    RerankRequest,
+    ScoreRequest,
+    TeiRequest,
+)
+
+
+def _header(text: str) -> dict[str, Any]:
+    return {"description": text, "schema": {"type": "string"}}
+
+
+_TOO_MANY: Final = 429
+_RETRIED: Final = (409, _TOO_MANY, 503, 504)
+_REF: Final = "#/components/schemas/{model}"
+_EVENTS: Final[tuple[type[BaseModel], ...]] = tuple(EVENT_MODELS.values())
+_BODIES: Final[tuple[type[BaseModel], ...]] = (
+    RerankRequest,
+    TeiRequest,
+    ScoreRequest,
+    BestOfNRequest,
+    FeedbackBatch,
+    MergeRequest,
+    *_EVENTS,
+)
+FEEDBACK_BODY: Final[tuple[type[BaseModel], ...]] = (FeedbackBatch, *_EVENTS)
+_USER: Final = {
+    "name": "user",
+    "in": "path",
+    "required": True,
+    "description": "user id, percent-encoded",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+}
+_ALWAYS: Final = frozenset({Code.INTERNAL, Code.NOT_READY, Code.DEADLINE_EXCEEDED})
+_KEYED: Final = frozenset({Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.RATE_LIMITED, Code.STORAGE_UNAVAILABLE})
+_BODY: Final = frozenset(
+    {
+        Code.INVALID_JSON,
+        Code.INVALID_ENCODING,
+        Code.REQUEST_TIMEOUT,
+        Code.BODY_TOO_LARGE,
+        Code.UNSUPPORTED_MEDIA_TYPE,
+        Code.VALIDATION_FAILED,
+    }
+)
+_RANKING: Final = frozenset({Code.USER_CONFLICT, Code.MODEL_NOT_FOUND, Code.OVERLOADED, Code.QUOTA_EXCEEDED})
+_FEEDBACK: Final = frozenset(
+    {
+        Code.USER_CONFLICT,
+        Code.RANK_NOT_FOUND,
+        Code.EVENT_NOT_FOUND,
+        Code.IDEMPOTENCY_IN_FLIGHT,
+        Code.IDEMPOTENCY_KEY_REUSED,
+        Code.EVENT_ID_CONFLICT,
+        Code.OVERLOADED,
+        Code.QUOTA_EXCEEDED,
+    }
+)
+_USERS: Final = frozenset({Code.INVALID_ENCODING, Code.VALIDATION_FAILED})
+
+Kind = Literal["ranking", "feedback", "user", "page", "forget", "export", "merge", "models", "health"]
+
+_CODES: Final[Mapping[Kind, frozenset[Code]]] = {
+    "ranking": _ALWAYS | _BODY | _RANKING | _KEYED,
+    "feedback": _ALWAYS | _BODY | _FEEDBACK | _KEYED,
+    "user": _ALWAYS | _USERS | _KEYED | {Code.USER_NOT_FOUND},
+    "page": _ALWAYS | _USERS | _KEYED | {Code.USER_NOT_FOUND},
+    "forget": _ALWAYS | _USERS | _KEYED,
+    "export": _ALWAYS | _USERS | _KEYED | {Code.USER_NOT_FOUND},
+    "merge": _ALWAYS | _USERS | _KEYED | _BODY | {Code.USER_NOT_FOUND},
+    "models": _ALWAYS | _KEYED,
+    "health": _ALWAYS,
+}
+_SCOPES: Final[Mapping[Kind, Scope | None]] = {  # None: no key is needed
+    "ranking": Scope.RANK,
+    "feedback": Scope.FEEDBACK,
+    "user": Scope.RANK,
+    "page": Scope.FEEDBACK,
+    "forget": Scope.ADMIN,
+    "export": Scope.ADMIN,
+    "merge": Scope.ADMIN,
+    "models": Scope.RANK,
+    "health": None,
+}
+_SCOPE: Final = "x-required-scope"
+_LIMITS: Final = {
+    "RateLimit-Policy": _header(
+        "limits of the tenant and of the key, where there are some: `q` in `w` seconds"
+    ),
+    "RateLimit": _header("of each limit: `r` are left, and more in `t` seconds"),
+}
+_AGAIN: Final = {"Retry-After": _header("seconds to wait")}
+_HEADERS: Final = {"X-Request-Id": _header("names the request in logs")}
+_TIMED: Final = _HEADERS | {
+    "Server-Timing": _header("milliseconds in `queue`, `encode`, `posterior` and `rank`")
+}
+
+
+def describe(
+    kind: Kind,
+    answer: object,
+    body: type[BaseModel] | tuple[type[BaseModel], ...] | None = None,
+) -> dict[str, Any]:
+    """Arguments of a route that document it.
+
+    Args:
+        kind: What parameters it takes and how it can fail.
+        answer: Model of the answer, or two; None for an empty one.
+        body: Model of the request's body, or several of which one fits.
+    """
+    extra: dict[str, Any] = {"parameters": list(_parameters(kind))}
+    if body is not None:
+        bodies = body if isinstance(body, tuple) else (body,)
+        extra["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": _any_of(bodies)}},
+        }
+    scope = _SCOPES[kind]
+    if scope is None:
+        extra["security"] = []
+    else:
+        extra[_SCOPE] = str(scope)
+    statuses = sorted({STATUS[code][0] for code in _CODES[kind]})
+    responses: dict[int | str, dict[str, Any]] = {
+        status: _problem(status, _CODES[kind]) for status in statuses
+    }
+    if answer is None:
+        responses[204] = {"description": "Done", "headers": _HEADERS | _LIMITS}
+    else:
+        headers = _TIMED if kind in ("ranking", "feedback") else _HEADERS
+        headers = headers | (_LIMITS if scope is not None else {})
+        if isinstance(answer, tuple):
+            answer = answer[0] | answer[1]
+            headers = headers | {
+                "X-Rank-Id": _header("`id` of the ranking, where the answer is a bare array")
+            }
+        responses[200] = {"model": answer, "description": "Success", "headers": headers}
+    return {"responses": responses, "openapi_extra": extra}
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document of an app."""
+    found = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        openapi_version="3.1.0",
+    )
+    schemas = found.setdefault("components", {}).setdefault("schemas", {})
+    models: tuple[type[BaseModel], ...] = (*_BODIES, Problem)
+    _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
+    schemas.update(definitions["$defs"])
+    event = TypeAdapter(AnyEvent).json_schema(ref_template=_REF)
+    event.pop("$defs")
+    schemas["Event"] = event
+    schemas["FeedbackBatch"]["properties"]["events"]["items"] = {"$ref": _REF.format(model="Event")}
+    schemas["Problem"]["properties"]["code"]["enum"] = [str(code) for code in STATUS]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    found["components"]["schemas"] = dict(sorted(schemas.items()))
+    found["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    found["security"] = [{"bearer": []}, {"key": []}, {}]
+    for path in sorted(RANKING_PATHS):
+        found["paths"][f"/users/{{user}}{path}"] = _for_user(found["paths"][path])
+    return found
+
+
+def required_scope(route: Any) -> Scope:  # noqa: ANN401 — whatever the framework matched
+    """What a key needs for a route, as `describe` declared it.
+
+    Raises:
+        KeyError: Nothing was declared: the route is not for callers with keys.
+    """
+    return Scope(route.openapi_extra[_SCOPE])
+
+
+def serialize(found: Mapping[str, Any]) -> bytes:
+    """The document as it is committed."""
+    return orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _for_user(item: Mapping[str, Any]) -> dict[str, Any]:
+    """A ranking path behind `/users/{user}`."""
+    post = dict(item["post"])
+    post["operationId"] = f"{post['operationId']}_for_user"
+    post["parameters"] = [_USER, *post.get("parameters", [])]
+    return {"post": post}
+
+
+def _parameters(kind: Kind) -> Iterator[dict[str, Any]]:
+    if kind in ("user", "page", "forget", "export", "merge"):
+        yield _USER
+    if kind in ("ranking", "feedback"):
+        yield _parameter("X-User-Id", "header", "user id, percent-encoded: one of the ways to name the user")
+    if kind == "feedback":
+        text = "a repeated request with this key gets the first one's answer, for 24 h"
+        yield _parameter("Idempotency-Key", "header", text, minLength=1, maxLength=255)
+    if kind == "page":
+        yield _parameter("cursor", "query", "`next_cursor` of the page before", pattern="^[0-9]*$")
+        yield _parameter("limit", "query", "events in a page", type="integer", minimum=1, maximum=100)
+
+
+def _parameter(name: str, place: str, text: str, **schema: object) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": place,
+        "required": False,
+        "description": text,
+        "schema": {"type": "string"} | schema,
+    }
+
+
+def _any_of(models: tuple[type[BaseModel], ...]) -> dict[str, Any]:
+    refs = [{"$ref": _REF.format(model=model.__name__)} for model in models]
+    return refs[0] if len(refs) == 1 else {"anyOf": refs}
+
+
+def _problem(status: int, possible: Set[Code]) -> dict[str, Any]:
+    codes = ", ".join(f"`{code}`" for code in STATUS if code in possible and STATUS[code][0] == status)
+    schema = {"$ref": _REF.format(model="Problem")}
+    headers = _HEADERS | (_AGAIN if status in _RETRIED else {}) | (_LIMITS if status == _TOO_MANY else {})
+    return {"description": codes, "content": {PROBLEM_JSON: {"schema": schema}}, "headers": headers}
+
+
+if __name__ == "__main__":
+    from penchant.service.app import create_app
+    from penchant.service.settings import Settings
+
+    sys.stdout.buffer.write(serialize(document(create_app(Settings()))))

@@ -1,0 +1,124 @@
+"""For operators and for clients that ask what is served."""
+
+import asyncio
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from sqlalchemy import text
+from starlette.requests import Request
+from starlette.responses import Response
+
+from penchant.service.api.answers import ops as answers
+from penchant.service.api.context import json_answer, model_names, runtime, served_model, tenant
+from penchant.service.api.openapi import describe
+from penchant.service.api.routing import lean_router
+from penchant.service.errors import ApiError, Code
+from penchant.service.runtime import Runtime
+from penchant.service.telemetry.metrics import Telemetry, log_failure
+
+router = lean_router(tags=["operations"])
+
+
+@router.get("/healthz", summary="Is the process alive?", **describe("health", answers.Health))
+async def healthz(_request: Request) -> Response:
+    """Answers as long as the process does."""
+    return json_answer({"status": "ok"})
+
+
+@router.get("/readyz", summary="Can it serve?", **describe("health", answers.Readiness))
+async def readyz(request: Request) -> Response:
+    """200 when encoder and store work, otherwise 503; either way with each check."""
+    served = runtime(request)
+    checks = await _checks(served)
+    if request.app.state.draining:
+        checks["server"] = _check(False, "", "about to stop: it answers, but new requests belong elsewhere")
+    if any(check["status"] != "ok" for check in checks.values()):
+        raise ApiError(
+            Code.NOT_READY, "A check failed.", headers={"Retry-After": "1"}, extra={"checks": checks}
+        )
+    return json_answer({"status": "ready", "checks": checks})
+
+
+@router.get("/health", summary="As /readyz", **describe("health", answers.Readiness))
+async def health(request: Request) -> Response:
+    """As `/readyz`."""
+    return await readyz(request)
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response, include_in_schema=False)
+async def metrics(request: Request) -> Response:
+    """Metrics in Prometheus' text format, without tenants and users."""
+    telemetry: Telemetry = request.app.state.telemetry
+    return Response(telemetry.expose(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/v1/models", summary="Which models are served?", **describe("models", answers.ModelList))
+async def models(request: Request) -> Response:
+    """Every accepted model name; all of them are the loaded bundle."""
+    served, owner = runtime(request), tenant(request)
+    bundle, limits = served_model(request).bundle, _limits(request, owner)
+    data = [
+        {
+            "id": name,
+            "object": "model",
+            "created": int(served.started_at),
+            "owned_by": "penchant",
+            "bundle": bundle.manifest.name,
+            "bundle_version": bundle.version,
+            "limits": limits,
+        }
+        for name in model_names(request)
+    ]
+    return json_answer({"object": "list", "data": data})
+
+
+def _limits(request: Request, owner: str) -> dict[str, Any]:
+    served = runtime(request)
+    settings, own = served.settings, served.access.tenancy.of(owner)
+    of_requests = (
+        "max_body_bytes",
+        "max_candidates",
+        "max_text_chars",
+        "max_events",
+        "max_event_texts",
+        "max_feedback_texts",
+        "max_edit_chars",
+        "max_metadata_bytes",
+        "max_page_items",
+        "body_timeout_seconds",
+        "request_timeout_seconds",
+        "key_requests_per_minute",
+    )
+    return {
+        **{name: getattr(settings, name) for name in of_requests},
+        "max_tokens_per_text": served_model(request).source.extractor.encoder.max_tokens,
+        "tenant_requests_per_minute": own.requests_per_minute,
+        "candidates_per_day": own.candidates_per_day,
+        "events_per_day": own.events_per_day,
+        "users": own.users,
+    }
+
+
+async def _checks(served: Runtime) -> dict[str, dict[str, Any]]:
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.run_in_executor(served.readers, _ping, served)
+        store = _check(served.writer.works, "writing works", "the last write failed")
+    except Exception as error:
+        log_failure("store_check_failed", error)
+        store = _check(False, "", "reading failed")
+    model = served.models.current
+    return {
+        "encoder": _check(model.source.batcher.alive, "warm", "its thread has ended"),
+        "store": store,
+        "bundle": _check(True, model.bundle.version, ""),
+    }
+
+
+def _check(good: bool, detail: str, otherwise: str) -> dict[str, Any]:
+    return {"status": "ok" if good else "failed", "detail": detail if good else otherwise}
+
+
+def _ping(served: Runtime) -> None:
+    with served.database.reading() as connection:
+        connection.execute(text("SELECT 1 FROM installation"))

@@ -1,0 +1,136 @@
+"""What is known of a user, and forgetting it. Paths stay percent-encoded (see `edge`): ids may hold `/`."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Final
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from penchant.service.api.answers import users as answers
+from penchant.service.api.body import read_object, validate
+from penchant.service.api.context import json_answer, path_user, runtime, served_model, tenant
+from penchant.service.api.openapi import describe
+from penchant.service.api.routing import lean_router
+from penchant.service.bundles.served_model import ServedModel
+from penchant.service.errors import ApiError, Code, InvalidRequestError
+from penchant.service.feedback.schemas import MergeRequest
+from penchant.service.runtime import Runtime
+from penchant.service.store.event_log import page_events
+from penchant.service.users.states import UserState, share_of_prior_std
+
+router = lean_router(prefix="/v1/users", tags=["users"])
+
+DEFAULT_LIMIT: Final = 20
+
+
+@router.get("/{user}", summary="What is known of a user", **describe("user", answers.UserResponse))
+async def get_user(request: Request) -> Response:
+    """How much feedback the user gave, where that leaves us, and how the user differs from the population."""
+    served, owner = runtime(request), tenant(request)
+    user, model = path_user(request), served_model(request)
+    state = await _known(model, owner, user)
+    posterior = model.states.posterior(state)
+    loop = asyncio.get_running_loop()
+    reasons = await loop.run_in_executor(served.readers, model.explainer.reasons, owner, user, posterior)
+    return json_answer(
+        {
+            "user": user,
+            "state": "personal" if state.is_personal else "population",
+            "feedback_events": state.feedback_events,
+            "posterior_version": state.version,
+            "bundle": model.bundle.version,
+            "archetype_weights": posterior.archetype_weights.tolist(),
+            "uncertainty": {"share_of_prior_std": share_of_prior_std(posterior)},
+            "reasons": reasons,
+            "updated_at": _rfc3339(state.updated_at),
+        }
+    )
+
+
+@router.delete("/{user}", status_code=204, summary="Forget a user", **describe("forget", None))
+async def delete_user(request: Request) -> Response:
+    """Removes posterior, log, rankings, and features that no other feedback needs. Also 204 where unknown."""
+    served, owner = runtime(request), tenant(request)
+    await served.user_data.forget(owner, path_user(request))
+    return Response(status_code=204)
+
+
+@router.get("/{user}/export", summary="All that is held on a user", **describe("export", answers.UserExport))
+async def export_user(request: Request) -> Response:
+    """The log with its texts, what every bundle made of it, what was shown, kept answers, and trust."""
+    served, owner = runtime(request), tenant(request)
+    loop = asyncio.get_running_loop()
+    held = await loop.run_in_executor(served.readers, served.user_data.export, owner, path_user(request))
+    return json_answer(held)
+
+
+@router.post(
+    "/{user}/merge",
+    summary="Give a user what is known of a provisional one",
+    **describe("merge", answers.MergeResponse, MergeRequest),
+)
+async def merge_users(request: Request) -> Response:
+    """The logs become one, in the order in which they were received; the provisional user is no more. Idempotent."""
+    served, owner = runtime(request), tenant(request)
+    user = path_user(request)
+    body = validate(MergeRequest, await read_object(request, served.settings))
+    return json_answer(await served.user_data.merge(owner, user, body.source))
+
+
+@router.get(
+    "/{user}/feedback",
+    summary="A user's feedback log",
+    **describe("page", answers.FeedbackPage),
+)
+async def get_feedback(request: Request) -> Response:
+    """Events in the order in which they were learned."""
+    served, owner = runtime(request), tenant(request)
+    user = path_user(request)
+    limit = _integer(request, "limit", DEFAULT_LIMIT, 1, served.settings.max_page_items)
+    after = _integer(request, "cursor", 0, 0, 2**53)
+    await _known(served_model(request), owner, user)
+    loop = asyncio.get_running_loop()
+    data = await loop.run_in_executor(served.readers, _page, served, owner, user, after, limit + 1)
+    more = len(data) > limit
+    page = data[:limit]
+    return json_answer(
+        {"data": page, "has_more": more, "next_cursor": str(page[-1]["seq"]) if more else None}
+    )
+
+
+async def _known(model: ServedModel, owner: str, user: str) -> UserState:
+    state = await model.states.get(owner, user)
+    if state is None:
+        raise ApiError(Code.USER_NOT_FOUND, "Nothing is known of this user.")
+    return state
+
+
+def _page(served: Runtime, owner: str, user: str, after: int, limit: int) -> list[dict[str, object]]:
+    with served.database.reading() as connection:
+        rows = page_events(connection, owner, user, after, limit)
+    return [
+        {
+            "seq": row.seq,
+            "event_id": row.event_id,
+            "received_at": _rfc3339(row.received_at),
+            "event": orjson.loads(row.payload),
+        }
+        for row in rows
+    ]
+
+
+def _integer(request: Request, name: str, default: int, low: int, high: int) -> int:
+    raw = request.query_params.get(name)
+    if not raw:
+        return default
+    if not (raw.isascii() and raw.isdigit() and len(raw) < 20 and low <= int(raw) <= high):
+        raise InvalidRequestError(
+            (f"/{name}", f"The query parameter must be an integer from {low} to {high}.")
+        )
+    return int(raw)
+
+
+def _rfc3339(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

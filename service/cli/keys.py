@@ -1,0 +1,196 @@
+"""The commands for who may call: keys, and the settings of tenants. Running servers hear of each change in a moment.
+
+A store is made where there is none: a first key comes before the first server.
+"""
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from penchant.service.access.scopes import Scope
+from penchant.service.cli.inputs import Json
+from penchant.service.cli.store_access import DataDir, StoreUrl, open_store, settings_of
+from penchant.service.cli.terminal import note, out, stop
+
+if TYPE_CHECKING:
+    from penchant.service.store.keys import StoredKey
+
+keys_app = typer.Typer(help="Keys with which apps call the server.", no_args_is_help=True)
+tenants_app = typer.Typer(help="Settings and limits of one tenant.", no_args_is_help=True)
+
+Tenant = Annotated[str, typer.Argument(help="Name of the tenant.")]
+_DAY = 86_400
+
+
+@keys_app.command("create")
+def create(
+    tenant: Annotated[str, typer.Option(help="Whose key it is; data of tenants is kept apart.")],
+    scope: Annotated[
+        list[Scope],
+        typer.Option(help="What it may do; may be given several times. `admin` may do everything."),
+    ],
+    name: Annotated[str, typer.Option(help="To tell it from others.")] = "",
+    data_dir: DataDir = None,
+    store_url: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it, once: only its hash is stored."""
+    from penchant.service.access.keyring import create_key
+
+    _check_tenant(tenant)
+    if len(name) > 128:
+        stop("a key's name has at most 128 characters")
+    with open_store(data_dir, store_url, make=True) as database, database.writing() as connection:
+        key, stored = create_key(connection, tenant, set(scope), name, time.time())
+    if as_json:
+        typer.echo(json.dumps({"key": key, **_shown(stored)}))
+        return
+    note(f"{stored.key_id}: a key of {tenant} for {', '.join(stored.scopes)}. It is shown this once.")
+    typer.echo(key)
+
+
+@keys_app.command("list")
+def list_keys(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    data_dir: DataDir = None,
+    store_url: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Show which keys there are, revoked ones too; never the keys themselves."""
+    from penchant.service.store import keys
+
+    with open_store(data_dir, store_url, make=True) as database, database.reading() as connection:
+        found = [key for key in keys.all_keys(connection) if tenant in (None, key.tenant)]
+    if as_json:
+        typer.echo(json.dumps([_shown(key) for key in found]))
+        return
+    table = Table("key id", "tenant", "scopes", "name", "created", "revoked")
+    for key in found:
+        created, revoked = _when(key.created_at), _when(key.revoked_at)
+        table.add_row(key.key_id, key.tenant, ", ".join(key.scopes), key.name, created, revoked)
+    out.print(table)
+
+
+@keys_app.command("revoke")
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="Its id, as `list` shows it.")],
+    data_dir: DataDir = None,
+    store_url: StoreUrl = None,
+) -> None:
+    """Make a key invalid for ever. A server stays closed when its last key is revoked."""
+    from penchant.service.access.keyring import revoke_key
+
+    with open_store(data_dir, store_url, make=True) as database, database.writing() as connection:
+        revoked = revoke_key(connection, key_id, time.time())
+    if revoked is None:
+        stop(f"there is no key {key_id}", code=1)
+    typer.echo(f"{key_id} is revoked")
+
+
+@tenants_app.command("set")
+def set_tenant(
+    tenant: Tenant,
+    keep_texts: Annotated[
+        bool | None, typer.Option(help="Whether the log holds texts, or their features alone.")
+    ] = None,
+    retention_days: Annotated[str | None, typer.Option(help="Forget judgements after so many days.")] = None,
+    requests_per_minute: Annotated[
+        str | None, typer.Option(help="By all its keys together, on each server.")
+    ] = None,
+    candidates_per_day: Annotated[str | None, typer.Option(help="Candidates ranked, by UTC days.")] = None,
+    events_per_day: Annotated[str | None, typer.Option(help="Feedback events accepted, by UTC days.")] = None,
+    users: Annotated[str | None, typer.Option(help="Users with feedback.")] = None,
+    data_dir: DataDir = None,
+    store_url: StoreUrl = None,
+) -> None:
+    """Change settings of a tenant; what is not given stays. `none` takes the server's setting again."""
+    from pydantic import ValidationError
+
+    from penchant.service.access.tenancy import TenantSettings, own_settings, put_settings
+
+    _check_tenant(tenant)
+    given: dict[str, Any] = {
+        "keep_texts": keep_texts,
+        "retention_days": retention_days,
+        "requests_per_minute": requests_per_minute,
+        "candidates_per_day": candidates_per_day,
+        "events_per_day": events_per_day,
+        "users": users,
+    }
+    changes = {name: None if value == "none" else value for name, value in given.items() if value is not None}
+    with open_store(data_dir, store_url, make=True) as database, database.writing() as connection:
+        try:
+            settings = TenantSettings(**own_settings(connection, tenant).model_dump() | changes)
+        except ValidationError as error:
+            faults = [f"--{str(e['loc'][0]).replace('_', '-')}: {e['msg']}" for e in error.errors()]
+            stop("; ".join(faults))
+        put_settings(connection, tenant, settings, time.time())
+    typer.echo(json.dumps({"tenant": tenant, **settings.model_dump()}))
+
+
+@tenants_app.command("show")
+def show_tenant(tenant: Tenant, data_dir: DataDir = None, store_url: StoreUrl = None) -> None:
+    """Show what holds for a tenant, and what it has used today (UTC), as JSON."""
+    from penchant.service.access.tenancy import Tenancy
+    from penchant.service.store import keys
+
+    tenancy = Tenancy(settings_of(data_dir, store_url))
+    with open_store(data_dir, store_url, make=True) as database, database.reading() as connection:
+        tenancy.load(keys.tenant_settings(connection))
+        used = keys.usage(connection, int(time.time() // _DAY), [tenant])
+        users = keys.count_users(connection, [tenant])[tenant]
+    today = {kind: amount for (of, kind), amount in used.items() if of == tenant}
+    settings = tenancy.of(tenant).model_dump()
+    typer.echo(json.dumps({"tenant": tenant, "settings": settings, "today": today, "users": users}, indent=2))
+
+
+@tenants_app.command("list")
+def list_tenants(data_dir: DataDir = None, store_url: StoreUrl = None, as_json: Json = False) -> None:
+    """Show the tenants that have a key or settings of their own."""
+    from penchant.service.store import keys
+
+    with open_store(data_dir, store_url, make=True) as database, database.reading() as connection:
+        settings = keys.tenant_settings(connection)
+        stored = keys.all_keys(connection)
+    valid = [key.tenant for key in stored if key.revoked_at is None]
+    names = sorted({*settings, *(key.tenant for key in stored)})
+    if as_json:
+        rows = [
+            {"tenant": name, "keys": valid.count(name), "settings": settings.get(name, {})} for name in names
+        ]
+        typer.echo(json.dumps(rows))
+        return
+    table = Table("tenant", "valid keys", "settings of its own")
+    for name in names:
+        own = ", ".join(f"{field}={value}" for field, value in settings.get(name, {}).items())
+        table.add_row(name, str(valid.count(name)), own)
+    out.print(table)
+
+
+def _check_tenant(tenant: str) -> None:
+    from penchant.service.access.tenancy import tenant_fault
+
+    if fault := tenant_fault(tenant):
+        stop(fault)
+
+
+def _shown(key: "StoredKey") -> dict[str, Any]:
+    """A key for others to see: without its hash."""
+    return {
+        "key_id": key.key_id,
+        "tenant": key.tenant,
+        "scopes": list(key.scopes),
+        "name": key.name,
+        "created_at": _when(key.created_at),
+        "revoked_at": _when(key.revoked_at) or None,
+    }
+
+
+def _when(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

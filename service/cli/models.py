@@ -1,0 +1,210 @@
+"""The commands for data: fit a model to judgements, evaluate one."""
+
+import json
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from penchant.service.cli.inputs import (
+    Device,
+    EncoderOption,
+    Json,
+    checkpoint_in,
+    described,
+    extractor_of,
+    load_bundle,
+    load_extractor,
+    read_judgements,
+    resumable,
+    save_fitted,
+    set_name,
+)
+from penchant.service.cli.learning import Tenants, fit_from_store
+from penchant.service.cli.store_access import DataDir, StoreUrl
+from penchant.service.cli.tables import print_manifest
+from penchant.service.cli.terminal import INTERRUPTED, out, progress, stop
+
+if TYPE_CHECKING:
+    from penchant.models.evaluation.few_shot import Report as EvaluationReport
+
+Split = Literal["cold", "warm"]
+
+Data = Annotated[
+    Path, typer.Argument(help="Judgements: a .jsonl or .jsonl.gz file, or a folder with data.jsonl.gz.")
+]
+SplitOption = Annotated[Split, typer.Option(help="cold: the texts to rank are new. warm: they recur.")]
+
+
+def fit(
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Judgements: .jsonl or .jsonl.gz files, or folders with data.jsonl.gz."),
+    ] = None,
+    *,
+    from_store: Annotated[
+        bool,
+        typer.Option(
+            "--from-store", help="Of a store's feedback in place of files; compared with --current."
+        ),
+    ] = False,
+    tenant: Tenants = None,
+    data_dir: DataDir = None,
+    store_url: StoreUrl = None,
+    current: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --from-store: the bundle in use, or 'default'; PENCHANT_BUNDLE unless given."
+        ),
+    ] = None,
+    out_path: Annotated[Path, typer.Option("--out", help="Folder to write the bundle to.")],
+    name: Annotated[str | None, typer.Option(help="Its name; the folder's unless given.")] = None,
+    split: SplitOption = "cold",
+    encoder: EncoderOption = "embedded",
+    precision: Annotated[
+        Literal["float32", "bfloat16", "auto"],
+        typer.Option(help="Of the encoder. auto: what is faster here, which may differ from run to run."),
+    ] = "float32",
+    seed: Annotated[int, typer.Option(help="Equal data, options and seed: an equal bundle.")] = 0,
+    device: Device = "auto",
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Folder for what is done so far; OUT.work unless given. Removed at the end."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on from an interrupted run, or start anew.")
+    ] = True,
+) -> None:
+    """Fit a bundle to judgements. Ctrl-C interrupts; the same command goes on."""
+    from penchant.models.bundle import BundleError
+    from penchant.models.checkpoint import CheckpointError
+    from penchant.models.encoding.encoder import EncoderError
+    from penchant.models.fitting.em import FitOptions
+    from penchant.models.training import fit_bundle
+
+    target = out_path.resolve()
+    if target.exists() and not target.is_dir():
+        stop(f"{out_path}: is there already, and is no folder")
+    folder = work or target.with_name(target.name + ".work")
+    if from_store == bool(data):
+        stop("fit to what? Name files, or --from-store" + (", not both" if data else ""))
+    if from_store:
+        fit_from_store(
+            tenant=tenant,
+            data_dir=data_dir,
+            store_url=store_url,
+            current=current,
+            out_path=out_path,
+            name=name or target.name,
+            split=split,
+            seed=seed,
+            device=device,
+            work=folder,
+            resume=resume,
+        )
+        return
+    options = FitOptions(seed=seed, device=device)
+    with resumable(folder, BundleError, CheckpointError, EncoderError):
+        with progress() as report:
+            sets = [read_judgements(path, report) for path in data or ()]
+            cards = [described(path, judgements) for path, judgements in zip(data or (), sets, strict=True)]
+            extractor = load_extractor(encoder, report, precision=precision, device=device)
+            checkpoint = checkpoint_in(
+                folder,
+                resume=resume,
+                data=cards,
+                split=split,
+                features=extractor.identity,
+                precision=precision,
+                options=asdict(options),
+            )
+            bundle = fit_bundle(
+                list(chain.from_iterable(sets)),
+                extractor,
+                name=name or target.name,
+                mode=split,
+                options=options,
+                data=cards,
+                progress=report,
+                checkpoint=checkpoint,
+            )
+        save_fitted(bundle, out_path, checkpoint)
+    print_manifest(bundle)
+
+
+def evaluate(
+    data: Data,
+    split: SplitOption,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="Bundle to evaluate, or 'default'; unless given, one is fitted on the set's train part."
+        ),
+    ] = None,
+    repetitions: Annotated[
+        int, typer.Option(min=1, help="How many random splits the figures are the mean of.")
+    ] = 5,
+    encoder: EncoderOption = "embedded",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """How well are new users' next comparisons predicted after k of their own judgements?"""
+    from penchant.models.bundle import BundleError
+    from penchant.models.fitting.em import FitOptions
+    from penchant.models.training import NothingToEvaluateError
+    from penchant.models.training import evaluate as evaluate_set
+
+    loaded = None if bundle is None else load_bundle(bundle)
+    try:
+        with progress() as report:
+            judgements = read_judgements(data, report)
+            extractor = (
+                load_extractor(encoder, report, device=device)
+                if loaded is None
+                else extractor_of(loaded, report, device=device)
+            )
+            found = evaluate_set(
+                judgements,
+                extractor,
+                name=set_name(data),
+                mode=split,
+                repetitions=repetitions,
+                bundle=loaded,
+                options=FitOptions(device=device),
+                progress=report,
+            )
+    except (BundleError, NothingToEvaluateError) as error:
+        stop(error)
+    except KeyboardInterrupt:
+        stop("interrupted", INTERRUPTED)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        out.print(_curve(found))
+
+
+def _curve(found: "EvaluationReport") -> Table:
+    table = Table(
+        title=f"{found.set}, {found.split}: {found.users} users, mean of {found.repetitions}",
+        caption=found.bundle,
+    )
+    for column in ("k", "accuracy", "95 %", "log-loss", "95 %", "calibration error", "made worse"):
+        table.add_column(column, justify="right")
+    for point in found.curve:
+        table.add_row(
+            str(point.k),
+            f"{point.accuracy:.3f}",
+            _interval(point.accuracy_interval),
+            f"{point.log_loss:.4f}",
+            _interval(point.log_loss_interval),
+            f"{point.calibration_error:.3f}",
+            f"{point.harmed:.1%}",
+        )
+    return table
+
+
+def _interval(bounds: tuple[float, float]) -> str:
+    return f"{bounds[0]:.3f} – {bounds[1]:.3f}"

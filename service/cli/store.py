@@ -1,0 +1,137 @@
+"""The commands for operators: look whether all is well, write the store into one file, restore it."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from penchant.service.cli.inputs import Json
+from penchant.service.cli.store_access import DataDir, StoreUrl, given, open_store, settings_of
+from penchant.service.cli.terminal import INTERRUPTED, out, progress, stop
+
+if TYPE_CHECKING:
+    from penchant.service.store.manifest import Manifest
+
+_COLORS: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
+
+
+def doctor(
+    data_dir: DataDir = None,
+    store_url: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Check settings, store, bundle and encoder, and say what to do; exit code 1 where a check failed.
+
+    Nothing is changed, and no secret is printed. A server may be running.
+    """
+    from penchant.service.doctor.checks import examine
+
+    findings = []
+    for finding in examine(given(data_dir=data_dir, store_url=store_url)):
+        findings.append(finding)
+        if not as_json:
+            color = _COLORS[finding.status]
+            out.print(f"[{color}]{finding.status:<8}[/]{finding.check:<11}", end="", highlight=False)
+            said = f"{finding.detail}. To do: {finding.advice}" if finding.advice else finding.detail
+            out.print(said, markup=False, highlight=False, soft_wrap=True)
+    failed = any(finding.status == "failed" for finding in findings)
+    if as_json:
+        typer.echo(json.dumps({"ok": not failed, "findings": [asdict(f) for f in findings]}, indent=2))
+    if failed:
+        raise typer.Exit(1)
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="Written anew; never overwritten.")],
+    data_dir: DataDir = None,
+    store_url: StoreUrl = None,
+) -> None:
+    """Write the whole store, as it is at one moment, into one file; a server may go on serving.
+
+    The file can be restored into either kind of database. It holds texts, users and hashes of keys: keep it safe.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from penchant.service.store.archive import write_archive
+    from penchant.service.store.manifest import ArchiveError
+
+    if file.exists():
+        stop(f"{file}: is there already")
+    try:
+        with (
+            open_store(data_dir, store_url) as database,
+            progress() as report,
+            _written(file) as target,
+            database.reading() as connection,
+        ):
+            manifest = write_archive(connection, target, report)
+    except (ArchiveError, SQLAlchemyError, OSError) as error:
+        stop(_reason(error), code=1)
+    except KeyboardInterrupt:
+        stop("interrupted", INTERRUPTED)
+    _tell(f"wrote {file} ({file.stat().st_size / 2**20:.1f} MiB)", manifest)
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(help="What `penchant backup` wrote, from either kind of database.")],
+    data_dir: DataDir = None,
+    store_url: StoreUrl = None,
+) -> None:
+    """Fill an empty store from a backup, all or nothing, and read back what it then holds.
+
+    No server may be running on the store.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from penchant.service.store.archive import read_archive
+    from penchant.service.store.database import Database, StoreError
+    from penchant.service.store.manifest import ArchiveError, read_manifest
+
+    settings = settings_of(data_dir, store_url)
+    try:
+        with file.open("rb") as source, progress() as report:
+            read_manifest(source)  # before anything is made
+            with closing(Database.open(settings)) as database, database.writing() as connection:
+                manifest = read_archive(connection, source, report)
+    except (ArchiveError, StoreError, SQLAlchemyError, OSError) as error:
+        stop(_reason(error), code=1)
+    except KeyboardInterrupt:
+        stop("interrupted: nothing was restored", INTERRUPTED)
+    _tell(f"restored {database.name}", manifest)
+
+
+@contextmanager
+def _written(file: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name once it is whole and on disk; readable by its owner alone."""
+    folder = file.resolve().parent
+    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "wb") as target:
+            yield target
+            target.flush()
+            os.fsync(target.fileno())
+        os.link(name, file)  # unlike a rename, this never takes another file's place
+    finally:
+        Path(name).unlink(missing_ok=True)
+    folder_handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(folder_handle)
+    finally:
+        os.close(folder_handle)
+
+
+def _reason(error: Exception) -> str:
+    """One line, without the statement that failed."""
+    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+
+
+def _tell(done: str, manifest: "Manifest") -> None:
+    counts = ", ".join(f"{card.name} {card.rows:,}" for card in manifest.tables if card.rows)
+    told = f"{done}: {manifest.rows:,} rows of revision {manifest.revision}, checksums right ({counts or 'empty'})"
+    out.print(told, markup=False, highlight=False, soft_wrap=True)

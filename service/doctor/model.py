@@ -1,0 +1,108 @@
+"""Would the model work here? The bundle, its encoder, FAISS, and threads for them."""
+
+import os
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from penchant.models.bundle import Bundle, BundleError
+from penchant.service.bundles.loading import StartError, check_match, load_bundle, load_extractor
+from penchant.service.bundles.stored_bundles import unpacked
+from penchant.service.doctor.findings import Finding
+from penchant.service.settings import Settings
+
+_CGROUP: Final = Path("/sys/fs/cgroup/cpu.max")
+
+
+def check_model(settings: Settings, in_store: bytes | None = None) -> Iterator[Finding]:
+    """Bundle and encoder, loaded as a server does. Cost: seconds.
+
+    Args:
+        settings: May name a bundle.
+        in_store: Archive of the one that the store's servers rank with, if they do not.
+    """
+    started = time.perf_counter()
+    stored = in_store if settings.bundle is None else None
+    try:
+        bundle = load_bundle(settings) if stored is None else unpacked(stored)
+    except (StartError, BundleError) as error:
+        advice = "name another PENCHANT_BUNDLE, or unset it for the shipped one"
+        if stored is not None:
+            advice = "rank with another one: `penchant rollback`, or PENCHANT_BUNDLE"
+        yield Finding("bundle", "failed", str(error), advice)
+        return
+    took = time.perf_counter() - started
+    yield Finding(
+        "bundle", "ok", f"{bundle.manifest.name} {bundle.version}, hash as written, read in {took:.2f} s"
+    )
+    yield _encoder(settings, bundle)
+
+
+def _encoder(settings: Settings, bundle: Bundle) -> Finding:
+    started = time.perf_counter()
+    try:
+        extractor = load_extractor(settings, bundle)
+        check_match(bundle, extractor)
+        loaded = time.perf_counter()
+        extractor.extract(["How long does one text take?"], [""])
+    except StartError as error:
+        advice = "name the encoder that the bundle was fitted with in PENCHANT_ENCODER, or another bundle"
+        return Finding("encoder", "failed", str(error), advice)
+    except Exception as error:  # whatever a library raises: the check must say so and go on
+        advice = "try PENCHANT_ENCODER_DEVICE=cpu, and see that there is memory enough"
+        return Finding("encoder", "failed", f"it cannot encode a text: {type(error).__name__}", advice)
+    encode = (time.perf_counter() - loaded) * 1e3
+    card = bundle.manifest.encoder
+    return Finding(
+        "encoder", "ok", f"{card.name}, loaded in {loaded - started:.1f} s, one text in {encode:.0f} ms"
+    )
+
+
+def check_neighbours() -> Finding:
+    """FAISS, which exactly one extra holds."""
+    installed = [name for name in ("faiss-cpu", "faiss-gpu") if _is_installed(name)]
+    if len(installed) > 1:
+        advice = "pip uninstall faiss-cpu faiss-gpu, then install penchant[cpu] or penchant[gpu]"
+        return Finding("neighbours", "warning", "faiss-cpu and faiss-gpu are both installed", advice)
+    try:
+        import faiss  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        advice = "pip install 'penchant[cpu]' (or gpu, where there is one)"
+        return Finding("neighbours", "warning", f"FAISS cannot be imported: {error.name or error}", advice)
+    return Finding("neighbours", "ok", f"FAISS {faiss.__version__}")
+
+
+def check_threads() -> Finding:
+    """No more threads than cores."""
+    threads, cores = torch.get_num_threads(), usable_cores()
+    told = f"{threads} threads on {cores:g} cores"
+    if threads > max(1.0, cores):
+        advice = f"set OMP_NUM_THREADS={max(1, int(cores))}: more threads than cores slow each other down"
+        return Finding("threads", "warning", told, advice)
+    return Finding("threads", "ok", told)
+
+
+def usable_cores() -> float:
+    """Cores that this process may use, a container's share considered."""
+    allowed = (
+        float(len(os.sched_getaffinity(0)))
+        if hasattr(os, "sched_getaffinity")
+        else float(os.cpu_count() or 1)
+    )
+    try:
+        quota, period = _CGROUP.read_text("ascii").split()
+    except (OSError, ValueError):
+        return allowed
+    return allowed if quota == "max" else min(allowed, float(quota) / float(period))
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True

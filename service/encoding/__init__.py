@@ -1,0 +1,1 @@
+"""From texts to features, each request in its turn."""

@@ -1,0 +1,124 @@
+"""Text → features, by the cheapest way there is: memory, the store, or the encoder."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.service.encoding.batching import MicroBatcher
+from penchant.service.encoding.feature_cache import CachedFeature, FeatureCache
+from penchant.service.store.database import Database
+from penchant.service.store.queries import StoredFeature, find_features
+from penchant.service.telemetry.metrics import Telemetry, Timings
+
+
+@dataclass(frozen=True)
+class FeatureBatch:
+    """Features of n texts.
+
+    Attributes:
+        keys: n content keys.
+        vectors: `[n, dim]`.
+        tokens: `[n]`.
+        truncated: `[n]`.
+    """
+
+    keys: tuple[bytes, ...]
+    vectors: NDArray[np.float16]
+    tokens: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+
+
+class Featurizer:
+    """Features of texts for one tenant at a time.
+
+    Args:
+        extractor: Gives keys and dimensions; the batcher owns its encoder.
+        batcher: Computes what is not known.
+        cache: What is in memory.
+        database: Holds features of judged texts.
+        readers: Threads in which the database is asked.
+        telemetry: Counts hits and misses.
+    """
+
+    def __init__(
+        self,
+        *,
+        extractor: FeatureExtractor,
+        batcher: MicroBatcher,
+        cache: FeatureCache,
+        database: Database,
+        readers: Executor,
+        telemetry: Telemetry,
+    ) -> None:
+        self.extractor = extractor
+        self._batcher = batcher
+        self._cache = cache
+        self._database = database
+        self._readers = readers
+        self._telemetry = telemetry
+
+    async def features(
+        self, tenant: str, texts: Sequence[str], prompts: Sequence[str], timings: Timings
+    ) -> FeatureBatch:
+        """Features of n texts (n prompts).
+
+        Cost: n hashes where all are in memory; one query for the others; an encoder pass for the unknown.
+        """
+        key = self.extractor.key
+        keys = tuple(key(text, prompt) for text, prompt in zip(texts, prompts, strict=True))
+        found = {k: feature for k in keys if (feature := self._cache.get(tenant, k)) is not None}
+        missing = {k: i for i, k in enumerate(keys) if k not in found}
+        self._telemetry.cache_hits.inc(len(keys) - len(missing))
+        if missing:
+            self._telemetry.cache_misses.inc(len(missing))
+            found |= await self._stored(tenant, list(missing))
+            unknown = [i for k, i in missing.items() if k not in found]
+            if unknown:
+                found |= await self._encoded(keys, texts, prompts, unknown, timings)
+            for k in missing:
+                self._cache.put(tenant, k, found[k])
+            self._telemetry.cache_bytes.set(self._cache.bytes)
+        rows = [found[k] for k in keys]
+        return FeatureBatch(
+            keys,
+            np.stack([row.vector for row in rows]),
+            np.array([row.tokens for row in rows], np.int64),
+            np.array([row.truncated for row in rows], np.bool_),
+        )
+
+    def count_hits(self, texts: int) -> None:
+        """Counts texts that were known without asking here."""
+        self._telemetry.cache_hits.inc(texts)
+
+    async def _stored(self, tenant: str, keys: Sequence[bytes]) -> dict[bytes, CachedFeature]:
+        loop = asyncio.get_running_loop()
+        rows = await loop.run_in_executor(self._readers, self._read, tenant, keys)
+        return {k: CachedFeature(row.vector, row.tokens, row.truncated) for k, row in rows.items()}
+
+    def _read(self, tenant: str, keys: Sequence[bytes]) -> dict[bytes, StoredFeature]:
+        with self._database.looking_up() as connection:
+            return find_features(connection, tenant, self.extractor.identity, keys)
+
+    async def _encoded(
+        self,
+        keys: Sequence[bytes],
+        texts: Sequence[str],
+        prompts: Sequence[str],
+        rows: Sequence[int],
+        timings: Timings,
+    ) -> dict[bytes, CachedFeature]:
+        with self._telemetry.tracing.span("encode", texts=len(rows)):
+            extracted = await self._batcher.extract([texts[i] for i in rows], [prompts[i] for i in rows])
+        timings.queue += extracted.queue_seconds
+        timings.encode += extracted.encode_seconds
+        new = extracted.features
+        return {
+            # A copy of each row, so that a cached row does not hold its whole batch in memory.
+            keys[i]: CachedFeature(new.vectors[j].copy(), int(new.tokens[j]), bool(new.truncated[j]))
+            for j, i in enumerate(rows)
+        }

@@ -1,0 +1,1 @@
+"""From an event that arrives to the log and to what is learned from it."""

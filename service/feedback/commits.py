@@ -1,0 +1,186 @@
+"""Every transaction that changes the store. Called by the writer's thread alone."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from penchant.service.bundles.served_model import Models
+from penchant.service.errors import ApiError, internal_error, storage_unavailable
+from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob
+from penchant.service.privacy.retention import Retention
+from penchant.service.ranking.rankings import Ranking
+from penchant.service.settings import Settings
+from penchant.service.store import bundles, queries, removal, tables
+from penchant.service.store.database import Database
+from penchant.service.store.failures import is_contention, is_lost_connection, is_unreachable
+from penchant.service.telemetry.metrics import Telemetry, log, log_failure
+from penchant.service.users.states import UserKey, UserState
+
+_HOUR: Final = 3600.0
+_DAY: Final = 86_400.0
+_USE_DAYS: Final = 31  # what a tenant used in a day is kept for so long
+_NOTHING_STORED: Final = "Nothing of this request was stored; it can be sent again."
+_UNCERTAIN: Final = "Send it again with the same event ids or `Idempotency-Key`: it counts once."
+_PATIENCE_SECONDS: Final = (0.0, 0.05, 0.2)  # between tries, where another server was in the way
+Answer = TypeVar("Answer")
+
+
+class Commits:
+    """Commits groups, what is alone, and expiry; makes states visible once they are durable.
+
+    Args:
+        database: The store.
+        models: The current one learns; there committed states become visible.
+        settings: Times to live.
+        telemetry: Where commits are counted.
+        clock: Unix seconds.
+
+    Attributes:
+        failing: Whether the last attempt to write failed.
+        retention: What removes judgements that are too old; set once it is there.
+        unfinished: Whether it has more to remove.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        models: Models,
+        settings: Settings,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._models = models
+        self._settings = settings
+        self._telemetry = telemetry
+        self._clock = clock
+        self._next_expiry = 0.0
+        self.failing = False
+        self.retention: Retention | None = None
+        self.unfinished = False
+        self._outdated: UserKey | None = None  # states of an old bundle are removed up to this user
+
+    def group(
+        self, jobs: Sequence[FeedbackJob], rankings: Sequence[Ranking]
+    ) -> Sequence[FeedbackAnswer | ApiError]:
+        """Feedback of several requests, and rankings, in one transaction; an answer for each job.
+
+        Where it fails, each job is tried alone: the others must not suffer from the one to blame.
+        """
+        started = time.perf_counter()
+        try:
+            answers, states = self._write(jobs, rankings)
+        except Exception as error:
+            if len(jobs) + bool(rankings) > 1 and not is_unreachable(error):
+                self.group([], rankings)
+                return [answer for job in jobs for answer in self.group([job], [])]
+            self._telemetry.lost_rankings.inc(len(rankings))
+            failure = self._failure(error)
+            return [failure for _ in jobs]
+        self.failing = False
+        model = self._models.current  # the same as a moment ago: it changes on this thread alone
+        for key, state in states.items():
+            model.cache.publish(key, state)
+            if not state.is_current:
+                model.replayer.refresh(key)
+        self._telemetry.commit_seconds.observe(time.perf_counter() - started)
+        self._telemetry.group_events.observe(sum(len(job.events) for job in jobs))
+        return answers
+
+    def _write(
+        self, jobs: Sequence[FeedbackJob], rankings: Sequence[Ranking]
+    ) -> tuple[Sequence[FeedbackAnswer | ApiError], Mapping[UserKey, UserState]]:
+        """A group; where it was uncertain whether it was stored, the second try looks for its events, by their ids."""
+
+        def work(
+            connection: Connection, again: bool
+        ) -> tuple[Sequence[FeedbackAnswer | ApiError], Mapping[UserKey, UserState]]:
+            answers, states = self._models.current.ledger.apply(connection, jobs, again=again)
+            queries.add(connection, tables.rankings, [ranking.row() for ranking in rankings])
+            return answers, states
+
+        return self._persistent(work)
+
+    def _persistent(self, work: Callable[[Connection, bool], Answer]) -> Answer:
+        """One transaction; again where another server's was in the way, or the connection broke.
+
+        Where it broke during the commit nobody knows whether that was done: `work` is then called with True.
+        """
+        again = False
+        for patience in (*_PATIENCE_SECONDS, None):
+            try:
+                with self._database.writing() as connection:
+                    found = work(connection, again)
+            except DBAPIError as error:
+                passing = is_contention(error) or is_lost_connection(error)
+                if patience is None or not passing or not self._database.shared:
+                    raise
+                log.info("write_retried", error=type(error.orig).__name__)
+                again = again or is_lost_connection(error)
+                time.sleep(patience)
+            else:
+                return found
+        raise AssertionError("the last try returns or raises")
+
+    def alone(
+        self, work: Callable[[Connection], Answer], then: Callable[[Answer], None]
+    ) -> Answer | ApiError:
+        """One transaction for a purpose of its own; `then` is called once it is durable."""
+        try:
+            found = self._persistent(lambda connection, _again: work(connection))
+        except ApiError as error:  # the request is to blame; nothing was changed
+            return error
+        except Exception as error:
+            return self._failure(error)
+        self.failing = False
+        then(found)
+        return found
+
+    def expire(self) -> None:
+        """Removes what is too old, when it is time; after a failure it finds out whether writing works again."""
+        now, settings = self._clock(), self._settings
+        if self.unfinished:
+            self._remove_old(now)
+        if not self.failing and now < self._next_expiry:
+            return
+        self._next_expiry = now + settings.expiry_interval_seconds
+        try:
+            with self._database.writing() as connection:
+                removed = removal.expire(
+                    connection,
+                    rankings_before=now - settings.rank_ttl_hours * _HOUR,
+                    answers_before=now - settings.idempotency_ttl_hours * _HOUR,
+                    use_before=int(now // _DAY) - _USE_DAYS,
+                )
+                queries.leave_mark(connection, now)
+        except Exception as error:
+            self._failure(error)
+            return
+        self.failing = False
+        self._telemetry.expired_rows.inc(removed)
+        self._remove_old(now)
+
+    def _remove_old(self, now: float) -> None:
+        """One step of the tenants' retention, and of leaving old bundles behind."""
+        self.unfinished = False
+        keep, after = self._models.current.bundle.version, self._outdated or ("", "")
+        try:
+            if self.retention is not None:
+                self.unfinished = self.retention.step(self._persistent, now)
+            self._outdated = self._persistent(
+                lambda connection, _again: bundles.drop_outdated(connection, keep, now, after)
+            )
+            self.unfinished |= self._outdated is not None
+        except Exception as error:
+            self._failure(error)
+
+    def _failure(self, error: Exception) -> ApiError:
+        self.failing = True
+        log_failure("write_failed", error)
+        if isinstance(error, SQLAlchemyError | OSError):
+            return storage_unavailable(_UNCERTAIN if self._database.shared else _NOTHING_STORED)
+        return internal_error()

@@ -1,0 +1,1 @@
+"""What the feedback log says, and how it is read."""

@@ -1,0 +1,155 @@
+"""What is older than a tenant keeps it is removed, some users at a time, and what was learned from it with it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from sqlalchemy import Connection
+
+from penchant.service.access.tenancy import Tenancy
+from penchant.service.bundles.served_model import Models
+from penchant.service.privacy.forgotten import Forgotten, Memories, announce
+from penchant.service.store import locks, privacy, removal
+from penchant.service.telemetry.metrics import Telemetry
+from penchant.service.users.forgetting import Evidence
+from penchant.service.users.states import UserKey, UserState, unlearned
+
+_DAY: Final = 86_400.0
+
+USERS_AT_ONCE: Final = 20
+"""In one transaction; feedback waits for it."""
+
+
+@dataclass
+class Swept:
+    """What one transaction removed.
+
+    Attributes:
+        events: How many.
+        states: Of the users whose log is shorter now; None of those of whose log nothing is left.
+        forgotten: What may not be remembered.
+        more: Whether there may be more to remove.
+    """
+
+    events: int = 0
+    states: dict[UserKey, UserState | None] = field(default_factory=dict)
+    forgotten: list[Forgotten] = field(default_factory=list)
+    more: bool = False
+
+
+def sweep(
+    connection: Connection,
+    tenant: str,
+    retention_days: float,
+    now: float,
+    *,
+    start: Evidence,
+    hash_user: Callable[[str, str], str],
+) -> Swept:
+    """Removes judgements and rankings of a tenant that were received too long ago, of up to `USERS_AT_ONCE` users.
+
+    A retraction goes with what it takes back, and takes it along: else that would count again.
+
+    Args:
+        connection: A write transaction.
+        tenant: Whose.
+        retention_days: After so many days they go.
+        now: Unix seconds.
+        start: Evidence of a user of whom nothing was learned.
+        hash_user: What others hear of a user who is gone.
+    """
+    before = now - retention_days * _DAY
+    found = Swept()
+    removal.drop_older_rankings(connection, tenant, before)
+    users = removal.users_with_older(connection, tenant, before, USERS_AT_ONCE)
+    if not users:
+        return found
+    locks.hold_tenant(connection, tenant)  # somebody may be about to judge a text that would be removed
+    for user in users:
+        seqs = _with_targets(connection, (tenant, user), before)
+        features, items = removal.drop_events(connection, tenant, user, seqs)
+        state = _shortened(connection, (tenant, user), len(seqs), start)
+        found.states[(tenant, user)] = state
+        gone = hash_user(tenant, user) if state is None else None
+        found.forgotten.append(Forgotten(tenant, gone, features, items))
+        found.events += len(seqs)
+    privacy.drop_states(connection, tenant, users)
+    found.more = len(users) == USERS_AT_ONCE
+    return found
+
+
+def _shortened(connection: Connection, key: UserKey, events: int, start: Evidence) -> UserState | None:
+    """The state of a user whose log has so many events less; None where nothing is left."""
+    row = privacy.find_user(connection, *key)
+    if row is None or row.feedback_events <= events:
+        privacy.drop_user(connection, *key)
+        return None
+    left = {"feedback_events": row.feedback_events - events, "version": row.version + 1}
+    privacy.set_user(connection, *key, left)
+    row = privacy.find_user(connection, *key)
+    return None if row is None else unlearned(row, start)
+
+
+def _with_targets(connection: Connection, key: UserKey, before: float) -> Sequence[int]:
+    """Places of what is too old, and of what it takes back."""
+    events = removal.older_events(connection, *key, before)
+    seqs = {event.seq for event in events}
+    while targets := [event.target_event_id for event in events if event.target_event_id is not None]:
+        events = [event for event in removal.seqs_of(connection, *key, targets) if event.seq not in seqs]
+        seqs |= {event.seq for event in events}
+    return sorted(seqs)
+
+
+class Retention:
+    """Keeps to what the tenants say, step by step. The writer's thread runs it.
+
+    Args:
+        tenancy: How long each tenant keeps judgements.
+        models: The current one has the states in memory.
+        memories: The rest of what is in memory.
+        shared: Whether other servers must be told.
+        telemetry: Counts, and knows the users' hashes.
+    """
+
+    def __init__(
+        self,
+        *,
+        tenancy: Tenancy,
+        models: Models,
+        memories: Memories,
+        shared: bool,
+        telemetry: Telemetry,
+    ) -> None:
+        self._tenancy = tenancy
+        self._models = models
+        self._memories = memories
+        self._shared = shared
+        self._telemetry = telemetry
+
+    def step(self, transact: Callable[[Callable[[Connection, bool], Swept]], Swept], now: float) -> bool:
+        """One transaction for each tenant that forgets; returns whether there may be more to remove.
+
+        Args:
+            transact: Runs its argument in a write transaction.
+            now: Unix seconds.
+        """
+        more = False
+        for tenant, days in self._tenancy.retentions().items():
+            work = partial(self._sweep, tenant, days, now)
+            swept = transact(lambda connection, _again, work=work: work(connection))  # type: ignore[misc]
+            for key, state in swept.states.items():
+                self._models.current.cache.publish(key, state)
+            for forgotten in swept.forgotten:
+                self._memories.forget(forgotten)
+            self._telemetry.outlived_events.inc(swept.events)
+            more = more or swept.more
+        return more
+
+    def _sweep(self, tenant: str, days: float, now: float, connection: Connection) -> Swept:
+        start, hash_user = self._models.current.fold.start, self._telemetry.hash_user
+        swept = sweep(connection, tenant, days, now, start=start, hash_user=hash_user)
+        if self._shared:
+            for forgotten in swept.forgotten:
+                announce(connection, forgotten, now)
+        return swept

@@ -1,0 +1,1 @@
+"""The hot path: from a task to a ranking."""

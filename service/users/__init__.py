@@ -1,0 +1,1 @@
+"""What is known of each user: states learned from the log."""

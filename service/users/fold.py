@@ -1,0 +1,125 @@
+"""A user's state is a fold over the user's log, and here is the fold.
+
+Feedback that comes in is learned by one step of it; a retraction and another bundle replay it from the start. Both
+take the same steps in the same order, so that they come to the same state.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final, Protocol, TypeVar
+
+from penchant.models.judgements.judgement import Kind
+from penchant.models.taste.observe import observation
+from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.reward import RewardModel
+from penchant.service.store.event_log import LoggedJudgement
+from penchant.service.users.forgetting import Evidence, Forgetting
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "preference": "pair",
+    "choice": "choice",
+    "ranking": "ranking",
+    "vote": "vote",
+    "rating": "rating",
+    "edit": "edit",
+}
+
+
+class Fold:
+    """Learns the events of one bundle's users. All that a state depends on beside the log is here.
+
+    Args:
+        reward: Describes judged texts.
+        forgetting: How they lose weight.
+        bundle_version: Marks the states that are learned.
+        extractor: Identity of the features that the bundle reads.
+    """
+
+    def __init__(
+        self, reward: RewardModel, forgetting: Forgetting, bundle_version: str, extractor: str
+    ) -> None:
+        self.reward = reward
+        self.forgetting = forgetting
+        self.bundle_version = bundle_version
+        self.extractor = extractor
+        self.start = Evidence(UserPosterior.at_prior(reward.population))
+
+    def learn(self, evidence: Evidence, event: LoggedJudgement) -> Evidence:
+        """One event more. A retraction, or a judgement that says nothing, leaves things as they are.
+
+        Raises:
+            ValueError: The event has no features, or is of a kind that this version cannot read; or the posterior is
+                not finite.
+
+        Cost: `RewardModel.describe` of the judged texts, one `UserPosterior.learn`, and beliefs computed anew.
+        """
+        if event.target is not None or len(event.groups) == 1:  # one group alone compares nothing
+            return evidence
+        if event.vectors is None or event.type not in KINDS:
+            raise ValueError(
+                f"event {event.seq} of type {event.type!r} without features, or of no known kind"
+            )
+        said = observation(
+            self.reward,
+            self.reward.describe(event.vectors, event.item_keys),
+            kind=KINDS[event.type],
+            value=event.value or 0.0,
+            weight=event.weight * event.discount,
+            source=event.source,
+            groups=event.groups,
+        )
+        if said is None:
+            return evidence
+        posterior = self.forgetting.aged(evidence, event.received_at).learn(said)
+        # As it will be read from the store: whether a server was restarted in between must not matter, not even in
+        # the last digit, on which it may hang whether a user is found to have changed.
+        return Evidence(posterior.as_stored(), max(evidence.as_of, event.received_at))
+
+    def replay(self, log: Iterable[LoggedJudgement]) -> Evidence:
+        """A user's whole log, in order, without what was taken back.
+
+        Raises:
+            ValueError: As `learn`.
+        """
+        return self.onward(self.start, log)
+
+    def onward(self, evidence: Evidence, log: Iterable[LoggedJudgement]) -> Evidence:
+        """What the events say that come after those of `evidence`; what they take back must be among them.
+
+        Raises:
+            ValueError: As `learn`.
+        """
+        for event in in_force(log):
+            evidence = self.learn(evidence, event)
+        return evidence
+
+
+class Logged(Protocol):
+    """An event of the log, of which it is asked whether it counts."""
+
+    @property
+    def event_id(self) -> str:
+        """Its name."""
+
+    @property
+    def target(self) -> str | None:
+        """Event id that a retraction takes back."""
+
+
+Event = TypeVar("Event", bound=Logged)
+
+
+def in_force(log: Iterable[Event]) -> list[Event]:
+    """The judgements that count: all but those that a retraction takes back which is not taken back itself.
+
+    A retraction can only name an earlier event, so that the last word is known first.
+    """
+    found: list[Event] = []
+    taken_back: set[str] = set()
+    for event in reversed(list(log)):
+        if event.event_id in taken_back:
+            continue
+        if event.target is None:
+            found.append(event)
+        else:
+            taken_back.add(event.target)
+    return found[::-1]
