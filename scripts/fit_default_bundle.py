@@ -23,15 +23,17 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from penchant.models.bundle import DEFAULT_BUNDLE, Bundle, EncoderCard, Manifest, stored
-from penchant.models.encoding.encoder import load_encoder
+from penchant.models.encoding.extract import extract
 from penchant.models.encoding.features import FeatureExtractor
-from penchant.models.evaluation.few_shot import Predictions, Vectors, adapt, curve, predict
+from penchant.models.encoding.loading import load_encoder
+from penchant.models.evaluation.few_shot import Predictions, Vectors, adapt, predict
+from penchant.models.evaluation.report import curve
 from penchant.models.evaluation.split import split
 from penchant.models.fitting.tuning import Tuned, fit_reward
 from penchant.models.judgements.files import read, with_scales
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.progress import Progress as ProgressCall
-from penchant.models.training import extract, inspection, summary
+from penchant.models.training import inspection, summary
 
 POLIS_LINKS = (
     "2014-seattle-15-per-hour",

@@ -138,7 +138,8 @@ def load_where_faithful() -> Callable[..., "Encoder"]:
     Processors multiply bfloat16 in different ways. Where this one's products do not pass the gate that every backend
     must pass, bfloat16 never serves here, and the test is skipped for that reason. float32 must serve everywhere.
     """
-    from penchant.models.encoding.encoder import EncoderError, load_encoder
+    from penchant.models.encoding.encoder import EncoderError
+    from penchant.models.encoding.loading import load_encoder
 
     def load(precision: str, **options: Any) -> "Encoder":
         try:
@@ -157,8 +158,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # Here, so that tests of the light half do not load the heavy one.
     import uvicorn
 
-    from penchant.models.encoding.encoder import HashingEncoder
     from penchant.models.encoding.features import FeatureExtractor
+    from penchant.models.encoding.hashing import HashingEncoder
     from penchant.models.testing import tiny_bundle
     from penchant.service.app import create_app
     from penchant.service.settings import Settings

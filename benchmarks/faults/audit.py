@@ -10,8 +10,8 @@ import httpx
 
 from benchmarks.faults.load import Ledger
 from benchmarks.faults.stores import Store
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
 from penchant.service.store.database import Database
 from penchant.service.users.fold import Fold

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from sqlalchemy import Engine, event
 
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
 from penchant.service.bundles.loading import StartError
 from penchant.service.server import run

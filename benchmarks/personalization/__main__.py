@@ -9,8 +9,8 @@ import typer
 from benchmarks.personalization.plan import PARTS, Options
 from benchmarks.personalization.run import Place, measure
 from benchmarks.personalization.systems import SYSTEMS
-from penchant.models.encoding.encoder import load_encoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.loading import load_encoder
 
 
 def main(  # noqa: PLR0917 - the command line's options, in order

@@ -8,8 +8,8 @@ import numpy as np
 
 from benchmarks.code import code_hash
 from benchmarks.personalization.data import Source
+from penchant.models.encoding.extract import extract
 from penchant.models.encoding.features import FeatureExtractor
-from penchant.models.training import extract
 
 
 def encode(source: Source, extractor: Callable[[], FeatureExtractor]) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.personalization.harm import changed_users, harmed_users
 from benchmarks.personalization.task import Asked
-from penchant.models.evaluation.few_shot import BINS, calibration_error
+from penchant.models.evaluation.report import BINS, calibration_error
 
 Vector = NDArray[np.float64]
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 _START: Final = """
 import json, sys, time
 start = time.perf_counter()
-from penchant.models.encoding.encoder import load_encoder
+from penchant.models.encoding.loading import load_encoder
 encoder = load_encoder(backend=sys.argv[1], precision="float32", threads=int(sys.argv[2]), device=sys.argv[3])
 encoder.encode(["ready"])
 ready = time.perf_counter() - start

@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.serving.parts import Goal, Outcome
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.ranking.scores import scores
 from penchant.models.taste.items import Items
 from penchant.models.taste.observations import Pair

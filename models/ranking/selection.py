@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from penchant.models.taste.draws import sobol_draws
 from penchant.models.taste.items import Items
+from penchant.models.taste.numerics import sobol_draws
 from penchant.models.taste.population import Beliefs
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import RewardModel

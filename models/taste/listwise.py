@@ -18,8 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from penchant.models.taste.draws import normal_draws
-from penchant.models.taste.fixed_point import fixed_point
+from penchant.models.taste.numerics import fixed_point, normal_draws
 from penchant.models.taste.population import Beliefs
 
 Vector = NDArray[np.float64]

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.taste.blocks import Blocks
-from penchant.models.taste.fixed_point import fixed_point
 from penchant.models.taste.items import Items
 from penchant.models.taste.moments import Moments
+from penchant.models.taste.numerics import fixed_point
 from penchant.models.taste.observations import (
     LikelihoodError,
     Observation,

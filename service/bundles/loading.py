@@ -3,8 +3,9 @@
 from typing import Final
 
 from penchant.models.bundle import DEFAULT_BUNDLE, Bundle, BundleError
-from penchant.models.encoding.encoder import EncoderError, load_encoder
+from penchant.models.encoding.encoder import EncoderError
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.loading import load_encoder
 from penchant.service.settings import Settings
 
 _WARM_UP: Final = ("A first text, so that the first request does not pay for it.", "Another.")

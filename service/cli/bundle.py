@@ -58,8 +58,9 @@ def _inspected(
     bundle: "Bundle", on: Path, report: Report, *, examples: int, device: str
 ) -> dict[str, Any] | None:
     """What the bundle holds, its own tastes seen on other judgements."""
+    from penchant.models.encoding.extract import extract
     from penchant.models.export import tastes
-    from penchant.models.training import extract, inspection
+    from penchant.models.training import inspection
 
     judgements = read_judgements(on, report)
     vectors = extract(judgements, extractor_of(bundle, report, precision="float32", device=device), report)
@@ -83,9 +84,9 @@ def export(
     device: Device = "auto",
 ) -> None:
     """Write a bundle as plain arrays, users and texts, for use without penchant."""
+    from penchant.models.encoding.extract import extract, extract_texts
     from penchant.models.explain.text_map import ExplanationError
     from penchant.models.export import exported, save, save_rows, text_rows, user_rows
-    from penchant.models.training import extract, extract_texts
 
     bundle = load_bundle(path)
     try:

@@ -130,8 +130,9 @@ def load_extractor(
     device: str = "auto",
 ) -> "FeatureExtractor":
     """Features by a text encoder."""
-    from penchant.models.encoding.encoder import EncoderError, load_encoder
+    from penchant.models.encoding.encoder import EncoderError
     from penchant.models.encoding.features import FeatureExtractor
+    from penchant.models.encoding.loading import load_encoder
 
     report("load encoder", 0, 1)
     try:

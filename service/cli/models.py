@@ -29,7 +29,7 @@ from penchant.service.cli.tables import print_manifest
 from penchant.service.cli.terminal import INTERRUPTED, out, progress, stop
 
 if TYPE_CHECKING:
-    from penchant.models.evaluation.few_shot import Report as EvaluationReport
+    from penchant.models.evaluation.report import Report as EvaluationReport
 
 Split = Literal["cold", "warm"]
 

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final, Protocol, TypeVar
 
 from penchant.models.judgements.judgement import Kind
-from penchant.models.taste.observe import observation
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.reward import RewardModel
+from penchant.models.taste.reward import RewardModel, observation
 from penchant.service.store.event_log import LoggedJudgement
 from penchant.service.users.forgetting import Evidence, Forgetting
 

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.personalization.plan import Options
 from benchmarks.personalization.run import Place, measure
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 
 TOPICS = ["cats", "dogs", "trains", "soup", "opera", "tennis"]
 SET = "jester5k"  # one of the sets that are probed

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.personalization import metrics
 from benchmarks.personalization.task import Asked
 from penchant.models.evaluation.few_shot import Predictions
-from penchant.models.evaluation.few_shot import curve as shipped_curve
+from penchant.models.evaluation.report import curve as shipped_curve
 from penchant.models.evaluation.split import TestPair
 
 

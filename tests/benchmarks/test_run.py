@@ -9,8 +9,8 @@ import pytest
 from benchmarks.personalization import robustness
 from benchmarks.personalization.plan import Options
 from benchmarks.personalization.run import Place, measure
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 
 SET = "jester5k"
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.taste.items import Items
 from penchant.models.taste.population import Population

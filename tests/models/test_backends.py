@@ -17,7 +17,8 @@ from penchant.models.encoding.backends.choice import open_backend
 from penchant.models.encoding.backends.openvino import OpenVinoBackend
 from penchant.models.encoding.backends.request import Wish
 from penchant.models.encoding.backends.torch import TorchBackend
-from penchant.models.encoding.encoder import Encoder, EncoderError, load_encoder
+from penchant.models.encoding.encoder import Encoder, EncoderError
+from penchant.models.encoding.loading import load_encoder
 from penchant.models.encoding.tokens import TextTokenizer, Tokens
 
 TEXTS = ["a b c", "d", "e f g h i j k l m n o p " * 3, "", "b a c", "c " * 20, "zzz", "a " * 15]

@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from penchant.models.bundle import FORMAT, Bundle, BundleError, EncoderCard, stored
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.ranking.selection import probability_best, relevance
 from penchant.models.taste.likelihood import Pair, Rating, RatingScale, Vote
 from penchant.models.taste.posterior import UserPosterior

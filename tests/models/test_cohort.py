@@ -11,10 +11,9 @@ from penchant.models.judgements.judgement import Judgement
 from penchant.models.taste.cohort import Steps, bound_precision, is_rank_one, learn_online
 from penchant.models.taste.items import Items
 from penchant.models.taste.likelihood import RatingScale
-from penchant.models.taste.observe import observation
 from penchant.models.taste.population import Beliefs, Population
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.reward import RewardModel
+from penchant.models.taste.reward import RewardModel, observation
 from penchant.models.testing import tiny_bundle
 
 N_TEXTS = 12

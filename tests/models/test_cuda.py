@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from penchant.models.encoding.backends.base import MAX_COMPANY, MIN_COSINE
-from penchant.models.encoding.encoder import Encoder, load_encoder
+from penchant.models.encoding.encoder import Encoder
+from penchant.models.encoding.loading import load_encoder
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from penchant.models.bundle import DEFAULT_BUNDLE, Bundle
-from penchant.models.encoding.encoder import load_encoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.loading import load_encoder
 from penchant.models.ranking.selection import relevance
 from penchant.models.taste.items import Items
 from penchant.models.taste.likelihood import Pair

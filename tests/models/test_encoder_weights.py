@@ -16,9 +16,10 @@ from transformers import AutoModel, AutoTokenizer
 
 from penchant.models.bundle import DEFAULT_BUNDLE, Bundle
 from penchant.models.encoding.backends.base import MIN_COSINE
-from penchant.models.encoding.encoder import Encoder, EncoderError, load_encoder
+from penchant.models.encoding.encoder import Encoder, EncoderError
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.files import EMBEDDED_SHA256
+from penchant.models.encoding.loading import load_encoder
 
 pytestmark = pytest.mark.slow
 
@@ -136,7 +137,7 @@ _FRESH = """
 import socket, sys
 def refuse(*_): raise AssertionError("something connects")
 socket.socket.connect = refuse
-from penchant.models.encoding.encoder import load_encoder
+from penchant.models.encoding.loading import load_encoder
 encoder = load_encoder()
 encoder.encode(["a text"])
 unwanted = {"torch", "transformers", "openvino_telemetry"}

@@ -11,13 +11,11 @@ from penchant.models.evaluation.few_shot import (
     Catalogue,
     Forecast,
     Predictions,
-    Report,
     adapt,
-    calibration_error,
-    curve,
     observed,
     predict,
 )
+from penchant.models.evaluation.report import Report, calibration_error, curve
 from penchant.models.evaluation.split import split
 from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions

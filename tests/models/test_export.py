@@ -8,8 +8,8 @@ from safetensors.numpy import load_file
 from scipy.special import expit
 
 from penchant.models.bundle import Bundle, EncoderCard, Manifest
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.export import exported, save, save_rows, tastes, text_rows, user_rows
 from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, attribute_matrix
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 
 TEXTS = ["A short answer.", "A much longer answer, with reasons: because it helps.", "", "\ud800 🎉"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from penchant.models.taste.fixed_point import fixed_point
+from penchant.models.taste.numerics import fixed_point
 
 
 def test_a_linear_map_is_solved_though_plain_iteration_diverges(rng):

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penchant.models.taste import listwise
-from penchant.models.taste.draws import normal_draws
 from penchant.models.taste.listwise import (
     expected_site,
     gaussian_site,
@@ -19,6 +18,7 @@ from penchant.models.taste.listwise import (
     uniform_log_likelihood,
     without_residuals,
 )
+from penchant.models.taste.numerics import normal_draws
 from penchant.models.taste.population import Beliefs
 
 GROUPS = [(1, 2), (1, 1, 1), (2, 1), (1, 3), (2, 2), (1, 2, 1), (3, 1), (1, 1, 1, 1), (2, 1, 2)]

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.taste.likelihood import Pair, Ranking, Rating, RatingScale, Vote, site
-from penchant.models.taste.observe import observation
+from penchant.models.taste.reward import observation
 from penchant.models.testing import tiny_bundle
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.ranking.scores import scores
 from penchant.models.ranking.selection import relevance
 from penchant.models.taste.items import Items

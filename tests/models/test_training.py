@@ -11,21 +11,17 @@ import pytest
 
 from penchant.models.bundle import Bundle, BundleError
 from penchant.models.checkpoint import Checkpoint, CheckpointError
-from penchant.models.encoding.encoder import Encoding, HashingEncoder
+from penchant.models.encoding.encoder import Encoding
+from penchant.models.encoding.extract import EXTRACT_BATCH, EXTRACT_PART, extract
 from penchant.models.encoding.features import FeatureExtractor
-from penchant.models.evaluation.few_shot import adapt, curve, predict
+from penchant.models.encoding.hashing import HashingEncoder
+from penchant.models.evaluation.few_shot import adapt, predict
+from penchant.models.evaluation.report import curve
 from penchant.models.evaluation.split import split
 from penchant.models.fitting.em import FitOptions
 from penchant.models.fitting.tuning import Choice
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.training import (
-    EXTRACT_BATCH,
-    EXTRACT_PART,
-    NothingToEvaluateError,
-    evaluate,
-    extract,
-    fit_bundle,
-)
+from penchant.models.training import NothingToEvaluateError, evaluate, fit_bundle
 
 WORDS = "amber salt river stone cloud quiet ember north harbour violet paper engine".split()  # noqa: SIM905
 QUICK = FitOptions(rounds=12)
@@ -264,7 +260,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from penchant.models.checkpoint import Checkpoint
-from penchant.models.encoding.encoder import HashingEncoder
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.fitting.em import FitOptions
 from penchant.models.judgements.judgement import Judgement

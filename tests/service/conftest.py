@@ -18,8 +18,9 @@ from starlette.testclient import TestClient
 from structlog.testing import LogCapture
 
 from penchant.models.bundle import Bundle
-from penchant.models.encoding.encoder import Encoding, HashingEncoder
+from penchant.models.encoding.encoder import Encoding
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
 from penchant.service.app import create_app
 from penchant.service.settings import Settings

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from penchant.models.bundle import Bundle
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.ranking.selection import probability_acceptable, probability_best, relevance
 from penchant.models.taste.likelihood import Pair, Rating, Vote
 from penchant.models.taste.posterior import UserPosterior

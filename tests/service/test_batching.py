@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.service.encoding.batching import MicroBatcher, Speed
 from penchant.service.errors import ApiError, Code, OverloadedError
 from penchant.service.settings import Settings

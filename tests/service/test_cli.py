@@ -14,9 +14,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from penchant.models.bundle import Bundle
-from penchant.models.encoding import encoder
-from penchant.models.encoding.encoder import Encoding, HashingEncoder
+from penchant.models.encoding import loading
+from penchant.models.encoding.encoder import Encoding
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
 from penchant.service.cli.app import app
 
@@ -32,7 +33,7 @@ def run(*arguments: object, code: int = 0) -> Result:
 @pytest.fixture
 def hashing(monkeypatch: pytest.MonkeyPatch) -> FeatureExtractor:
     """The weight-free encoder in place of the one with weights."""
-    monkeypatch.setattr(encoder, "load_encoder", lambda *_args, **_options: HashingEncoder())
+    monkeypatch.setattr(loading, "load_encoder", lambda *_args, **_options: HashingEncoder())
     return FeatureExtractor(HashingEncoder())
 
 
@@ -154,7 +155,7 @@ class Interrupting(HashingEncoder):
 def encoders(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[HashingEncoder]]:
     """What is loaded next, first the last. Ctrl-C is heard, although a shell's background jobs ignore it."""
     queue: list[HashingEncoder] = []
-    monkeypatch.setattr(encoder, "load_encoder", lambda *_args, **_options: queue.pop())
+    monkeypatch.setattr(loading, "load_encoder", lambda *_args, **_options: queue.pop())
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield queue
     signal.signal(signal.SIGINT, before)

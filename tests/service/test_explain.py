@@ -8,8 +8,8 @@ from pydantic import TypeAdapter
 
 from penchant.models.bundle import Bundle
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.taste.reward import ItemMemory, item_key
 from penchant.models.taste.text_prior import LinearTextPrior
 from penchant.models.testing import tiny_bundle

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.taste.likelihood import Vote
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import item_key

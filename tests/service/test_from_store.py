@@ -15,8 +15,8 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from penchant.models.bundle import Bundle
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.judgements.files import read
 from penchant.models.taste.reward import item_key
 from penchant.models.testing import tiny_bundle
@@ -175,7 +175,7 @@ def test_a_bundle_is_fitted_to_the_store_without_an_encoder(
     client = serve()
     taught(client, 80)
     monkeypatch.setattr(
-        "penchant.models.encoding.encoder.load_encoder", lambda *_a, **_o: pytest.fail("text was encoded")
+        "penchant.models.encoding.loading.load_encoder", lambda *_a, **_o: pytest.fail("text was encoded")
     )
     out = tmp_path / "new"
     told = run("fit", "--from-store", "--current", bundle, *at, "--out", out)

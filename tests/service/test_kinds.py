@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.judgements.edits import edit_weight
 from penchant.models.taste.likelihood import Pair, Ranking
 from penchant.models.taste.posterior import UserPosterior

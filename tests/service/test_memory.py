@@ -5,8 +5,8 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.testing import tiny_bundle
 from penchant.service.encoding.feature_cache import OVERHEAD_BYTES, CachedFeature, FeatureCache

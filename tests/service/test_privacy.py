@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import create_engine
 from starlette.testclient import TestClient
 
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.taste.reward import item_key
 from penchant.models.testing import tiny_bundle
 from penchant.service.access.tenancy import TenantSettings, put_settings

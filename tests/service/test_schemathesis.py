@@ -13,8 +13,8 @@ from schemathesis.checks import load_all_checks
 from schemathesis.python import asgi
 from schemathesis.specs.openapi import checks
 
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
 from penchant.service.access.keyring import create_key
 from penchant.service.api.openapi import document

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from sqlalchemy import create_engine, event, insert, inspect, make_url
 from sqlalchemy.exc import DatabaseError, OperationalError
 
-from penchant.models.encoding.encoder import HashingEncoder
 from penchant.models.encoding.features import FeatureExtractor
-from penchant.models.taste.observe import observation
+from penchant.models.encoding.hashing import HashingEncoder
+from penchant.models.taste.reward import observation
 from penchant.models.testing import tiny_bundle
 from penchant.service import store as store_package
 from penchant.service.bundles.loading import StartError, check_match
