@@ -26,7 +26,8 @@ from penchant.service.runtime import start
 from penchant.service.settings import Settings
 from penchant.service.store.database import StoreError
 from penchant.service.telemetry.metrics import Telemetry, log_failure
-from penchant.service.telemetry.tracing import Tracing, from_environment
+from penchant.service.telemetry.setup import from_environment
+from penchant.service.telemetry.tracing import Tracing
 
 _MODULES: Final = (rank, feedback, users, ops)
 

@@ -17,7 +17,7 @@ from penchant.service.settings import Settings
 from penchant.service.store.database import FILE_NAME, Database, StoreError, store_name
 from penchant.service.store.keys import has_keys
 from penchant.service.telemetry.metrics import configure_logging, log
-from penchant.service.telemetry.tracing import TracingError
+from penchant.service.telemetry.setup import TracingError
 
 
 class SettledServer(DrainingServer):

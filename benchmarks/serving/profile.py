@@ -21,8 +21,8 @@ from benchmarks.serving.texts import Texts, rerank_body
 STAGES: Final = (
     ("everything", "service/api/middleware.py", "__call__"),
     ("read and parse the body", "service/api/body.py", "read_object"),
-    ("validate it", "service/api/body.py", "validate"),
-    ("task: texts, limits", "service/api/dialects/tasks.py", "rerank_task"),
+    ("validate it", "service/validation.py", "validate"),
+    ("task: texts, limits", "service/api/dialects/cohere.py", "rerank_task"),
     ("who calls, for whom, quota", "service/api/context.py", "tenant"),
     ("", "service/api/context.py", "ranking_user"),
     ("", "service/api/context.py", "spend_candidates"),
@@ -33,7 +33,7 @@ STAGES: Final = (
     ("order", "models/ranking/selection.py", "order"),
     ("remember the ranking", "service/ranking/rankings.py", "remember"),
     ("metrics of the stages", "service/telemetry/metrics.py", "observe"),
-    ("answer", "service/api/dialects/answers.py", "rerank_answer"),
+    ("answer", "service/api/dialects/cohere.py", "rerank_answer"),
     ("JSON", "service/api/context.py", "json_answer"),
     ("log line and metrics of the request", "service/api/middleware.py", "_record"),
 )

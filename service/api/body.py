@@ -3,17 +3,15 @@
 import asyncio
 import json
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import orjson
-from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.settings import Settings
-
-Model = TypeVar("Model", bound=BaseModel)
+from penchant.service.validation import pointer
 
 
 async def read_object(request: Request, settings: Settings) -> dict[str, Any]:
@@ -37,29 +35,6 @@ async def read_object(request: Request, settings: Settings) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InvalidRequestError(("", "The body must be a JSON object."))
     return data
-
-
-def validate(model: type[Model], data: object, *, at: str = "") -> Model:
-    """`data` as `model`; `at` is the pointer under which the data lies in the body.
-
-    Raises:
-        InvalidRequestError: Names every field that is wrong.
-    """
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        faults = [(at + pointer(e["loc"]), _message(e["msg"])) for e in found]
-        raise InvalidRequestError(*faults) from None
-
-
-def pointer(path: Sequence[str | int]) -> str:
-    """A JSON pointer (RFC 6901)."""
-    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
-
-
-def _message(text: str) -> str:
-    return text.removeprefix("Value error, ")
 
 
 def _check_media_type(request: Request) -> None:

@@ -1,23 +1,10 @@
 """For whom a request is: four channels → user. Who calls is the key's to say (`keyring`)."""
 
-import re
 from collections.abc import Iterable
-from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from penchant.service.errors import ApiError, Code, InvalidRequestError
-
-MAX_USER_CHARS: Final = 128
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
-
-def user_fault(user: str) -> str | None:
-    """What is wrong with a user id, or None."""
-    if not 1 <= len(user) <= MAX_USER_CHARS:
-        return f"A user id has 1 to {MAX_USER_CHARS} characters; this one has {len(user)}."
-    if _CONTROL.search(user):
-        return "A user id must not contain control characters."
-    return None
+from penchant.service.validation import user_fault
 
 
 def decode_user(raw: str, pointer: str) -> str:

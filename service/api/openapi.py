@@ -14,19 +14,16 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from penchant.service.access.scopes import Scope
-from penchant.service.api.answers.ranking import Problem
+from penchant.service.api.answers.base import Problem
+from penchant.service.api.dialects.best_of_n import BestOfNRequest
+from penchant.service.api.dialects.cohere import RerankRequest
+from penchant.service.api.dialects.tei import TeiRequest
+from penchant.service.api.dialects.vllm import ScoreRequest
 from penchant.service.api.middleware import RANKING_PATHS
+from penchant.service.api.requests import MergeRequest
 from penchant.service.errors import PROBLEM_JSON, STATUS, Code
 from penchant.service.feedback.events import EVENT_MODELS
-from penchant.service.feedback.schemas import (
-    AnyEvent,
-    BestOfNRequest,
-    FeedbackBatch,
-    MergeRequest,
-    RerankRequest,
-    ScoreRequest,
-    TeiRequest,
-)
+from penchant.service.feedback.schemas import AnyEvent, FeedbackBatch
 
 
 def _header(text: str) -> dict[str, Any]:

@@ -142,8 +142,8 @@ def _begin(database: "Database", bundle: "Bundle", *, accept_loss: bool) -> None
 
 def _check_loss(database: "Database", extractor: str, *, accept_loss: bool) -> None:
     """Judgements of which no text was kept say nothing to another encoder: that is told before anything is done."""
+    from penchant.service.log.reading import judged_texts_of
     from penchant.service.store import bundles
-    from penchant.service.users.catching_up import judged_texts_of
 
     with database.reading() as connection:
         payloads = bundles.lost_to(connection, extractor)

@@ -6,9 +6,10 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from penchant.service.feedback.jobs import FeedbackJob, ReadyEvent, event_row, feature_rows, item_rows
+from penchant.service.feedback.jobs import FeedbackJob, ReadyEvent
 from penchant.service.feedback.trust import TrustPolicy, TrustState, Weighed, weigh
 from penchant.service.feedback.unit_of_work import Changes, state_of
+from penchant.service.log.rows import event_row, feature_rows, item_rows
 from penchant.service.store import event_log
 from penchant.service.store.event_log import LoggedJudgement
 from penchant.service.users.fold import Fold

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import orjson
 
-from penchant.service.api.body import validate
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.feedback.checks import check_event
 from penchant.service.feedback.schemas import (
@@ -23,6 +22,7 @@ from penchant.service.feedback.schemas import (
     VoteEvent,
 )
 from penchant.service.settings import Settings
+from penchant.service.validation import validate
 
 EVENT_MODELS: Final[Mapping[str, type[Event]]] = {
     "preference": PreferenceEvent,

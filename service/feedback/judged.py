@@ -1,8 +1,6 @@
 """What an event says, once all that it refers to is known: texts, winner first, and how much they count. Pure."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
@@ -18,6 +16,7 @@ from penchant.service.feedback.schemas import (
     RetractEvent,
     VoteEvent,
 )
+from penchant.service.log.reading import judged_texts
 
 
 @dataclass(frozen=True)
@@ -77,33 +76,6 @@ def judged(parsed: ParsedEvent, shown: Shown | None) -> Judged:
         source=event.source,
         payload=orjson.dumps(logged).decode(),
     )
-
-
-def judged_texts(logged: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """(prompt, text) that a logged event judged, winner first.
-
-    Raises:
-        ValueError: The log holds an event that this version cannot read.
-    """
-    match logged:
-        case {"type": "preference", "chosen": chosen, "rejected": rejected}:
-            texts = [chosen, rejected]
-        case {"type": "choice", "candidates": candidates, "index": index}:
-            texts = [candidates[index], *candidates[:index], *candidates[index + 1 :]]
-        case {"type": "choice", "chosen": chosen, "others": others}:
-            texts = [chosen, *others]
-        case {"type": "ranking", "order": order}:
-            texts = [text for tied in order for text in tied]
-        case {"type": "edit", "edited": edited, "original": original}:
-            texts = [edited, original]
-        case {"type": "vote" | "rating", "text": text}:
-            texts = [text]
-        case {"type": "retract"}:
-            texts = []
-        case _:
-            raise ValueError(f"event of type {logged.get('type')!r}")
-    prompt = logged.get("prompt", "")
-    return tuple((prompt, text) for text in texts)
 
 
 def _value(event: Event) -> float | None:

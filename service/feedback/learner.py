@@ -16,15 +16,10 @@ from penchant.service.bundles.served_model import ServedModel
 from penchant.service.encoding.featurizer import Featurizer
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.feedback.events import parse_event, split_body
-from penchant.service.feedback.jobs import (
-    FeedbackAnswer,
-    FeedbackJob,
-    Idempotency,
-    JudgedFeatures,
-    ReadyEvent,
-)
+from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob, Idempotency, ReadyEvent
 from penchant.service.feedback.references import References, Resolved
 from penchant.service.feedback.writer import Writer
+from penchant.service.log.rows import JudgedFeatures
 from penchant.service.log.textless import without_texts
 from penchant.service.ranking.rankings import Rankings
 from penchant.service.settings import Settings

@@ -8,18 +8,12 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, Field, WithJsonSchema
 
-from penchant.service.api.identity import MAX_USER_CHARS, user_fault
+from penchant.service.validation import Exact, Text, UserId
 
 _NO_NUL: Final = r"^[^\x00]*$"  # PostgreSQL stores none
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
-
-
-def _check_user(user: str) -> str:
-    if fault := user_fault(user):
-        raise ValueError(fault)
-    return user
 
 
 def _check_timestamp(text: str) -> str:
@@ -38,108 +32,10 @@ def _check_vote(value: int) -> int:
     return value
 
 
-UserId = Annotated[
-    str,
-    AfterValidator(_check_user),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": MAX_USER_CHARS,
-            "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f]+$",
-        }
-    ),
-]
-Document = Annotated[
-    Any,
-    WithJsonSchema(
-        {
-            "anyOf": [{"type": "string"}, {"type": "object", "properties": {"text": {"type": "string"}}}],
-            "description": "a text, or an object that holds it under `text` (or the keys of `rank_fields`)",
-        }
-    ),
-]
 Timestamp = Annotated[
     str, AfterValidator(_check_timestamp), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
 VoteValue = Annotated[int, AfterValidator(_check_vote), WithJsonSchema({"type": "integer", "enum": [1, -1]})]
-Text = Annotated[str, Field(min_length=1)]
-TextOrTexts = Annotated[
-    Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
-]
-
-
-class Lenient(BaseModel):
-    """Ignores fields it does not know."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
-
-
-class Exact(BaseModel):
-    """Refuses fields it does not know."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-
-class RerankRequest(Lenient):
-    """Candidates to be ranked for a user (Cohere v1 and v2, Jina, vLLM)."""
-
-    model: str | None = None
-    query: str
-    documents: list[Document] = Field(min_length=1)
-    top_n: int | None = Field(default=None, ge=0, description="how many results; absent or 0 means all")
-    return_documents: bool | None = None
-    rank_fields: list[str] | None = None
-    max_tokens_per_doc: int | None = Field(
-        None, description="accepted and not used: see GET /v1/models for limits"
-    )
-    priority: int | None = Field(default=None, description="accepted and not used")
-    explain: bool | None = Field(default=None, description="an `explanation` in each result")
-    user: UserId | None = None
-
-
-class TeiRequest(Lenient):
-    """Texts to be ranked for a user (text-embeddings-inference)."""
-
-    model: str | None = None
-    query: str
-    texts: list[str] = Field(min_length=1)
-    raw_scores: bool | None = Field(default=None, description="utilities in place of probabilities")
-    return_text: bool | None = None
-    truncate: bool | None = Field(default=None, description="accepted; long texts are always truncated")
-    explain: bool | None = Field(default=None, description="an `explanation` in each result")
-    user: UserId | None = None
-
-
-class ScoreRequest(Lenient):
-    """Pairs to be scored (vLLM): one prompt for all texts, or as many prompts as texts; for one user or for several."""
-
-    model: str | None = None
-    text_1: TextOrTexts = None
-    text_2: TextOrTexts = None
-    queries: TextOrTexts = None
-    documents: TextOrTexts = None
-    explain: bool | None = Field(default=None, description="an `explanation` in each result")
-    user: UserId | None = None
-    users: list[UserId] | None = Field(
-        default=None,
-        min_length=1,
-        description="score the same texts for each of these; no other user is named",
-    )
-
-
-class BestOfNRequest(Exact):
-    """Candidates of which one is to be chosen for a user."""
-
-    user: UserId | None = None
-    prompt: str | None = None
-    candidates: list[str] = Field(min_length=1)
-    strategy: Literal["mean"] | None = None
-    accept_threshold: float | None = Field(
-        None, ge=0, le=1, description="least `probability_acceptable` of the best"
-    )
-    n_return: int | None = Field(default=None, ge=0, description="how many results; absent or 0 means all")
-    explain: bool | None = Field(default=None, description="an `explanation` in each result")
 
 
 class Event(Exact):
@@ -154,12 +50,6 @@ class Event(Exact):
     source: str | None = Field(default=None, min_length=1, max_length=64, pattern=_NO_NUL)
     weight: float | None = Field(default=None, gt=0, le=1)
     metadata: dict[str, Any] | None = None
-
-
-class MergeRequest(Exact):
-    """A provisional user who turns out to be somebody known."""
-
-    source: UserId = Field(alias="from", description="whose feedback is given to the user of the path")
 
 
 class PreferenceEvent(Event):

@@ -9,6 +9,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
@@ -16,7 +17,6 @@ from sqlalchemy import Connection
 from penchant.service.errors import ApiError, OverloadedError, internal_error
 from penchant.service.feedback.commits import Commits
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob
-from penchant.service.feedback.writer_tasks import Alone, Feedback, Shown, Task, weight
 from penchant.service.ranking.rankings import Ranking
 from penchant.service.settings import Settings
 from penchant.service.store import removal
@@ -24,6 +24,43 @@ from penchant.service.telemetry.metrics import Telemetry, log_failure
 
 _PROBE_SECONDS: Final = 1.0  # after a failed write the store is tried this often
 Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, eq=False)
+class Feedback:
+    """One request, and who waits for its answer."""
+
+    job: FeedbackJob
+    done: "asyncio.Future[FeedbackAnswer]"
+
+
+@dataclass(frozen=True, eq=False)
+class Alone:
+    """A transaction of its own, between groups.
+
+    Attributes:
+        action: What it is; an `ApiError` where it failed.
+        done: Gets what it gave.
+    """
+
+    action: Callable[[], Any]
+    done: "asyncio.Future[Any]"
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """Rankings to be stored, and what to call then; nobody waits for them."""
+
+    rankings: tuple[Ranking, ...]
+    done: tuple[Callable[[], object], ...]
+
+
+Work = Feedback | Alone | Shown
+
+
+def weight(work: Work) -> int:
+    """How many events it is: what bounds a group."""
+    return max(1, len(work.job.events)) if isinstance(work, Feedback) else 1
 
 
 class Writer:
@@ -39,11 +76,11 @@ class Writer:
         self._commits = commits
         self._settings = settings
         self._telemetry = telemetry
-        self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._queued_events = 0
         self._queued_rankings = 0
         self._shown: list[tuple[Ranking, Callable[[], object]]] = []
-        self._held: Task | None = None
+        self._held: Work | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._own, name="penchant-writer", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -151,7 +188,7 @@ class Writer:
                 self._serve(group)
             self._commits.expire()
 
-    def _gather(self) -> list[Task]:
+    def _gather(self) -> list[Work]:
         """What waits, up to the bound; what is to be alone is."""
         idle = _PROBE_SECONDS if self._commits.failing else self._settings.expiry_interval_seconds
         if self._commits.unfinished:
@@ -159,7 +196,7 @@ class Writer:
         first = self._take(idle)
         if first is None or isinstance(first, Alone):
             return [] if first is None else [first]
-        group: list[Task] = [first]
+        group: list[Work] = [first]
         events = weight(first)
         while events < self._settings.max_group_events:
             work = self._take(0.0)
@@ -172,7 +209,7 @@ class Writer:
             events += weight(work)
         return group
 
-    def _take(self, timeout: float) -> Task | None:
+    def _take(self, timeout: float) -> Work | None:
         """The next work; None after `timeout` seconds, or when it was told to stop."""
         if self._held is not None:
             held, self._held = self._held, None
@@ -186,7 +223,7 @@ class Writer:
         self._stopping = work is None
         return work
 
-    def _serve(self, group: Sequence[Task]) -> None:
+    def _serve(self, group: Sequence[Work]) -> None:
         try:
             self._write(group)
         except Exception as error:  # whatever it is, the thread goes on and nobody waits for ever
@@ -199,7 +236,7 @@ class Writer:
         if shown:
             self._call(lambda: self._leave(shown))
 
-    def _write(self, group: Sequence[Task]) -> None:
+    def _write(self, group: Sequence[Work]) -> None:
         if isinstance(group[0], Alone):
             done, answer = group[0].done, group[0].action()
             self._call(lambda: _resolve([(done, answer)]))

@@ -18,11 +18,10 @@ from sqlalchemy import Connection
 
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.taste.reward import DEFAULT_SOURCE, RewardModel, item_key
-from penchant.service.feedback.judged import judged_texts
+from penchant.service.log.reading import KINDS, in_force, judged_texts
 from penchant.service.log.textless import context_of
 from penchant.service.store import judged_log
 from penchant.service.store.queries import AnyRow
-from penchant.service.users.fold import KINDS, in_force
 
 Item = tuple[str, str]
 """(context, text), of an item that goes by its keys."""

@@ -1,6 +1,7 @@
 """A user's data as the user's own: told, given to another id of the same person, forgotten."""
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import orjson
@@ -11,7 +12,6 @@ from penchant.service.bundles.served_model import Models
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.feedback.trust import TrustState
 from penchant.service.feedback.writer import Writer
-from penchant.service.log.textless import merged_places
 from penchant.service.privacy.forgotten import Forgotten, Memories, announce
 from penchant.service.privacy.user_export import exported
 from penchant.service.ranking.rankings import Rankings
@@ -178,3 +178,28 @@ def _shown_texts(stored: bytes) -> Sequence[tuple[str, str]]:
     shown = orjson.loads(stored)
     prompts, texts = shown["prompts"], shown["texts"]
     return [(prompts[i if len(prompts) > 1 else 0], text) for i, text in enumerate(texts)]
+
+
+def merged_places(
+    into: Sequence[tuple[int, float]], source: Sequence[tuple[int, float]]
+) -> tuple[dict[int, int], dict[int, int]]:
+    """Where the events of two logs stand in the one that they become: by the time at which they were received.
+
+    Each log keeps its own order, whatever its clock said: what was taken back comes before what takes it back.
+
+    Args:
+        into: (seq, received_at) of the log that stays, in order.
+        source: Of the other. At equal times it comes after.
+
+    Returns:
+        Old seq → new seq, from 1, of both.
+    """
+    timed = [
+        (latest, which, seq)
+        for which, log in enumerate((into, source))
+        for (seq, _), latest in zip(log, accumulate((at for _, at in log), max), strict=True)
+    ]
+    places: tuple[dict[int, int], dict[int, int]] = ({}, {})
+    for place, (_, which, seq) in enumerate(sorted(timed), start=1):
+        places[which][seq] = place
+    return places

@@ -12,12 +12,11 @@ from penchant.models.explain.reasons import ExplanationError, UserReasons, expla
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import RewardModel
 from penchant.service.errors import InvalidRequestError
-from penchant.service.feedback.judged import judged_texts
+from penchant.service.log.reading import in_force, judged_texts
 from penchant.service.log.textless import has_no_texts
 from penchant.service.store import event_log
 from penchant.service.store.database import Database
 from penchant.service.store.event_log import LoggedJudgement
-from penchant.service.users.fold import in_force
 
 MAX_JUDGED_TEXTS: Final = 200
 """So many of a user's texts, the newest, are looked at for reasons."""

@@ -26,11 +26,10 @@ from penchant.models.ranking.selection import (
 )
 from penchant.models.taste.items import Items
 from penchant.models.taste.posterior import UserPosterior
-from penchant.service.api.dialects.answers import Choice, Explanations, Personal, Ranked, truncation_warnings
-from penchant.service.api.dialects.tasks import Task
 from penchant.service.ranking.describer import Describer
 from penchant.service.ranking.explaining import explanations
 from penchant.service.ranking.rankings import Rankings, new_rank_id
+from penchant.service.ranking.results import Choice, Explanations, Personal, Ranked, Task, truncation_warnings
 from penchant.service.telemetry.metrics import Telemetry, Timings
 from penchant.service.users.current import UserStates
 

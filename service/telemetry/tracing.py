@@ -8,20 +8,14 @@ request (continues the caller's `traceparent`)
 No span holds a text or a user's id.
 """
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from starlette.types import ASGIApp
 
-_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _NOTHING: Final = nullcontext()
 
 Attribute = str | int | float | bool
-
-
-class TracingError(RuntimeError):
-    """Tracing was asked for, and its packages are not installed."""
 
 
 class Tracing:
@@ -40,25 +34,3 @@ class Tracing:
 
     def stop(self) -> None:
         """Sends what waits to be sent; may take seconds."""
-
-
-def from_environment(wanted: bool | None) -> Tracing:
-    """Tracing as the environment asks for it; what is exported, where and how much of it is OTEL_*'s to say.
-
-    Args:
-        wanted: False never traces, True insists, None traces where an OTLP endpoint is named.
-
-    Raises:
-        TracingError: It should trace, and the extra is not installed.
-    """
-    if wanted is False or (wanted is None and not any(os.environ.get(name) for name in _ENDPOINTS)):
-        return Tracing()
-    try:
-        from penchant.service.telemetry.otel import exporting  # noqa: PLC0415 - an extra, and half a second
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("penchant"):
-            raise
-        raise TracingError(
-            f"Tracing needs {error.name}: pip install 'penchant[otel]', or set PENCHANT_TRACING=false."
-        ) from error
-    return exporting()

@@ -9,16 +9,15 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import numpy as np
-import orjson
 from sqlalchemy import Connection
 
 from penchant.models.encoding.features import Features
 from penchant.models.taste.reward import item_key
-from penchant.service.feedback.jobs import JudgedFeatures
-from penchant.service.feedback.judged import judged_texts
+from penchant.service.log.reading import judged_texts_of
+from penchant.service.log.rows import JudgedFeatures
 from penchant.service.store import event_log, users
 from penchant.service.store.event_log import LoggedJudgement
-from penchant.service.users.fold import KINDS, Fold
+from penchant.service.users.fold import Fold
 from penchant.service.users.forgetting import Evidence
 from penchant.service.users.states import UserKey, UserState
 
@@ -161,18 +160,3 @@ def _read_again(
             truncated[rows],
         )
     return fresh
-
-
-def judged_texts_of(payload: str) -> tuple[tuple[str, str], ...]:
-    """(prompt, text) that a logged event judged; nothing where its texts were not kept.
-
-    Raises:
-        ValueError: The event is of no kind that this version knows.
-    """
-    sent = orjson.loads(payload)
-    try:
-        return judged_texts(sent)
-    except ValueError:
-        if sent.get("type") in KINDS:
-            return ()
-        raise

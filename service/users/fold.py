@@ -4,23 +4,13 @@ Feedback that comes in is learned by one step of it; a retraction and another bu
 take the same steps in the same order, so that they come to the same state.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Final, Protocol, TypeVar
+from collections.abc import Iterable
 
-from penchant.models.judgements.judgement import Kind
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import RewardModel, observation
+from penchant.service.log.reading import KINDS, in_force
 from penchant.service.store.event_log import LoggedJudgement
 from penchant.service.users.forgetting import Evidence, Forgetting
-
-KINDS: Final[Mapping[str, Kind]] = {
-    "preference": "pair",
-    "choice": "choice",
-    "ranking": "ranking",
-    "vote": "vote",
-    "rating": "rating",
-    "edit": "edit",
-}
 
 
 class Fold:
@@ -90,35 +80,3 @@ class Fold:
         for event in in_force(log):
             evidence = self.learn(evidence, event)
         return evidence
-
-
-class Logged(Protocol):
-    """An event of the log, of which it is asked whether it counts."""
-
-    @property
-    def event_id(self) -> str:
-        """Its name."""
-
-    @property
-    def target(self) -> str | None:
-        """Event id that a retraction takes back."""
-
-
-Event = TypeVar("Event", bound=Logged)
-
-
-def in_force(log: Iterable[Event]) -> list[Event]:
-    """The judgements that count: all but those that a retraction takes back which is not taken back itself.
-
-    A retraction can only name an earlier event, so that the last word is known first.
-    """
-    found: list[Event] = []
-    taken_back: set[str] = set()
-    for event in reversed(list(log)):
-        if event.event_id in taken_back:
-            continue
-        if event.target is None:
-            found.append(event)
-        else:
-            taken_back.add(event.target)
-    return found[::-1]

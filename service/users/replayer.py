@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from penchant.models.encoding.features import FeatureExtractor, Features
 from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.errors import OverloadedError
-from penchant.service.feedback.jobs import feature_rows, item_rows
+from penchant.service.log.rows import feature_rows, item_rows
 from penchant.service.store import locks, queries, tables, users
 from penchant.service.store.database import Database
 from penchant.service.telemetry.metrics import Telemetry, log, log_failure

@@ -2,7 +2,7 @@
 
 import pytest
 
-from penchant.service.api.answers.ranking import Problem
+from penchant.service.api.answers.base import Problem
 
 RERANK = {"query": "q", "documents": ["a", "b"]}
 SCORE = {"text_1": "q", "text_2": ["a"]}

@@ -13,8 +13,11 @@ from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.taste.reward import ItemMemory, item_key
 from penchant.models.taste.text_prior import LinearTextPrior
 from penchant.models.testing import tiny_bundle
-from penchant.service.api.answers.ranking import BestOfNResponse, RerankResponse, ScoreResponse, TeiResult
 from penchant.service.api.answers.users import UserResponse
+from penchant.service.api.dialects.best_of_n import BestOfNResponse
+from penchant.service.api.dialects.cohere import RerankResponse
+from penchant.service.api.dialects.tei import TeiResult
+from penchant.service.api.dialects.vllm import ScoreResponse
 
 DOCUMENTS = ["a short one", "quite a different text about boats", "boats, boats and more boats " * 9, "x"]
 RERANK = {"query": "q", "documents": DOCUMENTS, "user": "u"}

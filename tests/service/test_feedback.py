@@ -2,7 +2,7 @@
 
 import pytest
 
-from penchant.service.api.answers.ranking import FeedbackResponse
+from penchant.service.api.answers.feedback import FeedbackResponse
 
 LONG = "a long answer that goes on and on, and then on, with many words, until everybody has left the room"
 SHORT = "a short answer"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from penchant.service.log.textless import merged_places
+from penchant.service.privacy.user_data import merged_places
 
 Serve = Callable[..., TestClient]
 TEXTS = [f"text {number} " + "w" * (3 * number) for number in range(8)]

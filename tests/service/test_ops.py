@@ -5,8 +5,8 @@ import re
 import pytest
 import structlog
 
+from penchant.service.api.answers.base import Problem
 from penchant.service.api.answers.ops import Health, ModelList, Readiness
-from penchant.service.api.answers.ranking import Problem
 from penchant.service.errors import STATUS, Code
 from penchant.service.telemetry.metrics import Timings, configure_logging
 

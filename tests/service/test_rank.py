@@ -5,7 +5,10 @@ import math
 import pytest
 from pydantic import TypeAdapter
 
-from penchant.service.api.answers.ranking import BestOfNResponse, RerankResponse, ScoreResponse, TeiResult
+from penchant.service.api.dialects.best_of_n import BestOfNResponse
+from penchant.service.api.dialects.cohere import RerankResponse
+from penchant.service.api.dialects.tei import TeiResult
+from penchant.service.api.dialects.vllm import ScoreResponse
 
 DOCUMENTS = [
     "a short one",

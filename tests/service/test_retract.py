@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
-from penchant.service.api.answers.ranking import FeedbackResponse
+from penchant.service.api.answers.feedback import FeedbackResponse
 from penchant.service.feedback.apply import MAX_INLINE_EVENTS
 from penchant.service.users.fold import Fold
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from penchant.service.api.answers.ranking import Answer
+from penchant.service.api.answers.base import Answer
 
 
 class Limits(Answer):

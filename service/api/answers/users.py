@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from penchant.service.api.answers.ranking import Answer
+from penchant.service.api.answers.base import Answer
 
 
 class Uncertainty(Answer):

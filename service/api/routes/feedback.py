@@ -3,7 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penchant.service.api.answers import ranking
+from penchant.service.api.answers.feedback import FeedbackResponse
 from penchant.service.api.body import read_object
 from penchant.service.api.context import header_user, json_answer, runtime, served_model, tenant
 from penchant.service.api.openapi import FEEDBACK_BODY, describe
@@ -16,7 +16,7 @@ router = lean_router(tags=["feedback"])
 @router.post(
     "/v1/feedback",
     summary="Tell what users liked",
-    **describe("feedback", ranking.FeedbackResponse, FEEDBACK_BODY),
+    **describe("feedback", FeedbackResponse, FEEDBACK_BODY),
 )
 async def feedback(request: Request) -> Response:
     """Learns from a batch of events, or one bare event.

@@ -5,8 +5,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penchant.service.api.answers import ranking
-from penchant.service.api.body import read_object, validate
+from penchant.service.api.body import read_object
 from penchant.service.api.context import (
     json_answer,
     ranking_user,
@@ -15,16 +14,29 @@ from penchant.service.api.context import (
     spend_candidates,
     tenant,
 )
-from penchant.service.api.dialects.answers import best_of_n_answer, rerank_answer, score_answer, tei_answer
-from penchant.service.api.dialects.tasks import best_of_n_task, rerank_task, score_task, score_users, tei_task
+from penchant.service.api.dialects.best_of_n import (
+    BestOfNRequest,
+    BestOfNResponse,
+    best_of_n_answer,
+    best_of_n_task,
+)
+from penchant.service.api.dialects.cohere import RerankRequest, RerankResponse, rerank_answer, rerank_task
+from penchant.service.api.dialects.tei import TeiRequest, TeiResult, tei_answer, tei_task
+from penchant.service.api.dialects.vllm import (
+    ScoreRequest,
+    ScoreResponse,
+    score_answer,
+    score_task,
+    score_users,
+)
 from penchant.service.api.openapi import describe
 from penchant.service.api.routing import lean_router
-from penchant.service.feedback.schemas import BestOfNRequest, RerankRequest, ScoreRequest, TeiRequest
 from penchant.service.telemetry.metrics import Timings
+from penchant.service.validation import validate
 
 router = lean_router(tags=["ranking"])
 
-_RERANK = describe("ranking", ranking.RerankResponse, RerankRequest)
+_RERANK = describe("ranking", RerankResponse, RerankRequest)
 
 
 @router.post("/v1/rerank", summary="Rank documents for a user (Cohere v1, Jina, vLLM)", **_RERANK)
@@ -42,7 +54,7 @@ async def rerank_v2(request: Request) -> Response:
 @router.post(
     "/rerank",
     summary="Rank documents or texts for a user (Cohere, Jina, vLLM; TEI where `texts` is sent)",
-    **describe("ranking", (ranking.RerankResponse, list[ranking.TeiResult]), (RerankRequest, TeiRequest)),
+    **describe("ranking", (RerankResponse, list[TeiResult]), (RerankRequest, TeiRequest)),
 )
 async def rerank_short(request: Request) -> Response:
     """As `/v2/rerank`; a body with `texts` in place of `documents` gets TEI's bare array."""
@@ -55,7 +67,7 @@ async def rerank_short(request: Request) -> Response:
 @router.post(
     "/score",
     summary="Score texts for a user (vLLM)",
-    **describe("ranking", ranking.ScoreResponse, ScoreRequest),
+    **describe("ranking", ScoreResponse, ScoreRequest),
 )
 async def score_short(request: Request) -> Response:
     """As `/v1/score`."""
@@ -65,7 +77,7 @@ async def score_short(request: Request) -> Response:
 @router.post(
     "/v1/score",
     summary="Score texts for a user (vLLM)",
-    **describe("ranking", ranking.ScoreResponse, ScoreRequest),
+    **describe("ranking", ScoreResponse, ScoreRequest),
 )
 async def score(request: Request) -> Response:
     """The utility of each text for this user, or for each of `users`, in the order of the request."""
@@ -75,7 +87,7 @@ async def score(request: Request) -> Response:
 @router.post(
     "/v1/best-of-n",
     summary="Choose the best candidate for a user",
-    **describe("ranking", ranking.BestOfNResponse, BestOfNRequest),
+    **describe("ranking", BestOfNResponse, BestOfNRequest),
 )
 async def best_of_n(request: Request) -> Response:
     """The candidate with the highest utility, if it is good enough, and how sure that is."""

@@ -9,16 +9,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from penchant.service.api.answers import users as answers
-from penchant.service.api.body import read_object, validate
+from penchant.service.api.body import read_object
 from penchant.service.api.context import json_answer, path_user, runtime, served_model, tenant
 from penchant.service.api.openapi import describe
+from penchant.service.api.requests import MergeRequest
 from penchant.service.api.routing import lean_router
 from penchant.service.bundles.served_model import ServedModel
 from penchant.service.errors import ApiError, Code, InvalidRequestError
-from penchant.service.feedback.schemas import MergeRequest
 from penchant.service.runtime import Runtime
 from penchant.service.store.event_log import page_events
 from penchant.service.users.states import UserState, share_of_prior_std
+from penchant.service.validation import validate
 
 router = lean_router(prefix="/v1/users", tags=["users"])
 

@@ -1,0 +1,75 @@
+"""`/v1/best-of-n`: the best of several candidates, if it is good enough."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from penchant.service.api.answers.base import Answer
+from penchant.service.api.answers.ranking import EXPLANATION, Explanation
+from penchant.service.api.dialects.shared import bounded_task, explained
+from penchant.service.ranking.results import Choice, Task
+from penchant.service.settings import Settings
+from penchant.service.validation import Exact, UserId
+
+
+class BestOfNRequest(Exact):
+    """Candidates of which one is to be chosen for a user."""
+
+    user: UserId | None = None
+    prompt: str | None = None
+    candidates: list[str] = Field(min_length=1)
+    strategy: Literal["mean"] | None = None
+    accept_threshold: float | None = Field(
+        None, ge=0, le=1, description="least `probability_acceptable` of the best"
+    )
+    n_return: int | None = Field(default=None, ge=0, description="how many results; absent or 0 means all")
+    explain: bool | None = Field(default=None, description="an `explanation` in each result")
+
+
+def best_of_n_task(request: BestOfNRequest, settings: Settings) -> Task:
+    """The task of a best-of-n request."""
+    return bounded_task((request.prompt or "",), "prompt", request.candidates, "candidates", settings)
+
+
+class CandidateScore(Answer):
+    """One candidate; `score` is its mean utility."""
+
+    index: int
+    score: float
+    probability_best: float = Field(ge=0, le=1)
+    probability_acceptable: float = Field(ge=0, le=1)
+    explanation: Explanation | None = EXPLANATION
+
+
+class BestOfNResponse(Answer):
+    """The choice, and the candidates by descending score; `best` is null where none is good enough."""
+
+    id: str
+    best: CandidateScore | None
+    accepted: bool
+    results: list[CandidateScore]
+
+
+def best_of_n_answer(request: BestOfNRequest, choice: Choice) -> dict[str, Any]:
+    """The best candidate that is good enough, and all by descending score."""
+    mean, best, acceptable = choice.mean.tolist(), choice.best.tolist(), choice.acceptable.tolist()
+    results = [
+        explained(
+            {
+                "index": i,
+                "score": mean[i],
+                "probability_best": best[i],
+                "probability_acceptable": acceptable[i],
+            },
+            choice.explanations,
+        )
+        for i in choice.order.tolist()
+    ]
+    threshold = request.accept_threshold or 0.0
+    chosen = next((result for result in results if result["probability_acceptable"] >= threshold), None)
+    return {
+        "id": choice.rank_id,
+        "best": chosen,
+        "accepted": chosen is not None,
+        "results": results[: request.n_return or None],
+    }

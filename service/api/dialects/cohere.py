@@ -1,0 +1,159 @@
+"""`/v1/rerank`, `/v2/rerank` and `/rerank`, as clients of Cohere, Jina and vLLM call them."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, WithJsonSchema
+
+from penchant.service.api.answers.base import Answer
+from penchant.service.api.answers.ranking import EXPLANATION, Explanation, Usage
+from penchant.service.api.dialects.shared import bounded_task, explained, usage
+from penchant.service.errors import InvalidRequestError
+from penchant.service.ranking.results import Ranked, Task
+from penchant.service.settings import Settings
+from penchant.service.validation import Lenient, UserId
+
+Document = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string"}, {"type": "object", "properties": {"text": {"type": "string"}}}],
+            "description": "a text, or an object that holds it under `text` (or the keys of `rank_fields`)",
+        }
+    ),
+]
+
+
+class RerankRequest(Lenient):
+    """Candidates to be ranked for a user (Cohere v1 and v2, Jina, vLLM)."""
+
+    model: str | None = None
+    query: str
+    documents: list[Document] = Field(min_length=1)
+    top_n: int | None = Field(default=None, ge=0, description="how many results; absent or 0 means all")
+    return_documents: bool | None = None
+    rank_fields: list[str] | None = None
+    max_tokens_per_doc: int | None = Field(
+        None, description="accepted and not used: see GET /v1/models for limits"
+    )
+    priority: int | None = Field(default=None, description="accepted and not used")
+    explain: bool | None = Field(default=None, description="an `explanation` in each result")
+    user: UserId | None = None
+
+
+def rerank_task(request: RerankRequest, settings: Settings) -> Task:
+    """The task of a Cohere, Jina or vLLM request."""
+    texts = [_document_text(document, i, request.rank_fields) for i, document in enumerate(request.documents)]
+    return bounded_task((request.query,), "query", texts, "documents", settings)
+
+
+def _document_text(document: object, index: int, rank_fields: Sequence[str] | None) -> str:
+    if isinstance(document, str):
+        return document
+    if isinstance(document, dict):
+        if rank_fields:
+            parts = [document[name] for name in rank_fields if isinstance(document.get(name), str)]
+            if parts:
+                return "\n".join(parts)
+            raise InvalidRequestError(
+                (f"/documents/{index}", "None of `rank_fields` is a text in this document.")
+            )
+        text = document.get("text")
+        if isinstance(text, str):
+            return text
+        raise InvalidRequestError((f"/documents/{index}/text", "A document needs a text under `text`."))
+    raise InvalidRequestError((f"/documents/{index}", "A document is a string or an object with `text`."))
+
+
+class DocumentText(Answer):
+    """A ranked text."""
+
+    text: str
+
+
+class RerankResult(Answer):
+    """One candidate; `relevance_score` is P(the user prefers it to the population's median answer)."""
+
+    index: int
+    relevance_score: float = Field(ge=0, le=1)
+    score_std: float = Field(description="standard deviation of the candidate's utility")
+    document: DocumentText | None = Field(default=None, description="absent unless asked for")
+    explanation: Explanation | None = EXPLANATION
+
+
+class ApiVersion(Answer):
+    """Version of the dialect."""
+
+    version: str
+
+
+class BilledUnits(Answer):
+    """One search a request."""
+
+    search_units: int
+
+
+class Tokens(Answer):
+    """Tokens read by the encoder, cached texts included."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+class Personalization(Answer):
+    """Whose taste the ranking follows."""
+
+    user: str | None
+    state: Literal["population", "personal"]
+    feedback_events: int
+    posterior_version: int
+
+
+class Meta(Answer):
+    """About the answer."""
+
+    api_version: ApiVersion
+    billed_units: BilledUnits
+    tokens: Tokens
+    warnings: list[str]
+    personalization: Personalization
+
+
+class RerankResponse(Answer):
+    """Candidates, the one the user should like best first."""
+
+    id: str
+    model: str
+    results: list[RerankResult]
+    meta: Meta
+    usage: Usage
+
+
+def rerank_answer(request: RerankRequest, task: Task, ranked: Ranked, version: str) -> dict[str, Any]:
+    """Cohere's answer, with `model` and `usage` for Jina's and vLLM's clients."""
+    probability, std = ranked.probability.tolist(), ranked.std.tolist()
+    results = []
+    for i in ranked.order[: request.top_n or None].tolist():
+        result: dict[str, Any] = {"index": i, "relevance_score": probability[i], "score_std": std[i]}
+        if request.return_documents:
+            result["document"] = {"text": task.texts[i]}
+        results.append(explained(result, ranked.explanations))
+    personal = ranked.personal
+    return {
+        "id": ranked.rank_id,
+        "model": ranked.model,
+        "results": results,
+        "meta": {
+            "api_version": {"version": version},
+            "billed_units": {"search_units": 1},
+            "tokens": {"input_tokens": ranked.tokens, "output_tokens": 0},
+            "warnings": ranked.warnings,
+            "personalization": {
+                "user": personal.user,
+                "state": personal.state,
+                "feedback_events": personal.feedback_events,
+                "posterior_version": personal.posterior_version,
+            },
+        },
+        "usage": usage(ranked.tokens),
+    }

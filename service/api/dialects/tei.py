@@ -1,0 +1,51 @@
+"""`/rerank` with `texts`, as clients of text-embeddings-inference call it."""
+
+from typing import Any
+
+from pydantic import Field
+
+from penchant.service.api.answers.base import Answer
+from penchant.service.api.answers.ranking import EXPLANATION, Explanation
+from penchant.service.api.dialects.shared import bounded_task, explained
+from penchant.service.ranking.results import Ranked, Task
+from penchant.service.settings import Settings
+from penchant.service.validation import Lenient, UserId
+
+
+class TeiRequest(Lenient):
+    """Texts to be ranked for a user (text-embeddings-inference)."""
+
+    model: str | None = None
+    query: str
+    texts: list[str] = Field(min_length=1)
+    raw_scores: bool | None = Field(default=None, description="utilities in place of probabilities")
+    return_text: bool | None = None
+    truncate: bool | None = Field(default=None, description="accepted; long texts are always truncated")
+    explain: bool | None = Field(default=None, description="an `explanation` in each result")
+    user: UserId | None = None
+
+
+def tei_task(request: TeiRequest, settings: Settings) -> Task:
+    """The task of a TEI request."""
+    return bounded_task((request.query,), "query", request.texts, "texts", settings)
+
+
+class TeiResult(Answer):
+    """One candidate."""
+
+    index: int
+    score: float
+    text: str | None = Field(default=None, description="absent unless asked for")
+    explanation: Explanation | None = EXPLANATION
+
+
+def tei_answer(request: TeiRequest, task: Task, ranked: Ranked) -> list[dict[str, Any]]:
+    """TEI's bare array."""
+    scores = (ranked.mean if request.raw_scores else ranked.probability).tolist()
+    results = []
+    for i in ranked.order.tolist():
+        result: dict[str, Any] = {"index": i, "score": scores[i]}
+        if request.return_text:
+            result["text"] = task.texts[i]
+        results.append(explained(result, ranked.explanations))
+    return results

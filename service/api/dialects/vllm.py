@@ -1,0 +1,133 @@
+"""`/v1/score` and `/score`, as clients of vLLM call them."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, WithJsonSchema
+
+from penchant.service.api.answers.base import Answer
+from penchant.service.api.answers.ranking import EXPLANATION, Explanation, Usage
+from penchant.service.api.dialects.shared import bounded_task, explained, usage
+from penchant.service.errors import ApiError, Code, InvalidRequestError
+from penchant.service.ranking.results import Ranked, Task
+from penchant.service.settings import Settings
+from penchant.service.validation import Lenient, UserId
+
+TextOrTexts = Annotated[
+    Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+]
+
+
+class ScoreRequest(Lenient):
+    """Pairs to be scored (vLLM): one prompt for all texts, or as many prompts as texts; for one user or for several."""
+
+    model: str | None = None
+    text_1: TextOrTexts = None
+    text_2: TextOrTexts = None
+    queries: TextOrTexts = None
+    documents: TextOrTexts = None
+    explain: bool | None = Field(default=None, description="an `explanation` in each result")
+    user: UserId | None = None
+    users: list[UserId] | None = Field(
+        default=None,
+        min_length=1,
+        description="score the same texts for each of these; no other user is named",
+    )
+
+
+def score_task(request: ScoreRequest, settings: Settings) -> Task:
+    """The task of a vLLM score request, 1-to-N or N-to-N."""
+    if request.text_1 is not None or request.text_2 is not None:
+        names, prompts, texts = ("text_1", "text_2"), request.text_1, request.text_2
+    else:
+        names, prompts, texts = ("queries", "documents"), request.queries, request.documents
+    prompt_list, text_list = _strings(prompts, names[0]), _strings(texts, names[1])
+    if len(prompt_list) not in (1, len(text_list)):
+        fault = f"{len(prompt_list)} prompts do not fit {len(text_list)} texts: send one, or one a text."
+        raise InvalidRequestError((f"/{names[0]}", fault))
+    return bounded_task(tuple(prompt_list), names[0], text_list, names[1], settings)
+
+
+def score_users(
+    request: ScoreRequest, user: str | None, texts: int, settings: Settings
+) -> tuple[str | None, ...]:
+    """For whom a score request is; `user` is whom another channel names.
+
+    Raises:
+        ApiError: `user_conflict`, or more scores than a request may have.
+    """
+    if request.users is None:
+        return (user,)
+    if user is not None:
+        raise ApiError(Code.USER_CONFLICT, "Name one user, or several in `users`.")
+    if len(request.users) * texts > settings.max_scores:
+        fault = (
+            f"{len(request.users)} users × {texts} texts; a request may have {settings.max_scores} scores."
+        )
+        raise InvalidRequestError(("/users", fault))
+    if request.explain and len(request.users) > 1:
+        raise InvalidRequestError(("/explain", "Explanations are for one user."))
+    return tuple(request.users)
+
+
+def _strings(value: object, name: str) -> list[str]:
+    if value is None:
+        raise InvalidRequestError((f"/{name}", "Field required"))
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise InvalidRequestError((f"/{name}", "Send a string or a list of strings."))
+    if not value:
+        raise InvalidRequestError((f"/{name}", "The list is empty."))
+    for i, item in enumerate(value):
+        if not isinstance(item, str):
+            raise InvalidRequestError((f"/{name}/{i}", "Input should be a valid string"))
+    return value
+
+
+class ScoreResult(Answer):
+    """One text; `score` is its utility, unbounded."""
+
+    index: int
+    object: Literal["score"]
+    score: float
+    std: float
+    probability: float = Field(ge=0, le=1)
+    user: str | None = Field(default=None, description="whose score it is; absent unless `users` was sent")
+    explanation: Explanation | None = EXPLANATION
+
+
+class ScoreResponse(Answer):
+    """Scores in the order of the request: of several users, all of the first one, then of the next."""
+
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[ScoreResult]
+    usage: Usage
+
+
+def score_answer(answers: Sequence[Ranked], created: int, *, named: bool = False) -> dict[str, Any]:
+    """VLLM's list, in the order of the request; `named` where each entry says whose it is."""
+    first = answers[0]
+    return {
+        "id": first.rank_id,
+        "object": "list",
+        "created": created,
+        "model": first.model,
+        "data": [entry for ranked in answers for entry in _scored(ranked, named)],
+        "usage": usage(first.tokens),
+    }
+
+
+def _scored(ranked: Ranked, named: bool) -> list[dict[str, Any]]:
+    rows = zip(ranked.mean.tolist(), ranked.std.tolist(), ranked.probability.tolist(), strict=True)
+    whose = {"user": ranked.personal.user} if named else {}
+    return [
+        explained(
+            {"index": i, "object": "score", "score": mean, "std": std, "probability": probability, **whose},
+            ranked.explanations,
+        )
+        for i, (mean, std, probability) in enumerate(rows)
+    ]

@@ -1,0 +1,88 @@
+"""Rows of the log: an event, the texts that it judged, and their features."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from penchant.service.store.event_log import LoggedJudgement
+from penchant.service.store.queries import FLOAT16
+
+
+@dataclass(frozen=True)
+class JudgedFeatures:
+    """The judged texts of one event, winner first.
+
+    Attributes:
+        extractor: Identity of the extractor that made them.
+        feature_keys: m content keys.
+        item_keys: m item keys.
+        vectors: `[m, dim]`.
+        tokens: `[m]`.
+        truncated: `[m]`.
+    """
+
+    extractor: str
+    feature_keys: tuple[bytes, ...]
+    item_keys: tuple[bytes, ...]
+    vectors: NDArray[np.float16]
+    tokens: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+
+
+def event_row(
+    key: tuple[str, str], logged: LoggedJudgement, content_hash: bytes, payload: str
+) -> dict[str, Any]:
+    """Row of `feedback_events` for one event of (tenant, user)."""
+    return {
+        "tenant": key[0],
+        "user_id": key[1],
+        "seq": logged.seq,
+        "event_id": logged.event_id,
+        "content_hash": content_hash,
+        "type": logged.type,
+        "value": logged.value,
+        "weight": logged.weight,
+        "discount": logged.discount,
+        "flags": logged.flags,
+        "groups": orjson.dumps(logged.groups).decode() if logged.groups else None,
+        "target_event_id": logged.target,
+        "source": logged.source,
+        "payload": payload,
+        "received_at": logged.received_at,
+    }
+
+
+def item_rows(tenant: str, user: str, seq: int, features: JudgedFeatures) -> list[dict[str, Any]]:
+    """Rows of `judged_items` for one event."""
+    return [
+        {
+            "tenant": tenant,
+            "user_id": user,
+            "seq": seq,
+            "extractor": features.extractor,
+            "position": position,
+            "feature_key": feature_key,
+            "item_key": item_key,
+        }
+        for position, (feature_key, item_key) in enumerate(
+            zip(features.feature_keys, features.item_keys, strict=True)
+        )
+    ]
+
+
+def feature_rows(tenant: str, features: JudgedFeatures) -> list[dict[str, Any]]:
+    """Rows of `features` for one event."""
+    return [
+        {
+            "tenant": tenant,
+            "extractor": features.extractor,
+            "feature_key": key,
+            "vector": features.vectors[i].astype(FLOAT16, copy=False).tobytes(),
+            "tokens": int(features.tokens[i]),
+            "truncated": int(features.truncated[i]),
+        }
+        for i, key in enumerate(features.feature_keys)
+    ]
