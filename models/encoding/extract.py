@@ -14,7 +14,6 @@ from penchant.models.progress import Progress, silent
 EXTRACT_BATCH: Final = 256
 """Texts that the encoder gets at once."""
 
-
 EXTRACT_PART: Final = 4 * EXTRACT_BATCH
 """Texts saved at once: what an interruption loses is some ten seconds of two cores."""
 

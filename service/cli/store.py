@@ -16,7 +16,7 @@ from penchant.service.cli.store_access import DataDir, StoreUrl, given, open_sto
 from penchant.service.cli.terminal import INTERRUPTED, out, progress, stop
 
 if TYPE_CHECKING:
-    from penchant.service.store.manifest import Manifest
+    from penchant.service.store.archive import Manifest
 
 _COLORS: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
 
@@ -58,8 +58,7 @@ def backup(
     """
     from sqlalchemy.exc import SQLAlchemyError
 
-    from penchant.service.store.archive import write_archive
-    from penchant.service.store.manifest import ArchiveError
+    from penchant.service.store.archive import ArchiveError, write_archive
 
     if file.exists():
         stop(f"{file}: is there already")
@@ -89,9 +88,8 @@ def restore(
     """
     from sqlalchemy.exc import SQLAlchemyError
 
-    from penchant.service.store.archive import read_archive
+    from penchant.service.store.archive import ArchiveError, read_archive, read_manifest
     from penchant.service.store.database import Database, StoreError
-    from penchant.service.store.manifest import ArchiveError, read_manifest
 
     settings = settings_of(data_dir, store_url)
     try:

@@ -12,7 +12,7 @@ from penchant.models.encoding.features import FeatureExtractor
 from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.encoding.feature_cache import CachedFeature, FeatureCache
 from penchant.service.store.database import Database
-from penchant.service.store.queries import StoredFeature, find_features
+from penchant.service.store.features import StoredFeature, find_features
 from penchant.service.telemetry.metrics import Telemetry, Timings
 
 

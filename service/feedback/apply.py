@@ -10,8 +10,8 @@ from penchant.service.feedback.jobs import FeedbackJob, ReadyEvent
 from penchant.service.feedback.trust import TrustPolicy, TrustState, Weighed, weigh
 from penchant.service.feedback.unit_of_work import Changes, state_of
 from penchant.service.log.rows import event_row, feature_rows, item_rows
-from penchant.service.store import event_log
-from penchant.service.store.event_log import LoggedJudgement
+from penchant.service.store.events import has_retraction
+from penchant.service.store.judged import LoggedJudgement, replay_events
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import UserKey, UserState
 
@@ -96,7 +96,7 @@ class Lessons:
             start = self._unknown_since(connection, key, state, new, group)
             if new[0].seq - 1 - start > MAX_INLINE_EVENTS:
                 return 0
-            stored = event_log.replay_events(connection, *key, self._fold.extractor, since=start + 1)
+            stored = replay_events(connection, *key, self._fold.extractor, since=start + 1)
             waiting = [event for event in group.logs.get(key, ()) if event.seq > start]
             unknown, evidence = [*stored, *waiting, *new], state.evidence if start else self._fold.start
         if any(event.vectors is None and event.target is None for event in unknown):
@@ -125,6 +125,6 @@ class Lessons:
             event.target for event in (*group.logs.get(key, ()), *new) if event.seq > state.through_seq
         ]
         taken_back = any(target is not None for target in targets)
-        if taken_back or event_log.has_retraction(connection, *key, since=state.through_seq + 1):
+        if taken_back or has_retraction(connection, *key, since=state.through_seq + 1):
             return 0
         return state.through_seq

@@ -13,9 +13,13 @@ from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob
 from penchant.service.privacy.retention import Retention
 from penchant.service.ranking.rankings import Ranking
 from penchant.service.settings import Settings
-from penchant.service.store import bundles, queries, removal, tables
-from penchant.service.store.database import Database
+from penchant.service.store import bundles, tables
+from penchant.service.store.answers import drop_older_answers
+from penchant.service.store.database import Database, leave_mark
 from penchant.service.store.failures import is_contention, is_lost_connection, is_unreachable
+from penchant.service.store.keys import drop_older_usage
+from penchant.service.store.rankings import drop_older_rankings
+from penchant.service.store.statements import add
 from penchant.service.telemetry.metrics import Telemetry, log, log_failure
 from penchant.service.users.states import UserKey, UserState
 
@@ -100,7 +104,7 @@ class Commits:
             connection: Connection, again: bool
         ) -> tuple[Sequence[FeedbackAnswer | ApiError], Mapping[UserKey, UserState]]:
             answers, states = self._models.current.ledger.apply(connection, jobs, again=again)
-            queries.add(connection, tables.rankings, [ranking.row() for ranking in rankings])
+            add(connection, tables.rankings, [ranking.row() for ranking in rankings])
             return answers, states
 
         return self._persistent(work)
@@ -150,13 +154,12 @@ class Commits:
         self._next_expiry = now + settings.expiry_interval_seconds
         try:
             with self._database.writing() as connection:
-                removed = removal.expire(
-                    connection,
-                    rankings_before=now - settings.rank_ttl_hours * _HOUR,
-                    answers_before=now - settings.idempotency_ttl_hours * _HOUR,
-                    use_before=int(now // _DAY) - _USE_DAYS,
+                removed = (
+                    drop_older_rankings(connection, now - settings.rank_ttl_hours * _HOUR)
+                    + drop_older_answers(connection, now - settings.idempotency_ttl_hours * _HOUR)
+                    + drop_older_usage(connection, int(now // _DAY) - _USE_DAYS)
                 )
-                queries.leave_mark(connection, now)
+                leave_mark(connection, now)
         except Exception as error:
             self._failure(error)
             return

@@ -23,8 +23,8 @@ from penchant.service.log.rows import JudgedFeatures
 from penchant.service.log.textless import without_texts
 from penchant.service.ranking.rankings import Rankings
 from penchant.service.settings import Settings
+from penchant.service.store.answers import find_answers
 from penchant.service.store.database import Database
-from penchant.service.store.queries import find_answers
 from penchant.service.telemetry.metrics import Telemetry, Timings
 
 _HOUR = 3600.0

@@ -17,7 +17,9 @@ from penchant.service.feedback.apply import Lessons
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob, Idempotency, ReadyEvent
 from penchant.service.feedback.trust import TrustPolicy
 from penchant.service.feedback.unit_of_work import Changes, known_event, state_of
-from penchant.service.store import locks, queries, users
+from penchant.service.store import locks, users
+from penchant.service.store.answers import drop_answers, find_answers
+from penchant.service.store.events import known_events
 from penchant.service.telemetry.metrics import log_failure
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import StateCache, UserKey, UserState
@@ -73,7 +75,7 @@ class Ledger:
             ids = {event.parsed.event_id for event in events if again or event.parsed.is_callers_id}
             ids |= {event.judged.target for event in events if event.judged and event.judged.target}
             names = {event.user for event in events}
-            for event_id, (digest, user) in queries.known_events(connection, tenant, sorted(ids)).items():
+            for event_id, (digest, user) in known_events(connection, tenant, sorted(ids)).items():
                 group.known[(tenant, event_id)] = (digest, user)
                 names.add(user)
             bundle, half_life = self._fold.bundle_version, self._fold.forgetting.half_life_days
@@ -90,12 +92,12 @@ class Ledger:
         """Answers that were given under the jobs' idempotency keys, here or by another server; old ones make room."""
         asked = {job.idempotency.key: job.received_at for job in jobs if job.idempotency is not None}
         expired = []
-        for key, row in queries.find_answers(connection, tenant, sorted(asked)).items():
+        for key, row in find_answers(connection, tenant, sorted(asked)).items():
             if asked[key] - row.created_at > self._answers_ttl_seconds:
                 expired.append(key)
             else:
                 group.answered[(tenant, key)] = (row.request_hash, row.answer)
-        queries.drop_answers(connection, tenant, expired)
+        drop_answers(connection, tenant, expired)
 
     def _apply_job(
         self, connection: Connection, job: FeedbackJob, group: Changes

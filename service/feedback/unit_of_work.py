@@ -5,8 +5,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from penchant.service.store import queries, tables, users
-from penchant.service.store.event_log import LoggedJudgement
+from penchant.service.store import tables, users
+from penchant.service.store.judged import LoggedJudgement
+from penchant.service.store.statements import add
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import UserKey, UserState, state_row, user_row
 
@@ -62,7 +63,7 @@ class Changes:
             (tables.feedback_events, self.events, "event_id"),
             (tables.idempotency, self.answers, "key"),
         ):
-            queries.add(connection, table, sorted(rows, key=lambda row: (row["tenant"], row[name])))
+            add(connection, table, sorted(rows, key=lambda row: (row["tenant"], row[name])))
         users.put_users(connection, [user_row(key, state) for key, state in changed.items()])
         bundle, half_life = fold.bundle_version, fold.forgetting.half_life_days
         learned = [(key, state) for key, state in changed.items() if state.is_current]

@@ -19,7 +19,7 @@ from penchant.service.feedback.commits import Commits
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob
 from penchant.service.ranking.rankings import Ranking
 from penchant.service.settings import Settings
-from penchant.service.store import removal
+from penchant.service.store.rankings import drop_rankings
 from penchant.service.telemetry.metrics import Telemetry, log_failure
 
 _PROBE_SECONDS: Final = 1.0  # after a failed write the store is tried this often
@@ -150,7 +150,7 @@ class Writer:
 
         def erase() -> ApiError | None:
             return self._commits.alone(
-                lambda connection: removal.drop_rankings(connection, tenant, rank_ids), lambda _: None
+                lambda connection: drop_rankings(connection, tenant, rank_ids), lambda _: None
             )
 
         self._queue.put(Alone(erase, asyncio.get_running_loop().create_future()))

@@ -15,8 +15,6 @@ KINDS: Final[Mapping[str, Kind]] = {
     "rating": "rating",
     "edit": "edit",
 }
-
-
 Event = TypeVar("Event", bound="Logged")
 
 

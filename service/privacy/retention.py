@@ -10,7 +10,10 @@ from sqlalchemy import Connection
 from penchant.service.access.tenancy import Tenancy
 from penchant.service.bundles.served_model import Models
 from penchant.service.privacy.forgotten import Forgotten, Memories, announce
-from penchant.service.store import locks, privacy, removal
+from penchant.service.store import locks
+from penchant.service.store.events import drop_events, older_events, seqs_of, users_with_older
+from penchant.service.store.rankings import drop_older_rankings
+from penchant.service.store.users import drop_states, drop_user, find_user, set_user
 from penchant.service.telemetry.metrics import Telemetry
 from penchant.service.users.forgetting import Evidence
 from penchant.service.users.states import UserKey, UserState, unlearned
@@ -61,42 +64,42 @@ def sweep(
     """
     before = now - retention_days * _DAY
     found = Swept()
-    removal.drop_older_rankings(connection, tenant, before)
-    users = removal.users_with_older(connection, tenant, before, USERS_AT_ONCE)
+    drop_older_rankings(connection, before, tenant)
+    users = users_with_older(connection, tenant, before, USERS_AT_ONCE)
     if not users:
         return found
     locks.hold_tenant(connection, tenant)  # somebody may be about to judge a text that would be removed
     for user in users:
         seqs = _with_targets(connection, (tenant, user), before)
-        features, items = removal.drop_events(connection, tenant, user, seqs)
+        features, items = drop_events(connection, tenant, user, seqs)
         state = _shortened(connection, (tenant, user), len(seqs), start)
         found.states[(tenant, user)] = state
         gone = hash_user(tenant, user) if state is None else None
         found.forgotten.append(Forgotten(tenant, gone, features, items))
         found.events += len(seqs)
-    privacy.drop_states(connection, tenant, users)
+    drop_states(connection, tenant, users)
     found.more = len(users) == USERS_AT_ONCE
     return found
 
 
 def _shortened(connection: Connection, key: UserKey, events: int, start: Evidence) -> UserState | None:
     """The state of a user whose log has so many events less; None where nothing is left."""
-    row = privacy.find_user(connection, *key)
+    row = find_user(connection, *key)
     if row is None or row.feedback_events <= events:
-        privacy.drop_user(connection, *key)
+        drop_user(connection, *key)
         return None
     left = {"feedback_events": row.feedback_events - events, "version": row.version + 1}
-    privacy.set_user(connection, *key, left)
-    row = privacy.find_user(connection, *key)
+    set_user(connection, *key, left)
+    row = find_user(connection, *key)
     return None if row is None else unlearned(row, start)
 
 
 def _with_targets(connection: Connection, key: UserKey, before: float) -> Sequence[int]:
     """Places of what is too old, and of what it takes back."""
-    events = removal.older_events(connection, *key, before)
+    events = older_events(connection, *key, before)
     seqs = {event.seq for event in events}
     while targets := [event.target_event_id for event in events if event.target_event_id is not None]:
-        events = [event for event in removal.seqs_of(connection, *key, targets) if event.seq not in seqs]
+        events = [event for event in seqs_of(connection, *key, targets) if event.seq not in seqs]
         seqs |= {event.seq for event in events}
     return sorted(seqs)
 

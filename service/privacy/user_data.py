@@ -15,8 +15,11 @@ from penchant.service.feedback.writer import Writer
 from penchant.service.privacy.forgotten import Forgotten, Memories, announce
 from penchant.service.privacy.user_export import exported
 from penchant.service.ranking.rankings import Rankings
-from penchant.service.store import locks, privacy, removal
+from penchant.service.store import locks
 from penchant.service.store.database import Database
+from penchant.service.store.events import log_order, move_log
+from penchant.service.store.user_data import delete_user, find_held, move_rest
+from penchant.service.store.users import drop_states, drop_user, find_user, put_user
 from penchant.service.telemetry.metrics import Telemetry
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import UserState, unlearned
@@ -65,7 +68,7 @@ class UserData:
         def remove(connection: Connection) -> Forgotten:
             locks.hold_tenant(connection, tenant)  # somebody may be about to judge a text of this user's
             quoted = orjson.dumps(user).decode()
-            features, items, shown = removal.delete_user(connection, tenant, user, quoted)
+            features, items, shown = delete_user(connection, tenant, user, quoted)
             texts = [*held, *(pair for stored in shown for pair in _shown_texts(stored))]
             keys = [source.extractor.key for source in self._models.sources]
             forgotten = Forgotten(
@@ -130,7 +133,7 @@ class UserData:
             ApiError: `user_not_found`.
         """
         with self._database.reading() as connection:
-            held = privacy.held(connection, tenant, user, orjson.dumps(user).decode())
+            held = find_held(connection, tenant, user, orjson.dumps(user).decode())
         if held.user is None and not (held.rankings or held.answers):
             raise ApiError(Code.USER_NOT_FOUND, "Nothing is held on this user.")
         return exported(user, held, self._models.current.fold, self._clock())
@@ -138,19 +141,17 @@ class UserData:
 
 def _join(connection: Connection, tenant: str, user: str, source: str, fold: Fold) -> tuple[int, UserState]:
     """How many events were given to the user, and the user's state: behind its log."""
-    mine, theirs = (privacy.find_user(connection, tenant, name) for name in (user, source))
+    mine, theirs = (find_user(connection, tenant, name) for name in (user, source))
     if theirs is None:
         if mine is None:
             raise ApiError(Code.USER_NOT_FOUND, "Nothing is known of either user.")
         return 0, unlearned(mine, fold.start)
-    places = merged_places(
-        privacy.log_order(connection, tenant, user), privacy.log_order(connection, tenant, source)
-    )
-    privacy.move_log(connection, tenant, source, user, {user: places[0], source: places[1]})
+    places = merged_places(log_order(connection, tenant, user), log_order(connection, tenant, source))
+    move_log(connection, tenant, source, user, {user: places[0], source: places[1]})
     quoted = (orjson.dumps(source).decode(), orjson.dumps(user).decode())
-    privacy.move_rest(connection, tenant, source, user, quoted)
-    privacy.drop_states(connection, tenant, [user, source])
-    privacy.drop_user(connection, tenant, source)
+    move_rest(connection, tenant, source, user, quoted)
+    drop_states(connection, tenant, [user, source])
+    drop_user(connection, tenant, source)
     trusts = [
         TrustState.read(r.information_day, r.information, r.trust) for r in (mine, theirs) if r is not None
     ]
@@ -166,8 +167,8 @@ def _join(connection: Connection, tenant: str, user: str, source: str, fold: Fol
         "trust": trust.to_json(),
         "updated_at": max(row.updated_at for row in known),
     }
-    privacy.put_user(connection, tenant, user, row)
-    found = privacy.find_user(connection, tenant, user)
+    put_user(connection, tenant, user, row)
+    found = find_user(connection, tenant, user)
     if found is None:
         raise RuntimeError("a user that was just written is not there")
     return len(places[1]), unlearned(found, fold.start)

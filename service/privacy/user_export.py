@@ -9,8 +9,8 @@ import orjson
 
 from penchant.models.taste.posterior import UserPosterior, stored_numbers
 from penchant.service.feedback.trust import TrustState
-from penchant.service.store.privacy import Held
-from penchant.service.store.queries import AnyRow
+from penchant.service.store.statements import AnyRow
+from penchant.service.store.user_data import Held
 from penchant.service.users.fold import Fold
 
 FORMAT: Final = 1

@@ -14,9 +14,9 @@ from penchant.models.taste.reward import RewardModel
 from penchant.service.errors import InvalidRequestError
 from penchant.service.log.reading import in_force, judged_texts
 from penchant.service.log.textless import has_no_texts
-from penchant.service.store import event_log
 from penchant.service.store.database import Database
-from penchant.service.store.event_log import LoggedJudgement
+from penchant.service.store.events import newest_judgements, payloads
+from penchant.service.store.judged import LoggedJudgement, replay_events
 
 MAX_JUDGED_TEXTS: Final = 200
 """So many of a user's texts, the newest, are looked at for reasons."""
@@ -73,8 +73,8 @@ class Explainer:
         To be called in a thread: it asks the database. Cost: as `explain_user` of 200 texts, whatever the log's length.
         """
         with self._database.reading() as connection:
-            since = event_log.newest_judgements(connection, tenant, user, MAX_JUDGED_TEXTS)
-            log = list(event_log.replay_events(connection, tenant, user, self._extractor, since=since))
+            since = newest_judgements(connection, tenant, user, MAX_JUDGED_TEXTS)
+            log = list(replay_events(connection, tenant, user, self._extractor, since=since))
             texts = _newest_texts(in_force(log))
             dim = len(self._reward.text_prior.standardiser.centre)
             vectors = np.stack([text.vector for text in texts]) if texts else np.zeros((0, dim), np.float16)
@@ -83,7 +83,7 @@ class Explainer:
             except ExplanationError:
                 return None
             examples = [texts[reason.index] for reason in found.texts]
-            sent = event_log.payloads(connection, tenant, user, [text.seq for text in examples])
+            sent = payloads(connection, tenant, user, [text.seq for text in examples])
         return _told(found, examples, sent, len(texts))
 
 

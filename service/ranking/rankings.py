@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 
 from penchant.service.store.database import Database
-from penchant.service.store.queries import find_ranking
+from penchant.service.store.rankings import find_ranking
 
 _OVERHEAD_BYTES: Final = 300
 

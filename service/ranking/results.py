@@ -24,11 +24,7 @@ class Task:
 
 
 Vector = NDArray[np.float64]
-
-
 Explanations = Mapping[int, Mapping[str, Any]]
-
-
 MAX_WARNED: Final = 20
 
 

@@ -6,8 +6,7 @@ from typing import Final
 from sqlalchemy import Connection, func, insert, select, text
 
 from penchant.service.store import feed
-from penchant.service.store.inserts import insert_new
-from penchant.service.store.queries import AnyRow
+from penchant.service.store.statements import AnyRow, insert_new
 from penchant.service.store.tables import activations
 
 CHANGE: Final = "bundle"

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, and_, delete, or_, select, text, tuple_, upda
 from penchant.service.store import activations, feed
 from penchant.service.store.activations import CHANGE, NOBODY_S
 from penchant.service.store.database import Database
-from penchant.service.store.inserts import insert_new, insert_or_replace
+from penchant.service.store.statements import insert_new, insert_or_replace
 from penchant.service.store.tables import bundles, feedback_events, judged_items, user_states
 
 _FAILURES_KEPT_SECONDS: Final = 86_400.0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import Connection, Executable, Table, func, insert, select, update
+from sqlalchemy import Connection, Executable, Table, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from penchant.service.store.tables import api_keys, tenant_usage, tenants, users
@@ -102,6 +102,11 @@ def usage(connection: Connection, day: int, of: Collection[str] | None = None) -
     if of is not None and len(of) <= CHUNK:
         statement = statement.where(tenant_usage.c.tenant.in_(of))
     return {(row.tenant, row.kind): row.amount for row in connection.execute(statement)}
+
+
+def drop_older_usage(connection: Connection, before: int) -> int:
+    """Removes what tenants used before a day (days since 1970, UTC); returns how many rows."""
+    return connection.execute(delete(tenant_usage).where(tenant_usage.c.day < before)).rowcount
 
 
 def count_users(connection: Connection, of: Iterable[str]) -> dict[str, int]:

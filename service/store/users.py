@@ -1,13 +1,12 @@
 """Users and their states: where a log stands, and what a bundle made of it so far."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.engine import Connection
 
-from penchant.service.store.inserts import insert_or_replace
-from penchant.service.store.queries import CHUNK, AnyRow
+from penchant.service.store.statements import CHUNK, AnyRow, insert_or_replace
 from penchant.service.store.tables import user_states, users
 
 _SAME_STATE: Final = and_(
@@ -96,3 +95,43 @@ def _behind(*columns: ColumnElement[Any]) -> Select[Any]:
 
 def _of(bundle_version: str, half_life_days: float | None) -> dict[str, Any]:
     return {"bundle_version": bundle_version, "half_life_days": half_life_days}
+
+
+def find_users(
+    connection: Connection, tenant: str | None, after: tuple[str, str], limit: int
+) -> list[tuple[str, str]]:
+    """Up to `limit` users beyond (tenant, user) `after`, in order; of one tenant, or of all."""
+    c = users.c
+    beyond = or_(c.tenant > after[0], and_(c.tenant == after[0], c.user_id > after[1]))
+    statement = select(c.tenant, c.user_id).where(beyond).order_by(c.tenant, c.user_id).limit(limit)
+    if tenant is not None:
+        statement = statement.where(c.tenant == tenant)
+    return [(row.tenant, row.user_id) for row in connection.execute(statement)]
+
+
+def find_user(connection: Connection, tenant: str, user: str) -> AnyRow | None:
+    """The row of `users`, None for an unknown user."""
+    c = users.c
+    return connection.execute(select(users).where(c.tenant == tenant, c.user_id == user)).one_or_none()
+
+
+def drop_states(connection: Connection, tenant: str, names: Iterable[str]) -> None:
+    """Removes what bundles made of these users' logs."""
+    c = user_states.c
+    connection.execute(delete(user_states).where(c.tenant == tenant, c.user_id.in_(list(names))))
+
+
+def drop_user(connection: Connection, tenant: str, user: str) -> None:
+    """Removes the row that says that there is such a user."""
+    connection.execute(delete(users).where(users.c.tenant == tenant, users.c.user_id == user))
+
+
+def put_user(connection: Connection, tenant: str, user: str, values: Mapping[str, Any]) -> None:
+    """Inserts or replaces a row of `users`."""
+    insert_or_replace(connection, users, [{"tenant": tenant, "user_id": user, **values}])
+
+
+def set_user(connection: Connection, tenant: str, user: str, values: Mapping[str, Any]) -> None:
+    """Changes columns of `users`."""
+    c = users.c
+    connection.execute(update(users).where(c.tenant == tenant, c.user_id == user).values(values))

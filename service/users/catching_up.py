@@ -15,8 +15,9 @@ from penchant.models.encoding.features import Features
 from penchant.models.taste.reward import item_key
 from penchant.service.log.reading import judged_texts_of
 from penchant.service.log.rows import JudgedFeatures
-from penchant.service.store import event_log, users
-from penchant.service.store.event_log import LoggedJudgement
+from penchant.service.store import users
+from penchant.service.store.events import payloads
+from penchant.service.store.judged import LoggedJudgement, replay_events
 from penchant.service.users.fold import Fold
 from penchant.service.users.forgetting import Evidence
 from penchant.service.users.states import UserKey, UserState
@@ -129,13 +130,13 @@ def with_features(
 def _events(
     connection: Connection, key: UserKey, fold: Fold, since: int, until: int
 ) -> list[LoggedJudgement]:
-    return list(event_log.replay_events(connection, *key, fold.extractor, since=since, until=until))
+    return list(replay_events(connection, *key, fold.extractor, since=since, until=until))
 
 
 def _read_again(
     connection: Connection, key: UserKey, seqs: Sequence[int], extractor: str, reader: Reader
 ) -> dict[int, JudgedFeatures]:
-    sent = event_log.payloads(connection, *key, seqs)
+    sent = payloads(connection, *key, seqs)
     texts = {seq: found for seq in seqs if (found := judged_texts_of(sent[seq]))}
     pairs = [pair for found in texts.values() for pair in found]
     if not pairs:

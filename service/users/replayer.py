@@ -17,8 +17,9 @@ from penchant.models.encoding.features import FeatureExtractor, Features
 from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.errors import OverloadedError
 from penchant.service.log.rows import feature_rows, item_rows
-from penchant.service.store import locks, queries, tables, users
+from penchant.service.store import locks, tables, users
 from penchant.service.store.database import Database
+from penchant.service.store.statements import add
 from penchant.service.telemetry.metrics import Telemetry, log, log_failure
 from penchant.service.users.catching_up import CaughtUp, Reader, caught_up
 from penchant.service.users.fold import Fold
@@ -235,8 +236,8 @@ class Replayer:
                 return
             features = [row for one in found.fresh.values() for row in feature_rows(tenant, one)]
             items = [row for seq, one in found.fresh.items() for row in item_rows(tenant, user, seq, one)]
-            queries.add(connection, tables.features, sorted(features, key=lambda row: row["feature_key"]))
-            queries.add(connection, tables.judged_items, items)
+            add(connection, tables.features, sorted(features, key=lambda row: row["feature_key"]))
+            add(connection, tables.judged_items, items)
             half_life = fold.forgetting.half_life_days
             users.put_states(connection, [state_row(key, found.state, fold.bundle_version, half_life)])
         self._encoded += sum(len(one.feature_keys) for one in found.fresh.values())

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.taste.posterior import UserPosterior
-from penchant.service.store.queries import AnyRow
+from penchant.service.store.statements import AnyRow
 from penchant.service.users.forgetting import Evidence
 
 UserKey = tuple[str, str]

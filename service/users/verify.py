@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from penchant.models.taste.posterior import UserPosterior
 from penchant.service.store import locks, users
 from penchant.service.store.database import Database
-from penchant.service.store.judged_log import find_users
+from penchant.service.store.users import find_users
 from penchant.service.users.catching_up import LackingFeaturesError, caught_up, replayed
 from penchant.service.users.fold import Fold
 from penchant.service.users.forgetting import Evidence

@@ -12,9 +12,8 @@ from typer.testing import CliRunner
 
 from penchant.service.cli.app import app
 from penchant.service.settings import Settings
-from penchant.service.store.archive import read_archive, write_archive
+from penchant.service.store.archive import ArchiveError, read_archive, read_manifest, write_archive
 from penchant.service.store.database import Database
-from penchant.service.store.manifest import ArchiveError, read_manifest
 from penchant.service.store.tables import installation, metadata, rankings
 
 TEXTS = ["", "plain", 'a "quoted"\nline, ünïcode 日本 \u2028 🙂', "null"]

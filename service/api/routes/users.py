@@ -17,7 +17,7 @@ from penchant.service.api.routing import lean_router
 from penchant.service.bundles.served_model import ServedModel
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.runtime import Runtime
-from penchant.service.store.event_log import page_events
+from penchant.service.store.events import page_events
 from penchant.service.users.states import UserState, share_of_prior_std
 from penchant.service.validation import validate
 

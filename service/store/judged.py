@@ -1,18 +1,17 @@
-"""A user's log: read in order, page by page, or for what it says of its last judgements."""
+"""Events with the texts that they judged and the features of those: what is learned from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from itertools import groupby
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 from sqlalchemy import Connection, and_, select
 
-from penchant.service.store.queries import FLOAT16, AnyRow, chunks
+from penchant.service.store.events import MAX_SEQ, ROWS_AT_ONCE
+from penchant.service.store.features import FLOAT16
 from penchant.service.store.tables import features, feedback_events, judged_items
-
-MAX_SEQ: Final = 2**31 - 1
 
 _JUDGED = (
     select(judged_items.c.seq, judged_items.c.item_key, features.c.vector)
@@ -61,17 +60,6 @@ class LoggedJudgement:
     vectors: NDArray[np.float16] | None = None
     discount: float = 1.0
     flags: str | None = None
-
-
-def page_events(connection: Connection, tenant: str, user: str, after: int, limit: int) -> Sequence[AnyRow]:
-    """Up to `limit` events of a user with seq > `after`, oldest first."""
-    log = feedback_events.c
-    return connection.execute(
-        select(log.seq, log.event_id, log.payload, log.received_at)
-        .where(log.tenant == tenant, log.user_id == user, log.seq > min(after, MAX_SEQ))
-        .order_by(log.seq)
-        .limit(limit)
-    ).all()
 
 
 def replay_events(
@@ -124,35 +112,22 @@ def replay_events(
         )
 
 
-def has_retraction(connection: Connection, tenant: str, user: str, since: int) -> bool:
-    """Whether a user's log takes anything back from seq `since` on."""
-    log = feedback_events.c
-    statement = select(log.seq).where(
-        log.tenant == tenant, log.user_id == user, log.seq >= since, log.target_event_id.is_not(None)
-    )
-    return connection.execute(statement.limit(1)).first() is not None
+def user_items(
+    connection: Connection, tenant: str, extractor: str
+) -> Iterator[tuple[str, dict[int, list[tuple[bytes, bytes]]]]]:
+    """What every user judged, as one extractor sees it: by seq (feature key, item key), winner first.
 
-
-def newest_judgements(connection: Connection, tenant: str, user: str, number: int) -> int:
-    """Seq from which on a user's log holds `number` judgements, or all of them where it has fewer."""
-    log = feedback_events.c
+    Users in the order of their names, those without any left out.
+    """
+    items = judged_items.c
     statement = (
-        select(log.seq)
-        .where(log.tenant == tenant, log.user_id == user, log.target_event_id.is_(None))
-        .order_by(log.seq.desc())
-        .offset(number - 1)
-        .limit(1)
+        select(items.user_id, items.seq, items.feature_key, items.item_key)
+        .where(items.tenant == tenant, items.extractor == extractor)
+        .order_by(items.user_id, items.seq, items.position)
+        .execution_options(yield_per=ROWS_AT_ONCE)
     )
-    return connection.scalar(statement) or 0
-
-
-def payloads(connection: Connection, tenant: str, user: str, seqs: Sequence[int]) -> dict[int, str]:
-    """Of these events of a user what was sent, JSON, by seq."""
-    log = feedback_events.c
-    found: dict[int, str] = {}
-    for some in chunks(seqs):
-        statement = select(log.seq, log.payload).where(
-            log.tenant == tenant, log.user_id == user, log.seq.in_(some)
-        )
-        found |= {row.seq: row.payload for row in connection.execute(statement)}
-    return found
+    for user, rows in groupby(connection.execute(statement), key=lambda row: str(row.user_id)):
+        found: dict[int, list[tuple[bytes, bytes]]] = {}
+        for row in rows:
+            found.setdefault(row.seq, []).append((row.feature_key, row.item_key))
+        yield user, found
