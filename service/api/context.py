@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from penchant.service.access.quotas import Kind
 from penchant.service.api.identity import decode_user, resolve_user, split_model
-from penchant.service.api.openapi import required_scope
+from penchant.service.api.routing import LeanRoute
 from penchant.service.bundles.served_model import ServedModel
 from penchant.service.errors import ApiError, Code
 from penchant.service.runtime import Runtime
@@ -59,7 +59,10 @@ def tenant(request: Request) -> str:
     caller = access.keyring.caller(request.headers)
     state["tenant"] = caller.tenant
     state["headers"] = access.limiter.hit(caller)
-    caller.require(required_scope(request.scope["route"]))
+    route: LeanRoute = request.scope["route"]
+    if route.required_scope is None:
+        raise LookupError(f"{route.path} asks for a key, and names no scope")
+    caller.require(route.required_scope)
     return caller.tenant
 
 

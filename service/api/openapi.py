@@ -1,9 +1,8 @@
 """The OpenAPI document: what FastAPI cannot see, because bodies are read by hand, is added here.
 
-`python -m penchant.service.api.openapi` prints the document; docs/openapi.json is its output.
+`penchant openapi` prints the document; docs/openapi.json is its output.
 """
 
-import sys
 from collections.abc import Iterator, Mapping, Set
 from typing import Any, Final, Literal
 
@@ -21,6 +20,7 @@ from penchant.service.api.dialects.tei import TeiRequest
 from penchant.service.api.dialects.vllm import ScoreRequest
 from penchant.service.api.middleware import RANKING_PATHS
 from penchant.service.api.requests import MergeRequest
+from penchant.service.api.routing import LeanRoute
 from penchant.service.errors import PROBLEM_JSON, STATUS, Code
 from penchant.service.feedback.events import EVENT_MODELS
 from penchant.service.feedback.schemas import AnyEvent, FeedbackBatch
@@ -91,17 +91,6 @@ _CODES: Final[Mapping[Kind, frozenset[Code]]] = {
     "models": _ALWAYS | _KEYED,
     "health": _ALWAYS,
 }
-_SCOPES: Final[Mapping[Kind, Scope | None]] = {  # None: no key is needed
-    "ranking": Scope.RANK,
-    "feedback": Scope.FEEDBACK,
-    "user": Scope.RANK,
-    "page": Scope.FEEDBACK,
-    "forget": Scope.ADMIN,
-    "export": Scope.ADMIN,
-    "merge": Scope.ADMIN,
-    "models": Scope.RANK,
-    "health": None,
-}
 _SCOPE: Final = "x-required-scope"
 _LIMITS: Final = {
     "RateLimit-Policy": _header(
@@ -135,11 +124,6 @@ def describe(
             "required": True,
             "content": {"application/json": {"schema": _any_of(bodies)}},
         }
-    scope = _SCOPES[kind]
-    if scope is None:
-        extra["security"] = []
-    else:
-        extra[_SCOPE] = str(scope)
     statuses = sorted({STATUS[code][0] for code in _CODES[kind]})
     responses: dict[int | str, dict[str, Any]] = {
         status: _problem(status, _CODES[kind]) for status in statuses
@@ -148,7 +132,7 @@ def describe(
         responses[204] = {"description": "Done", "headers": _HEADERS | _LIMITS}
     else:
         headers = _TIMED if kind in ("ranking", "feedback") else _HEADERS
-        headers = headers | (_LIMITS if scope is not None else {})
+        headers = headers | (_LIMITS if Code.RATE_LIMITED in _CODES[kind] else {})
         if isinstance(answer, tuple):
             answer = answer[0] | answer[1]
             headers = headers | {
@@ -184,23 +168,26 @@ def document(app: FastAPI) -> dict[str, Any]:
         "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
     found["security"] = [{"bearer": []}, {"key": []}, {}]
+    for route in app.routes:
+        if isinstance(route, LeanRoute) and route.include_in_schema:
+            for method in route.methods or ():
+                _guard(found["paths"][route.path_format][method.lower()], route.required_scope)
     for path in sorted(RANKING_PATHS):
         found["paths"][f"/users/{{user}}{path}"] = _for_user(found["paths"][path])
     return found
 
 
-def required_scope(route: Any) -> Scope:  # noqa: ANN401 — whatever the framework matched
-    """What a key needs for a route, as `describe` declared it.
-
-    Raises:
-        KeyError: Nothing was declared: the route is not for callers with keys.
-    """
-    return Scope(route.openapi_extra[_SCOPE])
-
-
 def serialize(found: Mapping[str, Any]) -> bytes:
     """The document as it is committed."""
     return orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _guard(operation: dict[str, Any], scope: Scope | None) -> None:
+    """Says what a key needs for an operation."""
+    if scope is None:
+        operation["security"] = []
+    else:
+        operation[_SCOPE] = str(scope)
 
 
 def _for_user(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,10 +231,3 @@ def _problem(status: int, possible: Set[Code]) -> dict[str, Any]:
     schema = {"$ref": _REF.format(model="Problem")}
     headers = _HEADERS | (_AGAIN if status in _RETRIED else {}) | (_LIMITS if status == _TOO_MANY else {})
     return {"description": codes, "content": {PROBLEM_JSON: {"schema": schema}}, "headers": headers}
-
-
-if __name__ == "__main__":
-    from penchant.service.app import create_app
-    from penchant.service.settings import Settings
-
-    sys.stdout.buffer.write(serialize(document(create_app(Settings()))))

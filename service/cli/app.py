@@ -1,5 +1,6 @@
 """The commands of `penchant`. Each imports what it needs as it runs: help comes without loading torch."""
 
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -80,6 +81,17 @@ def serve(
         run(settings)
     except StartError as error:
         stop(error, code=1)
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the HTTP interface; docs/openapi.json is its output."""
+    # The whole service: a second, and only this command and `serve` need it.
+    from penchant.service.api.openapi import document, serialize
+    from penchant.service.app import create_app
+    from penchant.service.settings import Settings
+
+    sys.stdout.buffer.write(serialize(document(create_app(Settings()))))
 
 
 @app.command()

@@ -138,7 +138,7 @@ def test_every_route_says_what_it_needs_and_asks_for_it(client):
             if path in PUBLIC:
                 assert client.request(method, path).status_code == 200, where
                 continue
-            scope = (route.openapi_extra or {}).get("x-required-scope")
+            scope = getattr(route, "required_scope", None)
             assert scope in set(Scope), f"{where} declares no scope"
             walked.add(scope)
             assert client.request(method, path).status_code == 401, where

@@ -1,6 +1,8 @@
 """The committed OpenAPI document is the served one, and says what is true."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,12 @@ def document():
 
 def test_the_committed_document_is_the_served_one(client):
     served = client.get("/openapi.json")
-    assert served.content == DOCUMENT.read_bytes(), (
-        "run: python -m penchant.service.api.openapi > docs/openapi.json"
-    )
+    assert served.content == DOCUMENT.read_bytes(), "run: penchant openapi > docs/openapi.json"
+
+
+def test_the_command_prints_the_committed_document():
+    command = [sys.executable, "-m", "penchant.service.cli.main", "openapi"]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == DOCUMENT.read_bytes()
 
 
 def test_every_reference_leads_somewhere(document):
@@ -52,6 +57,14 @@ def test_every_operation_documents_its_problems_and_bodies(document):
 def test_operation_ids_are_unique(document):
     ids = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
     assert len(set(ids)) == len(ids)
+
+
+def test_a_route_that_names_a_scope_documents_what_a_missing_key_is_answered(document):
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            asks_for_a_key = "x-required-scope" in operation
+            assert asks_for_a_key == (operation.get("security") != []), f"{method} {path}"
+            assert asks_for_a_key == ("401" in operation["responses"]), f"{method} {path}"
 
 
 def test_every_documented_operation_is_served(client, document):

@@ -3,18 +3,20 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
+from penchant.service.access.scopes import Scope
 from penchant.service.api.answers.feedback import FeedbackResponse
 from penchant.service.api.body import read_object
 from penchant.service.api.context import header_user, json_answer, runtime, served_model, tenant
 from penchant.service.api.openapi import FEEDBACK_BODY, describe
-from penchant.service.api.routing import lean_router
+from penchant.service.api.routing import LeanRouter
 from penchant.service.telemetry.metrics import Timings
 
-router = lean_router(tags=["feedback"])
+router = LeanRouter(tags=["feedback"])
 
 
 @router.post(
     "/v1/feedback",
+    scope=Scope.FEEDBACK,
     summary="Tell what users liked",
     **describe("feedback", FeedbackResponse, FEEDBACK_BODY),
 )

@@ -8,24 +8,25 @@ from sqlalchemy import text
 from starlette.requests import Request
 from starlette.responses import Response
 
+from penchant.service.access.scopes import Scope
 from penchant.service.api.answers import ops as answers
 from penchant.service.api.context import json_answer, model_names, runtime, served_model, tenant
 from penchant.service.api.openapi import describe
-from penchant.service.api.routing import lean_router
+from penchant.service.api.routing import LeanRouter
 from penchant.service.errors import ApiError, Code
 from penchant.service.runtime import Runtime
 from penchant.service.telemetry.metrics import Telemetry, log_failure
 
-router = lean_router(tags=["operations"])
+router = LeanRouter(tags=["operations"])
 
 
-@router.get("/healthz", summary="Is the process alive?", **describe("health", answers.Health))
+@router.get("/healthz", scope=None, summary="Is the process alive?", **describe("health", answers.Health))
 async def healthz(_request: Request) -> Response:
     """Answers as long as the process does."""
     return json_answer({"status": "ok"})
 
 
-@router.get("/readyz", summary="Can it serve?", **describe("health", answers.Readiness))
+@router.get("/readyz", scope=None, summary="Can it serve?", **describe("health", answers.Readiness))
 async def readyz(request: Request) -> Response:
     """200 when encoder and store work, otherwise 503; either way with each check."""
     served = runtime(request)
@@ -39,20 +40,27 @@ async def readyz(request: Request) -> Response:
     return json_answer({"status": "ready", "checks": checks})
 
 
-@router.get("/health", summary="As /readyz", **describe("health", answers.Readiness))
+@router.get("/health", scope=None, summary="As /readyz", **describe("health", answers.Readiness))
 async def health(request: Request) -> Response:
     """As `/readyz`."""
     return await readyz(request)
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response, include_in_schema=False)
+@router.get(
+    "/metrics", scope=None, summary="Prometheus metrics", response_class=Response, include_in_schema=False
+)
 async def metrics(request: Request) -> Response:
     """Metrics in Prometheus' text format, without tenants and users."""
     telemetry: Telemetry = request.app.state.telemetry
     return Response(telemetry.expose(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/models", summary="Which models are served?", **describe("models", answers.ModelList))
+@router.get(
+    "/v1/models",
+    scope=Scope.RANK,
+    summary="Which models are served?",
+    **describe("models", answers.ModelList),
+)
 async def models(request: Request) -> Response:
     """Every accepted model name; all of them are the loaded bundle."""
     served, owner = runtime(request), tenant(request)

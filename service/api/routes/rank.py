@@ -5,6 +5,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from penchant.service.access.scopes import Scope
 from penchant.service.api.body import read_object
 from penchant.service.api.context import (
     json_answer,
@@ -30,22 +31,24 @@ from penchant.service.api.dialects.vllm import (
     score_users,
 )
 from penchant.service.api.openapi import describe
-from penchant.service.api.routing import lean_router
+from penchant.service.api.routing import LeanRouter
 from penchant.service.telemetry.metrics import Timings
 from penchant.service.validation import validate
 
-router = lean_router(tags=["ranking"])
+router = LeanRouter(tags=["ranking"])
 
 _RERANK = describe("ranking", RerankResponse, RerankRequest)
 
 
-@router.post("/v1/rerank", summary="Rank documents for a user (Cohere v1, Jina, vLLM)", **_RERANK)
+@router.post(
+    "/v1/rerank", scope=Scope.RANK, summary="Rank documents for a user (Cohere v1, Jina, vLLM)", **_RERANK
+)
 async def rerank_v1(request: Request) -> Response:
     """Documents by the probability that this user prefers them to the population's median answer."""
     return await _rerank(request, await _body(request), "1")
 
 
-@router.post("/v2/rerank", summary="Rank documents for a user (Cohere v2)", **_RERANK)
+@router.post("/v2/rerank", scope=Scope.RANK, summary="Rank documents for a user (Cohere v2)", **_RERANK)
 async def rerank_v2(request: Request) -> Response:
     """As `/v1/rerank`."""
     return await _rerank(request, await _body(request), "2")
@@ -53,6 +56,7 @@ async def rerank_v2(request: Request) -> Response:
 
 @router.post(
     "/rerank",
+    scope=Scope.RANK,
     summary="Rank documents or texts for a user (Cohere, Jina, vLLM; TEI where `texts` is sent)",
     **describe("ranking", (RerankResponse, list[TeiResult]), (RerankRequest, TeiRequest)),
 )
@@ -66,6 +70,7 @@ async def rerank_short(request: Request) -> Response:
 
 @router.post(
     "/score",
+    scope=Scope.RANK,
     summary="Score texts for a user (vLLM)",
     **describe("ranking", ScoreResponse, ScoreRequest),
 )
@@ -76,6 +81,7 @@ async def score_short(request: Request) -> Response:
 
 @router.post(
     "/v1/score",
+    scope=Scope.RANK,
     summary="Score texts for a user (vLLM)",
     **describe("ranking", ScoreResponse, ScoreRequest),
 )
@@ -86,6 +92,7 @@ async def score(request: Request) -> Response:
 
 @router.post(
     "/v1/best-of-n",
+    scope=Scope.RANK,
     summary="Choose the best candidate for a user",
     **describe("ranking", BestOfNResponse, BestOfNRequest),
 )

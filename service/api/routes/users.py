@@ -8,12 +8,13 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from penchant.service.access.scopes import Scope
 from penchant.service.api.answers import users as answers
 from penchant.service.api.body import read_object
 from penchant.service.api.context import json_answer, path_user, runtime, served_model, tenant
 from penchant.service.api.openapi import describe
 from penchant.service.api.requests import MergeRequest
-from penchant.service.api.routing import lean_router
+from penchant.service.api.routing import LeanRouter
 from penchant.service.bundles.served_model import ServedModel
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.runtime import Runtime
@@ -21,12 +22,14 @@ from penchant.service.store.events import page_events
 from penchant.service.users.states import UserState, share_of_prior_std
 from penchant.service.validation import validate
 
-router = lean_router(prefix="/v1/users", tags=["users"])
+router = LeanRouter(prefix="/v1/users", tags=["users"])
 
 DEFAULT_LIMIT: Final = 20
 
 
-@router.get("/{user}", summary="What is known of a user", **describe("user", answers.UserResponse))
+@router.get(
+    "/{user}", scope=Scope.RANK, summary="What is known of a user", **describe("user", answers.UserResponse)
+)
 async def get_user(request: Request) -> Response:
     """How much feedback the user gave, where that leaves us, and how the user differs from the population."""
     served, owner = runtime(request), tenant(request)
@@ -50,7 +53,9 @@ async def get_user(request: Request) -> Response:
     )
 
 
-@router.delete("/{user}", status_code=204, summary="Forget a user", **describe("forget", None))
+@router.delete(
+    "/{user}", scope=Scope.ADMIN, status_code=204, summary="Forget a user", **describe("forget", None)
+)
 async def delete_user(request: Request) -> Response:
     """Removes posterior, log, rankings, and features that no other feedback needs. Also 204 where unknown."""
     served, owner = runtime(request), tenant(request)
@@ -58,7 +63,12 @@ async def delete_user(request: Request) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/{user}/export", summary="All that is held on a user", **describe("export", answers.UserExport))
+@router.get(
+    "/{user}/export",
+    scope=Scope.ADMIN,
+    summary="All that is held on a user",
+    **describe("export", answers.UserExport),
+)
 async def export_user(request: Request) -> Response:
     """The log with its texts, what every bundle made of it, what was shown, kept answers, and trust."""
     served, owner = runtime(request), tenant(request)
@@ -69,6 +79,7 @@ async def export_user(request: Request) -> Response:
 
 @router.post(
     "/{user}/merge",
+    scope=Scope.ADMIN,
     summary="Give a user what is known of a provisional one",
     **describe("merge", answers.MergeResponse, MergeRequest),
 )
@@ -82,6 +93,7 @@ async def merge_users(request: Request) -> Response:
 
 @router.get(
     "/{user}/feedback",
+    scope=Scope.FEEDBACK,
     summary="A user's feedback log",
     **describe("page", answers.FeedbackPage),
 )
