@@ -79,6 +79,11 @@ class ServedModel:
     explainer: Explainer
     ledger: Ledger
 
+    @property
+    def featurizer(self) -> Featurizer:
+        """Finds the features of texts, or has them computed."""
+        return self.source.featurizer
+
 
 class Models:
     """The models that a server holds. Any thread may read; each change is one assignment."""

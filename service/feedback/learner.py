@@ -5,14 +5,13 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from penchant.models.taste.reward import item_key
 from penchant.service.access.quotas import Kind, Quotas
 from penchant.service.access.tenancy import Tenancy
-from penchant.service.bundles.served_model import ServedModel
 from penchant.service.encoding.featurizer import Featurizer
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.feedback.events import parse_event, split_body
@@ -26,9 +25,22 @@ from penchant.service.settings import Settings
 from penchant.service.store.answers import find_answers
 from penchant.service.store.database import Database
 from penchant.service.telemetry.metrics import Telemetry, Timings
+from penchant.service.users.current import UserStates
 
 _HOUR = 3600.0
 MAX_KEY_CHARS = 255
+
+
+class Reading(Protocol):
+    """What learning needs of the model that a request is answered by."""
+
+    @property
+    def featurizer(self) -> Featurizer:
+        """Finds or computes the features of judged texts."""
+
+    @property
+    def states(self) -> UserStates:
+        """What is known of users."""
 
 
 class Learner:
@@ -79,7 +91,7 @@ class Learner:
         key: str | None,
         timings: Timings,
         *,
-        model: ServedModel,
+        model: Reading,
     ) -> bytes:
         """The answer to a feedback request, given when its events are durable and visible.
 
@@ -131,7 +143,7 @@ class Learner:
         return row.request_hash, row.answer
 
     async def _within_quota(
-        self, model: ServedModel, tenant: str, events: Sequence[ReadyEvent]
+        self, model: Reading, tenant: str, events: Sequence[ReadyEvent]
     ) -> list[ReadyEvent]:
         """The same events; those of users that would be too many can only turn out to be duplicates."""
         if not self._quotas.limits_users(tenant):
@@ -158,7 +170,7 @@ class Learner:
         idempotency: Idempotency | None,
         timings: Timings,
         *,
-        model: ServedModel,
+        model: Reading,
     ) -> bytes:
         raw, bare = split_body(body, self._settings)
         self._quotas.take(tenant, Kind.EVENTS, len(raw))
@@ -186,7 +198,7 @@ class Learner:
         idempotency: Idempotency | None,
         timings: Timings,
         *,
-        model: ServedModel,
+        model: Reading,
     ) -> FeedbackAnswer:
         """Has the events of a request, or the one bare event, logged and learned."""
         raw, bare = events
@@ -211,7 +223,7 @@ class Learner:
         if texts > (limit := self._settings.max_feedback_texts):
             fault = f"Its events judge {texts} texts; a request may judge {limit}."
             raise InvalidRequestError(("" if bare else "/events", fault))
-        ready += await self._with_features(model.source.featurizer, tenant, resolved, timings)
+        ready += await self._with_features(model.featurizer, tenant, resolved, timings)
         if not self._tenancy.of(tenant).keep_texts:
             ready = [_without_texts(event) for event in ready]
         ready.sort(key=lambda event: event.parsed.index)
