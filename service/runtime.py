@@ -10,6 +10,7 @@ from typing import Final
 from penchant.models.bundle import Bundle
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.service.access.access import Access, build_access
+from penchant.service.bundles.leftovers import Leftovers
 from penchant.service.bundles.loading import check_match, warm_up
 from penchant.service.bundles.served_model import ModelBuilder, Models
 from penchant.service.bundles.stored_bundles import bundle_at_start
@@ -19,7 +20,7 @@ from penchant.service.feedback.commits import Commits
 from penchant.service.feedback.learner import Learner
 from penchant.service.feedback.writer import Writer
 from penchant.service.privacy.forgotten import KIND as FORGET
-from penchant.service.privacy.forgotten import Memories
+from penchant.service.privacy.forgotten import Forgotten, Memories
 from penchant.service.privacy.retention import Retention
 from penchant.service.privacy.user_data import UserData
 from penchant.service.ranking.rankings import Rankings
@@ -101,7 +102,27 @@ async def start(
     loop = asyncio.get_running_loop()
     readers = ThreadPoolExecutor(settings.store_readers, thread_name_prefix="penchant-reader")
     models = Models()
-    commits = Commits(database=database, models=models, settings=settings, telemetry=telemetry, clock=clock)
+
+    def forget(forgotten: Forgotten) -> None:
+        memories.forget(
+            forgotten
+        )  # which is made below: it needs the writer, which has this among its chores
+
+    retention = Retention(
+        tenancy=access.tenancy,
+        models=models,
+        forget=forget,
+        shared=database.shared,
+        telemetry=telemetry,
+    )
+    commits = Commits(
+        database=database,
+        learning=lambda: models.current,
+        chores=(retention, Leftovers(lambda: models.current.bundle.version)),
+        settings=settings,
+        telemetry=telemetry,
+        clock=clock,
+    )
     writer = Writer(commits, settings, telemetry)
     rankings = Rankings(
         max_bytes=settings.ranking_cache_bytes,
@@ -150,13 +171,6 @@ async def start(
         models=models,
         telemetry=telemetry,
         clock=clock,
-    )
-    commits.retention = Retention(
-        tenancy=access.tenancy,
-        models=models,
-        memories=memories,
-        shared=database.shared,
-        telemetry=telemetry,
     )
     model.source.batcher.start()
     writer.start()

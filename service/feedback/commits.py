@@ -2,18 +2,17 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from penchant.service.bundles.served_model import Models
 from penchant.service.errors import ApiError, internal_error, storage_unavailable
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob
-from penchant.service.privacy.retention import Retention
+from penchant.service.feedback.ledger import Ledger
 from penchant.service.ranking.rankings import Ranking
 from penchant.service.settings import Settings
-from penchant.service.store import bundles, tables
+from penchant.service.store import tables
 from penchant.service.store.answers import drop_older_answers
 from penchant.service.store.database import Database, leave_mark
 from penchant.service.store.failures import is_contention, is_lost_connection, is_unreachable
@@ -21,7 +20,8 @@ from penchant.service.store.keys import drop_older_usage
 from penchant.service.store.rankings import drop_older_rankings
 from penchant.service.store.statements import add
 from penchant.service.telemetry.metrics import Telemetry, log, log_failure
-from penchant.service.users.states import UserKey, UserState
+from penchant.service.users.replayer import Replayer
+from penchant.service.users.states import StateCache, UserKey, UserState
 
 _HOUR: Final = 3600.0
 _DAY: Final = 86_400.0
@@ -32,41 +32,76 @@ _PATIENCE_SECONDS: Final = (0.0, 0.05, 0.2)  # between tries, where another serv
 Answer = TypeVar("Answer")
 
 
+class Learning(Protocol):
+    """What a commit needs of the model that learns."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Writes feedback, and says which states it changed."""
+
+    @property
+    def cache(self) -> StateCache:
+        """Where committed states become visible."""
+
+    @property
+    def replayer(self) -> Replayer:
+        """Brings up to the log the states that a commit left behind it."""
+
+
+class Transact(Protocol):
+    """Runs work in a write transaction of its own, again where another server was in the way."""
+
+    def __call__(self, work: Callable[[Connection], Answer], /) -> Answer:
+        """What the work returned, once that is durable."""
+
+
+class Chore(Protocol):
+    """Something that is removed in small steps, between two groups of feedback."""
+
+    def step(self, transact: Transact, now: float) -> bool:
+        """Does a little of it; returns whether there may be more to do at once.
+
+        Args:
+            transact: How the store is changed.
+            now: Unix seconds.
+        """
+
+
 class Commits:
     """Commits groups, what is alone, and expiry; makes states visible once they are durable.
 
     Args:
         database: The store.
-        models: The current one learns; there committed states become visible.
+        learning: The model that learns just now.
+        chores: What is done whenever things expire.
         settings: Times to live.
         telemetry: Where commits are counted.
         clock: Unix seconds.
 
     Attributes:
         failing: Whether the last attempt to write failed.
-        retention: What removes judgements that are too old; set once it is there.
-        unfinished: Whether it has more to remove.
+        unfinished: Whether a chore has more to do.
     """
 
     def __init__(
         self,
         *,
         database: Database,
-        models: Models,
+        learning: Callable[[], Learning],
+        chores: Sequence[Chore],
         settings: Settings,
         telemetry: Telemetry,
         clock: Callable[[], float],
     ) -> None:
         self._database = database
-        self._models = models
+        self._learning = learning
+        self._chores = chores
         self._settings = settings
         self._telemetry = telemetry
         self._clock = clock
         self._next_expiry = 0.0
         self.failing = False
-        self.retention: Retention | None = None
         self.unfinished = False
-        self._outdated: UserKey | None = None  # states of an old bundle are removed up to this user
 
     def group(
         self, jobs: Sequence[FeedbackJob], rankings: Sequence[Ranking]
@@ -86,7 +121,7 @@ class Commits:
             failure = self._failure(error)
             return [failure for _ in jobs]
         self.failing = False
-        model = self._models.current  # the same as a moment ago: it changes on this thread alone
+        model = self._learning()  # the same as a moment ago: it changes on this thread alone
         for key, state in states.items():
             model.cache.publish(key, state)
             if not state.is_current:
@@ -103,11 +138,15 @@ class Commits:
         def work(
             connection: Connection, again: bool
         ) -> tuple[Sequence[FeedbackAnswer | ApiError], Mapping[UserKey, UserState]]:
-            answers, states = self._models.current.ledger.apply(connection, jobs, again=again)
+            answers, states = self._learning().ledger.apply(connection, jobs, again=again)
             add(connection, tables.rankings, [ranking.row() for ranking in rankings])
             return answers, states
 
         return self._persistent(work)
+
+    def _transact(self, work: Callable[[Connection], Answer], /) -> Answer:
+        """A transaction of its own for work that may be done twice."""
+        return self._persistent(lambda connection, _again: work(connection))
 
     def _persistent(self, work: Callable[[Connection, bool], Answer]) -> Answer:
         """One transaction; again where another server's was in the way, or the connection broke.
@@ -135,7 +174,7 @@ class Commits:
     ) -> Answer | ApiError:
         """One transaction for a purpose of its own; `then` is called once it is durable."""
         try:
-            found = self._persistent(lambda connection, _again: work(connection))
+            found = self._transact(work)
         except ApiError as error:  # the request is to blame; nothing was changed
             return error
         except Exception as error:
@@ -148,7 +187,7 @@ class Commits:
         """Removes what is too old, when it is time; after a failure it finds out whether writing works again."""
         now, settings = self._clock(), self._settings
         if self.unfinished:
-            self._remove_old(now)
+            self._do_chores(now)
         if not self.failing and now < self._next_expiry:
             return
         self._next_expiry = now + settings.expiry_interval_seconds
@@ -165,19 +204,14 @@ class Commits:
             return
         self.failing = False
         self._telemetry.expired_rows.inc(removed)
-        self._remove_old(now)
+        self._do_chores(now)
 
-    def _remove_old(self, now: float) -> None:
-        """One step of the tenants' retention, and of leaving old bundles behind."""
+    def _do_chores(self, now: float) -> None:
+        """One step of each."""
         self.unfinished = False
-        keep, after = self._models.current.bundle.version, self._outdated or ("", "")
         try:
-            if self.retention is not None:
-                self.unfinished = self.retention.step(self._persistent, now)
-            self._outdated = self._persistent(
-                lambda connection, _again: bundles.drop_outdated(connection, keep, now, after)
-            )
-            self.unfinished |= self._outdated is not None
+            for chore in self._chores:
+                self.unfinished |= chore.step(self._transact, now)
         except Exception as error:
             self._failure(error)
 

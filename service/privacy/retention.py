@@ -9,7 +9,8 @@ from sqlalchemy import Connection
 
 from penchant.service.access.tenancy import Tenancy
 from penchant.service.bundles.served_model import Models
-from penchant.service.privacy.forgotten import Forgotten, Memories, announce
+from penchant.service.feedback.commits import Transact
+from penchant.service.privacy.forgotten import Forgotten, announce
 from penchant.service.store import locks
 from penchant.service.store.events import drop_events, older_events, seqs_of, users_with_older
 from penchant.service.store.rankings import drop_older_rankings
@@ -110,7 +111,7 @@ class Retention:
     Args:
         tenancy: How long each tenant keeps judgements.
         models: The current one has the states in memory.
-        memories: The rest of what is in memory.
+        forget: Drops from memory what was removed from the store.
         shared: Whether other servers must be told.
         telemetry: Counts, and knows the users' hashes.
     """
@@ -120,31 +121,30 @@ class Retention:
         *,
         tenancy: Tenancy,
         models: Models,
-        memories: Memories,
+        forget: Callable[[Forgotten], None],
         shared: bool,
         telemetry: Telemetry,
     ) -> None:
         self._tenancy = tenancy
         self._models = models
-        self._memories = memories
+        self._forget = forget
         self._shared = shared
         self._telemetry = telemetry
 
-    def step(self, transact: Callable[[Callable[[Connection, bool], Swept]], Swept], now: float) -> bool:
+    def step(self, transact: Transact, now: float) -> bool:
         """One transaction for each tenant that forgets; returns whether there may be more to remove.
 
         Args:
-            transact: Runs its argument in a write transaction.
+            transact: How the store is changed.
             now: Unix seconds.
         """
         more = False
         for tenant, days in self._tenancy.retentions().items():
-            work = partial(self._sweep, tenant, days, now)
-            swept = transact(lambda connection, _again, work=work: work(connection))  # type: ignore[misc]
+            swept = transact(partial(self._sweep, tenant, days, now))
             for key, state in swept.states.items():
                 self._models.current.cache.publish(key, state)
             for forgotten in swept.forgotten:
-                self._memories.forget(forgotten)
+                self._forget(forgotten)
             self._telemetry.outlived_events.inc(swept.events)
             more = more or swept.more
         return more
