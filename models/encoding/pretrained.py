@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from penchant.models.encoding.backends.base import Card
+from penchant.models.encoding.card import Card
 from penchant.models.encoding.encoder import EncoderError, Pooling
 from penchant.models.encoding.files import EMBEDDED_SHA256, ModelFiles
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from penchant.models.encoding.backends.base import Backend, Card, embed
+from penchant.models.encoding.backends.base import Backend, embed
+from penchant.models.encoding.card import Card
 from penchant.models.encoding.encoder import EncoderError, Encoding, Pooling
 from penchant.models.encoding.tokens import TextTokenizer, Tokens
 

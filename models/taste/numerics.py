@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from penchant.models.taste.sobol import scrambled_sobol
+
 Vector = NDArray[np.float64]
 
 WINDOW: Final = 5
@@ -64,10 +66,7 @@ def sobol_draws(width: int, count: int) -> NDArray[np.float64]:
 
     Cost: once per (width, count), then a look-up. The array must not be written to.
     """
-    from torch.quasirandom import SobolEngine  # noqa: PLC0415 - torch is loaded with the encoder, not by this module
-
-    engine = SobolEngine(width, scramble=True, seed=0)  # type: ignore[no-untyped-call]
-    uniform = engine.draw(count).double().numpy()
+    uniform = scrambled_sobol(width, count)
     draws: NDArray[np.float64] = ndtri(np.clip(uniform, 1e-9, 1 - 1e-9))
     draws.flags.writeable = False
     return draws

@@ -113,22 +113,3 @@ def _singly(tokens: Tokens) -> list[Tokens]:
         Tokens.of([tokens.ids[end - length : end].tolist()])
         for end, length in zip(ends, tokens.lengths, strict=True)
     ]
-
-
-@dataclass(frozen=True)
-class Card:
-    """A transformer's card.
-
-    Attributes:
-        weights: Hash of the weights.
-        dim: Hidden size.
-        positions: Longest sequence that it has positions for.
-        pad: Number of the padding token.
-        tokenizer: Its fast tokenizer as JSON.
-    """
-
-    weights: str
-    dim: int
-    positions: int
-    pad: int
-    tokenizer: str

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from penchant.models.encoding.backends import conversion as conversions
-from penchant.models.encoding.backends.base import PROBES, Backend, Card, Probes, embed, fault
+from penchant.models.encoding.backends.base import PROBES, Backend, Probes, embed, fault
 from penchant.models.encoding.backends.openvino import OpenVinoBackend
 from penchant.models.encoding.backends.request import Candidate, Wish
+from penchant.models.encoding.card import Card
 from penchant.models.encoding.encoder import EncoderError
 from penchant.models.encoding.tokens import TextTokenizer, Tokens
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from penchant.models.encoding.backends.base import Card, Probes
+from penchant.models.encoding.backends.base import Probes
 from penchant.models.encoding.backends.openvino import openvino
+from penchant.models.encoding.card import Card
 from penchant.models.encoding.encoder import Pooling
 from penchant.models.encoding.files import ModelFiles
 from penchant.models.encoding.tokens import Tokens
