@@ -151,7 +151,7 @@ def user_rows(
     catalogue = Catalogue(reward, vectors)
     for number, (user, rows) in enumerate(by_user.items()):
         said = [observed(row, reward, catalogue) for row in rows]
-        posterior = UserPosterior.refit(reward.population, [one for one in said if one is not None])
+        posterior = UserPosterior.at_prior(reward.population).fold(one for one in said if one is not None)
         beliefs = posterior.beliefs
         mean, covariance = axes.users(beliefs.mean, beliefs.covariance)
         yield {

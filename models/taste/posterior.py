@@ -2,7 +2,7 @@
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Final
@@ -16,7 +16,6 @@ from penchant.models.taste.items import Items
 from penchant.models.taste.likelihood import site_of
 from penchant.models.taste.observations import Observation
 from penchant.models.taste.population import Beliefs, Population
-from penchant.models.taste.refit import sweep
 
 Vector = NDArray[np.float64]
 
@@ -95,28 +94,6 @@ class UserPosterior:
         q = population.q
         return cls(population, np.zeros((q, q)), np.zeros(q))
 
-    @classmethod
-    def refit(
-        cls,
-        population: Population,
-        observations: Sequence[Observation],
-        discounts: Sequence[float] | None = None,
-    ) -> "UserPosterior":
-        """Learns all judgements at once, to convergence: their order cannot matter.
-
-        Args:
-            population: The prior over users.
-            observations: n judgements.
-            discounts: n powers in [0, 1] of their likelihoods, such as 2^(−age/half-life).
-
-        Raises:
-            LikelihoodError: As `site`.
-
-        Cost: as `refit.sweep`.
-        """
-        precision, linear = sweep(population, observations, discounts)
-        return cls(population, precision, linear, len(observations))
-
     @cached_property
     def portrait(self) -> Portrait:
         """Beliefs about this user beside those about a stranger.
@@ -161,6 +138,26 @@ class UserPosterior:
             learned.__dict__["portrait"] = found.after()
         return learned
 
+    def fold(self, said: Iterable[Observation]) -> "UserPosterior":
+        """The posterior after further judgements, in their order: what a user's state is, wherever it is computed.
+
+        After each judgement the numbers are rounded as they are stored. So it makes no difference whether a state was
+        saved and read again in between, not even in the last digit, on which a change point may hang.
+
+        Args:
+            said: Judgements, oldest first.
+
+        Raises:
+            LikelihoodError: As `site`.
+            PosteriorError: A number is not finite in float32, or out of bounds.
+
+        Cost: `learn` for each of them, and beliefs computed anew, O(K q³).
+        """
+        posterior = self
+        for observation in said:
+            posterior = posterior.learn(observation).as_stored()
+        return posterior
+
     def _changed(self) -> "UserPosterior":
         return replace(
             self,
@@ -168,42 +165,6 @@ class UserPosterior:
             linear=KEPT * self.linear,
             surprise=0.0,
             changes=self.changes + 1,
-        )
-
-    def retract(self, history: Sequence[Observation], index: int) -> "UserPosterior":
-        """The posterior of a user who never said `history[index]`: all others learned in their order.
-
-        Args:
-            history: All that this user said, in order, from the prior on.
-            index: Which of it is taken back.
-
-        Raises:
-            IndexError: There is no such judgement.
-
-        Cost: `learn` for each of the others.
-        """
-        posterior = self.at_prior(self.population)
-        gone = range(len(history))[index]
-        for number, observation in enumerate(history):
-            if number != gone:
-                posterior = posterior.learn(observation)
-        return posterior
-
-    def merge(self, other: "UserPosterior") -> "UserPosterior":
-        """Two users who turn out to be one: their evidence adds, the prior counts once.
-
-        Raises:
-            PosteriorError: They belong to different populations.
-        """
-        if self.population is not other.population:
-            raise PosteriorError("users of different populations cannot be merged")
-        return UserPosterior(
-            self.population,
-            self.precision + other.precision,
-            self.linear + other.linear,
-            self.judgements + other.judgements,
-            max(self.surprise, other.surprise),
-            self.changes + other.changes,
         )
 
     def forget(self, elapsed_seconds: float, half_life_seconds: float) -> "UserPosterior":

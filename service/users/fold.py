@@ -58,10 +58,8 @@ class Fold:
         )
         if said is None:
             return evidence
-        posterior = self.forgetting.aged(evidence, event.received_at).learn(said)
-        # As it will be read from the store: whether a server was restarted in between must not matter, not even in
-        # the last digit, on which it may hang whether a user is found to have changed.
-        return Evidence(posterior.as_stored(), max(evidence.as_of, event.received_at))
+        posterior = self.forgetting.aged(evidence, event.received_at).fold([said])
+        return Evidence(posterior, max(evidence.as_of, event.received_at))
 
     def replay(self, log: Iterable[LoggedJudgement]) -> Evidence:
         """A user's whole log, in order, without what was taken back.

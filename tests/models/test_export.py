@@ -110,7 +110,7 @@ def test_users_and_texts_meet_in_a_dot_product(bundle, planted):
         rows_of = [j for j in planted.judgements if j.user == user["user"]]
         assert user["judgements"] == len(rows_of) == 20
         said = [observed(j, bundle.reward, catalogue) for j in rows_of]
-        posterior = UserPosterior.refit(bundle.reward.population, said)
+        posterior = UserPosterior.at_prior(bundle.reward.population).fold(said)
         mean = np.array(user["mean"])
         np.testing.assert_allclose(
             mean[0] + base + positions @ mean[1:], posterior.utility(items).mean, atol=1e-7

@@ -207,60 +207,21 @@ def test_beliefs_are_those_of_the_evidence(rng, make_population, observe):
             np.testing.assert_allclose(posterior.archetype_weights, expected.weights, atol=1e-9)
 
 
-# ---------------------------------------------------------------- taking back, joining, forgetting
+# ---------------------------------------------------------------- folding, forgetting
 
 
-@pytest.mark.parametrize("index", [0, 5, 11, -1])
 @pytest.mark.parametrize("archetypes", [1, 3])
-def test_what_was_taken_back_had_never_been_said(rng, make_population, observe, archetypes, index):
+def test_a_fold_is_the_same_wherever_it_was_interrupted(rng, make_population, observe, archetypes):
+    """Saved and read after any judgement, bit for bit."""
     population = make_population(rng, archetypes=archetypes)
     history = [observe(rng, "mixed") for _ in range(12)]
-    said = never = UserPosterior.at_prior(population)
-    for told in history:
-        said = said.learn(told)
-    for number, told in enumerate(history):
-        if number != index % 12:
-            never = never.learn(told)
-    found = said.retract(history, index)
-    assert evidence(found) == evidence(never) != evidence(said)
-    assert (found.judgements, found.surprise, found.changes) == (11, never.surprise, never.changes)
-
-
-def test_taking_back_the_only_judgement_leaves_the_population(rng, make_population, observe):
-    population = make_population(rng)
-    told = observe(rng, "pair")
-    found = UserPosterior.at_prior(population).learn(told).retract([told], 0)
-    assert found.beliefs is population.prior
-    with pytest.raises(IndexError):
-        found.retract([told], 1)
-
-
-def test_merging_counts_the_prior_once(rng, make_population, observe):
-    """Ratings without residuals are exact whatever is believed: two halves merged are the whole."""
-    population = make_population(rng, archetypes=2)
-    told = [observe(rng, "rating") for _ in range(8)]
-    certain = [
-        Rating(
-            Items(t.item.base, 0 * t.item.base, t.item.directions, 0 * t.item.directions, t.item.keys),
-            t.value,
-            SCALE,
-        )
-        for t in told
-    ]
-    whole = first = second = UserPosterior.at_prior(population)
-    for number, rating in enumerate(certain):
-        whole = whole.learn(rating)
-        first, second = (first.learn(rating), second) if number < 3 else (first, second.learn(rating))
-    for merged in (first.merge(second), second.merge(first)):
-        np.testing.assert_allclose(merged.precision, whole.precision, rtol=1e-12)
-        np.testing.assert_allclose(merged.beliefs.means, whole.beliefs.means, atol=1e-9)
-        np.testing.assert_allclose(merged.archetype_weights, whole.archetype_weights, rtol=1e-9)
-        assert merged.judgements == 8
-        assert merged.surprise == max(first.surprise, second.surprise)
-    alone = first.merge(UserPosterior.at_prior(population))
-    assert evidence(alone) == evidence(first)
-    with pytest.raises(PosteriorError, match="different populations"):
-        first.merge(UserPosterior.at_prior(make_population(rng, archetypes=2)))
+    whole = UserPosterior.at_prior(population).fold(history)
+    assert whole.judgements == 12
+    for number in range(13):
+        saved = UserPosterior.at_prior(population).fold(history[:number]).to_bytes()
+        resumed = UserPosterior.from_bytes(saved, population).fold(history[number:])
+        assert resumed.to_bytes() == whole.to_bytes()
+        assert evidence(resumed) == evidence(whole)
 
 
 def test_forgetting_is_a_power_prior(rng, make_population, observe):
