@@ -16,6 +16,7 @@ from starlette.routing import Match, Route
 
 from penchant.models.bundle import Bundle
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.taste.rescues import rescues
 from penchant.service.api import openapi
 from penchant.service.api.middleware import Edge
 from penchant.service.api.routes import feedback, ops, rank, users
@@ -57,6 +58,12 @@ def create_app(
         TracingError: The environment asks for traces, and the extra is not installed.
     """
     telemetry = Telemetry(tracing or from_environment(settings.tracing))
+    telemetry.follow(
+        "numerical_rescues",
+        "Iterations of the user model that did not converge, so that their best approximation was used.",
+        "computation",
+        rescues.counts,
+    )
 
     def extractor_of(needed: Bundle) -> FeatureExtractor:
         if extractors is not None:

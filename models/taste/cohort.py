@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from penchant.models.judgements.judgement import Judgement
+from penchant.models.taste.contrast import TILT
 from penchant.models.taste.items import Items
 from penchant.models.taste.population import Beliefs, Population
+from penchant.models.taste.rescues import rescues
 from penchant.models.taste.reward import RewardModel
 
 Vector = NDArray[np.float64]
@@ -229,7 +231,7 @@ class _Psi:
         return pull * (2 * right - 1), power * _responsibility(step.flip, density, np.full_like(density, 0.5))
 
     def _tilt(self, weight: Vector, pull: Vector) -> Vector:
-        """ξ at the fixed point of ξ² = Σ_c w_c E_c[ψ²], by Steffensen's method, as `margin.Margin.tilt`."""
+        """ξ at the fixed point of ξ² = Σ_c w_c E_c[ψ²], by Steffensen's method, as `contrast.tilt`."""
         xi: Vector = np.sqrt(
             np.maximum((self.weights * (self.centre**2 + self.spread)).sum(axis=1), SMALLEST)
         )
@@ -240,8 +242,17 @@ class _Psi:
             bend = step - (first - xi)
             jump = np.divide(step * step, bend, out=np.zeros_like(bend), where=bend != 0)
             xi = np.where(second > jump, second - jump, second)
-            if (np.abs(step) <= TOLERANCE * np.maximum(1.0, xi)).all():
+            missed = np.abs(step) > TOLERANCE * np.maximum(1.0, xi)
+            if not missed.any():
                 break
+        else:
+            rescues.add(
+                TILT,
+                residual=float((np.abs(step) / np.maximum(1.0, xi)).max()),
+                tolerance=TOLERANCE,
+                steps=MAX_ITERATIONS,
+                number=int(missed.sum()),
+            )
         return xi
 
     def _refined(self, xi: Vector, weight: Vector, pull: Vector) -> Vector:

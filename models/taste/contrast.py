@@ -7,6 +7,7 @@ import numpy as np
 
 from penchant.models.taste.items import Items
 from penchant.models.taste.observations import RatingScale
+from penchant.models.taste.rescues import rescues
 
 Parts = list[tuple[float, float, float]]
 """ψ as a mixture: (weight, mean, variance) of each archetype. Plain floats are several times faster here than arrays of
@@ -14,6 +15,8 @@ length K."""
 
 MAX_ITERATIONS: Final = 64
 TOLERANCE: Final = 1e-4
+TILT: Final = "bound of a pair or vote"
+"""What `rescues` calls the iteration of `tilt`."""
 """Of a step before it is accelerated; what is left after that is of the order of its square."""
 SMALLEST: Final = 1e-12
 """Of ξ²."""
@@ -74,7 +77,8 @@ def tilt(parts: Parts, weight: float, pull: float) -> float:
 
     Along the direction everything is one-dimensional: before the site ψ ~ N(a_c, v_c) per archetype; after it the
     precision is 1/v_c + ω and the linear term a_c/v_c + pull. Solved by Steffensen's method, in at most a dozen steps
-    where plain ones take hundreds (a wide prior).
+    where plain ones take hundreds (a wide prior). Where it does not converge, the last ξ is taken, which is a bound like
+    any other, and `rescues` counts it.
 
     Args:
         parts: ψ before the judgement.
@@ -94,6 +98,9 @@ def tilt(parts: Parts, weight: float, pull: float) -> float:
         xi = second - jump if second > jump else second
         if abs(step) <= TOLERANCE * max(1.0, xi):
             break
+    else:
+        residual = abs(step) / max(1.0, xi)
+        rescues.add(TILT, residual=residual, tolerance=TOLERANCE, steps=MAX_ITERATIONS)
     return weight * bound_precision(xi)
 
 

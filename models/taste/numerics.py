@@ -1,6 +1,7 @@
 """Numerical tools of the user model: fixed points, and draws that are the same on every call."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
@@ -16,6 +17,23 @@ WINDOW: Final = 5
 MAX_STEPS: Final = 60
 
 
+@dataclass(frozen=True)
+class FixedPoint:
+    """How far an iteration came.
+
+    Attributes:
+        x: `[n]` the solution, or what came closest to one.
+        residual: The largest |f(x) − x| over the largest |x| or 1.
+        steps: Evaluations of f.
+        converged: Whether the residual is within the tolerance.
+    """
+
+    x: Vector
+    residual: float
+    steps: int
+    converged: bool
+
+
 def fixed_point(
     f: Callable[[Vector], Vector],
     start: Vector,
@@ -23,7 +41,7 @@ def fixed_point(
     tolerance: float,
     allowed: Callable[[Vector], bool] = lambda _: True,
     max_steps: int = MAX_STEPS,
-) -> tuple[Vector, float]:
+) -> FixedPoint:
     """Solves x = f(x): Anderson (1965) type II, the last five residuals combined by least squares.
 
     Plain iteration swings around the fixed point where judgements surprise; this converges in a third of the steps, and
@@ -37,18 +55,18 @@ def fixed_point(
         max_steps: Evaluations of f at most.
 
     Returns:
-        The solution, or the allowed x that came closest where `max_steps` were not enough, and its residual.
+        The solution; where `max_steps` were not enough, the allowed x that came closest, which says so.
     """
     x, closest, least = start, start, np.inf
     xs: list[Vector] = []
     residuals: list[Vector] = []
-    for _ in range(max_steps):
+    for step in range(1, max_steps + 1):
         residual = f(x) - x
         error = float(np.abs(residual).max(initial=0.0)) / max(1.0, float(np.abs(x).max(initial=0.0)))
         if error < least:
             closest, least = x, error
         if error <= tolerance:
-            break
+            return FixedPoint(x, error, step, converged=True)
         xs, residuals = [*xs[-WINDOW:], x], [*residuals[-WINDOW:], residual]
         if len(xs) == 1:
             x = x + residual
@@ -57,7 +75,7 @@ def fixed_point(
         share = np.linalg.lstsq(changes.T, residual, rcond=1e-10)[0]
         mixed = x + residual - share @ (steps + changes)
         x = mixed if allowed(mixed) else x + 0.5 * residual
-    return closest, least
+    return FixedPoint(closest, least, max_steps, converged=False)
 
 
 @cache

@@ -5,14 +5,17 @@ import logging
 import secrets
 import sys
 import traceback
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import orjson
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 from penchant.service.telemetry.tracing import Tracing
 
@@ -83,6 +86,19 @@ class Timings:
             f"queue;dur={self.queue * 1e3:.3f}, encode;dur={self.encode * 1e3:.3f}, "
             f"posterior;dur={self.posterior * 1e3:.3f}, rank;dur={self.rank * 1e3:.3f}"
         )
+
+
+class _Followed(Collector):
+    """A counter whose values somebody else keeps."""
+
+    def __init__(self, name: str, text: str, label: str, counts: Callable[[], Mapping[str, int]]) -> None:
+        self._name, self._text, self._label, self._counts = name, text, label, counts
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(self._name, self._text, labels=(self._label,))
+        for value, count in sorted(self._counts().items()):
+            family.add_metric((value,), count)
+        yield family
 
 
 class Telemetry:
@@ -159,6 +175,17 @@ class Telemetry:
             "outlived_events", "Events removed because a tenant keeps none so old."
         )
         self.expired_rows = self._counter("expired_rows", "Rankings and stored answers removed by age.")
+
+    def follow(self, name: str, text: str, label: str, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Exposes counts that are kept elsewhere in this process.
+
+        Args:
+            name: Of the counter, without prefix and `_total`.
+            text: What it counts.
+            label: What tells its series apart.
+            counts: The counts so far, by that label; asked at each scrape.
+        """
+        self.registry.register(_Followed(f"penchant_{name}", text, label, counts))
 
     def show_bundle(self, name: str, version: str) -> None:
         """Tells which bundle ranks."""

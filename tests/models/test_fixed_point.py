@@ -9,15 +9,17 @@ from penchant.models.taste.numerics import fixed_point
 def test_a_linear_map_is_solved_though_plain_iteration_diverges(rng):
     matrix, shift = rng.normal(0, 1, (4, 4)), rng.normal(0, 1, 4)
     assert np.abs(np.linalg.eigvals(matrix)).max() > 1
-    found, residual = fixed_point(lambda x: matrix @ x + shift, np.zeros(4), tolerance=1e-12)
-    np.testing.assert_allclose(found, np.linalg.solve(np.eye(4) - matrix, shift), rtol=1e-8)
-    assert residual <= 1e-12
+    found = fixed_point(lambda x: matrix @ x + shift, np.zeros(4), tolerance=1e-12)
+    np.testing.assert_allclose(found.x, np.linalg.solve(np.eye(4) - matrix, shift), rtol=1e-8)
+    assert found.converged
+    assert found.residual <= 1e-12
 
 
 def test_an_elementwise_map_is_solved(rng):
-    found, residual = fixed_point(np.cos, rng.uniform(0, 1, 6), tolerance=1e-13)
-    np.testing.assert_allclose(found, np.full(6, 0.7390851332151607), atol=1e-12)  # Dottie's number
-    assert residual <= 1e-13
+    found = fixed_point(np.cos, rng.uniform(0, 1, 6), tolerance=1e-13)
+    np.testing.assert_allclose(found.x, np.full(6, 0.7390851332151607), atol=1e-12)  # Dottie's number
+    assert found.converged
+    assert found.residual <= 1e-13
 
 
 def test_the_start_may_be_the_solution_and_there_may_be_nothing_to_solve():
@@ -27,11 +29,11 @@ def test_the_start_may_be_the_solution_and_there_may_be_nothing_to_solve():
         calls.append(1)
         return x
 
-    found, residual = fixed_point(identity, np.arange(3.0), tolerance=1e-9)
-    np.testing.assert_array_equal(found, np.arange(3.0))
-    assert (residual, len(calls)) == (0.0, 1)
-    empty, residual = fixed_point(identity, np.zeros(0), tolerance=1e-9)
-    assert (len(empty), residual) == (0, 0.0)
+    found = fixed_point(identity, np.arange(3.0), tolerance=1e-9)
+    np.testing.assert_array_equal(found.x, np.arange(3.0))
+    assert (found.residual, found.steps, len(calls), found.converged) == (0.0, 1, 1, True)
+    empty = fixed_point(identity, np.zeros(0), tolerance=1e-9)
+    assert (len(empty.x), empty.residual, empty.converged) == (0, 0.0, True)
 
 
 def test_what_is_not_allowed_is_not_tried():
@@ -41,12 +43,14 @@ def test_what_is_not_allowed_is_not_tried():
         tried.append(float(x[0]))
         return np.sqrt(x + 0.0) / 2  # not defined below 0; its fixed point is 1/4
 
-    found, _ = fixed_point(root, np.array([4.0]), tolerance=1e-12, allowed=lambda x: bool(x[0] >= 0))
-    assert found[0] == pytest.approx(0.25, abs=1e-10)
+    found = fixed_point(root, np.array([4.0]), tolerance=1e-12, allowed=lambda x: bool(x[0] >= 0))
+    assert found.x[0] == pytest.approx(0.25, abs=1e-10)
     assert min(tried) >= 0
 
 
 def test_without_a_solution_the_closest_is_returned():
-    found, residual = fixed_point(lambda x: x + 1 + x**2, np.array([3.0]), tolerance=1e-9, max_steps=40)
-    assert residual >= 0.5
-    assert abs(1 + found[0] ** 2) / max(1.0, abs(found[0])) == pytest.approx(residual)
+    found = fixed_point(lambda x: x + 1 + x**2, np.array([3.0]), tolerance=1e-9, max_steps=40)
+    assert not found.converged
+    assert found.steps == 40
+    assert found.residual >= 0.5
+    assert abs(1 + found.x[0] ** 2) / max(1.0, abs(found.x[0])) == pytest.approx(found.residual)

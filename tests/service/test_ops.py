@@ -5,6 +5,7 @@ import re
 import pytest
 import structlog
 
+from penchant.models.taste.rescues import rescues
 from penchant.service.api.answers.base import Problem
 from penchant.service.api.answers.ops import Health, ModelList, Readiness
 from penchant.service.errors import STATUS, Code
@@ -51,6 +52,13 @@ def test_models_and_limits(client, settings):
 def sample(client, name):
     match = re.search(rf"^{re.escape(name)} (\S+)$", client.get("/metrics").text, re.MULTILINE)
     return float(match[1]) if match else 0.0
+
+
+def test_iterations_that_did_not_converge_are_counted(client):
+    series = 'penchant_numerical_rescues_total{computation="site of a choice or ranking"}'
+    before = sample(client, series)
+    rescues.add("site of a choice or ranking", residual=0.1, tolerance=1e-6, steps=60)
+    assert sample(client, series) == before + 1
 
 
 def test_metrics(client):
