@@ -1,1 +1,15 @@
-"""The wire: HTTP requests and answers."""
+"""The wire: HTTP requests and answers.
+
+In reading order:
+
+- `middleware`: the outermost layer of every request
+- `routing`: routes, and the scope that each of them asks for
+- `context`: who calls, for whom, and the parts of the server
+- `identity`: which user
+- `body`: reading a body, bounded in bytes and time
+- `requests`: bodies that no dialect has
+- `dialects`: the languages of ranking clients: a new one is one file here and a route
+- `routes`: the endpoints
+- `answers`: models of the answers
+- `openapi`: the document
+"""

@@ -1,1 +1,9 @@
-"""From texts to features, each request in its turn."""
+"""From texts to features, each request in its turn.
+
+In reading order:
+
+- `featurizer`: features by the cheapest way: memory, the store, or the encoder
+- `feature_cache`: features in memory
+- `fair_queue`: whose turn it is
+- `batching`: the threads that feed and own the encoder
+"""

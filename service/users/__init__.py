@@ -1,1 +1,12 @@
-"""What is known of each user: states learned from the log."""
+"""What is known of each user: states, which are folds over the log.
+
+In reading order:
+
+- `fold`: what a state is
+- `forgetting`: how judgements lose weight as time passes
+- `states`: states in memory, seen only when they are durable
+- `catching_up`: from a saved state to what the log says now
+- `current`: the event loop's way to a state
+- `replayer`: states that were left behind, caught up in the background
+- `verify`: whether the log says what was saved
+"""

@@ -1,0 +1,54 @@
+"""The house holds: folders small enough to keep in mind, their files named over the door, bans that forget nobody."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+FOLDERS = sorted(
+    init.parent
+    for top in ("models", "service")
+    for init in (ROOT / top).rglob("__init__.py")
+    if "migrations" not in init.parent.parts  # which Alembic arranges
+)
+MOST_FILES = 20
+
+
+def children(folder: Path) -> set[str]:
+    """Modules and packages in a folder."""
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    return modules | {path.name for path in folder.iterdir() if (path / "__init__.py").exists()}
+
+
+def contract(start: str) -> dict:
+    (found,) = [one for one in CONTRACTS if one["name"].startswith(start)]
+    return found
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_folder_holds_few_files_and_names_them_in_reading_order(folder):
+    assert len(list(folder.glob("[!_]*.py"))) <= MOST_FILES
+    door = (folder / "__init__.py").read_text("utf-8")
+    assert re.match(r'"""[^\n]+\.\n\nIn reading order:\n\n(- `\w+`: [^\n]+\n)+"""\n', door)
+    named = re.findall(r"^- `(\w+)`: ", door, re.MULTILINE)
+    assert sorted(named) == sorted(children(folder))
+
+
+def test_whoever_may_not_speak_http_is_named():
+    """Of the service all but the wire, and what guards and watches it."""
+    may = {"access", "api", "app", "errors", "telemetry"}
+    expected = {f"penchant.service.{name}" for name in children(ROOT / "service") - may} | {"penchant.models"}
+    assert set(contract("HTTP")["source_modules"]) == expected
+
+
+@pytest.mark.parametrize("top", ["models", "service"])
+def test_every_room_is_on_a_floor(top):
+    """The linter checks that too; here it is seen that nothing was excused from it."""
+    floors = contract(f"{top}/: one way")
+    assert floors["exhaustive"]
+    assert not {"ignore_imports", "exhaustive_ignores"} & set(floors)
+    rooms = [room.strip() for floor in floors["layers"] for room in floor.split("|")]
+    assert sorted(rooms) == sorted(children(ROOT / top))
