@@ -1,4 +1,8 @@
-"""What callers send, as typed values; what is wrong with it is named by JSON pointer."""
+"""What callers send, as typed values; what is wrong with it is named by JSON pointer.
+
+Types are strict (no `"3"` for 3, no `true` for 1). Unknown fields are ignored where foreign clients call (`Lenient`),
+and refused elsewhere (`Exact`).
+"""
 
 import re
 from collections.abc import Sequence

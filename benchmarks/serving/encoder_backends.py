@@ -9,7 +9,7 @@ from transformers import AutoModel, PreTrainedConfig
 
 from penchant.models.encoding import pretrained
 from penchant.models.encoding.backends.base import PROBES, Probes, embed, fault
-from penchant.models.encoding.backends.request import Candidate, Wish
+from penchant.models.encoding.backends.request import BackendRequest, Candidate
 from penchant.models.encoding.backends.torch import TorchBackend
 from penchant.models.encoding.encoder import DEFAULT_MAX_TOKENS, BackendName, EncoderError, Precision
 from penchant.models.encoding.features import TwoStepEncoder
@@ -97,7 +97,7 @@ def on_torch(device: str, threads: int = 1) -> tuple[dict[str, OnTorch], dict[st
 
     The service takes one of them, by its own measurement; here each is built by itself and must pass the same test.
     """
-    wish = Wish(
+    request = BackendRequest(
         name="embedded",
         pooling="mean",
         backend="torch",
@@ -106,7 +106,7 @@ def on_torch(device: str, threads: int = 1) -> tuple[dict[str, OnTorch], dict[st
         threads=threads,
         root="",
     )
-    card, model = pretrained.load(wish.files, wish.pooling)
+    card, model = pretrained.load(request.files, request.pooling)
     tokens = TextTokenizer(card.tokenizer, max_tokens=_PROBE_TOKENS, joint=False, pad=card.pad)(PROBES)
 
     def built(candidate: Candidate) -> TorchBackend:
@@ -121,7 +121,7 @@ def on_torch(device: str, threads: int = 1) -> tuple[dict[str, OnTorch], dict[st
     exact = Candidate("torch", "float32")
     backends, absent = {exact: built(exact)}, {}
     probes = Probes(tokens, embed(backends[exact], tokens, card.pad))
-    for candidate in wish.candidates():
+    for candidate in request.candidates():
         if candidate == exact:
             continue
         try:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from penchant.models.encoding.backends.choice import open_backend
-from penchant.models.encoding.backends.request import Wish
+from penchant.models.encoding.backends.request import BackendRequest
 from penchant.models.encoding.encoder import DEFAULT_MAX_TOKENS, BackendName, Encoder, Pooling, Precision
 from penchant.models.encoding.transformer import TransformerEncoder
 
@@ -40,7 +40,7 @@ def load_encoder(
 
     Cost: the first time on a machine, every backend is tried and measured, which takes seconds; see docs/performance.md.
     """
-    wish = Wish(
+    request = BackendRequest(
         name=name,
         pooling=pooling,
         backend=backend,
@@ -49,7 +49,7 @@ def load_encoder(
         threads=threads,
         root=str(cache or default_cache()),
     )
-    card, opened = open_backend(wish)
+    card, opened = open_backend(request)
     return TransformerEncoder(name, card, opened, pooling=pooling, max_tokens=max_tokens, joint=joint)
 
 

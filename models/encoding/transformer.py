@@ -14,7 +14,7 @@ from penchant.models.encoding.tokens import TextTokenizer, Tokens
 class TransformerEncoder:
     """Pooled, unit-length final hidden states of a transformer.
 
-    A text's vector does not depend on the texts that are encoded with it: `token_batches` says why, and every backend
+    A text's vector does not depend on the texts that are encoded with it: `batches` says why, and every backend
     is tried for it before it serves. Safe to use from several threads: one may tokenize while another encodes.
 
     Args:

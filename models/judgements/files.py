@@ -1,4 +1,4 @@
-"""Judgement files: JSON Lines of what users said about texts (`judgement_line` has the keys), read and checked."""
+"""Judgement files: JSON Lines of what users said about texts (`lines` has the keys), read and checked."""
 
 import gzip
 import math

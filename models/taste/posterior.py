@@ -77,7 +77,7 @@ class UserPosterior:
         precision: `[q, q]` Λ, the sum of the sites' precisions.
         linear: `[q]` η, the sum of their linear terms.
         judgements: How many were learned.
-        surprise: Evidence that the user has changed (`surprise`), in nats.
+        surprise: Evidence that the user has changed (`change_detection`), in nats.
         changes: How often older judgements were discounted because of it.
     """
 

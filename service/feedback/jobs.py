@@ -1,4 +1,4 @@
-"""What is handed to the writer: one request's feedback, resolved and with its features; and its rows in the store."""
+"""What is handed to the writer: one request's feedback, resolved and with its features."""
 
 from dataclasses import dataclass
 

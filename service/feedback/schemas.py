@@ -1,7 +1,6 @@
-"""What requests look like, and the models that validate them.
+"""What feedback events look like, and the models that validate them.
 
-Types are strict (no `"3"` for 3, no `true` for 1). `null` stands for "not given" in every optional field.
-Unknown fields are ignored where foreign clients call (`Lenient`), and refused elsewhere (`Exact`).
+`null` stands for "not given" in every optional field. Unknown fields are refused.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Events without their texts, where a tenant keeps none; and two logs made one. Pure."""
+"""Events without their texts, where a tenant keeps none. Pure."""
 
 import hashlib
 from collections.abc import Mapping

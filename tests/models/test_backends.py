@@ -15,7 +15,7 @@ from penchant.models.encoding.backends import conversion
 from penchant.models.encoding.backends.base import Probes, embed, fault
 from penchant.models.encoding.backends.choice import open_backend
 from penchant.models.encoding.backends.openvino import OpenVinoBackend
-from penchant.models.encoding.backends.request import Wish
+from penchant.models.encoding.backends.request import BackendRequest
 from penchant.models.encoding.backends.torch import TorchBackend
 from penchant.models.encoding.encoder import Encoder, EncoderError
 from penchant.models.encoding.loading import load_encoder
@@ -33,9 +33,9 @@ def load(source: Path, cache: Path, **options: object) -> Encoder:
     return load_encoder(str(source), device="cpu", cache=cache, threads=2, **options)
 
 
-def wish(source: Path, cache: Path, **options: object) -> Wish:
+def backend_request(source: Path, cache: Path, **options: object) -> BackendRequest:
     given = {"pooling": "mean", "backend": "auto", "precision": "auto", "device": "cpu", "threads": 1}
-    return Wish(**{**given, "name": str(source), "root": str(cache), **options})
+    return BackendRequest(**{**given, "name": str(source), "root": str(cache), **options})
 
 
 def folders(root: Path) -> list[Path]:
@@ -131,7 +131,7 @@ def turned(angle):
 
 @pytest.fixture(scope="module")
 def reference(bert, cache):
-    card, model = pretrained.load(wish(bert, cache).files, "mean")
+    card, model = pretrained.load(backend_request(bert, cache).files, "mean")
     backend = TorchBackend(model, device="cpu", precision="float32", workers=1)
     tokens = TextTokenizer(card.tokenizer, max_tokens=32, joint=False, pad=0)(TEXTS)
     return backend, Probes(tokens, embed(backend, tokens, 0)), card, model
@@ -163,7 +163,7 @@ def test_an_unfaithful_backend_does_not_serve(native, bert, reference, tmp_path,
     """The conversion stored under this model's name is of another model, whose vectors point elsewhere."""
     _, probes, card, model = reference
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    asked = wish(bert, tmp_path, native_bfloat16=native)
+    asked = backend_request(bert, tmp_path, native_bfloat16=native)
     with torch.no_grad():
         for parameter in model.model.embeddings.parameters():
             parameter.copy_(parameter.roll(1, dims=-1))
@@ -177,7 +177,7 @@ def test_an_unfaithful_backend_does_not_serve(native, bert, reference, tmp_path,
         assert found
         assert float(found[1]) < 0.9  # far below what bfloat16 is allowed
     with pytest.raises(EncoderError, match="backend openvino"):
-        open_backend(wish(bert, tmp_path, backend="openvino", native_bfloat16=native))
+        open_backend(backend_request(bert, tmp_path, backend="openvino", native_bfloat16=native))
 
 
 @pytest.mark.parametrize(
@@ -199,12 +199,12 @@ def test_an_unfaithful_backend_does_not_serve(native, bert, reference, tmp_path,
     ],
 )
 def test_what_is_offered_follows_from_the_wish_and_the_processor(options, native, expected, bert, cache):
-    candidates = wish(bert, cache, native_bfloat16=native, **options).candidates()
+    candidates = backend_request(bert, cache, native_bfloat16=native, **options).candidates()
     assert [str(candidate) for candidate in candidates] == expected
 
 
 def test_a_precision_that_is_not_there_is_an_error(bert, cache):
-    asked = wish(bert, cache, backend="openvino", precision="bfloat16", native_bfloat16=())
+    asked = backend_request(bert, cache, backend="openvino", precision="bfloat16", native_bfloat16=())
     with pytest.raises(EncoderError, match="precision bfloat16"):
         open_backend(asked)
 
@@ -260,7 +260,7 @@ def test_the_first_of_two_writers_counts(bert, reference, tmp_path):
 
 
 def test_what_was_chosen_is_written_down_and_read(bert, tmp_path):
-    asked = wish(bert, tmp_path)
+    asked = backend_request(bert, tmp_path)
     assert asked.recorded() is None
     _, backend = open_backend(asked)
     chosen = asked.recorded()
@@ -274,7 +274,7 @@ def test_what_was_chosen_is_written_down_and_read(bert, tmp_path):
     assert open_backend(asked)[1].name == "torch"
     record.write_text("{")
     assert asked.recorded() is None
-    assert wish(bert, tmp_path, threads=2).recorded() is None  # another question
+    assert backend_request(bert, tmp_path, threads=2).recorded() is None  # another question
 
 
 def test_a_folder_that_cannot_be_written_may_be_read(bert, tmp_path):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from penchant.models.encoding.backends import conversion as conversions
 from penchant.models.encoding.backends.base import PROBES, Backend, Probes, embed, fault
 from penchant.models.encoding.backends.openvino import OpenVinoBackend
-from penchant.models.encoding.backends.request import Candidate, Wish
+from penchant.models.encoding.backends.request import BackendRequest, Candidate
 from penchant.models.encoding.card import Card
 from penchant.models.encoding.encoder import EncoderError
 from penchant.models.encoding.tokens import TextTokenizer, Tokens
@@ -38,7 +38,7 @@ _TIE: Final = 1.2
 _log = logging.getLogger(__name__)
 
 
-def open_backend(wish: Wish) -> tuple[Card, Backend]:
+def open_backend(request: BackendRequest) -> tuple[Card, Backend]:
     """The model's card and the backend that serves it.
 
     Cost: the first time on a machine, seconds for loading torch, converting and measuring; later under a second where
@@ -47,55 +47,55 @@ def open_backend(wish: Wish) -> tuple[Card, Backend]:
     Raises:
         EncoderError: There is no such model, or the one backend that was asked for cannot serve it.
     """
-    if wish.backend == "openvino" and not wish.openvino_is_possible:
+    if request.backend == "openvino" and not request.openvino_is_possible:
         raise EncoderError(
             "the backend openvino needs the extra penchant[openvino] and device 'cpu' or 'auto'"
         )
-    found = _from_conversion(wish)
+    found = _from_conversion(request)
     if found is not None:
         return found
-    wish = _with_a_folder_to_write(wish)
-    if wish.openvino_is_possible and "torch" not in sys.modules:
-        settled = wish.settled()
+    request = _with_a_folder_to_write(request)
+    if request.openvino_is_possible and "torch" not in sys.modules:
+        settled = request.settled()
         if settled is None or settled.backend == "openvino":
             # In a process of its own, whose memory goes with it: this one may never need torch.
-            _prepare_elsewhere(wish)
-            found = _from_conversion(wish)
-    return found or _from_weights(wish)
+            _prepare_elsewhere(request)
+            found = _from_conversion(request)
+    return found or _from_weights(request)
 
 
-def _from_conversion(wish: Wish) -> tuple[Card, Backend] | None:
+def _from_conversion(request: BackendRequest) -> tuple[Card, Backend] | None:
     """OpenVINO with a model converted before, where it is known that it is to be taken."""
-    choice = wish.settled() if wish.openvino_is_possible else None
+    choice = request.settled() if request.openvino_is_possible else None
     if choice is None or choice.backend != "openvino":
         return None
-    conversion = conversions.read(Path(wish.root), conversions.key(wish.files, wish.pooling))
+    conversion = conversions.read(Path(request.root), conversions.key(request.files, request.pooling))
     if conversion is None:
         return None
     backend = _passing(
-        choice, conversion.probes, conversion.card.pad, lambda: _on_openvino(conversion, choice, wish)
+        choice, conversion.probes, conversion.card.pad, lambda: _on_openvino(conversion, choice, request)
     )
     return None if backend is None else (conversion.card, backend)
 
 
-def _from_weights(wish: Wish) -> tuple[Card, Backend]:
+def _from_weights(request: BackendRequest) -> tuple[Card, Backend]:
     """Loads the weights on torch, tries what could serve, and takes the best."""
-    weights = _Weights.load(wish)
-    recorded, candidates = wish.recorded(), wish.candidates()
+    weights = _Weights.load(request)
+    recorded, candidates = request.recorded(), request.candidates()
     if recorded in candidates and recorded.backend == "torch":
         candidates = [recorded]
     passing = {c: backend for c in candidates if (backend := weights.passing(c)) is not None}
     if not passing:
-        if wish.backend != "auto" or wish.precision != "auto":
+        if request.backend != "auto" or request.precision != "auto":
             raise EncoderError(
-                f"the encoder {wish.name!r} cannot be served as asked for (backend {wish.backend}, precision "
-                f"{wish.precision}, device {wish.actual_device}); the log says what was wrong"
+                f"the encoder {request.name!r} cannot be served as asked for (backend {request.backend}, precision "
+                f"{request.precision}, device {request.actual_device}); the log says what was wrong"
             )
         passing = {_EXACT: weights.reference}
     seconds = _measure(passing, weights.probes.tokens, weights.card.pad)
     chosen = next(c for c in passing if seconds[c] <= _TIE * min(seconds.values()))
     if candidates != [recorded]:
-        wish.record(chosen, seconds)
+        request.record(chosen, seconds)
     return weights.card, passing[chosen]
 
 
@@ -103,23 +103,25 @@ def _from_weights(wish: Wish) -> tuple[Card, Backend]:
 class _Weights:
     """A model on torch, and every backend that can be made of it."""
 
-    wish: Wish
+    request: BackendRequest
     card: Card
     model: "PooledModel"
     reference: "TorchBackend"
     probes: Probes
 
     @classmethod
-    def load(cls, wish: Wish) -> "_Weights":
+    def load(cls, request: BackendRequest) -> "_Weights":
         # torch and transformers, which a start from a converted model does without.
         from penchant.models.encoding import pretrained  # noqa: PLC0415
         from penchant.models.encoding.backends.torch import TorchBackend  # noqa: PLC0415
 
-        card, model = pretrained.load(wish.files, wish.pooling)
-        reference = TorchBackend(model, device=wish.actual_device, precision="float32", workers=wish.workers)
+        card, model = pretrained.load(request.files, request.pooling)
+        reference = TorchBackend(
+            model, device=request.actual_device, precision="float32", workers=request.workers
+        )
         most = min(_PROBE_TOKENS, card.positions)
         tokens = TextTokenizer(card.tokenizer, max_tokens=most, joint=False, pad=card.pad)(PROBES)
-        return cls(wish, card, model, reference, Probes(tokens, embed(reference, tokens, card.pad)))
+        return cls(request, card, model, reference, Probes(tokens, embed(reference, tokens, card.pad)))
 
     def passing(self, candidate: Candidate) -> Backend | None:
         if candidate == _EXACT:
@@ -130,20 +132,22 @@ class _Weights:
         if candidate.backend == "torch":
             return type(self.reference)(
                 self.model,
-                device=self.wish.actual_device,
+                device=self.request.actual_device,
                 precision=candidate.precision,
-                workers=self.wish.workers,
+                workers=self.request.workers,
                 compiled=candidate.compiled,
             )
-        root, name = Path(self.wish.root), conversions.key(self.wish.files, self.wish.pooling)
+        root, name = Path(self.request.root), conversions.key(self.request.files, self.request.pooling)
         conversion = conversions.read(root, name)
         if conversion is None:
             conversion = conversions.write(root, name, self.model, self.card, self.probes)
-        return _on_openvino(conversion, candidate, self.wish)
+        return _on_openvino(conversion, candidate, self.request)
 
 
-def _on_openvino(conversion: conversions.Conversion, candidate: Candidate, wish: Wish) -> Backend:
-    return OpenVinoBackend(conversion.model, precision=candidate.precision, workers=wish.workers)
+def _on_openvino(
+    conversion: conversions.Conversion, candidate: Candidate, request: BackendRequest
+) -> Backend:
+    return OpenVinoBackend(conversion.model, precision=candidate.precision, workers=request.workers)
 
 
 def _passing(candidate: Candidate, probes: Probes, pad: int, build: Callable[[], Backend]) -> Backend | None:
@@ -176,27 +180,27 @@ def _measure(backends: Mapping[Candidate, Backend], tokens: Tokens, pad: int) ->
 # ---------------------------------------------------------------- the first start, in a process of its own
 
 
-def _prepare_elsewhere(wish: Wish) -> None:
+def _prepare_elsewhere(request: BackendRequest) -> None:
     """Converts, tries and measures in another process; what it finds is in the cache. Its failure is found out again."""
-    command = [sys.executable, "-m", "penchant.models.encoding.backends.choice", json.dumps(asdict(wish))]
+    command = [sys.executable, "-m", "penchant.models.encoding.backends.choice", json.dumps(asdict(request))]
     subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)  # noqa: S603
 
 
-def _with_a_folder_to_write(wish: Wish) -> Wish:
-    """The wish with a folder that can be written: its own, or one for this process alone."""
+def _with_a_folder_to_write(request: BackendRequest) -> BackendRequest:
+    """The request with a folder that can be written: its own, or one for this process alone."""
     try:
-        root = Path(wish.root)
+        root = Path(request.root)
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=root):
-            return wish
+            return request
     except OSError as error:
         _log.warning("converted models and choices are not kept: %s", error)
         folder = tempfile.mkdtemp(prefix="penchant-encoders-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        return replace(wish, root=folder)
+        return replace(request, root=folder)
 
 
 if __name__ == "__main__":
     import torch  # noqa: F401 - so that the work is done here
 
-    open_backend(Wish(**json.loads(sys.argv[1])))
+    open_backend(BackendRequest(**json.loads(sys.argv[1])))

@@ -37,7 +37,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Wish:
+class BackendRequest:
     """What a caller asked for; as `load_encoder` takes it, which says what is meant.
 
     Attributes:
@@ -78,7 +78,7 @@ class Wish:
         return self.backend != "torch" and self.actual_device == "cpu" and openvino.is_installed()
 
     def candidates(self) -> list[Candidate]:
-        """All that fit the wish and could work here, in order of preference among equally fast ones."""
+        """All that fit the request and could work here, in order of preference among equally fast ones."""
         found = []
         if self.openvino_is_possible:
             found.append(Candidate("openvino", "float32"))
@@ -98,7 +98,7 @@ class Wish:
         return openvino.has_bfloat16() if backend == "openvino" else _torch_has_bfloat16()
 
     def recorded(self) -> Candidate | None:
-        """What was chosen for the same wish on this machine before."""
+        """What was chosen for the same request on this machine before."""
         try:
             return Candidate(**json.loads(self._record_path().read_text("utf-8"))["chosen"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -120,10 +120,10 @@ class Wish:
             _log.warning("the choice of an encoder backend is not kept: %s", error)
 
     def _record_path(self) -> Path:
-        """A choice holds for one model on one machine with the same libraries, and for the same wish."""
+        """A choice holds for one model on one machine with the same libraries, and for the same request."""
         facts = {
             "format": _FORMAT,
-            "wish": asdict(self)
+            "request": asdict(self)
             | {
                 "name": self.files.fingerprint,
                 "threads": self.workers,

@@ -1,7 +1,4 @@
-"""What the answers look like: for the OpenAPI document, and for the tests that hold real answers to it.
-
-The hot path writes plain dictionaries: building these models for each answer would cost more than ranking.
-"""
+"""What the answers of all dialects share: an explanation, and usage."""
 
 from pydantic import Field
 

@@ -1,4 +1,4 @@
-"""What is known of a user, and forgetting it. Paths stay percent-encoded (see `edge`): ids may hold `/`."""
+"""What is known of a user, and forgetting it. Paths stay percent-encoded (see `middleware`): ids may hold `/`."""
 
 import asyncio
 from datetime import UTC, datetime
