@@ -28,7 +28,7 @@ from penchant.service.settings import Settings
 from penchant.service.store.inspection import look_at
 from penchant.service.users.replayer import Replayer
 
-from .conftest import Clock, Store, WatchedEncoder
+from ..conftest import Clock, Store, WatchedEncoder
 
 DOCUMENTS = ["boat sea", "tree house", "many words " * 20]
 PATIENCE_SECONDS = 60
