@@ -52,3 +52,23 @@ def test_every_room_is_on_a_floor(top):
     assert not {"ignore_imports", "exhaustive_ignores"} & set(floors)
     rooms = [room.strip() for floor in floors["layers"] for room in floor.split("|")]
     assert sorted(rooms) == sorted(children(ROOT / top))
+
+
+def test_the_architecture_page_shows_the_house_as_it_is():
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    named = set(re.findall(r"`((?:models|service|clients|tests|docs)/[\w/.]*)`", page))
+    assert len(named) > 40
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+    for top in ("models", "service"):
+        rows = re.findall(
+            r"^\| `(\w+)/` \|", page.partition(f"| folder of `{top}/` |")[2].partition("\n\n")[0], re.M
+        )
+        folders = {path.name for path in (ROOT / top).iterdir() if (path / "__init__.py").exists()}
+        assert set(rows) == folders
+        drawn = re.search(rf"^{top}: +(.+\n(?: +> .+\n)*)", page, re.M)
+        floors = [
+            [room.strip() for room in floor.split("|")] for floor in " ".join(drawn[1].split()).split(" > ")
+        ]
+        assert floors == [
+            [room.strip() for room in floor.split("|")] for floor in contract(f"{top}/: one")["layers"]
+        ]
