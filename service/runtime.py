@@ -104,9 +104,8 @@ async def start(
     models = Models()
 
     def forget(forgotten: Forgotten) -> None:
-        memories.forget(
-            forgotten
-        )  # which is made below: it needs the writer, which has this among its chores
+        # The memories are made below: they need the writer, and the writer has this among its chores.
+        memories.forget(forgotten)
 
     retention = Retention(
         tenancy=access.tenancy,
