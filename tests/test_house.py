@@ -37,8 +37,8 @@ def test_a_folder_holds_few_files_and_names_them_in_reading_order(folder):
     assert sorted(named) == sorted(children(folder))
 
 
-def test_whoever_may_not_speak_http_is_named():
-    """Of the service all but the wire, and what guards and watches it."""
+def test_the_ban_on_http_names_every_folder_but_those_on_the_wire():
+    """FastAPI and Starlette are for the wire, and for what guards and watches it."""
     may = {"access", "api", "app", "errors", "telemetry"}
     expected = {f"penchant.service.{name}" for name in children(ROOT / "service") - may} | {"penchant.models"}
     assert set(contract("HTTP")["source_modules"]) == expected

@@ -7,7 +7,7 @@ In reading order:
 - `features`: embedding and attributes as one vector, with its content key
 - `loading`: from a name to an encoder that is ready
 - `files`: where a model's files are
-- `card`: what must be known of a transformer beside its weights
+- `card`: facts about a transformer that are needed beside its weights
 - `pretrained`: its weights on torch
 - `tokens`: from texts to token numbers
 - `batches`: texts of similar length together

@@ -1,4 +1,4 @@
-"""Features of every text of a data set, each encoded once; an interrupted run goes on."""
+"""Features of every text of a data set. Each text is encoded once, and an interrupted run resumes."""
 
 from collections.abc import Sequence
 from typing import Final

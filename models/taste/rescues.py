@@ -1,4 +1,4 @@
-"""Iterations that ended without a solution: counted and logged, so that whoever runs the process knows of them.
+"""Iterations that ended without a solution: counted and logged, so that the operator knows of them.
 
 Every iteration of the user model is bounded. Where it reaches its bound, the best approximation that it met is used: a
 Gaussian site like any other, only not quite the one that the formula defines. No error is raised, because an event that

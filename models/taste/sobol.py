@@ -71,7 +71,7 @@ def scrambled_sobol(width: int, count: int, *, seed: int = 0) -> NDArray[np.floa
 
 
 def packed(numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The table as it is stored: the j-th number m_j of a dimension is odd and below 2^j, so that j − 1 bits tell it.
+    """The table as it is stored: the j-th number m_j of a dimension is odd and below 2^j, so j − 1 bits determine it.
 
     Args:
         numbers: `[width, BITS]` direction numbers m_j 2^(BITS − j).

@@ -2,7 +2,7 @@
 
 In reading order:
 
-- `results`: what is to be ranked, and what is found
+- `results`: the task of a ranking, and its result
 - `scoring`: candidates, utilities, order
 - `describer`: texts as items, remembered
 - `rankings`: what was shown under a rank_id

@@ -1,4 +1,4 @@
-"""What is to be ranked, and what a ranking finds."""
+"""The task of a ranking, and its result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

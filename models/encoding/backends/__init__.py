@@ -3,7 +3,7 @@
 In reading order:
 
 - `base`: the protocol, and the test that every backend must pass
-- `request`: what is asked for, and what there is to choose from on this machine
+- `request`: what a caller asks for, and which backends this machine offers
 - `choice`: which backend serves
 - `torch`: the reference, and the one for GPUs
 - `openvino`: processors, without torch
