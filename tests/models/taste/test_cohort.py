@@ -8,11 +8,14 @@ import pytest
 from scipy.special import expit
 
 from penchant.models.judgements.judgement import Judgement
+from penchant.models.taste import cohort
 from penchant.models.taste.cohort import Steps, bound_precision, is_rank_one, learn_online
+from penchant.models.taste.contrast import TILT
 from penchant.models.taste.items import Items
 from penchant.models.taste.likelihood import RatingScale
 from penchant.models.taste.population import Beliefs, Population
 from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.rescues import Rescues
 from penchant.models.taste.reward import RewardModel, observation
 from penchant.models.testing import tiny_bundle
 
@@ -223,3 +226,14 @@ def test_what_is_about_one_number():
     assert is_rank_one(Judgement("u", "", "choice", ("a", "b"), groups=(1, 1)))
     assert not is_rank_one(Judgement("u", "", "choice", ("a", "b", "c"), groups=(1, 2)))
     assert not is_rank_one(Judgement("u", "", "ranking", ("a", "b", "c")))
+
+
+def test_bounds_that_are_not_found_are_counted_judgement_by_judgement(rng, make_world, monkeypatch):
+    world, counted = make_world(rng, 2), Rescues()
+    monkeypatch.setattr(cohort, "rescues", counted)
+    votes = [[(Judgement(f"u{i}", "", "vote", (f"t{i}",), value=1.0), [i])] for i in range(3)]
+    world.together(votes, (0, 1))
+    assert counted.counts() == {}
+    monkeypatch.setattr(cohort, "MAX_ITERATIONS", 1)
+    world.together(votes, (0, 1))
+    assert counted.counts() == {TILT: 3}

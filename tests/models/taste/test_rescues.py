@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from penchant.models.taste import cohort, contrast, listwise
+from penchant.models.taste import contrast, listwise
 from penchant.models.taste.population import Beliefs
 from penchant.models.taste.rescues import Rescues
 
@@ -14,7 +14,7 @@ from penchant.models.taste.rescues import Rescues
 def counted(monkeypatch):
     """Rescues of this test alone, wherever they are counted."""
     fresh = Rescues()
-    for module in (listwise, contrast, cohort):
+    for module in (listwise, contrast):
         monkeypatch.setattr(module, "rescues", fresh)
     return fresh
 
