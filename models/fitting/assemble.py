@@ -10,10 +10,11 @@ from penchant.models.fitting.mixture import Mixture
 from penchant.models.fitting.state import FitState
 from penchant.models.fitting.text_fit import Regression, regress
 from penchant.models.fitting.variational import RATING_NOISE
+from penchant.models.judgements.judgement import DEFAULT_SOURCE
 from penchant.models.taste.items import Items
 from penchant.models.taste.likelihood import RatingScale
 from penchant.models.taste.population import Population
-from penchant.models.taste.reward import DEFAULT_SOURCE, REFERENCE_KEY, ItemMemory, RewardModel
+from penchant.models.taste.reward import REFERENCE_KEY, ItemMemory, RewardModel
 from penchant.models.taste.text_prior import LinearTextPrior
 
 UNCERTAINTY_RANK: Final = 64

@@ -1,33 +1,41 @@
-"""Judgement files: JSON Lines of what users said about texts (`lines` has the keys), read and checked."""
+"""Judgement files: JSON Lines of what users stated about texts.
+
+A line has `user` and `context`, and the keys of one kind of judgement (`kinds`): `chosen` and `rejected` (and
+optionally `strength`); `candidates`, those shown, and `index`, the one picked; `ranking`, texts with the best first;
+`order`, lists of tied texts with the best first; `item` and `vote`; `item` and `rating` (and optionally `scale`); or
+`before` and `after`. Each line may have a `weight` in (0, 1], a `source`, and `own`. Unknown keys are ignored.
+"""
 
 import gzip
 import math
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from penchant.models.judgements.judgement import Judgement, JudgementError
-from penchant.models.judgements.lines import parse
+from penchant.models.judgements import kinds
+from penchant.models.judgements.judgement import Judgement
+from penchant.models.judgements.lines import JudgementError, Line
 
 
 def read(path: str | Path, *, source: str | None = None) -> Iterator[Judgement]:
-    """Judgements of a `.jsonl` or `.jsonl.gz` file, in file order, one line in memory at a time.
+    """Yield the judgements of a `.jsonl` or `.jsonl.gz` file in file order, with one line in memory at a time.
 
-    A rating's scale is the line's `scale`, else the range of the ratings in the file (`scales` does that afterwards).
+    A rating without a declared scale has a scale of NaN. `with_scales` replaces it by the range of its source.
 
     Args:
         path: The file.
-        source: Name of the source; the line's own `source`, else `source_name`, where None.
+        source: Source of judgements that name none. `source_name(path)` if None.
 
     Raises:
-        JudgementError: The file cannot be read, or a line is no judgement; with the line's number.
+        JudgementError: If the file cannot be read, or a line is not a judgement.
     """
     path = Path(path)
     name = source or source_name(path)
     number = 0
     try:
-        # Bytes, decoded line by line: a bad byte is then reported where it stands.
+        # Bytes, decoded line by line, so that a bad byte is reported with its line.
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
@@ -39,34 +47,74 @@ def read(path: str | Path, *, source: str | None = None) -> Iterator[Judgement]:
         raise JudgementError(path, number + 1 if number else 0, str(error)) from error
 
 
+def parse(text: str, path: Path, number: int, source: str) -> Judgement:
+    """Return the judgement of a line. Equal texts and names are one object in memory.
+
+    Args:
+        text: The line, JSON.
+        path: File that the line is from, for error messages.
+        number: Line number, starting at 1.
+        source: Source of the judgement if the line names none.
+
+    Raises:
+        JudgementError: If the line is not a judgement.
+    """
+    line = Line(text, path, number)
+    context, own_source = line.row.get("context", ""), line.row.get("source")
+    if not isinstance(context, str):
+        raise line.fault("'context' must be a text")
+    kind = next((kind for kind in kinds.ALL if not kind.line_keys.isdisjoint(line.row)), None)
+    if kind is None:
+        raise line.fault(
+            "needs one of: chosen + rejected, candidates + index, ranking, order, item + vote, item + rating, "
+            "before + after"
+        )
+    statement = kind.statement(kind.from_line(line))
+    return Judgement(
+        user=line.text("user"),
+        context=sys.intern(context),
+        kind=kind.name,
+        texts=statement.texts,
+        value=statement.value or 0.0,
+        scale=statement.scale,
+        source=sys.intern(own_source) if isinstance(own_source, str) and own_source else source,
+        own=line.row.get("own") is True,
+        weight=statement.weight * line.share("weight"),
+        groups=statement.groups if max(statement.groups, default=1) > 1 else (),
+    )
+
+
 def source_name(path: Path) -> str:
-    """The file's stem, or its folder's name where the file is just called data.jsonl(.gz)."""
+    """Return the file's stem, or its folder's name if the file is called data.jsonl or data.jsonl.gz."""
     stem = path.name.removesuffix(".gz").removesuffix(".jsonl")
     return path.resolve().parent.name if stem == "data" else stem
 
 
 def load(paths: Iterable[str | Path]) -> list[Judgement]:
-    """All judgements of several files; ratings without a scale get the range seen in their source.
+    """Return all judgements of several files. Ratings without a scale get the range of their source.
 
     Raises:
-        JudgementError: As `read`; also for a file without any judgement.
+        JudgementError: If a file cannot be read or has no judgement, or a line is not a judgement.
     """
-    found: list[Judgement] = []
+    judgements: list[Judgement] = []
     for path in paths:
         rows = list(read(path))
         if not rows:
             raise JudgementError(Path(path), 0, "holds no judgement")
-        found += rows
-    return with_scales(found)
+        judgements += rows
+    return with_scales(judgements)
 
 
 def with_scales(judgements: list[Judgement]) -> list[Judgement]:
-    """Gives ratings without a declared scale the range of the ratings of their source."""
+    """Return judgements whose ratings without a declared scale have the range of the ratings of their source."""
     ranges: dict[str, tuple[float, float]] = {}
-    for j in judgements:
-        if j.kind == "rating" and math.isnan(j.scale[0]):
-            low, high = ranges.get(j.source, (j.value, j.value))
-            ranges[j.source] = (min(low, j.value), max(high, j.value))
-    # A source whose ratings are all equal has no range; any width serves, it says nothing about differences.
-    spans = {s: (low, high if high > low else low + 1.0) for s, (low, high) in ranges.items()}
-    return [replace(j, scale=spans[j.source]) if math.isnan(j.scale[0]) else j for j in judgements]
+    for judgement in judgements:
+        if math.isnan(judgement.scale[0]):
+            low, high = ranges.get(judgement.source, (judgement.value, judgement.value))
+            ranges[judgement.source] = (min(low, judgement.value), max(high, judgement.value))
+    # A source whose ratings are all equal has no range. Any width serves, as they carry no information on differences.
+    scales = {source: (low, high if high > low else low + 1.0) for source, (low, high) in ranges.items()}
+    return [
+        replace(judgement, scale=scales[judgement.source]) if math.isnan(judgement.scale[0]) else judgement
+        for judgement in judgements
+    ]

@@ -1,67 +1,55 @@
-"""`Judgement`: what a user said about texts."""
+"""`Judgement`: what one user stated about texts."""
 
 import itertools
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
-Kind = Literal["pair", "choice", "ranking", "vote", "rating", "edit"]
+from penchant.models.judgements.base import FULL_SCALE, KindName, normalise
 
-
-class JudgementError(ValueError):
-    """A judgement file cannot be read.
-
-    Attributes:
-        path: The file.
-        line: Line number from 1, or 0 for the file as a whole.
-        problem: What is wrong.
-    """
-
-    def __init__(self, path: Path, line: int, problem: str) -> None:
-        self.path, self.line, self.problem = path, line, problem
-        super().__init__(f"{path}:{line}: {problem}" if line else f"{path}: {problem}")
+DEFAULT_SOURCE = "default"
+"""Source of judgements that name none. Its noise and rating scale also serve sources that a fit did not see."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One judgement of one user: about 300 bytes beside its texts, which judgements share.
+    """One judgement of one user. It takes about 300 bytes beside its texts, which judgements share.
 
     Attributes:
-        user: Who judged.
-        context: The prompt, question or page the texts answer.
-        kind: What was said.
-        texts: Winner first: (chosen, rejected), (after, before), (picked, the others shown …), (best, …, worst), or the
-            one item rated.
-        value: The rating or vote (+1, -1); 0.0 for comparisons.
+        user: The user who judged.
+        context: The prompt, question or page that the texts answer.
+        kind: Kind of judgement.
+        texts: Judged texts, winner first: (chosen, rejected), (after, before), (picked, the others shown …),
+            (best, …, worst), or the one text that was voted on or rated.
+        value: The rating or vote (1 or -1). 0 for comparisons.
         scale: Lowest and highest possible rating.
-        source: Set or channel it came from; ratings of one source share offset, slope and noise.
-        own: The judge wrote the text (left out of evaluations).
-        weight: Power of the likelihood, in (0, 1]; of an edit what it changed, 0 where nothing.
-        groups: Sizes of the groups of tied texts of a ranking, best first, of a choice (1, n − 1); () means no ties.
+        source: Data set or channel of the judgement. Ratings of one source share offset, slope and noise.
+        own: Whether the user wrote the text. Evaluations leave such judgements out.
+        weight: Power of the likelihood, in [0, 1]. For an edit, how much it changed.
+        groups: Sizes of the groups of tied texts, best first: (1, n − 1) for a choice. Empty if there are no ties.
     """
 
     user: str
     context: str
-    kind: Kind
+    kind: KindName
     texts: tuple[str, ...]
     value: float = 0.0
-    scale: tuple[float, float] = (-1.0, 1.0)
-    source: str = "default"
+    scale: tuple[float, float] = FULL_SCALE
+    source: str = DEFAULT_SOURCE
     own: bool = False
     weight: float = 1.0
     groups: tuple[int, ...] = ()
 
     @property
     def normalised(self) -> float:
-        """The rating moved to [-1, 1] by its scale."""
-        low, high = self.scale
-        return 2 * ((self.value - low) / (high - low)) - 1
+        """The vote, or the rating moved to [-1, 1] by its scale."""
+        return normalise(self.value, self.scale)
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Comparisons (better, worse) that it states, of neighbouring groups; none for a rating or vote."""
+        """Return the comparisons (better, worse) of neighbouring groups. Empty for a rating or vote."""
         if not self.groups:
-            return [p for p in itertools.pairwise(self.texts) if p[0] != p[1]]
-        rest = iter(self.texts)
-        tied = [tuple(itertools.islice(rest, size)) for size in self.groups]
-        found = [p for better, worse in itertools.pairwise(tied) for p in itertools.product(better, worse)]
-        return [p for p in found if p[0] != p[1]]
+            return [pair for pair in itertools.pairwise(self.texts) if pair[0] != pair[1]]
+        texts = iter(self.texts)
+        groups = [tuple(itertools.islice(texts, size)) for size in self.groups]
+        pairs = [
+            pair for better, worse in itertools.pairwise(groups) for pair in itertools.product(better, worse)
+        ]
+        return [pair for pair in pairs if pair[0] != pair[1]]

@@ -1,29 +1,45 @@
-"""One line of a judgement file: parsed, checked, and complained of with its place.
+"""One line of a judgement file, read key by key. Every error names the file and the line."""
 
-A line has `user` and `context` and one of: `chosen`, `rejected` (`strength`?) · `candidates` (those shown), `index`
-(the one picked) · `ranking` (texts, best first) · `order` (lists of tied texts, best first) · `item`, `vote` · `item`,
-`rating` (`scale`?) · `before`, `after`. Each may have a `weight` in (0, 1], a `source`, and `own`. Unknown keys are
-tolerated.
-"""
-
-import itertools
 import json
 import math
 import sys
 from pathlib import Path
-from typing import Final, NamedTuple
-
-from penchant.models.judgements.edits import edit_weight
-from penchant.models.judgements.judgement import Judgement, JudgementError, Kind
+from typing import Final
 
 MAX_TEXT_CHARS: Final = 1_000_000
 
 NO_SCALE: Final = (math.nan, math.nan)
-"""Of a rating whose line declares none."""
+"""Stands for the scale of a rating whose line declares none."""
 
 
-class _Line:
-    """One line of a file, whose complaints name the place."""
+class JudgementError(ValueError):
+    """A judgement file cannot be read.
+
+    Attributes:
+        path: The file.
+        line: Line number, starting at 1. 0 if the error concerns the whole file.
+        problem: What is wrong.
+    """
+
+    def __init__(self, path: Path, line: int, problem: str) -> None:
+        self.path, self.line, self.problem = path, line, problem
+        super().__init__(f"{path}:{line}: {problem}" if line else f"{path}: {problem}")
+
+
+class Line:
+    """A line of a judgement file: a JSON object, with methods that read a key as a value of a certain type.
+
+    Args:
+        line: JSON.
+        path: File that the line is from, for error messages.
+        number: Line number, starting at 1.
+
+    Attributes:
+        row: The parsed object.
+
+    Raises:
+        JudgementError: If the line is not a JSON object; from the methods, if a value is missing or not valid.
+    """
 
     def __init__(self, line: str, path: Path, number: int) -> None:
         self._path, self._number = path, number
@@ -38,36 +54,39 @@ class _Line:
         self.row: dict[str, object] = row
 
     def fault(self, problem: str) -> JudgementError:
+        """Return an error that names this line."""
         return JudgementError(self._path, self._number, problem)
 
     def text(self, key: str) -> str:
+        """Return a text that is not blank. Equal texts are one object in memory."""
         return self._text(self.row.get(key), key)
 
     def texts(self, key: str) -> tuple[str, ...]:
+        """Return a list of at least two texts."""
         value = self.row[key]
         if not isinstance(value, list) or len(value) < 2:
             raise self.fault(f"'{key}' must be a list of at least two texts")
-        return tuple(self._text(one, key) for one in value)
+        return tuple(self._text(item, key) for item in value)
 
-    def choice(self) -> tuple[str, ...]:
-        """The one picked, then the others shown."""
-        shown, index = self.texts("candidates"), self.row.get("index")
-        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(shown):
-            raise self.fault(f"'index' must be a whole number from 0 to {len(shown) - 1}")
-        return shown[index], *shown[:index], *shown[index + 1 :]
-
-    def order(self) -> list[tuple[str, ...]]:
-        """Groups of tied texts, best first."""
-        value = self.row["order"]
+    def groups(self, key: str) -> list[tuple[str, ...]]:
+        """Return a list of lists of texts, at least two texts in all."""
+        value = self.row[key]
         if not isinstance(value, list) or not all(isinstance(group, list) and group for group in value):
-            raise self.fault("'order' must be a list of lists of tied texts")
-        groups = [tuple(self._text(one, "order") for one in group) for group in value]
-        if sum(len(group) for group in groups) < 2:
-            raise self.fault("'order' must hold at least two texts")
+            raise self.fault(f"'{key}' must be a list of lists of tied texts")
+        groups = [tuple(self._text(item, key) for item in group) for group in value]
+        if sum(map(len, groups)) < 2:
+            raise self.fault(f"'{key}' must hold at least two texts")
         return groups
 
+    def index(self, key: str, number: int) -> int:
+        """Return an index into a list of `number` items."""
+        index = self.row.get(key)
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < number:
+            raise self.fault(f"'{key}' must be a whole number from 0 to {number - 1}")
+        return index
+
     def share(self, key: str) -> float:
-        """A number in (0, 1], 1 where there is none."""
+        """Return a number in (0, 1]. 1 if the key is missing."""
         if self.row.get(key) is None:
             return 1.0
         value = self.finite(self.row[key], key)
@@ -75,14 +94,8 @@ class _Line:
             raise self.fault(f"'{key}' must be above 0 and at most 1, is {value:g}")
         return value
 
-    def _text(self, value: object, key: str) -> str:
-        if not isinstance(value, str) or not value.strip():
-            raise self.fault(f"'{key}' must be a text that is not empty")
-        if len(value) > MAX_TEXT_CHARS:
-            raise self.fault(f"'{key}' has {len(value)} characters, the limit is {MAX_TEXT_CHARS}")
-        return sys.intern(value)
-
     def finite(self, value: object, key: str) -> float:
+        """Return a value as a finite number."""
         try:
             number = (
                 float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
@@ -93,90 +106,21 @@ class _Line:
             raise self.fault(f"'{key}' must be a finite number")
         return number
 
-    def scale(self) -> tuple[float, float]:
-        """The declared scale, NaN where there is none."""
-        bounds = self.row.get("scale")
+    def scale(self, key: str) -> tuple[float, float]:
+        """Return [lowest, highest]. `NO_SCALE` if the key is missing."""
+        bounds = self.row.get(key)
         if bounds is None:
             return NO_SCALE
         if not isinstance(bounds, list) or len(bounds) != 2:
-            raise self.fault("'scale' must be [lowest, highest]")
-        low, high = self.finite(bounds[0], "scale"), self.finite(bounds[1], "scale")
+            raise self.fault(f"'{key}' must be [lowest, highest]")
+        low, high = self.finite(bounds[0], key), self.finite(bounds[1], key)
         if not low < high:
-            raise self.fault(f"'scale' {bounds} must rise")
+            raise self.fault(f"'{key}' {bounds} must rise")
         return low, high
 
-
-def parse(line: str, path: Path, number: int, source: str) -> Judgement:
-    """The judgement of a line; equal texts and names are one object in memory.
-
-    Args:
-        line: JSON.
-        path: Of the file, for complaints.
-        number: Of the line, from 1.
-        source: Where the line names none.
-
-    Raises:
-        JudgementError: It is no judgement.
-    """
-    at = _Line(line, path, number)
-    context, named = at.row.get("context", ""), at.row.get("source")
-    if not isinstance(context, str):
-        raise at.fault("'context' must be a text")
-    said = _said(at)
-    return Judgement(
-        user=at.text("user"),
-        context=sys.intern(context),
-        kind=said.kind,
-        texts=said.texts,
-        value=said.value,
-        scale=said.scale,
-        source=sys.intern(named) if isinstance(named, str) and named else source,
-        own=at.row.get("own") is True,
-        weight=said.weight * at.share("weight"),
-        groups=said.groups,
-    )
-
-
-class _Said(NamedTuple):
-    """What differs from kind to kind; as in `Judgement`."""
-
-    kind: Kind
-    texts: tuple[str, ...]
-    value: float = 0.0
-    scale: tuple[float, float] = (-1.0, 1.0)
-    weight: float = 1.0
-    groups: tuple[int, ...] = ()
-
-
-def _said(at: _Line) -> _Said:
-    match at.row:
-        case {"chosen": _} | {"rejected": _}:
-            said = _Said("pair", (at.text("chosen"), at.text("rejected")), weight=at.share("strength"))
-        case {"candidates": _}:
-            texts = at.choice()
-            said = _Said("choice", texts, groups=(1, len(texts) - 1))
-        case {"ranking": _}:
-            said = _Said("ranking", at.texts("ranking"))
-        case {"order": _}:
-            order = at.order()
-            sizes = tuple(len(group) for group in order)
-            said = _Said("ranking", tuple(itertools.chain(*order)), groups=sizes if max(sizes) > 1 else ())
-        case {"before": _} | {"after": _}:
-            after, before = at.text("after"), at.text("before")
-            said = _Said("edit", (after, before), weight=edit_weight(before, after))
-        case {"vote": vote}:
-            value = at.finite(vote, "vote")
-            if value not in (-1.0, 1.0):
-                raise at.fault("'vote' must be 1 or -1")
-            said = _Said("vote", (at.text("item"),), value)
-        case {"rating": rating}:
-            value, scale = at.finite(rating, "rating"), at.scale()
-            if not math.isnan(scale[0]) and not scale[0] <= value <= scale[1]:
-                raise at.fault(f"'rating' {value} is not within 'scale' {list(scale)}")
-            said = _Said("rating", (at.text("item"),), value, scale)
-        case _:
-            raise at.fault(
-                "needs one of: chosen + rejected, candidates + index, ranking, order, item + vote, item + rating, "
-                "before + after"
-            )
-    return said
+    def _text(self, value: object, key: str) -> str:
+        if not isinstance(value, str) or not value.strip():
+            raise self.fault(f"'{key}' must be a text that is not empty")
+        if len(value) > MAX_TEXT_CHARS:
+            raise self.fault(f"'{key}' has {len(value)} characters, the limit is {MAX_TEXT_CHARS}")
+        return sys.intern(value)

@@ -8,12 +8,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from penchant.models.judgements import kinds
+from penchant.models.judgements.judgement import DEFAULT_SOURCE
 from penchant.models.taste.items import Items
 from penchant.models.taste.likelihood import Observation, Pair, Ranking, Rating, RatingScale, Vote
 from penchant.models.taste.population import Population
 from penchant.models.taste.text_prior import TextPrior
 
-DEFAULT_SOURCE = "default"
 REFERENCE_KEY = b"reference"
 
 
@@ -195,9 +196,9 @@ def observation(
         reward: Knows the source's rating scale and how often its labels are wrong.
         items: The judged texts, winner first: (chosen, rejected), (edited, original), (chosen, the others shown …),
             (best, …, worst), or the one item rated.
-        kind: What was said: a `judgements.Kind`, or `preference`, as the HTTP interface calls a pair.
+        kind: Name of the kind of judgement, as in `Judgement.kind`.
         value: ±1 of a vote, [-1, 1] of a rating.
-        weight: In [0, 1]; an edit's is what it changed (`edits.edit_weight`).
+        weight: In [0, 1]; for an edit, how much it changed.
         source: Where it comes from.
         groups: Sizes of a ranking's groups of tied texts, best first; () means no ties.
 
@@ -208,21 +209,18 @@ def observation(
         ValueError: An unknown kind, a kind with a wrong number of items, or a vote or rating without value.
     """
     n, flip = len(items), reward.flip(source)
-    match kind:
-        case "vote" if n == 1 and value is not None:
-            return Vote(items, 1 if value > 0 else -1, weight, flip) if weight else None
-        case "rating" if n == 1 and value is not None:
-            return Rating(items, value, reward.rating_scale(source), weight, flip) if weight else None
-        case "pair" | "preference" | "edit" if n == 2:
-            ranked: tuple[int, ...] = (1, 1)
-        case "choice" if n > 1:
-            ranked = (1, n - 1)
-        case "ranking" if n > 1:
-            ranked = groups or (1,) * n
-        case _:
-            raise ValueError(f"{kind!r} of {n} items with value {value}")
-    if not weight or len(ranked) == 1 or len(set(items.keys)) == 1:
+    judgement = kinds.BY_NAME.get(kind)
+    if judgement is None or not judgement.can_judge(n) or (value is None and judgement.form != "comparison"):
+        raise ValueError(f"{kind!r} of {n} items with value {value}")
+    if not weight:
         return None
-    if ranked == (1, 1):
+    if judgement.form == "vote":
+        return Vote(items, 1 if value and value > 0 else -1, weight, flip)
+    if judgement.form == "rating":
+        return Rating(items, value or 0.0, reward.rating_scale(source), weight, flip)
+    groups = groups or judgement.default_groups(n)
+    if len(groups) == 1 or len(set(items.keys)) == 1:
+        return None
+    if groups == (1, 1):
         return Pair(items[0], items[1], weight, flip)
-    return Ranking(items, ranked, weight, flip)
+    return Ranking(items, groups, weight, flip)

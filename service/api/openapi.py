@@ -4,12 +4,12 @@
 """
 
 from collections.abc import Iterator, Mapping, Set
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Union
 
 import orjson
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from penchant.service.access.scopes import Scope
@@ -22,8 +22,7 @@ from penchant.service.api.middleware import RANKING_PATHS
 from penchant.service.api.requests import MergeRequest
 from penchant.service.api.routing import LeanRoute
 from penchant.service.errors import PROBLEM_JSON, STATUS, Code
-from penchant.service.feedback.events import EVENT_MODELS
-from penchant.service.feedback.schemas import AnyEvent, FeedbackBatch
+from penchant.service.feedback.schemas import EVENT_MODELS, FeedbackBatch
 
 
 def _header(text: str) -> dict[str, Any]:
@@ -155,7 +154,8 @@ def document(app: FastAPI) -> dict[str, Any]:
     models: tuple[type[BaseModel], ...] = (*_BODIES, Problem)
     _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     schemas.update(definitions["$defs"])
-    event = TypeAdapter(AnyEvent).json_schema(ref_template=_REF)
+    any_event: Any = Annotated[Union[_EVENTS], Field(discriminator="type")]  # noqa: UP007  (a tuple of classes)
+    event = TypeAdapter(any_event).json_schema(ref_template=_REF)
     event.pop("$defs")
     schemas["Event"] = event
     schemas["FeedbackBatch"]["properties"]["events"]["items"] = {"$ref": _REF.format(model="Event")}

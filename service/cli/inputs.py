@@ -34,7 +34,7 @@ EVERY: int = 10_000
 def read_judgements(path: Path, report: Report) -> "list[Judgement]":
     """All judgements of a file, or of the data.jsonl(.gz) in a folder; line by line."""
     from penchant.models.judgements.files import read, with_scales
-    from penchant.models.judgements.judgement import JudgementError
+    from penchant.models.judgements.lines import JudgementError
 
     file, stage = judgement_file(path), f"read {set_name(path)}"
     judgements: list[Judgement] = []

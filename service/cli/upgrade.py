@@ -142,12 +142,12 @@ def _begin(database: "Database", bundle: "Bundle", *, accept_loss: bool) -> None
 
 def _check_loss(database: "Database", extractor: str, *, accept_loss: bool) -> None:
     """Judgements of which no text was kept say nothing to another encoder: that is told before anything is done."""
-    from penchant.service.log.reading import judged_texts_of
+    from penchant.service.log.reading import judged_texts
     from penchant.service.store import bundles
 
     with database.reading() as connection:
         payloads = bundles.lost_to(connection, extractor)
-        lost = Counter(tenant for tenant, payload in payloads if not judged_texts_of(payload))
+        lost = Counter(tenant for tenant, payload in payloads if not judged_texts(json.loads(payload)))
     if not lost:
         return
     told = ", ".join(f"{number} of {tenant}" for tenant, number in sorted(lost.items()))

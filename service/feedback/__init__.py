@@ -2,17 +2,14 @@
 
 In reading order:
 
-- `schemas`: what events look like
-- `checks`: what must hold of them beyond that
-- `events`: bodies as valid events
+- `schemas`: the models that validate events
+- `events`: from a request's body to valid events
 - `references`: the user and the texts that an event refers to
-- `judged`: what an event says, all references resolved
 - `jobs`: what is handed to the writer
-- `learner`: the way of a request up to the writer
+- `learner`: a request's way to the writer
 - `writer`: the one thread that writes
 - `commits`: the transactions
-- `ledger`: one group of feedback: duplicates, conflicts, lessons
-- `apply`: one judgement: its place in the log, and what is learned
+- `ledger`: one group of feedback: duplicates, conflicts, answers
+- `recorder`: one event: its place in the log, and what is learned from it
 - `trust`: how much a judgement counts
-- `unit_of_work`: what a group changes
 """

@@ -1,113 +1,153 @@
-"""Feedback bodies → valid events. Pure: no store, no encoder, no clock."""
+"""From the body of a feedback request to valid events. This module does no I/O."""
 
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
+from penchant.models.judgements.base import JudgementKind
 from penchant.service.errors import ApiError, Code, InvalidRequestError
-from penchant.service.feedback.checks import check_event
-from penchant.service.feedback.schemas import (
-    ChoiceEvent,
-    EditEvent,
-    Event,
-    FeedbackBatch,
-    PreferenceEvent,
-    RankingEvent,
-    RatingEvent,
-    RetractEvent,
-    VoteEvent,
-)
+from penchant.service.feedback.schemas import EVENT_MODELS, Event, FeedbackBatch, RetractEvent
 from penchant.service.settings import Settings
 from penchant.service.validation import validate
 
-EVENT_MODELS: Final[Mapping[str, type[Event]]] = {
-    "preference": PreferenceEvent,
-    "choice": ChoiceEvent,
-    "ranking": RankingEvent,
-    "vote": VoteEvent,
-    "rating": RatingEvent,
-    "edit": EditEvent,
-    "retract": RetractEvent,
-}
-_NOT_SAID: Final = {"event_id", "user"}
+_ENVELOPE: Final = {"event_id", "user"}
 
 
 @dataclass(frozen=True)
-class ParsedEvent:
+class ReceivedEvent:
     """One valid event of a request.
 
     Attributes:
-        index: Place in the request.
-        pointer: Where it lies in the body.
-        event: The event.
-        event_id: The caller's, or a new one.
-        is_callers_id: Whether the caller chose it, so that it can come again.
-        user: Whom the request names; None where only the ranking can tell.
-        said: The event as JSON, without its name and user.
-        content_hash: Equal for equal content, 16 bytes.
+        index: Position in the request.
+        pointer: JSON pointer to the event in the body.
+        event: The validated event.
+        type: Kind of event, as on the wire.
+        event_id: Id given by the caller, or a new one.
+        is_callers_id: Whether the caller chose the id, so that a repeated event can be recognised.
+        user: User named by the event or the header. None if only the ranking can tell.
+        payload: The event as JSON, without its id and user.
+        content_hash: 16 bytes, equal for equal content.
     """
 
     index: int
     pointer: str
     event: Event
+    type: str
     event_id: str
     is_callers_id: bool
     user: str | None
-    said: Mapping[str, Any]
+    payload: Mapping[str, Any]
     content_hash: bytes
 
 
 def split_body(body: Mapping[str, Any], settings: Settings) -> tuple[list[Any], bool]:
-    """The raw events of a feedback body, and whether it is one bare event.
+    """Return the raw events of a feedback body, and whether the body is a single event without an envelope.
 
     Raises:
-        InvalidRequestError: The envelope is malformed.
+        InvalidRequestError: If the envelope is malformed or holds too many events.
     """
     if "events" not in body:
         return [body], True
     events = validate(FeedbackBatch, body).events
     if len(events) > settings.max_events:
-        fault = f"{len(events)} events; a request may have {settings.max_events}."
+        fault = f"The request has {len(events)} events; the limit is {settings.max_events}."
         raise InvalidRequestError(("/events", fault))
     return events, False
 
 
 def parse_event(
     raw: object, index: int, *, bare: bool, header_user: str | None, settings: Settings
-) -> ParsedEvent:
-    """One event of a request.
+) -> ReceivedEvent:
+    """Validate one event of a request.
+
+    Args:
+        raw: The event as JSON.
+        index: Position in the request.
+        bare: Whether the event is the whole body.
+        header_user: User named in the header, if any.
+        settings: Limits.
 
     Raises:
-        ApiError: `user_conflict`, or `validation_failed` with the field's pointer.
+        ApiError: `user_conflict`, or `validation_failed` with a pointer to the field.
     """
     at = "" if bare else f"/events/{index}"
     if not isinstance(raw, dict):
         raise InvalidRequestError((at, "An event is a JSON object."))
-    event = validate(_model(raw.get("type"), at), raw, at=at)
-    check_event(event, at, settings)
+    kind = raw.get("type")
+    if not isinstance(kind, str) or kind not in EVENT_MODELS:
+        raise InvalidRequestError((f"{at}/type", f"`type` must be one of {', '.join(EVENT_MODELS)}."))
+    event = validate(EVENT_MODELS[kind], raw, at=at)
+    for pointer, fault in _faults(event, settings):
+        raise InvalidRequestError((at + pointer, fault))
     if event.user is not None and header_user is not None and event.user != header_user:
         raise ApiError(
             Code.USER_CONFLICT,
-            "Different users are named by: body, header.",
+            "The body and the header name different users.",
             errors=[{"pointer": f"{at}/user", "detail": "differs from X-User-Id"}],
         )
     user = event.user if event.user is not None else header_user
     if user is None and event.rank_id is None:
         raise InvalidRequestError(
-            (f"{at}/user", "Whose judgement is it? Send `user`, `X-User-Id` or a `rank_id`.")
+            (f"{at}/user", "The event names no user. Send `user`, `X-User-Id` or a `rank_id`.")
         )
-    said = event.model_dump(mode="json", exclude_none=True, exclude=_NOT_SAID)
-    content = orjson.dumps(said | {"user": user}, option=orjson.OPT_SORT_KEYS)
-    digest = hashlib.blake2b(content, digest_size=16).digest()
-    event_id = event.event_id or f"evt_{uuid.uuid4().hex}"
-    return ParsedEvent(index, at, event, event_id, event.event_id is not None, user, said, digest)
+    payload = event.model_dump(mode="json", exclude_none=True, exclude=_ENVELOPE)
+    content = orjson.dumps(payload | {"user": user}, option=orjson.OPT_SORT_KEYS)
+    return ReceivedEvent(
+        index=index,
+        pointer=at,
+        event=event,
+        type=kind,
+        event_id=event.event_id or f"evt_{uuid.uuid4().hex}",
+        is_callers_id=event.event_id is not None,
+        user=user,
+        payload=payload,
+        content_hash=hashlib.blake2b(content, digest_size=16).digest(),
+    )
 
 
-def _model(kind: object, at: str) -> type[Event]:
-    if isinstance(kind, str) and kind in EVENT_MODELS:
-        return EVENT_MODELS[kind]
-    raise InvalidRequestError((f"{at}/type", f"`type` must be one of {', '.join(EVENT_MODELS)}."))
+def _faults(event: Event, settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with an event that its schema accepts: limits, and fields that do not fit together."""
+    if event.metadata is not None:
+        size = len(orjson.dumps(event.metadata))
+        if size > settings.max_metadata_bytes:
+            fault = f"The metadata is {size} bytes of JSON; the limit is {settings.max_metadata_bytes}."
+            yield "/metadata", fault
+    if isinstance(event, JudgementKind):
+        yield from _judgement_faults(event, event.rank_id, settings)
+    elif isinstance(event, RetractEvent) and event.weight not in (None, 1.0):
+        yield "/weight", "An event can only be retracted as a whole."
+
+
+def _judgement_faults(
+    event: JudgementKind, rank_id: str | None, settings: Settings
+) -> Iterator[tuple[str, str]]:
+    texts = list(event.sent_texts())
+    if event.prompt is not None and len(event.prompt) > settings.max_text_chars:
+        yield "/prompt", _too_long(event.prompt, settings.max_text_chars)
+    # The weight of an edit costs the product of its texts' lengths.
+    limit = min(
+        settings.max_text_chars, settings.max_edit_chars if event.measures_change else settings.max_text_chars
+    )
+    for pointer, text in texts:
+        if len(text) > limit:
+            yield pointer, _too_long(text, limit)
+    if event.refers_to_ranking:
+        if rank_id is None:
+            fault = (
+                f"Send `{event.sent_as}`, or `index` and the `rank_id` of the ranking that showed the text."
+            )
+            yield f"/{event.sent_as}", fault
+        if event.prompt is not None:
+            yield "/prompt", "A ranking has its own prompt; leave `prompt` out beside a `rank_id`."
+    elif len(texts) > settings.max_event_texts:
+        field = "/".join(texts[0][0].split("/")[:2])
+        yield field, f"The event has {len(texts)} texts; the limit is {settings.max_event_texts}."
+    yield from event.faults()
+
+
+def _too_long(text: str, limit: int) -> str:
+    return f"The text has {len(text)} characters; the limit is {limit}."

@@ -1,30 +1,41 @@
-"""What is handed to the writer: one request's feedback, resolved and with its features."""
+"""The events of one request on their way to the writer, and the writer's answer."""
 
 from dataclasses import dataclass
 
+from penchant.models.judgements.base import NO_STATEMENT, Statement
 from penchant.service.errors import ApiError
-from penchant.service.feedback.events import ParsedEvent
-from penchant.service.feedback.judged import Judged
+from penchant.service.feedback.events import ReceivedEvent
 from penchant.service.log.rows import JudgedFeatures
 
 
 @dataclass(frozen=True)
 class ReadyEvent:
-    """An event that can be learned — or, with a `fault`, one that can only turn out to be a duplicate.
+    """An event whose user and texts are known.
 
-    A retraction judges no texts and has no features.
+    Attributes:
+        received: The event as it was sent.
+        user: User who judged.
+        prompt: Prompt that the texts answer.
+        statement: What it states. It has no texts for a retraction, and if there is a `fault`.
+        payload: JSON for the log.
+        features: Features of its texts.
+        target: Id of the event that it retracts, if any.
+        fault: Why the event cannot be logged. It can still turn out to be a duplicate of a logged one.
     """
 
-    parsed: ParsedEvent
+    received: ReceivedEvent
     user: str
-    judged: Judged | None = None
+    prompt: str = ""
+    statement: Statement = NO_STATEMENT
+    payload: str = ""
     features: JudgedFeatures | None = None
+    target: str | None = None
     fault: ApiError | None = None
 
 
 @dataclass(frozen=True)
 class Idempotency:
-    """The caller's key for a request, and the hash of the request."""
+    """A caller's idempotency key, and the hash of the request that it stands for."""
 
     key: str
     request_hash: bytes
@@ -35,11 +46,11 @@ class FeedbackJob:
     """The events of one request.
 
     Attributes:
-        tenant: Whose app sent them.
-        events: Those that were not rejected yet.
-        rejected: (index, why) of those that were.
-        bare: One event without envelope: its rejection is the request's.
-        idempotency: Where the answer must be kept.
+        tenant: Tenant that sent them.
+        events: Events that were not rejected so far.
+        rejected: Rejected events, each as (index, error).
+        bare: Whether the request is a single event without an envelope. Its rejection is then the request's.
+        idempotency: Key under which the answer is stored, if any.
         received_at: Unix seconds.
     """
 
@@ -53,13 +64,13 @@ class FeedbackJob:
 
 @dataclass(frozen=True)
 class FeedbackAnswer:
-    """The answer of one request, and what to count.
+    """The answer to one request, and what its events did.
 
     Attributes:
         body: JSON.
-        outcomes: (type, outcome) of its events.
-        changes: Change points that its events brought to light.
-        flags: Why judgements were discounted, one a reason and judgement.
+        outcomes: (type, outcome) of each event.
+        changes: Change points that the events revealed.
+        flags: Why judgements were discounted, one entry for each reason and judgement.
         bursts: Bursts that began.
     """
 

@@ -16,10 +16,10 @@ from penchant.service.encoding.featurizer import Featurizer
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.feedback.events import parse_event, split_body
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob, Idempotency, ReadyEvent
-from penchant.service.feedback.references import References, Resolved
+from penchant.service.feedback.references import References
 from penchant.service.feedback.writer import Writer
+from penchant.service.log.reading import without_texts
 from penchant.service.log.rows import JudgedFeatures
-from penchant.service.log.textless import without_texts
 from penchant.service.ranking.rankings import Rankings
 from penchant.service.settings import Settings
 from penchant.service.store.answers import find_answers
@@ -156,7 +156,7 @@ class Learner:
                 if error is not None:
                     refused[user] = error
         return [
-            replace(event, judged=None, features=None, fault=refused[event.user])
+            ReadyEvent(event.received, event.user, fault=refused[event.user])
             if event.user in refused
             else event
             for event in events
@@ -203,60 +203,54 @@ class Learner:
         """Has the events of a request, or the one bare event, logged and learned."""
         raw, bare = events
         ready: list[ReadyEvent] = []
-        resolved: list[Resolved] = []
         rejected: list[tuple[int, ApiError]] = []
-        for index, one in enumerate(raw):
+        for index, event in enumerate(raw):
             try:
-                parsed = parse_event(one, index, bare=bare, header_user=header_user, settings=self._settings)
-                found = await self._references.resolve(tenant, parsed)
+                received = parse_event(
+                    event, index, bare=bare, header_user=header_user, settings=self._settings
+                )
+                ready.append(await self._references.resolve(tenant, received))
             except ApiError as error:
                 if bare:
                     self._telemetry.events.labels("invalid", "rejected").inc()
                     raise
                 rejected.append((index, error))
-                continue
-            if isinstance(found, ReadyEvent):
-                ready.append(found)
-            else:
-                resolved.append(found)
-        texts = sum(len(one.judged.texts) for one in resolved)
+        texts = sum(len(event.statement.texts) for event in ready)
         if texts > (limit := self._settings.max_feedback_texts):
-            fault = f"Its events judge {texts} texts; a request may judge {limit}."
+            fault = f"The events judge {texts} texts; the limit for one request is {limit}."
             raise InvalidRequestError(("" if bare else "/events", fault))
-        ready += await self._with_features(model.featurizer, tenant, resolved, timings)
+        ready = await self._with_features(model.featurizer, tenant, ready, timings)
         if not self._tenancy.of(tenant).keep_texts:
-            ready = [_without_texts(event) for event in ready]
-        ready.sort(key=lambda event: event.parsed.index)
+            ready = [
+                replace(event, payload=without_texts(event.payload)) if event.statement.texts else event
+                for event in ready
+            ]
         ready = await self._within_quota(model, tenant, ready)
         job = FeedbackJob(tenant, tuple(ready), tuple(rejected), bare, idempotency, self._clock())
         return await self._writer.feedback(job)
 
     async def _with_features(
-        self, featurizer: Featurizer, tenant: str, resolved: Sequence[Resolved], timings: Timings
+        self, featurizer: Featurizer, tenant: str, events: Sequence[ReadyEvent], timings: Timings
     ) -> list[ReadyEvent]:
-        """Adds features to all events, in one call."""
-        pairs = [pair for one in resolved for pair in one.judged.texts]
-        if not pairs:
-            return [ReadyEvent(one.parsed, one.user, one.judged) for one in resolved]
-        prompts, texts = [p for p, _ in pairs], [t for _, t in pairs]
+        """Add the features of all events' texts, in one call."""
+        texts = [text for event in events for text in event.statement.texts]
+        if not texts:
+            return list(events)
+        prompts = [event.prompt for event in events for _ in event.statement.texts]
         batch = await featurizer.features(tenant, texts, prompts, timings)
         ready, start = [], 0
-        for one in resolved:
-            rows = slice(start, start := start + len(one.judged.texts))
+        for event in events:
+            rows = slice(start, start := start + len(event.statement.texts))
+            if rows.start == rows.stop:
+                ready.append(event)
+                continue
             features = JudgedFeatures(
                 featurizer.extractor.identity,
                 batch.keys[rows],
-                tuple(item_key(prompt, text) for prompt, text in one.judged.texts),
+                tuple(item_key(event.prompt, text) for text in event.statement.texts),
                 batch.vectors[rows],
                 batch.tokens[rows],
                 batch.truncated[rows],
             )
-            ready.append(ReadyEvent(one.parsed, one.user, one.judged, features))
+            ready.append(replace(event, features=features))
         return ready
-
-
-def _without_texts(event: ReadyEvent) -> ReadyEvent:
-    """As it is logged where a tenant keeps no texts."""
-    if event.judged is None or not event.judged.texts:
-        return event
-    return replace(event, judged=replace(event.judged, payload=without_texts(event.judged.payload)))

@@ -1,8 +1,8 @@
-"""One group of feedback, from jobs to rows: what is duplicate, what conflicts, what is learned.
+"""One group of feedback jobs in one transaction: which events are duplicates, which conflict, which are recorded.
 
-A group is one transaction. A job is one request: applied whole or not at all; its failure harms no other.
-The writer's thread runs this. On a shared store another server may have written the same users a moment ago: all that
-matters is read in the transaction, after the locks; memory serves where the store says that it is the same.
+A job is one request. It is applied as a whole or not at all, and its failure does not affect the others. All of this
+runs on the writer's thread. Another server may have written the same users a moment ago, so what matters is read inside
+the transaction, after taking the locks; a state in memory is used only if the store has the same version of it.
 """
 
 from collections import Counter
@@ -13,10 +13,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from penchant.service.errors import ApiError, Code, InvalidRequestError, internal_error, problem
-from penchant.service.feedback.apply import Lessons
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob, Idempotency, ReadyEvent
+from penchant.service.feedback.recorder import Changes, Recorder
 from penchant.service.feedback.trust import TrustPolicy
-from penchant.service.feedback.unit_of_work import Changes, known_event, state_of
 from penchant.service.store import locks, users
 from penchant.service.store.answers import drop_answers, find_answers
 from penchant.service.store.events import known_events
@@ -26,13 +25,13 @@ from penchant.service.users.states import StateCache, UserKey, UserState
 
 
 class Ledger:
-    """Applies feedback to the log and the states.
+    """Applies feedback to the log and to users' states.
 
     Args:
-        fold: Learns.
-        cache: Current states of users in memory; the caller publishes to it after the commit.
-        answers_ttl_seconds: How long an answer is kept under its idempotency key.
-        policy: How much a judgement counts.
+        fold: Learns from events.
+        cache: States in memory. The caller publishes the new ones after the commit.
+        answers_ttl_seconds: How long an answer is stored under its idempotency key.
+        policy: Decides how much a judgement counts.
     """
 
     def __init__(
@@ -41,20 +40,20 @@ class Ledger:
         self._fold = fold
         self._cache = cache
         self._answers_ttl_seconds = answers_ttl_seconds
-        self._lessons = Lessons(fold, policy)
+        self._recorder = Recorder(fold, policy)
 
     def apply(
         self, connection: Connection, jobs: Sequence[FeedbackJob], *, again: bool = False
     ) -> tuple[list[FeedbackAnswer | ApiError], dict[UserKey, UserState]]:
-        """Writes a group in the caller's transaction.
+        """Write a group of jobs in the caller's transaction.
 
         Args:
             connection: The transaction.
             jobs: The group.
-            again: Whether an earlier try may have been committed all the same.
+            again: Whether an earlier attempt may have been committed after all.
 
         Returns:
-            An answer for each job, and the states to be published once the transaction is durable.
+            An answer for each job, and the states to publish when the transaction is durable.
         """
         group = Changes()
         self._load(connection, jobs, group, again=again)
@@ -67,13 +66,13 @@ class Ledger:
     def _load(
         self, connection: Connection, jobs: Sequence[FeedbackJob], group: Changes, *, again: bool
     ) -> None:
-        """Locks the users, then reads what the group needs to know, in few queries: answers, event ids, users."""
+        """Lock the users, then read in a few queries what the group depends on: answers, event ids and users."""
         locks.hold_users(connection, [(job.tenant, event.user) for job in jobs for event in job.events])
-        for tenant, some in _by_tenant(jobs).items():
-            self._load_answers(connection, tenant, some, group)
-            events = [event for job in some for event in job.events]
-            ids = {event.parsed.event_id for event in events if again or event.parsed.is_callers_id}
-            ids |= {event.judged.target for event in events if event.judged and event.judged.target}
+        for tenant, tenant_jobs in _by_tenant(jobs).items():
+            self._load_answers(connection, tenant, tenant_jobs, group)
+            events = [event for job in tenant_jobs for event in job.events]
+            ids = {event.received.event_id for event in events if again or event.received.is_callers_id}
+            ids |= {event.target for event in events if event.target}
             names = {event.user for event in events}
             for event_id, (digest, user) in known_events(connection, tenant, sorted(ids)).items():
                 group.known[(tenant, event_id)] = (digest, user)
@@ -81,19 +80,23 @@ class Ledger:
             bundle, half_life = self._fold.bundle_version, self._fold.forgetting.half_life_days
             standings = users.find_standings(connection, tenant, sorted(names), bundle, half_life)
             for user, row in standings.items():
-                _, held = self._cache.find((tenant, user))
-                same = held is not None and held.stamp == (row.version, row.updated_at)
-                known = held if held is not None and same else UserState.from_row(row, self._fold.start)
-                group.states[(tenant, user)] = known
+                _, cached = self._cache.find((tenant, user))
+                is_same = cached is not None and cached.stamp == (row.version, row.updated_at)
+                state = (
+                    cached if cached is not None and is_same else UserState.from_row(row, self._fold.start)
+                )
+                group.states[(tenant, user)] = state
 
     def _load_answers(
         self, connection: Connection, tenant: str, jobs: Iterable[FeedbackJob], group: Changes
     ) -> None:
-        """Answers that were given under the jobs' idempotency keys, here or by another server; old ones make room."""
-        asked = {job.idempotency.key: job.received_at for job in jobs if job.idempotency is not None}
+        """Read the answers stored under the jobs' idempotency keys, by any server; delete the expired ones."""
+        keys = {job.idempotency.key: job.received_at for job in jobs if job.idempotency is not None}
+        if not keys:
+            return
         expired = []
-        for key, row in find_answers(connection, tenant, sorted(asked)).items():
-            if asked[key] - row.created_at > self._answers_ttl_seconds:
+        for key, row in find_answers(connection, tenant, sorted(keys)).items():
+            if keys[key] - row.created_at > self._answers_ttl_seconds:
                 expired.append(key)
             else:
                 group.answered[(tenant, key)] = (row.request_hash, row.answer)
@@ -102,83 +105,93 @@ class Ledger:
     def _apply_job(
         self, connection: Connection, job: FeedbackJob, group: Changes
     ) -> FeedbackAnswer | ApiError:
-        """One request on top of the group so far; merged into it only as a whole."""
+        """Apply one request on top of the group so far, and merge it into the group only as a whole."""
         if job.idempotency is not None:
-            given = group.answered.get((job.tenant, job.idempotency.key))
-            if given is not None:
-                return _answered(job.idempotency, *given)
-        mine = Changes()
+            stored = group.answered.get((job.tenant, job.idempotency.key))
+            if stored is not None:
+                return _stored_answer(job.idempotency, *stored)
+        own = Changes()
         rejected, outcomes = list(job.rejected), [("invalid", "rejected")] * len(job.rejected)
-        touched: dict[str, None] = {}
+        affected: dict[str, None] = {}
         try:
             for event in job.events:
-                earlier = known_event(event.parsed.event_id, job.tenant, mine, group)
-                kind = getattr(event.parsed.event, "type", "")
-                if earlier is not None and earlier[0] == event.parsed.content_hash:
-                    touched[earlier[1]] = None
-                    # An id of our own is in the log where this very request was committed at an earlier try.
-                    outcomes.append((kind, "duplicate" if event.parsed.is_callers_id else "accepted"))
-                elif fault := _conflict(event) if earlier else _fault(job, event, mine, group):
-                    rejected.append((event.parsed.index, fault))
-                    outcomes.append((kind, "rejected"))
+                received = event.received
+                earlier = _known(received.event_id, job.tenant, own, group)
+                if earlier is not None and earlier[0] == received.content_hash:
+                    affected[earlier[1]] = None
+                    # One of our own ids is in the log if this very request was committed at an earlier attempt.
+                    outcomes.append((received.type, "duplicate" if received.is_callers_id else "accepted"))
+                elif fault := _conflict(event) if earlier else _fault(job, event, own, group):
+                    rejected.append((received.index, fault))
+                    outcomes.append((received.type, "rejected"))
                 else:
-                    self._lessons.log(job, event, mine, group)
-                    touched[event.user] = None
-                    outcomes.append((kind, "accepted"))
-            changes = sum(self._lessons.learn(connection, key, mine, group) for key in mine.logs)
-        except SQLAlchemyError:  # the log could not be read: that is no fault of this job's
+                    self._recorder.record(job, event, own, group)
+                    affected[event.user] = None
+                    outcomes.append((received.type, "accepted"))
+            changes = sum(self._recorder.learn(connection, key, own, group) for key in own.logs)
+        except SQLAlchemyError:  # the log could not be read, which is no fault of this job
             raise
         except Exception as error:
             log_failure("learning_failed", error, types=sorted({kind for kind, _ in outcomes}))
             return internal_error()
         if job.bare and rejected:
             return rejected[0][1]
-        states = {user: state_of((job.tenant, user), mine, group) for user in touched}
+        states = {
+            user: own.states.get((job.tenant, user)) or group.states.get((job.tenant, user))
+            for user in affected
+        }
         body = _answer(Counter(outcome for _, outcome in outcomes), rejected, states)
         if job.idempotency is not None:
-            mine.answered[(job.tenant, job.idempotency.key)] = (job.idempotency.request_hash, body)
-            mine.answers.append(
+            own.answered[(job.tenant, job.idempotency.key)] = (job.idempotency.request_hash, body)
+            own.answers.append(
                 {
                     "tenant": job.tenant,
                     "key": job.idempotency.key,
                     "request_hash": job.idempotency.request_hash,
                     "answer": body,
-                    "users": orjson.dumps(list(touched)).decode(),
+                    "users": orjson.dumps(list(affected)).decode(),
                     "created_at": job.received_at,
                 }
             )
-        group.merge(mine)
-        return FeedbackAnswer(body, tuple(outcomes), changes, tuple(mine.flags), mine.bursts)
+        group.merge(own)
+        return FeedbackAnswer(body, tuple(outcomes), changes, tuple(own.flags), own.bursts)
 
 
 def _by_tenant(jobs: Iterable[FeedbackJob]) -> dict[str, list[FeedbackJob]]:
-    found: dict[str, list[FeedbackJob]] = {}
+    by_tenant: dict[str, list[FeedbackJob]] = {}
     for job in jobs:
-        found.setdefault(job.tenant, []).append(job)
-    return found
+        by_tenant.setdefault(job.tenant, []).append(job)
+    return by_tenant
 
 
-def _answered(idempotency: Idempotency, request_hash: bytes, body: bytes) -> FeedbackAnswer | ApiError:
-    """What was answered under this key, here or by another server."""
+def _known(event_id: str, tenant: str, own: Changes, group: Changes) -> tuple[bytes, str] | None:
+    """Return (content hash, user) of an event that is in the log, or is being added with this group."""
+    return own.known.get((tenant, event_id)) or group.known.get((tenant, event_id))
+
+
+def _stored_answer(idempotency: Idempotency, request_hash: bytes, body: bytes) -> FeedbackAnswer | ApiError:
+    """Return the answer stored under an idempotency key, or an error if it was to another request."""
     if request_hash != idempotency.request_hash:
         return ApiError(Code.IDEMPOTENCY_KEY_REUSED, "A new request needs a new idempotency key.")
     return FeedbackAnswer(body, (), 0)
 
 
 def _conflict(event: ReadyEvent) -> ApiError:
-    fault = "An event with this id and other content is in the log."
-    return InvalidRequestError((f"{event.parsed.pointer}/event_id", fault), code=Code.EVENT_ID_CONFLICT)
+    fault = "The log has an event with this id and different content."
+    return InvalidRequestError((f"{event.received.pointer}/event_id", fault), code=Code.EVENT_ID_CONFLICT)
 
 
-def _fault(job: FeedbackJob, event: ReadyEvent, mine: Changes, group: Changes) -> ApiError | None:
-    """Why an event that is new cannot be logged."""
-    if event.judged is None or event.judged.target is None:
+def _fault(job: FeedbackJob, event: ReadyEvent, own: Changes, group: Changes) -> ApiError | None:
+    """Return why a new event cannot be logged, if it cannot."""
+    if event.fault is not None or event.target is None:
         return event.fault
-    target = known_event(event.judged.target, job.tenant, mine, group)
+    target = _known(event.target, job.tenant, own, group)
     if target is not None and target[1] == event.user:
         return None
-    where = f"{event.parsed.pointer}/target_event_id"
-    return InvalidRequestError((where, "The user's log has no event of this id."), code=Code.EVENT_NOT_FOUND)
+    pointer = f"{event.received.pointer}/target_event_id"
+    return InvalidRequestError(
+        (pointer, "The user's log has no event with this id."), code=Code.EVENT_NOT_FOUND
+    )
 
 
 def _answer(

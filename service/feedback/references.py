@@ -1,14 +1,16 @@
-"""What the events of a request refer to: the user, and the texts that a `rank_id` stands for."""
+"""What an event refers to: its user, and the texts that a `rank_id` stands for."""
 
 import asyncio
 from dataclasses import dataclass
 from typing import Final
 
+import orjson
+
+from penchant.models.judgements.base import JudgementKind
 from penchant.service.errors import ApiError, Code, InvalidRequestError
-from penchant.service.feedback.events import ParsedEvent
+from penchant.service.feedback.events import ReceivedEvent
 from penchant.service.feedback.jobs import ReadyEvent
-from penchant.service.feedback.judged import Judged, Shown, judged
-from penchant.service.feedback.schemas import ChoiceEvent, EditEvent, TextEvent
+from penchant.service.feedback.schemas import RetractEvent
 from penchant.service.ranking.rankings import Ranking, Rankings
 from penchant.service.settings import Settings
 
@@ -17,106 +19,103 @@ INLINE_EDIT_CHARS: Final = 4000
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """An event with its user and texts, before its features are known."""
-
-    parsed: ParsedEvent
-    user: str
-    judged: Judged
-
-
 class References:
     """Resolves events.
 
-    Args:
-        rankings: What was shown.
+    Attributes:
+        rankings: Rankings that events may refer to.
         settings: Limits.
     """
 
-    def __init__(self, rankings: Rankings, settings: Settings) -> None:
-        self._rankings = rankings
-        self._settings = settings
+    rankings: Rankings
+    settings: Settings
 
-    async def resolve(self, tenant: str, parsed: ParsedEvent) -> Resolved | ReadyEvent:
-        """Looks up what a `rank_id` stands for.
+    async def resolve(self, tenant: str, received: ReceivedEvent) -> ReadyEvent:
+        """Return an event with its user, its texts and what it states about them.
 
-        Returns:
-            The event with its texts; or, where the ranking is gone but the caller's event id may be in the
-            log, an event that can only be a duplicate.
+        If its ranking has expired but the caller chose the event's id, the event may already be in the log: it is
+        returned with a `fault`, so that the ledger can tell.
 
         Raises:
-            ApiError: `rank_not_found`, `user_conflict`, `validation_failed`.
+            ApiError: `rank_not_found`, `user_conflict` or `validation_failed`.
         """
-        if parsed.user is not None and not _needs_ranking(parsed):
-            return Resolved(parsed, parsed.user, await _judged(parsed, None))
+        event = received.event
+        refers = isinstance(event, JudgementKind) and event.refers_to_ranking
+        if received.user is not None and not refers:
+            return await _ready(received, received.user)
         try:
-            return await self._from_ranking(tenant, parsed)
+            return await self._from_ranking(tenant, received)
         except ApiError as error:
-            if parsed.is_callers_id and error.code is Code.RANK_NOT_FOUND:
-                return ReadyEvent(parsed, parsed.user or "", fault=error)
+            if received.is_callers_id and error.code is Code.RANK_NOT_FOUND:
+                return ReadyEvent(received, received.user or "", fault=error)
             raise
 
-    async def _from_ranking(self, tenant: str, parsed: ParsedEvent) -> Resolved:
-        at = parsed.pointer
-        ranking = await self._rankings.find(tenant, parsed.event.rank_id or "")
+    async def _from_ranking(self, tenant: str, received: ReceivedEvent) -> ReadyEvent:
+        at, event = received.pointer, received.event
+        ranking = await self.rankings.find(tenant, event.rank_id or "")
         if ranking is None:
-            raise InvalidRequestError(
-                (f"{at}/rank_id", "No ranking of the last day has this id; texts may be sent instead."),
-                code=Code.RANK_NOT_FOUND,
-            )
-        user = parsed.user if parsed.user is not None else ranking.user
+            fault = "No ranking of the last day has this id. You can send the texts instead."
+            raise InvalidRequestError((f"{at}/rank_id", fault), code=Code.RANK_NOT_FOUND)
+        user = received.user if received.user is not None else ranking.user
         if user is None:
-            fault = "The ranking was for nobody in particular: send `user`."
-            raise InvalidRequestError((f"{at}/user", fault))
+            raise InvalidRequestError((f"{at}/user", "The ranking was made for no user: send `user`."))
         if ranking.user is not None and ranking.user != user:
-            fault = "The ranking was for another user."
+            fault = "The ranking was made for another user."
             raise InvalidRequestError((f"{at}/user", fault), code=Code.USER_CONFLICT)
-        return Resolved(parsed, user, await _judged(parsed, self._shown(parsed, ranking)))
+        if isinstance(event, JudgementKind) and event.refers_to_ranking:
+            prompt, texts = self._judged_candidates(at, event, ranking)
+            return await _ready(received, user, {"prompt": prompt} | event.with_texts(texts))
+        return await _ready(received, user)
 
-    def _shown(self, parsed: ParsedEvent, ranking: Ranking) -> Shown | None:
-        """What the event refers to; None where it sends its own texts."""
-        event, at, number = parsed.event, parsed.pointer, len(ranking.texts)
-        if (
-            not _needs_ranking(parsed)
-            or not isinstance(event, TextEvent | ChoiceEvent)
-            or event.index is None
-        ):
-            return None
-        if event.index >= number:
-            raise _beyond(f"{at}/index", number)
-        prompt, text = ranking.shown(event.index)
-        if isinstance(event, TextEvent):
-            return Shown(prompt, (text,))
-        if len(ranking.prompts) > 1:
-            fault = "Its candidates answer different prompts: a choice is among answers to one."
-            raise InvalidRequestError((f"{at}/rank_id", fault))
-        for i, index in enumerate(event.seen or ()):
+    def _judged_candidates(
+        self, at: str, event: JudgementKind, ranking: Ranking
+    ) -> tuple[str, tuple[str, ...]]:
+        """Return the prompt and the texts, winner first, that the event's indices stand for."""
+        number = len(ranking.texts)
+        candidates = event.candidates_of(number)
+        for pointer, index in candidates:
             if index >= number:
-                raise _beyond(f"{at}/seen/{i}", number)
-        seen = range(number) if event.seen is None else event.seen
+                fault = f"The ranking has {number} candidates; the first has index 0."
+                raise InvalidRequestError((at + pointer, fault))
+        (_, first), *others = candidates
+        if event.form == "comparison" and len(ranking.prompts) > 1:
+            fault = "Its candidates answer different prompts; a choice is among answers to one prompt."
+            raise InvalidRequestError((f"{at}/rank_id", fault))
+        prompt, text = ranking.shown(first)
         # A text that was shown twice was one thing to choose.
-        texts = tuple(dict.fromkeys([text, *(ranking.texts[index] for index in sorted(seen))]))
-        if len(texts) > (limit := self._settings.max_event_texts):
-            fault = f"{len(texts)} texts were shown; an event may have {limit}: name those that were `seen`."
+        texts = tuple(dict.fromkeys([text, *(ranking.texts[i] for i in sorted(i for _, i in others))]))
+        if len(texts) > (limit := self.settings.max_event_texts):
+            fault = (
+                f"The ranking showed {len(texts)} texts; the limit for one event is {limit}. "
+                "List those that the user saw in `seen`."
+            )
             raise InvalidRequestError((f"{at}/seen", fault))
-        return Shown(prompt, texts)
+        return prompt, texts
 
 
-async def _judged(parsed: ParsedEvent, shown: Shown | None) -> Judged:
-    """`judged`; of a long edit in a thread, so that other requests go on."""
-    event = parsed.event
-    if isinstance(event, EditEvent) and len(event.original) + len(event.edited) > INLINE_EDIT_CHARS:
-        return await asyncio.to_thread(judged, parsed, shown)
-    return judged(parsed, shown)
+async def _ready(
+    received: ReceivedEvent, user: str, from_ranking: dict[str, object] | None = None
+) -> ReadyEvent:
+    """Return an event with what it states. Long edits are compared in a thread, so that other requests go on."""
+    event = received.event
+    is_slow = (
+        isinstance(event, JudgementKind)
+        and event.measures_change
+        and sum(len(text) for _, text in event.sent_texts()) > INLINE_EDIT_CHARS
+    )
+    if is_slow:
+        return await asyncio.to_thread(_with_statement, received, user, from_ranking)
+    return _with_statement(received, user, from_ranking)
 
 
-def _needs_ranking(parsed: ParsedEvent) -> bool:
-    """Whether the event sends an index in place of texts."""
-    event = parsed.event
-    if isinstance(event, ChoiceEvent):
-        return event.candidates is None
-    return isinstance(event, TextEvent) and event.text is None
-
-
-def _beyond(where: str, number: int) -> InvalidRequestError:
-    return InvalidRequestError((where, f"The ranking has {number} candidates, the first being 0."))
+def _with_statement(received: ReceivedEvent, user: str, from_ranking: dict[str, object] | None) -> ReadyEvent:
+    event, payload = received.event, dict(received.payload) | (from_ranking or {})
+    prompt = payload.get("prompt", "")
+    logged = orjson.dumps(payload).decode()
+    if isinstance(event, RetractEvent):
+        return ReadyEvent(received, user, prompt, payload=logged, target=event.target_event_id)
+    if not isinstance(event, JudgementKind):
+        raise TypeError(f"{type(event).__name__} is neither a judgement nor a retraction")
+    statement = event.statement(payload)
+    statement = statement._replace(weight=(event.weight or 1.0) * statement.weight)
+    return ReadyEvent(received, user, prompt, statement, logged)

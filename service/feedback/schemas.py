@@ -1,17 +1,20 @@
-"""What feedback events look like, and the models that validate them.
+"""The models that validate feedback events: the kinds of judgement, each with the fields that all events share.
 
-`null` stands for "not given" in every optional field. Unknown fields are refused.
+`null` means "not given" in every optional field. Unknown fields are refused.
 """
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field, WithJsonSchema, create_model
 
-from penchant.service.validation import Exact, Text, UserId
+from penchant.models.judgements import kinds
+from penchant.models.judgements.base import JudgementKind
+from penchant.service.validation import Exact, UserId
 
-_NO_NUL: Final = r"^[^\x00]*$"  # PostgreSQL stores none
+_NO_NUL: Final = r"^[^\x00]*$"  # PostgreSQL cannot store NUL characters
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
 
@@ -25,20 +28,13 @@ def _check_timestamp(text: str) -> str:
     return text
 
 
-def _check_vote(value: int) -> int:
-    if value not in (1, -1):
-        raise ValueError("A vote is 1 or -1.")
-    return value
-
-
 Timestamp = Annotated[
     str, AfterValidator(_check_timestamp), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
-VoteValue = Annotated[int, AfterValidator(_check_vote), WithJsonSchema({"type": "integer", "enum": [1, -1]})]
 
 
 class Event(Exact):
-    """What every kind of feedback event has."""
+    """The fields that every kind of feedback event has."""
 
     event_id: str | None = Field(
         default=None, min_length=1, max_length=128, pattern=_NO_NUL, description="makes the event idempotent"
@@ -51,86 +47,31 @@ class Event(Exact):
     metadata: dict[str, Any] | None = None
 
 
-class PreferenceEvent(Event):
-    """The user prefers one text to another."""
-
-    type: Literal["preference"]
-    prompt: str | None = None
-    chosen: Text
-    rejected: Text
-    strength: float | None = Field(default=None, gt=0, le=1, description="multiplies `weight`")
-
-
-class ChoiceEvent(Event):
-    """The user picked one of those shown: given in full, or the candidates of a ranking."""
-
-    type: Literal["choice"]
-    prompt: str | None = None
-    candidates: list[Text] | None = Field(default=None, min_length=2, description="all that were shown")
-    index: int = Field(ge=0, description="the one picked, among `candidates` or those of the ranking")
-    seen: list[Annotated[int, Field(ge=0)]] | None = Field(
-        default=None,
-        description="with `rank_id`: the candidates that were seen, all unless given; the one picked is implied",
-    )
-
-
-class RankingEvent(Event):
-    """The user put texts in order."""
-
-    type: Literal["ranking"]
-    prompt: str | None = None
-    order: list[Annotated[list[Text], Field(min_length=1)]] = Field(
-        min_length=1, description="best first; texts in one list are tied"
-    )
-
-
-class EditEvent(Event):
-    """The user rewrote a text: the edited one is better, by how much it changed. No change says nothing."""
-
-    type: Literal["edit"]
-    prompt: str | None = None
-    original: Text
-    edited: Text
-
-
 class RetractEvent(Event):
     """The user takes an event back: from now on it is as if it had never been sent.
 
-    A retraction can be taken back too. Taking back what is taken back already changes nothing; then the event counts
-    again only when all of its retractions are taken back.
+    A retraction can be retracted too. Retracting an event a second time changes nothing; it then counts again only when
+    all of its retractions are retracted.
     """
 
     type: Literal["retract"]
     target_event_id: str = Field(min_length=1, max_length=128, pattern=_NO_NUL)
 
 
-class TextEvent(Event):
-    """A judgement of one text, given in full or as a candidate of a ranking."""
-
-    prompt: str | None = None
-    text: Text | None = None
-    index: int | None = Field(default=None, ge=0)
-
-
-class VoteEvent(TextEvent):
-    """The user finds a text good enough (1) or not (-1)."""
-
-    type: Literal["vote"]
-    value: VoteValue
+def _event_model(kind: type[JudgementKind]) -> type[Event]:
+    """Return the model of events of one kind of judgement."""
+    bases: Any = (kind, Event)
+    model: type[Event] = create_model(
+        f"{kind.__name__}Event", __base__=bases, __doc__=kind.__doc__, __module__=__name__
+    )
+    return model
 
 
-class RatingEvent(TextEvent):
-    """The user rates a text within a scale."""
-
-    type: Literal["rating"]
-    value: float
-    scale: list[float] = Field(min_length=2, max_length=2, description="[lowest, highest]")
-
-
-AnyEvent = Annotated[
-    PreferenceEvent | ChoiceEvent | RankingEvent | VoteEvent | RatingEvent | EditEvent | RetractEvent,
-    Field(discriminator="type"),
-]
+EVENT_MODELS: Final[Mapping[str, type[Event]]] = {
+    **{name: _event_model(kind) for name, kind in kinds.BY_TYPE.items()},
+    "retract": RetractEvent,
+}
+"""Models of events by `type`. Events of judgements are instances of `JudgementKind` as well."""
 
 
 class FeedbackBatch(Exact):

@@ -1,9 +1,8 @@
-"""What the feedback log says, and how it is read.
+"""Reading the feedback log.
 
 In reading order:
 
-- `reading`: what a logged event says, and which events count
+- `reading`: which events are in force, and the texts in their payloads
 - `rows`: an event as rows of the store
-- `textless`: events of tenants that keep no texts
 - `judgements`: the log as judgements that a bundle can be fitted to
 """

@@ -1,89 +1,78 @@
-"""What a logged event says, and which events count."""
+"""Reading the log: which events are in force, and the texts in an event's payload. This module does no I/O."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 
-from penchant.models.judgements.judgement import Kind
+from penchant.models.judgements import kinds
 
-KINDS: Final[Mapping[str, Kind]] = {
-    "preference": "pair",
-    "choice": "choice",
-    "ranking": "ranking",
-    "vote": "vote",
-    "rating": "rating",
-    "edit": "edit",
-}
+TEXT_FIELDS: Final = frozenset({"prompt", "metadata"}).union(*(kind.text_fields for kind in kinds.ALL))
+"""Payload fields that hold what users and apps wrote. The caller's metadata may quote it."""
+
 Event = TypeVar("Event", bound="Logged")
 
 
 class Logged(Protocol):
-    """An event of the log, of which it is asked whether it counts."""
+    """An event of the log, as far as `in_force` needs it."""
 
     @property
     def event_id(self) -> str:
-        """Its name."""
+        """The event's id."""
 
     @property
     def target(self) -> str | None:
-        """Event id that a retraction takes back."""
-
-
-def judged_texts(logged: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """(prompt, text) that a logged event judged, winner first.
-
-    Raises:
-        ValueError: The log holds an event that this version cannot read.
-    """
-    match logged:
-        case {"type": "preference", "chosen": chosen, "rejected": rejected}:
-            texts = [chosen, rejected]
-        case {"type": "choice", "candidates": candidates, "index": index}:
-            texts = [candidates[index], *candidates[:index], *candidates[index + 1 :]]
-        case {"type": "choice", "chosen": chosen, "others": others}:
-            texts = [chosen, *others]
-        case {"type": "ranking", "order": order}:
-            texts = [text for tied in order for text in tied]
-        case {"type": "edit", "edited": edited, "original": original}:
-            texts = [edited, original]
-        case {"type": "vote" | "rating", "text": text}:
-            texts = [text]
-        case {"type": "retract"}:
-            texts = []
-        case _:
-            raise ValueError(f"event of type {logged.get('type')!r}")
-    prompt = logged.get("prompt", "")
-    return tuple((prompt, text) for text in texts)
-
-
-def judged_texts_of(payload: str) -> tuple[tuple[str, str], ...]:
-    """(prompt, text) that a logged event judged; nothing where its texts were not kept.
-
-    Raises:
-        ValueError: The event is of no kind that this version knows.
-    """
-    sent = orjson.loads(payload)
-    try:
-        return judged_texts(sent)
-    except ValueError:
-        if sent.get("type") in KINDS:
-            return ()
-        raise
+        """Id of the event that it retracts, if it is a retraction."""
 
 
 def in_force(log: Iterable[Event]) -> list[Event]:
-    """The judgements that count: all but those that a retraction takes back which is not taken back itself.
+    """Return the judgements of a log that count: all that no retraction in force retracts.
 
-    A retraction can only name an earlier event, so that the last word is known first.
+    A retraction can only name an earlier event, so the log is read backwards.
     """
-    found: list[Event] = []
-    taken_back: set[str] = set()
+    events: list[Event] = []
+    retracted: set[str] = set()
     for event in reversed(list(log)):
-        if event.event_id in taken_back:
+        if event.event_id in retracted:
             continue
         if event.target is None:
-            found.append(event)
+            events.append(event)
         else:
-            taken_back.add(event.target)
-    return found[::-1]
+            retracted.add(event.target)
+    return events[::-1]
+
+
+def judged_texts(payload: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return the (prompt, text) pairs that a payload judged, winner first. Empty if its texts were not kept.
+
+    Raises:
+        ValueError: If this version does not know the payload's type.
+    """
+    kind = kinds.BY_TYPE.get(payload["type"])
+    if kind is None:
+        if payload["type"] == "retract":
+            return ()
+        raise ValueError(f"event of unknown type {payload['type']!r}")
+    try:
+        texts = kind.texts(payload)
+    except KeyError:
+        return ()
+    prompt = payload.get("prompt", "")
+    return tuple((prompt, text) for text in texts)
+
+
+def without_texts(payload: str) -> str:
+    """Return a payload (JSON) without its texts. A hash stands for its prompt, so that equal prompts stay equal."""
+    fields = orjson.loads(payload)
+    kept = {name: value for name, value in fields.items() if name not in TEXT_FIELDS}
+    return orjson.dumps(kept | {"context": context_of(fields)}).decode()
+
+
+def context_of(payload: Mapping[str, Any]) -> str:
+    """Return the hash that stands for a payload's prompt, whether or not the prompt was kept."""
+    known = payload.get("context")
+    if isinstance(known, str):
+        return known
+    prompt: str = payload.get("prompt", "")
+    return hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -13,7 +13,6 @@ from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import RewardModel
 from penchant.service.errors import InvalidRequestError
 from penchant.service.log.reading import in_force, judged_texts
-from penchant.service.log.textless import has_no_texts
 from penchant.service.store.database import Database
 from penchant.service.store.events import newest_judgements, payloads
 from penchant.service.store.judged import LoggedJudgement, replay_events
@@ -118,6 +117,5 @@ def _told(found: UserReasons, texts: Sequence[_Text], sent: Mapping[int, str], j
 
 
 def _words(payload: str, position: int) -> Sequence[tuple[str, str]]:
-    """(prompt, text) of a judged text; nothing where the tenant keeps no texts."""
-    sent = orjson.loads(payload)
-    return () if has_no_texts(sent) else (judged_texts(sent)[position],)
+    """Return the (prompt, text) of a judged text. Empty if the tenant keeps no texts."""
+    return judged_texts(orjson.loads(payload))[position : position + 1]

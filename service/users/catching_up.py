@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import numpy as np
+import orjson
 from sqlalchemy import Connection
 
 from penchant.models.encoding.features import Features
 from penchant.models.taste.reward import item_key
-from penchant.service.log.reading import judged_texts_of
+from penchant.service.log.reading import judged_texts
 from penchant.service.log.rows import JudgedFeatures
 from penchant.service.store import users
 from penchant.service.store.events import payloads
@@ -137,7 +138,7 @@ def _read_again(
     connection: Connection, key: UserKey, seqs: Sequence[int], extractor: str, reader: Reader
 ) -> dict[int, JudgedFeatures]:
     sent = payloads(connection, *key, seqs)
-    texts = {seq: found for seq in seqs if (found := judged_texts_of(sent[seq]))}
+    texts = {seq: found for seq in seqs if (found := judged_texts(orjson.loads(sent[seq])))}
     pairs = [pair for found in texts.values() for pair in found]
     if not pairs:
         return {}

@@ -6,9 +6,10 @@ take the same steps in the same order, so that they come to the same state.
 
 from collections.abc import Iterable
 
+from penchant.models.judgements import kinds
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import RewardModel, observation
-from penchant.service.log.reading import KINDS, in_force
+from penchant.service.log.reading import in_force
 from penchant.service.store.judged import LoggedJudgement
 from penchant.service.users.forgetting import Evidence, Forgetting
 
@@ -43,14 +44,14 @@ class Fold:
         """
         if event.target is not None or len(event.groups) == 1:  # one group alone compares nothing
             return evidence
-        if event.vectors is None or event.type not in KINDS:
+        if event.vectors is None or (kind := kinds.BY_TYPE.get(event.type)) is None:
             raise ValueError(
                 f"event {event.seq} of type {event.type!r} without features, or of no known kind"
             )
         said = observation(
             self.reward,
             self.reward.describe(event.vectors, event.item_keys),
-            kind=KINDS[event.type],
+            kind=kind.name,
             value=event.value or 0.0,
             weight=event.weight * event.discount,
             source=event.source,

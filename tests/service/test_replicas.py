@@ -14,7 +14,7 @@ from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
 from penchant.service.app import create_app
-from penchant.service.feedback.apply import MAX_INLINE_EVENTS
+from penchant.service.feedback.recorder import MAX_INLINE_EVENTS
 from penchant.service.settings import Settings
 from penchant.service.users.catching_up import replayed
 

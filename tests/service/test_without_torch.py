@@ -15,7 +15,7 @@ from pathlib import Path
 from starlette.testclient import TestClient
 from penchant.service.api.middleware import RANKING_PATHS
 from penchant.service.app import create_app
-from penchant.service.feedback.events import EVENT_MODELS
+from penchant.service.feedback.schemas import EVENT_MODELS
 from penchant.service.settings import Settings
 
 HEAVY = ("torch", "transformers", "peft")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from penchant.models.judgements.files import load, read, source_name, with_scales
-from penchant.models.judgements.judgement import Judgement, JudgementError
-from penchant.models.judgements.lines import MAX_TEXT_CHARS
+from penchant.models.judgements.judgement import Judgement
+from penchant.models.judgements.lines import MAX_TEXT_CHARS, JudgementError
 
 PAIR = {"user": "u", "context": "c", "chosen": "better", "rejected": "worse"}
 

@@ -32,7 +32,7 @@ def test_every_kind_in_its_native_form(reward):
     rating = observation(reward, items[1], kind="rating", value=0.25, source="stars")
     assert isinstance(rating, Rating)
     assert (rating.value, rating.scale) == (0.25, RatingScale(0.1, 0.2, 0.3))
-    for kind in ("pair", "preference", "edit"):
+    for kind in ("pair", "edit"):
         pair = observation(reward, items[[2, 0]], kind=kind, weight=0.25)
         assert isinstance(pair, Pair)
         assert (pair.winner.keys, pair.loser.keys) == (items.keys[2:3], items.keys[:1])

@@ -5,7 +5,7 @@ import pytest
 
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
-from penchant.models.judgements.edits import edit_weight
+from penchant.models.judgements.base import edit_weight
 from penchant.models.taste.likelihood import Pair, Ranking
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import item_key
@@ -220,22 +220,20 @@ def test_what_a_ranking_cannot_tell_of_a_choice(client):
 
 def test_limits_name_the_field_and_the_limit(serve):
     client = serve(max_event_texts=3, max_text_chars=40, max_edit_chars=30)
-    assert "5 texts; an event may have 3" in refused(
-        client, CHOICE | {"candidates": list("abcde")}, "/candidates"
-    )
+    assert "5 texts; the limit is 3" in refused(client, CHOICE | {"candidates": list("abcde")}, "/candidates")
     five = {"order": [["a"], ["b", "c", "d"], ["e"]]}
-    assert "5 texts; an event may have 3" in refused(client, RANKING | five, "/order")
+    assert "5 texts; the limit is 3" in refused(client, RANKING | five, "/order")
     rank_id = show(client, "u", list("abcde"))
     choice = {"type": "choice", "rank_id": rank_id, "index": 0}
-    assert "5 texts were shown; an event may have 3" in refused(client, choice, "/seen")
+    assert "showed 5 texts; the limit for one event is 3" in refused(client, choice, "/seen")
     assert send(client, choice | {"seen": [1, 2]})["accepted"] == 1
-    assert "41 characters; it may have 40" in refused(
+    assert "41 characters; the limit is 40" in refused(
         client, CHOICE | {"candidates": ["a", "b" * 41]}, "/candidates/1"
     )
-    assert "41 characters; it may have 40" in refused(
+    assert "41 characters; the limit is 40" in refused(
         client, RANKING | {"order": [["a"], ["b", "c" * 41]]}, "/order/1/1"
     )
-    assert "31 characters; it may have 30" in refused(
+    assert "31 characters; the limit is 30" in refused(
         client, EDIT | {"original": "a", "edited": "b" * 31}, "/edited"
     )
     limits = client.get("/v1/models").json()["data"][0]["limits"]
@@ -248,7 +246,7 @@ def test_a_request_can_judge_so_many_texts(serve):
     assert send(client, *two)["accepted"] == 2
     vote = {"type": "vote", "user": "u", "text": "t", "value": 1}
     problem = send(client, *two, vote, status=422)
-    assert "10 texts; a request may judge 9" in problem["detail"]
+    assert "10 texts; the limit for one request is 9" in problem["detail"]
     assert problem["errors"][0]["pointer"] == "/events"
     assert client.get("/v1/users/u").json()["feedback_events"] == 2
 

@@ -12,7 +12,7 @@ from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
 from penchant.service.api.answers.feedback import FeedbackResponse
-from penchant.service.feedback.apply import MAX_INLINE_EVENTS
+from penchant.service.feedback.recorder import MAX_INLINE_EVENTS
 from penchant.service.users.fold import Fold
 
 ASK = {"prompt": "p", "candidates": ["boat sea", "tree house", "many words " * 20], "user": "u"}

@@ -23,7 +23,7 @@ from penchant.models.testing import tiny_bundle
 from penchant.service.access.tenancy import TenantSettings, put_settings
 from penchant.service.cli.app import app
 from penchant.service.log.judgements import StoredJudgements, read_judgements
-from penchant.service.log.textless import context_of
+from penchant.service.log.reading import context_of
 from penchant.service.settings import Settings
 from penchant.service.store.database import Database
 

@@ -16,7 +16,7 @@ from penchant.models.taste.reward import item_key
 from penchant.models.testing import tiny_bundle
 from penchant.service.access.tenancy import TenantSettings, put_settings
 from penchant.service.app import create_app
-from penchant.service.log.textless import context_of, without_texts
+from penchant.service.log.reading import context_of, without_texts
 from penchant.service.settings import Settings
 from penchant.service.store.database import FILE_NAME, store_place
 
