@@ -236,9 +236,8 @@ def test_explanations(call: Any, server: Any) -> None:
 def test_reasons_of_a_user(call: Any, server: Any) -> None:
     longer = {"name": "length", "label": "longer answers", "effect": 0.5, "std": 0.25, "probability": 0.97}
     text = {"event_id": "e1", "prompt": "Tea?", "text": "Yes.", "value": 0.5, "std": 0.25, "probability": 0.9}
-    server.respond({**USER, "reasons": {"attributes": [{**longer, "told": True}], "texts": [text]}}).respond(
-        USER
-    )
+    server.respond({**USER, "reasons": {"attributes": [{**longer, "told": True}], "texts": [text]}})
+    server.respond(USER)
     reasons = call(lambda c: c.users.get(user="ana")).reasons
     assert (reasons.attributes[0].label, reasons.attributes[0].effect) == ("longer answers", 0.5)
     assert reasons.attributes[0].told

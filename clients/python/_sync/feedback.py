@@ -117,7 +117,7 @@ class FeedbackClient(BaseClient):
             ranking = client.rerank(query="Tea?", documents=drafts, user="ana")
             client.choose(rank_id=ranking.id, index=2, user="ana")
 
-        Give either ``candidates``, with ``prompt``, or the ``rank_id`` of the ranking that showed the texts.
+        Pass either ``candidates``, with ``prompt``, or the ``rank_id`` of the ranking that showed the texts.
 
         Args:
             index: Index of the picked text in ``candidates``, or in the documents of the ranking's request.
@@ -285,7 +285,7 @@ class FeedbackClient(BaseClient):
 
             client.vote(user="ana", prompt="Tea?", text="Yes.", value=1)
 
-        Give either ``text``, with ``prompt``, or the ``rank_id`` and ``index`` of a text that a ranking showed.
+        Pass either ``text``, with ``prompt``, or the ``rank_id`` and ``index`` of a text that a ranking showed.
 
         Args:
             value: +1 or -1.
@@ -335,7 +335,7 @@ class FeedbackClient(BaseClient):
 
             client.rate(user="ana", prompt="Tea?", text="Yes.", value=4, scale=(1, 5), source="stars")
 
-        Give either ``text``, with ``prompt``, or the ``rank_id`` and ``index`` of a text that a ranking showed.
+        Pass either ``text``, with ``prompt``, or the ``rank_id`` and ``index`` of a text that a ranking showed.
 
         Args:
             value: Rating, within ``scale``.
@@ -346,8 +346,7 @@ class FeedbackClient(BaseClient):
             index: Index of the text in the documents of the ranking's request.
             user: User who judged. Defaults to the client's user.
             weight: How much the judgement counts, in (0, 1]. Defaults to 1.
-            source: Where the rating comes from, for example ``stars``. Raters use each source's scale differently, so
-                each is learned separately.
+            source: Where the rating comes from, for example ``stars``. The model has a rating scale for each source.
             event_id: Your own id of the event. An event that is sent again with the same id counts once, and `retract`
                 can name it.
             timestamp: Time of the judgement, with a time zone. Defaults to the time of the request.
