@@ -40,6 +40,7 @@ PHRASES = {
         "`scripts/unasync.py` generates it from the asynchronous half."
     ),
     "Tasks of one event loop can share": "Threads can share",
+    "an ``async with`` block": "a ``with`` block",
 }
 
 
@@ -125,7 +126,7 @@ def generate(package: Path) -> dict[str, str]:
             source = HEADER.format(name=path.name) + translator.translate(path.read_text("utf-8"))
             (Path(folder) / path.name).write_text(source, "utf-8")
         ruff = [sys.executable, "-m", "ruff"]
-        options = ["--quiet", "--no-cache", "--config", ROOT / "pyproject.toml", folder]
+        options = ["--quiet", "--no-cache", "--config", str(ROOT / "pyproject.toml"), folder]
         subprocess.run([*ruff, "check", "--select", "F401,I001", "--fix", *options], check=True)
         subprocess.run([*ruff, "format", *options], check=True)
         files = {path.name: path.read_text("utf-8") for path in sorted(Path(folder).glob("*.py"))}

@@ -106,8 +106,8 @@ class AsyncClient(AsyncFeedbackClient):
         """Return the documents in the user's order of preference, best first.
 
             ranking = await client.rerank(query="Tea?", documents=["Yes.", "No, thank you."], user="ana")
-            best = ranking.results[0].index
-            await client.choose(rank_id=ranking.id, index=best, user="ana")
+            picked = ranking.results[0].index  # the user picked the first result
+            await client.choose(rank_id=ranking.id, index=picked, user="ana")
 
         Args:
             query: Prompt that the documents answer.

@@ -25,7 +25,7 @@ class Client(FeedbackClient):
             ranking = ana.rerank(query="Coffee?", documents=["No.", "I am afraid I have to decline."])
             print(ranking.order)
 
-    Threads can share a client. Call `close` when you are done, or use an ``with`` block.
+    Threads can share a client. Call `close` when you are done, or use a ``with`` block.
 
     Args:
         base_url: Address of the server. Defaults to ``PENCHANT_BASE_URL``, else ``http://127.0.0.1:8642``.
@@ -107,8 +107,8 @@ class Client(FeedbackClient):
         """Return the documents in the user's order of preference, best first.
 
             ranking = client.rerank(query="Tea?", documents=["Yes.", "No, thank you."], user="ana")
-            best = ranking.results[0].index
-            client.choose(rank_id=ranking.id, index=best, user="ana")
+            picked = ranking.results[0].index  # the user picked the first result
+            client.choose(rank_id=ranking.id, index=picked, user="ana")
 
         Args:
             query: Prompt that the documents answer.
