@@ -35,8 +35,10 @@ def test_the_client_contract_names_every_sdk_module() -> None:
     (contract,) = [
         c for c in PROJECT["tool"]["importlinter"]["contracts"] if c["name"].startswith("clients/")
     ]
-    modules = {f"penchant.{path.stem}" for path in (ROOT / "clients/python").glob("*.py")}
-    modules = modules - {"penchant.__init__"} | {"penchant"}
+    sdk = ROOT / "clients/python"
+    modules = {f"penchant.{path.stem}" for path in sdk.glob("*.py")} - {"penchant.__init__"} | {"penchant"}
+    for init in sdk.glob("*/__init__.py"):
+        modules |= {f"penchant.{init.parent.name}", f"penchant.{init.parent.name}.**"}
     assert set(contract["source_modules"]) == modules
 
 

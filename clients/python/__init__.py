@@ -1,18 +1,23 @@
-"""penchant: the Python SDK.
+"""penchant: the Python SDK of a server that ranks text for each user.
 
     from penchant import Client
 
     with Client() as client:
         ana = client.for_user("ana")
         ana.prefer(prompt="How do I boil an egg?", chosen="Ten minutes.", rejected="It depends on …")
-        ana.rerank(query="How do I cook rice?", documents=["Lid on, twelve minutes.", "Rice is …"]).order
+        ranking = ana.rerank(query="How do I cook rice?", documents=["Lid on, twelve minutes.", "Rice is …"])
+        print(ranking.order)
 
-Needs httpx and pydantic, nothing else; the model runs in the server (``pip install 'penchant[server,cpu]'``).
+`AsyncClient` has the same methods for asyncio. The SDK needs only httpx and pydantic. The model runs in the server; to
+install that too, run ``pip install 'penchant[server,cpu]'``.
 """
 
-from penchant._async_client import AsyncClient
-from penchant._client import Client
-from penchant._pages import AsyncPage, Page
+# In reading order: `_async` holds the client, from which scripts/unasync.py generates `_sync`. Both share `_calls` and
+# `_events` (what to send), `_http` (requests and responses), `_responses` (models of results), `_retry`, `_config` and
+# `errors`. `langchain` and `llama_index` are adapters.
+
+from penchant._async.client import AsyncClient
+from penchant._async.pages import AsyncPage
 from penchant._responses import (
     AttributeReason,
     BestOfN,
@@ -33,6 +38,8 @@ from penchant._responses import (
     User,
     UserExport,
 )
+from penchant._sync.client import Client
+from penchant._sync.pages import Page
 from penchant.errors import (
     APIConnectionError,
     APIError,

@@ -1,13 +1,11 @@
-"""Each endpoint as a value: what to send and how to read the answer, the same for both clients.
+"""Describes the call of each endpoint: what to send, and how to parse the response. This module does no I/O.
 
-A function here is named for the method that uses it and does no input or output, so that `Client` and
-`AsyncClient` differ in the word ``await`` alone.
+Both clients share these descriptions. The client method of a call documents its fields.
 """
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
@@ -18,58 +16,50 @@ __all__ = [
     "Document",
     "Strategy",
     "best_of_n",
-    "choice",
+    "check_readiness",
     "delete_user",
-    "edit",
     "export_user",
-    "feedback",
-    "feedback_event",
     "get_user",
+    "list_feedback",
+    "list_models",
     "merge_users",
-    "models",
-    "preference",
-    "ranking",
-    "rating",
-    "ready",
     "rerank",
-    "retraction",
     "score",
-    "user_feedback",
-    "vote",
+    "send_event",
+    "send_events",
 ]
 
 T = TypeVar("T")
 
 Document = str | Mapping[str, Any]
-"""A text, or a mapping with ``text``."""
-
-Field = str | float | Mapping[str, Any] | None
+"""A text, or a mapping that holds it under ``text``."""
 
 Strategy = Literal["mean", "lower_bound", "thompson"]
-"""How best-of-n treats uncertainty. A server may serve fewer; it says so with 422."""
+"""How best-of-n treats uncertainty. A server refuses strategies that it does not support with status 422."""
 
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request and how to read its answer.
+    """One request, and how to parse its response.
 
     Attributes:
         method: HTTP method.
-        path: Raw path, percent-encoded already.
-        read: Status and decoded JSON (None for an empty body) to the value that the method returns.
-        json: Body.
-        params: Query.
-        idempotency_key: Sent with the first try and each retry.
-        expected: Statuses besides 2xx that are answers rather than errors.
+        path: Raw path, already percent-encoded.
+        parse: Function from the status and the decoded JSON (None for an empty body) to the value that the client
+            method returns.
+        json: Body of the request.
+        params: Query parameters.
+        idempotency_key: Key that is sent with the first attempt and each retry.
+        expected_statuses: Statuses outside 2xx that are results rather than errors.
     """
 
     method: str
     path: str
-    read: Callable[[int, object], T]
+    parse: Callable[[int, object], T]
     json: Mapping[str, Any] | None = None
     params: Mapping[str, str | int] = field(default_factory=dict)
     idempotency_key: str | None = None
-    expected: frozenset[int] = frozenset()
+    expected_statuses: frozenset[int] = frozenset()
 
 
 def score(
@@ -81,7 +71,7 @@ def score(
     model: str | None,
 ) -> Call[responses.Scores]:
     body = {"queries": queries, "documents": documents, "user": user, "explain": explain, "model": model}
-    return Call("POST", "/v1/score", _to(responses.Scores), _given(body))
+    return Call("POST", "/v1/score", _build_parser(responses.Scores), _drop_none(body))
 
 
 def rerank(
@@ -105,7 +95,7 @@ def rerank(
         "explain": explain,
         "model": model,
     }
-    return Call("POST", "/v1/rerank", _to(responses.Ranking), _given(body))
+    return Call("POST", "/v1/rerank", _build_parser(responses.Ranking), _drop_none(body))
 
 
 def best_of_n(
@@ -127,137 +117,95 @@ def best_of_n(
         "n_return": n_return,
         "explain": explain,
     }
-    return Call("POST", "/v1/best-of-n", _to(responses.BestOfN), _given(body))
+    return Call("POST", "/v1/best-of-n", _build_parser(responses.BestOfN), _drop_none(body))
 
 
-def feedback(
+def send_events(
     events: Sequence[Mapping[str, Any]], user: str | None, idempotency_key: str | None
 ) -> Call[responses.FeedbackReceipt]:
-    key = _key(idempotency_key)
-    body = [{"event_id": f"{key}-{index}", **_for_user(user), **event} for index, event in enumerate(events)]
-    return _send_feedback({"events": body}, key)
+    key = _choose_key(idempotency_key)
+    body = [
+        {"event_id": f"{key}-{index}", **_build_user_field(user), **event}
+        for index, event in enumerate(events)
+    ]
+    return _post_feedback({"events": body}, key)
 
 
-def feedback_event(event: Mapping[str, Any], user: str | None) -> Call[responses.FeedbackReceipt]:
-    """One bare event, so that a bad one is an error rather than an entry in ``rejected``."""
-    key = _key(None)
-    return _send_feedback({"event_id": key, **_for_user(user), **_given(event)}, key)
-
-
-def preference(*, timestamp: datetime | None, **fields: Field) -> dict[str, Any]:
-    return {"type": "preference", "timestamp": _rfc3339(timestamp), **fields}
-
-
-def choice(
-    *,
-    candidates: Sequence[str] | None,
-    seen: Sequence[int] | None,
-    timestamp: datetime | None,
-    **fields: Field,
-) -> dict[str, Any]:
-    shown = {"candidates": _listed(candidates), "seen": _listed(seen)}
-    return {"type": "choice", "timestamp": _rfc3339(timestamp), **fields, **shown}
-
-
-def ranking(
-    *, order: Sequence[str | Sequence[str]], timestamp: datetime | None, **fields: Field
-) -> dict[str, Any]:
-    groups = [[tied] if isinstance(tied, str) else list(tied) for tied in order]
-    return {"type": "ranking", "order": groups, "timestamp": _rfc3339(timestamp), **fields}
-
-
-def edit(*, timestamp: datetime | None, **fields: Field) -> dict[str, Any]:
-    return {"type": "edit", "timestamp": _rfc3339(timestamp), **fields}
-
-
-def retraction(*, timestamp: datetime | None, **fields: Field) -> dict[str, Any]:
-    return {"type": "retract", "timestamp": _rfc3339(timestamp), **fields}
-
-
-def vote(*, timestamp: datetime | None, **fields: Field) -> dict[str, Any]:
-    return {"type": "vote", "timestamp": _rfc3339(timestamp), **fields}
-
-
-def rating(*, scale: tuple[float, float], timestamp: datetime | None, **fields: Field) -> dict[str, Any]:
-    return {"type": "rating", "scale": list(scale), "timestamp": _rfc3339(timestamp), **fields}
+def send_event(event: Mapping[str, Any], user: str | None) -> Call[responses.FeedbackReceipt]:
+    """Describe a call with one bare event. If that is invalid, the call raises instead of listing it in ``rejected``."""
+    key = _choose_key(None)
+    return _post_feedback({"event_id": key, **_build_user_field(user), **_drop_none(event)}, key)
 
 
 def get_user(user: str) -> Call[responses.User]:
-    return Call("GET", _user_path(user), _to(responses.User))
+    return Call("GET", _build_user_path(user), _build_parser(responses.User))
 
 
-def user_feedback(
+def list_feedback(
     user: str, limit: int | None, cursor: str | None
 ) -> Call[responses.Listing[responses.LoggedEvent]]:
-    params = _given({"limit": limit, "cursor": cursor})
+    params = _drop_none({"limit": limit, "cursor": cursor})
     return Call(
-        "GET", f"{_user_path(user)}/feedback", _to(responses.Listing[responses.LoggedEvent]), params=params
+        "GET",
+        f"{_build_user_path(user)}/feedback",
+        _build_parser(responses.Listing[responses.LoggedEvent]),
+        params=params,
     )
 
 
 def delete_user(user: str) -> Call[None]:
-    return Call("DELETE", _user_path(user), lambda _status, _body: None)
+    return Call("DELETE", _build_user_path(user), lambda _status, _body: None)
 
 
 def export_user(user: str) -> Call[responses.UserExport]:
-    return Call("GET", f"{_user_path(user)}/export", _to(responses.UserExport))
+    return Call("GET", f"{_build_user_path(user)}/export", _build_parser(responses.UserExport))
 
 
 def merge_users(user: str, provisional: str) -> Call[responses.Merged]:
-    return Call("POST", f"{_user_path(user)}/merge", _to(responses.Merged), {"from": provisional})
+    return Call(
+        "POST", f"{_build_user_path(user)}/merge", _build_parser(responses.Merged), {"from": provisional}
+    )
 
 
-def models(cursor: str | None = None) -> Call[responses.Listing[responses.ModelCard]]:
+def list_models(cursor: str | None = None) -> Call[responses.Listing[responses.ModelCard]]:
     params = {"cursor": cursor} if cursor else {}
-    return Call("GET", "/v1/models", _to(responses.Listing[responses.ModelCard]), params=params)
+    return Call("GET", "/v1/models", _build_parser(responses.Listing[responses.ModelCard]), params=params)
 
 
-def ready() -> Call[responses.Readiness]:
-    def read(status: int, body: object) -> responses.Readiness:
+def check_readiness() -> Call[responses.Readiness]:
+    def parse(status: int, body: object) -> responses.Readiness:
         checks = body if isinstance(body, dict) else {}
         return responses.Readiness.model_validate({**checks, "ready": status == 200})
 
-    return Call("GET", "/readyz", read, expected=frozenset({503}))
+    return Call("GET", "/readyz", parse, expected_statuses=frozenset({503}))
 
 
-def _to(model: type[responses.ResponseT]) -> Callable[[int, object], responses.ResponseT]:
+def _build_parser(model: type[responses.ResponseT]) -> Callable[[int, object], responses.ResponseT]:
     return lambda _status, body: model.model_validate(body)
 
 
-def _send_feedback(body: Mapping[str, Any], key: str) -> Call[responses.FeedbackReceipt]:
-    return Call("POST", "/v1/feedback", _to(responses.FeedbackReceipt), body, idempotency_key=key)
+def _post_feedback(body: Mapping[str, Any], key: str) -> Call[responses.FeedbackReceipt]:
+    return Call("POST", "/v1/feedback", _build_parser(responses.FeedbackReceipt), body, idempotency_key=key)
 
 
-def _key(given: str | None) -> str:
-    """The call's idempotency key. Event ids follow from it, so that no retry can count an event twice."""
-    return given or f"call_{uuid.uuid4().hex}"
+def _choose_key(idempotency_key: str | None) -> str:
+    """Return the idempotency key. Event ids derive from it, so that no retry can count an event twice."""
+    return idempotency_key or f"call_{uuid.uuid4().hex}"
 
 
-def _for_user(user: str | None) -> dict[str, str]:
+def _build_user_field(user: str | None) -> dict[str, str]:
     return {} if user is None else {"user": user}
 
 
-def _rfc3339(moment: datetime | None) -> str | None:
-    if moment is None:
-        return None
-    if moment.tzinfo is None:
-        raise ValueError("timestamp has no time zone: datetime.now(UTC) has")
-    return moment.isoformat()
-
-
-def _listed(values: Sequence[object] | None) -> list[object] | None:
-    return None if values is None else list(values)
-
-
-def _given(body: Mapping[str, Any]) -> dict[str, Any]:
+def _drop_none(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
-def _user_path(user: str) -> str:
-    """The user's raw path, with every reserved character encoded (``/`` is ``%2F``, ``%`` is ``%25``)."""
+def _build_user_path(user: str) -> str:
+    """Build the user's raw path, with every reserved character encoded (``/`` is ``%2F``, ``%`` is ``%25``)."""
     if not user:
-        raise ValueError("user is empty: a user id has 1 to 128 characters")
+        raise ValueError("`user` is empty; a user id has 1 to 128 characters.")
     encoded = quote(user, safe="")
-    if set(encoded) == {"."}:  # quote leaves dots alone, and a path of dots means another path
+    if set(encoded) == {"."}:  # quote keeps dots, and clients resolve "." and ".." in a path
         encoded = encoded.replace(".", "%2E")
     return f"/v1/users/{encoded}"

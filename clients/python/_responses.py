@@ -1,4 +1,4 @@
-"""What the server answers. Every model keeps fields it does not know, so that a newer server is no error."""
+"""Models of the server's responses. They keep unknown fields, so that the SDK works with newer servers."""
 
 from typing import Any, Generic, TypeVar
 
@@ -34,7 +34,7 @@ __all__ = [
 
 
 class Response(BaseModel):
-    """Base of all: immutable, unknown fields kept as attributes."""
+    """Base of all response models. Instances are immutable and keep unknown fields as attributes."""
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
@@ -43,20 +43,20 @@ ResponseT = TypeVar("ResponseT", bound=Response)
 
 
 class Usage(Response):
-    """Tokens that the request cost."""
+    """Number of tokens in the request."""
 
     prompt_tokens: int = 0
     total_tokens: int = 0
 
 
 class Personalization(Response):
-    """Who a ranking was for, and from how much feedback.
+    """Whose taste a ranking follows, and how much feedback that taste was learned from.
 
     Attributes:
-        user: The user whose taste ranked, or None where the population did.
-        state: ``population`` where nothing of the user's own was known, else the server's word for it.
-        feedback_events: Events behind the user's state.
-        posterior_version: Grows with each event learned; join key for logs.
+        user: User whose taste counted, or None for the population.
+        state: ``population`` if nothing is known of the user, else ``personal``.
+        feedback_events: Number of events that the user's state was learned from.
+        posterior_version: Version of the user's state. It grows with each event and joins rankings to logs.
     """
 
     user: str | None = None
@@ -66,7 +66,7 @@ class Personalization(Response):
 
 
 class Document(Response):
-    """A document sent back, where ``return_documents`` asked for it."""
+    """Text of a ranked document, present if ``return_documents`` was set."""
 
     text: str
 
@@ -75,11 +75,12 @@ class Part(Response):
     """One term of a utility.
 
     Attributes:
-        name: An attribute of the text, or ``content``, ``memory``, ``constant`` (shared), ``threshold`` (personal).
-        personal: Whether it is how this user departs from the population, or shared taste.
-        label: In plain language; of an attribute, which way the candidate stands out, liked or not.
-        value: In units of utility.
-        std: Its standard deviation over what is known of the user; 0 of shared taste.
+        name: Name of an attribute of the text, or ``content``, ``memory``, ``constant`` (shared) or ``threshold``
+            (personal).
+        personal: Whether the term is this user's difference from the population, rather than taste that all share.
+        label: Description in plain language. For an attribute, it tells in which direction the candidate stands out.
+        value: Value in units of utility.
+        std: Standard deviation of the value, given what is known of the user. 0 for shared taste.
     """
 
     name: str
@@ -90,14 +91,15 @@ class Part(Response):
 
 
 class Explanation(Response):
-    """Why a candidate got its utility, and what moved it for this user.
+    """Why a candidate got its utility, and what moved it up or down for this user.
 
     Attributes:
-        utility: Posterior mean: the values of ``parts`` sum to it.
-        parts: Shared and personal, largest value first, whatever its sign.
-        shift: How far it moved for this user against the other candidates: the values of ``moved`` sum to it.
-        moved: The personal parts of the shift, largest value first.
-        population_rank: Its place among the candidates for anybody, 1 is first.
+        utility: Posterior mean of the utility. The values of ``parts`` add up to it.
+        parts: Shared and personal terms, largest absolute value first.
+        shift: How far the candidate moved for this user, relative to the other candidates. The values of ``moved`` add
+            up to it.
+        moved: Personal terms of the shift, largest absolute value first.
+        population_rank: Rank of the candidate for the population, counted from 1.
     """
 
     utility: float
@@ -111,11 +113,11 @@ class RankedDocument(Response):
     """One document of a ranking.
 
     Attributes:
-        index: Its place in the request's ``documents``.
-        relevance_score: P(this user prefers it to the population's median answer), in [0, 1].
-        score_std: Standard deviation of its utility, where the server tells it.
-        document: The text, where ``return_documents`` asked for it.
-        explanation: Where ``explain`` asked for it.
+        index: Index of the document in the request's ``documents``.
+        relevance_score: P(the user prefers the document to the population's median answer), in [0, 1].
+        score_std: Standard deviation of the document's utility, or None if the server does not report it.
+        document: The text, if ``return_documents`` was set.
+        explanation: The explanation, if ``explain`` was set.
     """
 
     index: int
@@ -126,14 +128,27 @@ class RankedDocument(Response):
 
 
 class RankingMeta(Response):
-    """Beside the results: whose taste, and what was cut."""
+    """Information about a ranking.
+
+    Attributes:
+        personalization: Whose taste the ranking follows.
+        warnings: Warnings of the server, for example about texts that were cut.
+    """
 
     personalization: Personalization = Field(default_factory=Personalization)
     warnings: list[Any] = Field(default_factory=list)
 
 
 class Ranking(Response):
-    """Documents, best first. ``id`` joins later feedback to what was shown."""
+    """Documents in a user's order of preference.
+
+    Attributes:
+        id: Id of the ranking. For a day, feedback on these documents can name it as ``rank_id``.
+        model: Name of the model that ranked.
+        results: Documents, best first.
+        meta: Whose taste the ranking follows, and warnings.
+        usage: Number of tokens in the request.
+    """
 
     id: str
     model: str | None = None
@@ -143,12 +158,20 @@ class Ranking(Response):
 
     @property
     def order(self) -> list[int]:
-        """Indices of the request's documents, best first."""
+        """Indices of the documents in the request, best first."""
         return [result.index for result in self.results]
 
 
 class Score(Response):
-    """One text's utility for the user: raw (unbounded), with its standard deviation."""
+    """Utility of one text.
+
+    Attributes:
+        index: Index of the text in the request's ``documents``.
+        score: Posterior mean of the utility, raw and unbounded.
+        std: Standard deviation of the utility, or None if the server does not report it.
+        probability: P(the user prefers the text to the population's median answer), or None if not reported.
+        explanation: The explanation, if ``explain`` was set.
+    """
 
     index: int
     score: float
@@ -158,7 +181,14 @@ class Score(Response):
 
 
 class Scores(Response):
-    """Scores in the order of the request."""
+    """Utilities of texts.
+
+    Attributes:
+        id: Id of the request. For a day, feedback on these texts can name it as ``rank_id``.
+        model: Name of the model that scored.
+        data: Scores in the order of the request.
+        usage: Number of tokens in the request.
+    """
 
     id: str
     model: str | None = None
@@ -170,11 +200,11 @@ class Candidate(Response):
     """One candidate of best-of-n.
 
     Attributes:
-        index: Its place in the request's ``candidates``.
-        score: Mean utility.
-        probability_best: P(it has the highest utility of all candidates).
-        probability_acceptable: P(the user would vote +1).
-        explanation: Where ``explain`` asked for it.
+        index: Index of the candidate in the request's ``candidates``.
+        score: Posterior mean of the utility.
+        probability_best: P(the candidate has the highest utility of all candidates).
+        probability_acceptable: P(the user finds the candidate good enough, that is, would vote +1).
+        explanation: The explanation, if ``explain`` was set.
     """
 
     index: int
@@ -185,7 +215,14 @@ class Candidate(Response):
 
 
 class BestOfN(Response):
-    """The candidate to show. ``best`` is None, and ``accepted`` False, where none reached the threshold."""
+    """The best of several candidates, if it is good enough.
+
+    Attributes:
+        id: Id of the request. For a day, feedback on these candidates can name it as ``rank_id``.
+        best: Candidate to show, or None if no candidate reaches ``accept_threshold``.
+        accepted: Whether a candidate reaches the threshold.
+        results: Candidates, highest score first.
+    """
 
     id: str
     best: Candidate | None = None
@@ -194,14 +231,25 @@ class BestOfN(Response):
 
 
 class RejectedEvent(Response):
-    """An event of a batch that was not taken: ``problem`` says why, ``index`` which."""
+    """An event of a batch that was not learned.
+
+    Attributes:
+        index: Index of the event in the request's ``events``.
+        problem: Problem details that say what is wrong with the event.
+    """
 
     index: int
     problem: Any
 
 
 class TouchedUser(Response):
-    """A user whose state an event changed."""
+    """State of a user after the request.
+
+    Attributes:
+        user: User id.
+        posterior_version: Version of the user's state, which grows with each event.
+        feedback_events: Number of events that the state was learned from.
+    """
 
     user: str
     posterior_version: int | str | None = None
@@ -209,7 +257,14 @@ class TouchedUser(Response):
 
 
 class FeedbackReceipt(Response):
-    """What became of the events. What is accepted is on disk, and the user's next ranking reflects it."""
+    """Result of sending feedback. Accepted events are on disk, and the user's next ranking reflects them.
+
+    Attributes:
+        accepted: Number of events that were learned.
+        duplicates: Number of events that were already known and are not counted again.
+        rejected: Events that are invalid.
+        users: State of each user whose events were accepted or already known.
+    """
 
     accepted: int
     duplicates: int = 0
@@ -218,15 +273,15 @@ class FeedbackReceipt(Response):
 
 
 class AttributeReason(Response):
-    """What the user makes of one attribute of a text beyond what the population makes of it.
+    """How much more, or less, the user likes one attribute of a text than the population does.
 
     Attributes:
-        name: The attribute.
-        label: What the user prefers, by the sign of the effect.
-        effect: Of one standard deviation more of it, all else equal, in units of utility.
-        std: Its standard deviation.
+        name: Name of the attribute.
+        label: Which direction of the attribute the user prefers, in plain language.
+        effect: Effect on the utility of one standard deviation more of the attribute, all else being equal.
+        std: Standard deviation of the effect.
         probability: P(effect > 0).
-        told: Whether this is a reason to name, rather than something that is not known.
+        told: Whether the reason is certain enough to be named to the user.
     """
 
     name: str
@@ -241,10 +296,10 @@ class TextReason(Response):
     """A text that the user judged and likes more, or less, than others do.
 
     Attributes:
-        text: The text, as an answer to
-        prompt: this.
-        value: What the user departs by, in units of utility.
-        std: Its standard deviation.
+        text: The text.
+        prompt: Prompt that the text answers.
+        value: Difference from the population, in units of utility.
+        std: Standard deviation of the difference.
         probability: P(value > 0).
     """
 
@@ -256,22 +311,27 @@ class TextReason(Response):
 
 
 class Reasons(Response):
-    """How a user differs from the population. Attributes that are told come first; texts by falling value."""
+    """How a user differs from the population.
+
+    Attributes:
+        attributes: Attributes of texts. Those that are ``told`` come first.
+        texts: Texts that the user judged, highest value first.
+    """
 
     attributes: list[AttributeReason] = Field(default_factory=list)
     texts: list[TextReason] = Field(default_factory=list)
 
 
 class User(Response):
-    """What is known of a user; the server may tell more than is named here.
+    """What is known of a user. The server may return more fields than are listed here.
 
     Attributes:
-        user: The id.
-        state: ``personal`` or ``population``.
-        feedback_events: Events behind the state.
-        posterior_version: Grows with each event learned.
-        archetype_weights: How much the user is like each of the population's archetypes; they sum to 1.
-        reasons: How the user differs from the population, where the server can tell.
+        user: User id.
+        state: ``personal``, or ``population`` if nothing is known of the user.
+        feedback_events: Number of events that the state was learned from.
+        posterior_version: Version of the state. It grows with each event.
+        archetype_weights: Weights of the archetypes that the user resembles. They add up to 1.
+        reasons: How the user differs from the population, or None if the server does not report it.
     """
 
     user: str
@@ -283,7 +343,13 @@ class User(Response):
 
 
 class Listing(Response, Generic[ResponseT]):
-    """``{data, has_more?, next_cursor?}``; a list without the last two is whole."""
+    """One page of a list as the server returns it. A list without a cursor is complete.
+
+    Attributes:
+        data: Items of the page.
+        has_more: Whether another page follows.
+        next_cursor: Cursor of the next page, if there is one.
+    """
 
     data: tuple[ResponseT, ...]
     has_more: bool = False
@@ -291,32 +357,41 @@ class Listing(Response, Generic[ResponseT]):
 
     @property
     def cursor(self) -> str | None:
-        """What the next page is asked for with; None at the end."""
+        """Cursor of the next page. None on the last page."""
         return self.next_cursor if self.has_more else None
 
 
 class ModelCard(Response):
-    """A model that rankings may name, with its limits."""
+    """A model that a ranking may name. Its limits are kept as additional fields.
+
+    Attributes:
+        id: Name of the model.
+    """
 
     id: str
 
 
 class LoggedEvent(Response):
-    """An event of a user's log: ``event`` is what was sent."""
+    """An event in a user's log.
+
+    Attributes:
+        event_id: Id of the event.
+        event: The event as it was sent.
+    """
 
     event_id: str
     event: dict[str, Any]
 
 
 class UserExport(Response):
-    """All that is held on a user; the server tells more of each than is named here.
+    """All data that the server holds on a user. The server may return more fields than are listed here.
 
     Attributes:
-        user: The id.
-        events: The log, oldest first.
-        states: What every bundle made of it.
-        rankings: What was shown.
-        stored_answers: What kept answers say of the user.
+        user: User id.
+        events: Feedback log, oldest event first.
+        states: State of the user under each bundle.
+        rankings: Rankings that the user was shown.
+        stored_answers: What stored idempotent responses contain about the user.
     """
 
     user: str
@@ -327,12 +402,12 @@ class UserExport(Response):
 
 
 class Merged(Response):
-    """Where a user stands after a merge.
+    """State of a user after a merge.
 
     Attributes:
-        user: The id that is left.
-        merged_events: Events that were given to it; 0 where there was nothing to merge.
-        feedback_events: Events of the user now.
+        user: Id of the user that received the feedback.
+        merged_events: Number of events that were moved. 0 if there was nothing to merge.
+        feedback_events: Number of events that the user has after the merge.
     """
 
     user: str
@@ -341,7 +416,12 @@ class Merged(Response):
 
 
 class Readiness(Response):
-    """Whether the server can answer; true in a condition exactly if it can. ``checks`` says what it lacks."""
+    """Whether the server can serve requests. An instance is true in a condition if it can.
+
+    Attributes:
+        ready: Whether the server can serve requests.
+        checks: Result of each check of the server.
+    """
 
     ready: bool
     checks: Any = None

@@ -1,22 +1,27 @@
-"""What can go wrong, as one tree.
+"""The errors that the SDK raises, as one tree.
 
-    PenchantError                         everything below; also a client that was set up wrongly
+    PenchantError                         any error of this package, such as a malformed base_url or api_key
     └─ APIError                           a call did not succeed
-       ├─ APIStatusError                  the server answered with an error: status, code, request_id
+       ├─ APIStatusError                  the server responded with an error: status, code, request_id
        │  ├─ BadRequestError              400
        │  ├─ AuthenticationError          401
        │  ├─ PermissionDeniedError        403
        │  ├─ NotFoundError                404
-       │  ├─ ConflictError                409  the same idempotency key is in flight
+       │  ├─ ConflictError                409  another request with this idempotency key is in progress
        │  ├─ PayloadTooLargeError         413
        │  ├─ UnprocessableEntityError     422
        │  ├─ RateLimitError               429
        │  └─ InternalServerError          5xx
-       ├─ APIResponseValidationError      the server answered with success, in a shape that is not ours
-       └─ APIConnectionError              no answer came
-          └─ APITimeoutError              … within the time allowed
+       ├─ APIResponseValidationError      the response is successful, but its shape is unknown
+       └─ APIConnectionError              no response was received
+          └─ APITimeoutError              no response was received in time
 
-An error message holds what the server said, never what was sent: no texts, no key.
+Error messages quote the server's response, never the request. They contain no texts and no API key.
+
+    try:
+        client.users.get(user="ana")
+    except penchant.NotFoundError as error:
+        print(error.code, error.request_id)
 """
 
 from collections.abc import Mapping
@@ -42,7 +47,7 @@ __all__ = [
 
 
 class PenchantError(Exception):
-    """The root of every error that this package raises."""
+    """Base of every error that this package defines."""
 
 
 class APIError(PenchantError):
@@ -50,15 +55,16 @@ class APIError(PenchantError):
 
 
 class APIStatusError(APIError):
-    """The server answered with an error.
+    """The server responded with an error.
 
     Attributes:
+        message: Error message, which `str` returns too.
         status: HTTP status.
-        code: The server's stable name for the problem (``user_not_found``), or None from a proxy's answer.
-        request_id: What to quote when asking about it, or None.
-        errors: Which fields were refused: each has ``pointer`` (JSON pointer) and ``detail``.
-        retry_after_s: How long the server asks to wait, in seconds, or None.
-        body: The whole decoded answer: a mapping (problem+json), or text.
+        code: The server's stable name for the problem, such as ``user_not_found``. None if a proxy responded.
+        request_id: Id of the request, to quote in a bug report. None if the response has none.
+        errors: Fields that the server refused. Each has a ``pointer`` (JSON pointer) and a ``detail``.
+        retry_after_s: Seconds that the server asks to wait before a retry. None if it does not ask for a wait.
+        body: Decoded body of the response: a mapping (problem+json) or text.
     """
 
     def __init__(
@@ -82,59 +88,59 @@ class APIStatusError(APIError):
         self.body = body
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Keyword-only arguments do not survive the default, and errors cross process borders in workers.
-        return _restore, (type(self), self.message, dict(self.__dict__))
+        # Pickle cannot pass keyword-only arguments by default, and worker processes pickle the errors they raise.
+        return _restore_error, (type(self), self.message, dict(self.__dict__))
 
 
 class BadRequestError(APIStatusError):
-    """400: the request contradicts itself (two different users, for example)."""
+    """400: the request contradicts itself, for example by naming two different users."""
 
 
 class AuthenticationError(APIStatusError):
-    """401: no key, or not a valid one."""
+    """401: the API key is missing or invalid."""
 
 
 class PermissionDeniedError(APIStatusError):
-    """403: the key may not do this."""
+    """403: the API key does not permit this call."""
 
 
 class NotFoundError(APIStatusError):
-    """404: no such user, model or path."""
+    """404: the user, model or path does not exist."""
 
 
 class ConflictError(APIStatusError):
-    """409: a request with the same idempotency key is still in flight."""
+    """409: another request with the same idempotency key is still in progress."""
 
 
 class PayloadTooLargeError(APIStatusError):
-    """413: the request is larger than the server takes."""
+    """413: the request is larger than the server accepts."""
 
 
 class UnprocessableEntityError(APIStatusError):
-    """422: a field is missing, wrong or out of range; ``errors`` names it."""
+    """422: a field is missing, wrong or out of range. ``errors`` names it."""
 
 
 class RateLimitError(APIStatusError):
-    """429: too many requests; ``retry_after_s`` says how long to wait."""
+    """429: too many requests. ``retry_after_s`` is the time to wait, in seconds."""
 
 
 class InternalServerError(APIStatusError):
-    """5xx: the server, or something before it, failed."""
+    """5xx: the server, or a proxy in front of it, failed."""
 
 
 class APIResponseValidationError(APIError):
-    """A successful answer did not have the documented shape: most often not a penchant server."""
+    """A successful response does not have the documented shape. Usually the address is not that of a penchant server."""
 
 
 class APIConnectionError(APIError):
-    """No answer came: refused, reset, or the name is unknown. The cause is chained."""
+    """No response was received: the connection was refused or reset, or the host is unknown. The cause is chained."""
 
 
 class APITimeoutError(APIConnectionError):
-    """No answer came within the time allowed."""
+    """No response was received within the timeout."""
 
 
-_BY_STATUS: Final[dict[int, type[APIStatusError]]] = {
+_CLASSES_BY_STATUS: Final[dict[int, type[APIStatusError]]] = {
     400: BadRequestError,
     401: AuthenticationError,
     403: PermissionDeniedError,
@@ -146,12 +152,12 @@ _BY_STATUS: Final[dict[int, type[APIStatusError]]] = {
 }
 
 
-def class_for_status(status: int) -> type[APIStatusError]:
-    """The error class that a status raises."""
-    return _BY_STATUS.get(status, InternalServerError if status >= 500 else APIStatusError)
+def find_error_class(status: int) -> type[APIStatusError]:
+    """Return the error class for a status."""
+    return _CLASSES_BY_STATUS.get(status, InternalServerError if status >= 500 else APIStatusError)
 
 
-def _restore(cls: type[APIStatusError], message: str, state: dict[str, Any]) -> APIStatusError:
+def _restore_error(cls: type[APIStatusError], message: str, state: dict[str, Any]) -> APIStatusError:
     error = cls(message, status=state["status"])
     error.__dict__.update(state)
     return error

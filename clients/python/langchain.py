@@ -1,4 +1,4 @@
-"""LangChain: a document compressor that puts a user's documents in that user's order.
+"""A LangChain document compressor that puts documents into a user's order of preference.
 
 Needs langchain-core, which ``import penchant`` does not load.
 """
@@ -9,21 +9,28 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import ConfigDict
 
-from penchant._async_client import AsyncClient
-from penchant._client import Client
-from penchant._responses import Ranking
+from penchant._async.client import AsyncClient
+from penchant._async.langchain import arerank_documents
+from penchant._sync.client import Client
+from penchant._sync.langchain import rerank_documents
 
 __all__ = ["PenchantRerank"]
 
 
 class PenchantRerank(BaseDocumentCompressor):
-    """Ranks documents for one user; the score joins each document's metadata as ``relevance_score``.
+    """Ranks documents for one user.
+
+        compressor = PenchantRerank(client=Client(), user="ana", top_n=5)
+        documents = compressor.compress_documents(retriever.invoke(question), question)
+
+    Each returned document is a copy whose metadata also holds ``relevance_score``, and ``rank_id`` and ``rank_index``
+    for feedback on it.
 
     Attributes:
-        client: For `compress_documents`.
-        async_client: For `acompress_documents`; without one, that runs the other in a thread.
-        user: Whose taste; without one the clients' own (`Client.for_user`), else the population's.
-        top_n: How many to keep; all unless given.
+        client: Client that `compress_documents` calls.
+        async_client: Client that `acompress_documents` calls. If None, `compress_documents` runs in a thread instead.
+        user: User whose taste counts. Defaults to the client's user (`Client.for_user`), else to the population.
+        top_n: Number of documents to keep. Defaults to all.
     """
 
     client: Client
@@ -39,35 +46,13 @@ class PenchantRerank(BaseDocumentCompressor):
         query: str,
         callbacks: Callbacks = None,  # noqa: ARG002 (LangChain's signature)
     ) -> Sequence[Document]:
-        """The documents in the user's order, best first."""
-        if not documents:
-            return []
-        texts = [document.page_content for document in documents]
-        ranking = self.client.rerank(query=query, documents=texts, user=self.user, top_n=self.top_n)
-        return _reordered(documents, ranking)
+        """Return the documents in the user's order, best first."""
+        return rerank_documents(self.client, documents, query, user=self.user, top_n=self.top_n)
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks = None
     ) -> Sequence[Document]:
-        """As `compress_documents`."""
-        if self.async_client is None or not documents:
+        """Return the documents in the user's order, best first."""
+        if self.async_client is None:
             return await super().acompress_documents(documents, query, callbacks)
-        texts = [document.page_content for document in documents]
-        ranking = await self.async_client.rerank(
-            query=query, documents=texts, user=self.user, top_n=self.top_n
-        )
-        return _reordered(documents, ranking)
-
-
-def _reordered(documents: Sequence[Document], ranking: Ranking) -> list[Document]:
-    """Copies, so that a cache's documents keep their metadata; ``rank_id`` is for feedback."""
-    found = []
-    for result in ranking.results:
-        document = documents[result.index]
-        scored = {
-            "relevance_score": result.relevance_score,
-            "rank_id": ranking.id,
-            "rank_index": result.index,
-        }
-        found.append(document.model_copy(update={"metadata": {**document.metadata, **scored}}))
-    return found
+        return await arerank_documents(self.async_client, documents, query, user=self.user, top_n=self.top_n)

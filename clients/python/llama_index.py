@@ -1,4 +1,4 @@
-"""LlamaIndex: a node postprocessor that puts a user's nodes in that user's order.
+"""A LlamaIndex node postprocessor that puts nodes into a user's order of preference.
 
 Needs llama-index-core, which ``import penchant`` does not load.
 """
@@ -7,18 +7,21 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from pydantic import ConfigDict
 
-from penchant._client import Client
+from penchant._sync.client import Client
 
 __all__ = ["PenchantRerank"]
 
 
 class PenchantRerank(BaseNodePostprocessor):
-    """Ranks nodes for one user; a node's score becomes its relevance score.
+    """Ranks nodes for one user. The score of each node becomes its relevance score.
+
+        reranker = PenchantRerank(client=Client(), user="ana", top_n=5)
+        engine = index.as_query_engine(node_postprocessors=[reranker])
 
     Attributes:
-        client: The penchant client.
-        user: Whose taste; without one the client's own (`Client.for_user`), else the population's.
-        top_n: How many to keep; all unless given.
+        client: Client that sends the requests.
+        user: User whose taste counts. Defaults to the client's user (`Client.for_user`), else to the population.
+        top_n: Number of nodes to keep. Defaults to all.
     """
 
     client: Client
@@ -29,14 +32,14 @@ class PenchantRerank(BaseNodePostprocessor):
 
     @classmethod
     def class_name(cls) -> str:
-        """The name that LlamaIndex stores."""
+        """Return the name under which LlamaIndex serialises the class."""
         return "PenchantRerank"
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         if query_bundle is None:
-            raise ValueError("which query? PenchantRerank needs a query bundle")
+            raise ValueError("PenchantRerank needs a query. Pass `query_bundle` or `query_str`.")
         if not nodes:
             return []
         texts = [node.node.get_content(metadata_mode=MetadataMode.NONE) for node in nodes]

@@ -1,4 +1,4 @@
-"""The SDK and the service, together: what one sends the other understands."""
+"""The SDK against the real service."""
 
 from collections.abc import Iterator
 
@@ -42,7 +42,7 @@ def test_feedback_moves_the_next_ranking(client: Client) -> None:
     assert [s.index for s in sorted(scores.data, key=lambda s: -s.score)] == after.order
 
 
-def test_a_ranking_s_id_stands_for_its_texts(client: Client) -> None:
+def test_feedback_can_name_the_texts_of_a_ranking(client: Client) -> None:
     bo = client.for_user("sdk-bo")
     ranking = bo.rerank(query="Tea?", documents=["Yes.", "No, thank you."])
     assert bo.vote(value=1, rank_id=ranking.id, index=0).accepted == 1
@@ -59,9 +59,9 @@ def test_an_event_sent_twice_counts_once(client: Client) -> None:
     assert client.users.get(user="sdk-cy").feedback_events == 1
 
 
-def test_a_bad_event_in_a_batch_is_listed_and_alone_is_an_error(client: Client) -> None:
-    bad = {"type": "vote", "text": "Yes.", "value": 3}
-    receipt = client.feedback(events=[bad, {**bad, "value": -1}], user="sdk-di")
+def test_an_invalid_event_is_listed_in_a_batch_and_raises_on_its_own(client: Client) -> None:
+    invalid = {"type": "vote", "text": "Yes.", "value": 3}
+    receipt = client.feedback(events=[invalid, {**invalid, "value": -1}], user="sdk-di")
     assert receipt.accepted == 1
     assert [rejected.index for rejected in receipt.rejected] == [0]
     with pytest.raises(UnprocessableEntityError) as caught:
@@ -70,20 +70,20 @@ def test_a_bad_event_in_a_batch_is_listed_and_alone_is_an_error(client: Client) 
 
 
 @pytest.mark.parametrize("user", ["a/b", "100%", "a%2Fb", "zoë 花", "..", "who?#x&y=z+1"])
-def test_any_user_id_can_be_read_and_forgotten(client: Client, user: str) -> None:
-    one = client.for_user(user)
-    one.vote(value=1, text="Yes.")
-    one.vote(value=-1, text="No.")
-    one.vote(value=-1, text="Never.")
-    assert one.users.get().user == user
-    log = one.users.feedback(limit=2)
+def test_any_user_id_can_be_read_and_deleted(client: Client, user: str) -> None:
+    reader = client.for_user(user)
+    reader.vote(value=1, text="Yes.")
+    reader.vote(value=-1, text="No.")
+    reader.vote(value=-1, text="Never.")
+    assert reader.users.get().user == user
+    log = reader.users.feedback(limit=2)
     assert len(log.data) == 2
     assert [entry.event["text"] for entry in log] == ["Yes.", "No.", "Never."]
-    one.users.delete()
+    reader.users.delete()
     with pytest.raises(NotFoundError) as caught:
-        one.users.get()
+        reader.users.get()
     assert caught.value.code == "user_not_found"
-    one.users.delete()
+    reader.users.delete()
 
 
 def test_a_provisional_user_is_merged_and_exported(client: Client) -> None:
@@ -92,15 +92,15 @@ def test_a_provisional_user_is_merged_and_exported(client: Client) -> None:
     zoe = client.for_user("sdk-zoe")
     assert (zoe.users.merge(provisional="sdk-guest").merged_events, zoe.users.get().feedback_events) == (1, 2)
     assert zoe.users.merge(provisional="sdk-guest").merged_events == 0
-    told = zoe.users.export()
-    assert [logged.event["type"] for logged in told.events] == ["preference", "vote"]
-    assert told.states[0]["judgements"] == 2
+    export = zoe.users.export()
+    assert [logged.event["type"] for logged in export.events] == ["preference", "vote"]
+    assert export.states[0]["judgements"] == 2
     zoe.users.delete()
     with pytest.raises(NotFoundError):
         zoe.users.export()
 
 
-def test_every_kind_of_event_is_understood(client: Client) -> None:
+def test_every_type_of_event_is_accepted(client: Client) -> None:
     eve = client.for_user("sdk-eve")
     texts = ["Yes.", "No, thank you.", "Perhaps later, when the water boils."]
     ranking = eve.rerank(query="Tea?", documents=texts)
@@ -113,14 +113,14 @@ def test_every_kind_of_event_is_understood(client: Client) -> None:
         eve.retract(target_event_id="sdk-edit"),
     ]
     assert [receipt.users[0].feedback_events for receipt in receipts] == [1, 2, 3, 4, 5, 6]
-    kinds = [entry.event["type"] for entry in eve.users.feedback()]
-    assert kinds == ["preference", "choice", "choice", "ranking", "edit", "retract"]
+    types = [entry.event["type"] for entry in eve.users.feedback()]
+    assert types == ["preference", "choice", "choice", "ranking", "edit", "retract"]
     with pytest.raises(NotFoundError) as caught:
         eve.retract(target_event_id="sdk-unknown")
     assert caught.value.code == "event_not_found"
 
 
-def test_what_is_explained(client: Client) -> None:
+def test_rankings_scores_and_users_are_explained(client: Client) -> None:
     fay = client.for_user("sdk-fay")
     long, short = "Yes, with milk and sugar and a biscuit or two, if there is any left. " * 3, "Yes."
     for n in range(6):
@@ -129,18 +129,18 @@ def test_what_is_explained(client: Client) -> None:
     scores = fay.score(queries="Tea?", documents=[short, long], explain=True)
     best = fay.best_of_n(prompt="Tea?", candidates=[short, long], explain=True).best
     assert best is not None
-    for found in (ranking.results[0], scores.data[1], best):
-        assert found.explanation is not None
-        assert found.explanation.utility == pytest.approx(scores.data[1].score)
-        assert sum(part.value for part in found.explanation.parts) == pytest.approx(scores.data[1].score)
-        assert found.explanation.shift > 0
+    for result in (ranking.results[0], scores.data[1], best):
+        assert result.explanation is not None
+        assert result.explanation.utility == pytest.approx(scores.data[1].score)
+        assert sum(part.value for part in result.explanation.parts) == pytest.approx(scores.data[1].score)
+        assert result.explanation.shift > 0
     reasons = fay.users.get().reasons
     assert reasons is not None
     assert next(a for a in reasons.attributes if a.name == "length").effect > 0
     assert reasons.texts[0].text.startswith(long)
 
 
-def test_models_tell_their_limits(client: Client) -> None:
+def test_models_list_their_limits(client: Client) -> None:
     names = {model.id for model in client.models()}
     assert "penchant" in names
     assert client.models().data[0].limits["max_events"] == 100  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Each method against the wire: what is asked, how the answer is read, which error comes out."""
+"""Each method against a fake server: the request, the parsed response and the errors."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ import pytest
 
 import penchant
 from penchant import AsyncClient, Client, errors
-from penchant._constants import DEFAULT_BASE_URL
+from penchant._config import DEFAULT_BASE_URL
 
 RANKING = {
     "id": "rank_1",
@@ -31,12 +31,17 @@ RECEIPT = {
 USER = {"user": "ana", "feedback_events": 1, "state": "personal"}
 
 
-def test_rerank(call: Any, wire: Any) -> None:
-    wire.answers(RANKING)
+def test_rerank(call: Any, server: Any) -> None:
+    server.respond(RANKING)
     ranking = call(lambda c: c.rerank(query="Tea?", documents=["Yes.", {"text": "No."}], user="ana", top_n=2))
-    asked = wire.asked[0]
-    assert (asked.method, asked.path) == ("POST", "/v1/rerank")
-    assert asked.body == {"query": "Tea?", "documents": ["Yes.", {"text": "No."}], "user": "ana", "top_n": 2}
+    request = server.requests[0]
+    assert (request.method, request.path) == ("POST", "/v1/rerank")
+    assert request.body == {
+        "query": "Tea?",
+        "documents": ["Yes.", {"text": "No."}],
+        "user": "ana",
+        "top_n": 2,
+    }
     assert ranking.order == [1, 0]
     assert ranking.results[0].relevance_score == 0.75
     assert ranking.results[0].document is None
@@ -44,21 +49,21 @@ def test_rerank(call: Any, wire: Any) -> None:
     assert ranking.usage.total_tokens == 9
 
 
-def test_score(call: Any, wire: Any) -> None:
+def test_score(call: Any, server: Any) -> None:
     data = [{"index": 0, "object": "score", "score": -1.5, "std": 0.5, "probability": 0.25}]
-    wire.answers(
+    server.respond(
         {"id": "score_1", "object": "list", "created": 1, "model": "penchant", "data": data, "usage": {}}
     )
     scores = call(lambda c: c.score(queries="Tea?", documents=["Yes."]))
-    assert wire.asked[0].path == "/v1/score"
-    assert wire.asked[0].body == {"queries": "Tea?", "documents": ["Yes."]}
+    assert server.requests[0].path == "/v1/score"
+    assert server.requests[0].body == {"queries": "Tea?", "documents": ["Yes."]}
     assert (scores.data[0].score, scores.data[0].std, scores.data[0].probability) == (-1.5, 0.5, 0.25)
 
 
-def test_best_of_n(call: Any, wire: Any) -> None:
+def test_best_of_n(call: Any, server: Any) -> None:
     best = {"index": 1, "score": 0.5, "probability_best": 0.7, "probability_acceptable": 0.6}
-    wire.answers({"id": "best_1", "best": best, "accepted": True, "results": [best]})
-    answer = call(
+    server.respond({"id": "best_1", "best": best, "accepted": True, "results": [best]})
+    result = call(
         lambda c: c.best_of_n(
             candidates=["a", "b"],
             prompt="Tea?",
@@ -68,8 +73,8 @@ def test_best_of_n(call: Any, wire: Any) -> None:
             n_return=1,
         )
     )
-    assert wire.asked[0].path == "/v1/best-of-n"
-    assert wire.asked[0].body == {
+    assert server.requests[0].path == "/v1/best-of-n"
+    assert server.requests[0].body == {
         "candidates": ["a", "b"],
         "prompt": "Tea?",
         "user": "ana",
@@ -77,43 +82,43 @@ def test_best_of_n(call: Any, wire: Any) -> None:
         "accept_threshold": 0.5,
         "n_return": 1,
     }
-    assert answer.best.index == 1
-    assert answer.best.probability_best == 0.7
+    assert result.best.index == 1
+    assert result.best.probability_best == 0.7
 
 
-def test_best_of_n_may_find_none(call: Any, wire: Any) -> None:
-    wire.answers({"id": "best_1", "best": None, "accepted": False, "results": []})
-    answer = call(lambda c: c.best_of_n(candidates=["a"]))
-    assert answer.best is None
-    assert not answer.accepted
+def test_best_of_n_without_an_acceptable_candidate(call: Any, server: Any) -> None:
+    server.respond({"id": "best_1", "best": None, "accepted": False, "results": []})
+    result = call(lambda c: c.best_of_n(candidates=["a"]))
+    assert result.best is None
+    assert not result.accepted
 
 
-def test_feedback_gives_each_event_an_id_and_a_user(call: Any, wire: Any) -> None:
+def test_feedback_adds_an_id_and_a_user_to_each_event(call: Any, server: Any) -> None:
     rejected = [{"index": 1, "problem": {"code": "rank_not_found"}}]
-    wire.answers({**RECEIPT, "rejected": rejected})
+    server.respond({**RECEIPT, "rejected": rejected})
     events = [
         {"type": "vote", "text": "Yes.", "value": 1},
-        {"type": "vote", "text": "No.", "value": -1, "event_id": "mine", "user": "bo"},
+        {"type": "vote", "text": "No.", "value": -1, "event_id": "own", "user": "bo"},
     ]
     receipt = call(lambda c: c.feedback(events=events, user="ana", idempotency_key="k1"))
-    assert wire.asked[0].headers["idempotency-key"] == "k1"
-    assert wire.asked[0].body["events"] == [
+    assert server.requests[0].headers["idempotency-key"] == "k1"
+    assert server.requests[0].body["events"] == [
         {"event_id": "k1-0", "user": "ana", "type": "vote", "text": "Yes.", "value": 1},
-        {"event_id": "mine", "user": "bo", "type": "vote", "text": "No.", "value": -1},
+        {"event_id": "own", "user": "bo", "type": "vote", "text": "No.", "value": -1},
     ]
     assert receipt.rejected[0].index == 1
     assert receipt.users[0].posterior_version == 1
 
 
-def test_prefer(call: Any, wire: Any) -> None:
-    wire.answers(RECEIPT)
+def test_prefer(call: Any, server: Any) -> None:
+    server.respond(RECEIPT)
     when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     call(
         lambda c: c.prefer(
             chosen="Yes.", rejected="No.", prompt="Tea?", user="ana", event_id="k", timestamp=when
         )
     )
-    assert wire.asked[0].body == {
+    assert server.requests[0].body == {
         "event_id": "k",
         "user": "ana",
         "type": "preference",
@@ -124,52 +129,58 @@ def test_prefer(call: Any, wire: Any) -> None:
     }
 
 
-EVERYTHING = {
+COMMON_FIELDS = {
     "source": "app",
     "event_id": "k",
     "timestamp": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     "metadata": {"screen": 3},
 }
-SENT = {**EVERYTHING, "timestamp": "2026-01-02T03:04:05+00:00", "user": "ana"}
+COMMON_FIELDS_SENT = {**COMMON_FIELDS, "timestamp": "2026-01-02T03:04:05+00:00", "user": "ana"}
 
 
-def test_prefer_by_how_much(call: Any, wire: Any) -> None:
-    wire.answers(RECEIPT)
+def test_prefer_with_strength_and_weight(call: Any, server: Any) -> None:
+    server.respond(RECEIPT)
     call(
-        lambda c: c.prefer(chosen="Yes.", rejected="No.", strength=0.5, weight=0.25, user="ana", **EVERYTHING)
-    )
-    said = {"type": "preference", "chosen": "Yes.", "rejected": "No.", "strength": 0.5, "weight": 0.25}
-    assert wire.asked[0].body == {**SENT, **said}
-
-
-def test_choose_among_candidates(call: Any, wire: Any) -> None:
-    wire.answers(RECEIPT)
-    call(
-        lambda c: c.choose(
-            index=1, candidates=("Yes.", "No."), prompt="Tea?", weight=0.5, user="ana", **EVERYTHING
+        lambda c: c.prefer(
+            chosen="Yes.", rejected="No.", strength=0.5, weight=0.25, user="ana", **COMMON_FIELDS
         )
     )
-    said = {"type": "choice", "index": 1, "candidates": ["Yes.", "No."], "prompt": "Tea?", "weight": 0.5}
-    assert wire.asked[0].body == {**SENT, **said}
+    fields = {"type": "preference", "chosen": "Yes.", "rejected": "No.", "strength": 0.5, "weight": 0.25}
+    assert server.requests[0].body == {**COMMON_FIELDS_SENT, **fields}
 
 
-def test_choose_from_a_ranking(call: Any, wire: Any) -> None:
-    wire.answers(RECEIPT)
+def test_choose_among_candidates(call: Any, server: Any) -> None:
+    server.respond(RECEIPT)
+    call(
+        lambda c: c.choose(
+            index=1, candidates=("Yes.", "No."), prompt="Tea?", weight=0.5, user="ana", **COMMON_FIELDS
+        )
+    )
+    fields = {"type": "choice", "index": 1, "candidates": ["Yes.", "No."], "prompt": "Tea?", "weight": 0.5}
+    assert server.requests[0].body == {**COMMON_FIELDS_SENT, **fields}
+
+
+def test_choose_from_a_ranking(call: Any, server: Any) -> None:
+    server.respond(RECEIPT)
     call(lambda c: c.for_user("ana").choose(index=0, rank_id="rank_1", seen=range(3), event_id="k"))
-    said = {"type": "choice", "index": 0, "rank_id": "rank_1", "seen": [0, 1, 2]}
-    assert wire.asked[0].body == {"event_id": "k", "user": "ana", **said}
+    fields = {"type": "choice", "index": 0, "rank_id": "rank_1", "seen": [0, 1, 2]}
+    assert server.requests[0].body == {"event_id": "k", "user": "ana", **fields}
 
 
-def test_rank(call: Any, wire: Any) -> None:
-    wire.answers(RECEIPT)
+def test_rank(call: Any, server: Any) -> None:
+    server.respond(RECEIPT)
     order = ["Yes.", ("No.", "Never."), ["Perhaps."]]
-    call(lambda c: c.rank(order=order, prompt="Tea?", weight=0.5, rank_id="rank_1", user="ana", **EVERYTHING))
-    said = {"type": "ranking", "order": [["Yes."], ["No.", "Never."], ["Perhaps."]], "prompt": "Tea?"}
-    assert wire.asked[0].body == {**SENT, **said, "weight": 0.5, "rank_id": "rank_1"}
+    call(
+        lambda c: c.rank(
+            order=order, prompt="Tea?", weight=0.5, rank_id="rank_1", user="ana", **COMMON_FIELDS
+        )
+    )
+    fields = {"type": "ranking", "order": [["Yes."], ["No.", "Never."], ["Perhaps."]], "prompt": "Tea?"}
+    assert server.requests[0].body == {**COMMON_FIELDS_SENT, **fields, "weight": 0.5, "rank_id": "rank_1"}
 
 
-def test_edit(call: Any, wire: Any) -> None:
-    wire.answers(RECEIPT)
+def test_edit(call: Any, server: Any) -> None:
+    server.respond(RECEIPT)
     call(
         lambda c: c.edit(
             original="Yes.",
@@ -178,45 +189,55 @@ def test_edit(call: Any, wire: Any) -> None:
             weight=0.5,
             rank_id="rank_1",
             user="ana",
-            **EVERYTHING,
+            **COMMON_FIELDS,
         )
     )
-    said = {"type": "edit", "original": "Yes.", "edited": "Yes!", "prompt": "Tea?", "weight": 0.5}
-    assert wire.asked[0].body == {**SENT, **said, "rank_id": "rank_1"}
+    fields = {"type": "edit", "original": "Yes.", "edited": "Yes!", "prompt": "Tea?", "weight": 0.5}
+    assert server.requests[0].body == {**COMMON_FIELDS_SENT, **fields, "rank_id": "rank_1"}
 
 
-def test_retract(call: Any, wire: Any) -> None:
-    wire.answers(RECEIPT)
-    call(lambda c: c.retract(target_event_id="e1", user="ana", **EVERYTHING))
-    assert wire.asked[0].body == {**SENT, "type": "retract", "target_event_id": "e1"}
+def test_retract(call: Any, server: Any) -> None:
+    server.respond(RECEIPT)
+    call(lambda c: c.retract(target_event_id="e1", user="ana", **COMMON_FIELDS))
+    assert server.requests[0].body == {**COMMON_FIELDS_SENT, "type": "retract", "target_event_id": "e1"}
 
 
 PART = {"name": "length", "personal": True, "label": "longer", "value": 0.5, "std": 0.25}
-WHY = {"utility": 0.5, "parts": [PART], "shift": 0.5, "moved": [PART], "population_rank": 2, "new": 1}
+EXPLANATION = {"utility": 0.5, "parts": [PART], "shift": 0.5, "moved": [PART], "population_rank": 2, "new": 1}
 
 
-def test_explanations(call: Any, wire: Any) -> None:
+def test_explanations(call: Any, server: Any) -> None:
     best = {"index": 0, "score": 0.5, "probability_best": 1.0, "probability_acceptable": 0.6}
-    wire.answers({**RANKING, "results": [{"index": 0, "relevance_score": 0.75, "explanation": WHY}]})
-    wire.answers({"id": "s", "data": [{"index": 0, "score": 0.5, "explanation": WHY}]})
-    wire.answers({"id": "b", "best": {**best, "explanation": WHY}, "accepted": True, "results": [best]})
+    server.respond(
+        {**RANKING, "results": [{"index": 0, "relevance_score": 0.75, "explanation": EXPLANATION}]}
+    )
+    server.respond({"id": "s", "data": [{"index": 0, "score": 0.5, "explanation": EXPLANATION}]})
+    server.respond(
+        {"id": "b", "best": {**best, "explanation": EXPLANATION}, "accepted": True, "results": [best]}
+    )
     ranking = call(lambda c: c.rerank(query="q", documents=["d"], explain=True))
     scores = call(lambda c: c.score(queries="q", documents=["d"], explain=True))
     chosen = call(lambda c: c.best_of_n(candidates=["d"], explain=True))
-    assert [asked.body["explain"] for asked in wire.asked] == [True, True, True]
+    assert [request.body["explain"] for request in server.requests] == [True, True, True]
     for result in (ranking.results[0], scores.data[0], chosen.best):
-        why = result.explanation
-        assert (why.utility, why.shift, why.population_rank, why.new) == (0.5, 0.5, 2, 1)
-        assert [(p.name, p.personal, p.label, p.value, p.std) for p in why.moved] == [tuple(PART.values())]
+        explanation = result.explanation
+        assert (explanation.utility, explanation.shift, explanation.population_rank, explanation.new) == (
+            0.5,
+            0.5,
+            2,
+            1,
+        )
+        assert [(p.name, p.personal, p.label, p.value, p.std) for p in explanation.moved] == [
+            tuple(PART.values())
+        ]
     assert chosen.results[0].explanation is None
 
 
-def test_reasons_of_a_user(call: Any, wire: Any) -> None:
+def test_reasons_of_a_user(call: Any, server: Any) -> None:
     longer = {"name": "length", "label": "longer answers", "effect": 0.5, "std": 0.25, "probability": 0.97}
     text = {"event_id": "e1", "prompt": "Tea?", "text": "Yes.", "value": 0.5, "std": 0.25, "probability": 0.9}
-    wire.answers({**USER, "reasons": {"attributes": [{**longer, "told": True}], "texts": [text]}}).answers(
-        USER
-    )
+    server.respond({**USER, "reasons": {"attributes": [{**longer, "told": True}], "texts": [text]}})
+    server.respond(USER)
     reasons = call(lambda c: c.users.get(user="ana")).reasons
     assert (reasons.attributes[0].label, reasons.attributes[0].effect) == ("longer answers", 0.5)
     assert reasons.attributes[0].told
@@ -228,10 +249,10 @@ def test_reasons_of_a_user(call: Any, wire: Any) -> None:
     assert call(lambda c: c.users.get(user="ana")).reasons is None  # an older server
 
 
-def test_vote(call: Any, wire: Any) -> None:
-    wire.answers(RECEIPT)
+def test_vote(call: Any, server: Any) -> None:
+    server.respond(RECEIPT)
     call(lambda c: c.vote(value=-1, rank_id="rank_1", index=0, user="ana", weight=0.5, event_id="k"))
-    assert wire.asked[0].body == {
+    assert server.requests[0].body == {
         "event_id": "k",
         "user": "ana",
         "type": "vote",
@@ -242,10 +263,10 @@ def test_vote(call: Any, wire: Any) -> None:
     }
 
 
-def test_rate(call: Any, wire: Any) -> None:
-    wire.answers(RECEIPT)
+def test_rate(call: Any, server: Any) -> None:
+    server.respond(RECEIPT)
     call(lambda c: c.rate(value=4, scale=(1, 5), text="Yes.", user="ana", source="stars", event_id="k"))
-    assert wire.asked[0].body == {
+    assert server.requests[0].body == {
         "event_id": "k",
         "user": "ana",
         "type": "rating",
@@ -272,15 +293,15 @@ def test_rate(call: Any, wire: Any) -> None:
         ("a+b@c:d", "a%2Bb%40c%3Ad"),
     ],
 )
-def test_user_ids_are_one_path_segment(call: Any, wire: Any, user: str, path: str) -> None:
-    wire.answers({**USER, "user": user})
+def test_user_ids_are_one_path_segment(call: Any, server: Any, user: str, path: str) -> None:
+    server.respond({**USER, "user": user})
     assert call(lambda c: c.users.get(user=user)).user == user
     assert call(lambda c: c.users.export(user=user)).user == user
     assert call(lambda c: c.users.merge(user=user, provisional="guest")).user == user
-    assert wire.asked[-1].body == {"from": "guest"}
-    wire.script[:] = [(204, {}, None)]
+    assert server.requests[-1].body == {"from": "guest"}
+    server.responses[:] = [(204, {}, None)]
     assert call(lambda c: c.users.delete(user=user)) is None
-    assert [(a.method, a.path) for a in wire.asked] == [
+    assert [(request.method, request.path) for request in server.requests] == [
         ("GET", f"/v1/users/{path}"),
         ("GET", f"/v1/users/{path}/export"),
         ("POST", f"/v1/users/{path}/merge"),
@@ -289,75 +310,79 @@ def test_user_ids_are_one_path_segment(call: Any, wire: Any, user: str, path: st
 
 
 @pytest.mark.parametrize("use", [lambda c: c.users.delete(), lambda c: c.users.get(user="")])
-def test_a_user_call_needs_a_user(call: Any, wire: Any, use: Any) -> None:
+def test_user_methods_need_a_user(call: Any, server: Any, use: Any) -> None:
     with pytest.raises(ValueError, match="user"):
         call(use)
-    assert wire.asked == []
+    assert server.requests == []
 
 
-def test_for_user_names_the_user_of_every_call(call: Any, wire: Any) -> None:
-    wire.answers(RANKING).answers(RECEIPT).answers(USER)
+def test_for_user_sets_the_user_of_every_call(call: Any, server: Any) -> None:
+    server.respond(RANKING).respond(RECEIPT).respond(USER)
     call(lambda c: c.for_user("ana").rerank(query="q", documents=["d"]))
     call(lambda c: c.for_user("ana").vote(value=1, text="Yes."))
     call(lambda c: c.for_user("ana").users.get())
     call(lambda c: c.for_user("ana").users.get(user="bo"))
-    assert wire.asked[0].body["user"] == "ana"
-    assert wire.asked[1].body["user"] == "ana"
-    assert [a.path for a in wire.asked[2:]] == ["/v1/users/ana", "/v1/users/bo"]
+    assert server.requests[0].body["user"] == "ana"
+    assert server.requests[1].body["user"] == "ana"
+    assert [request.path for request in server.requests[2:]] == ["/v1/users/ana", "/v1/users/bo"]
 
 
-def test_fields_of_a_newer_server_are_kept(call: Any, wire: Any) -> None:
-    wire.answers({**USER, "archetype_weights": [0.5, 0.5]})
+def test_fields_of_a_newer_server_are_kept(call: Any, server: Any) -> None:
+    server.respond({**USER, "archetype_weights": [0.5, 0.5]})
     assert call(lambda c: c.users.get(user="ana")).archetype_weights == [0.5, 0.5]
 
 
-def test_models(call: Any, wire: Any) -> None:
-    wire.answers({"object": "list", "data": [{"id": "penchant", "limits": {"max_events": 100}}]})
+def test_models(call: Any, server: Any) -> None:
+    server.respond({"object": "list", "data": [{"id": "penchant", "limits": {"max_events": 100}}]})
     page = call(lambda c: c.models())
     assert [model.id for model in page.data] == ["penchant"]
     assert page.data[0].limits == {"max_events": 100}
     assert page.next_cursor is None
 
 
-def test_iterating_a_page_goes_on_to_the_next(wire: Any) -> None:
+def test_iterating_a_page_fetches_the_following_pages(server: Any) -> None:
     def page(*ids: str, cursor: str | None = None) -> tuple[int, dict[str, str], Any]:
         data = [{"seq": 1, "event_id": i, "event": {"type": "vote"}} for i in ids]
         return 200, {}, {"data": data, "has_more": cursor is not None, "next_cursor": cursor}
 
-    async def awaited() -> list[str]:
-        async with AsyncClient(base_url=wire.url) as client:
+    async def read_async() -> list[str]:
+        async with AsyncClient(base_url=server.url) as client:
             return [event.event_id async for event in await client.users.feedback(user="a/b", limit=2)]
 
     pages = [page("e1", "e2", cursor="c/2"), page("e3", "e4", cursor="c4"), page("e5")]
-    wire.script = [*pages]
-    with Client(base_url=wire.url) as client:
+    server.responses = [*pages]
+    with Client(base_url=server.url) as client:
         read = [event.event_id for event in client.users.feedback(user="a/b", limit=2)]
     assert read == ["e1", "e2", "e3", "e4", "e5"]
-    wire.script = [*pages]
-    assert asyncio.run(awaited()) == read
+    server.responses = [*pages]
+    assert asyncio.run(read_async()) == read
     path = "/v1/users/a%2Fb/feedback?limit=2"
-    assert [a.path for a in wire.asked] == [path, f"{path}&cursor=c%2F2", f"{path}&cursor=c4"] * 2
+    assert [request.path for request in server.requests] == [
+        path,
+        f"{path}&cursor=c%2F2",
+        f"{path}&cursor=c4",
+    ] * 2
 
 
-def test_a_timestamp_needs_its_time_zone(call: Any, wire: Any) -> None:
+def test_a_timestamp_needs_its_time_zone(call: Any, server: Any) -> None:
     with pytest.raises(ValueError, match="time zone"):
         call(lambda c: c.vote(value=1, text="Yes.", user="ana", timestamp=datetime(2026, 1, 2)))
-    assert wire.asked == []
+    assert server.requests == []
 
 
-def test_ready(call: Any, wire: Any) -> None:
-    wire.answers({"checks": {"encoder": "ok"}})
+def test_ready(call: Any, server: Any) -> None:
+    server.respond({"checks": {"encoder": "ok"}})
     ready = call(lambda c: c.ready())
     assert ready
     assert ready.checks == {"encoder": "ok"}
 
 
-def test_not_ready_is_an_answer(call: Any, wire: Any) -> None:
-    wire.answers({"checks": {"encoder": "loading"}}, status=503)
+def test_a_server_that_is_not_ready_is_a_result(call: Any, server: Any) -> None:
+    server.respond({"checks": {"encoder": "loading"}}, status=503)
     ready = call(lambda c: c.ready())
     assert not ready
     assert ready.checks == {"encoder": "loading"}
-    assert len(wire.asked) == 1
+    assert len(server.requests) == 1
 
 
 PROBLEM = {
@@ -386,10 +411,10 @@ PROBLEM = {
         (503, errors.InternalServerError),
     ],
 )
-def test_a_problem_becomes_its_error(
-    call: Any, wire: Any, status: int, error: type[errors.APIStatusError]
+def test_each_status_raises_its_error(
+    call: Any, server: Any, status: int, error: type[errors.APIStatusError]
 ) -> None:
-    wire.answers(PROBLEM, status=status, Retry_After="61")
+    server.respond(PROBLEM, status=status, Retry_After="61")
     with pytest.raises(error) as caught:
         call(lambda c: c.rerank(query="q", documents=[]))
     assert type(caught.value) is error
@@ -403,11 +428,11 @@ def test_a_problem_becomes_its_error(
     assert str(caught.value) == (
         f"{status} invalid_request: documents is empty; /documents: at least one [request req_9]"
     )
-    assert len(wire.asked) == 1
+    assert len(server.requests) == 1
 
 
-def test_an_answer_of_a_proxy_is_an_error_too(call: Any, wire: Any) -> None:
-    wire.answers(b"<h1>Bad gateway</h1>", status=502, X_Request_Id="edge-1")
+def test_a_response_of_a_proxy_raises_too(call: Any, server: Any) -> None:
+    server.respond(b"<h1>Bad gateway</h1>", status=502, X_Request_Id="edge-1")
     with pytest.raises(errors.InternalServerError, match="502 error: Bad Gateway") as caught:
         call(lambda c: c.models(), max_retries=0)
     assert caught.value.code is None
@@ -416,72 +441,72 @@ def test_an_answer_of_a_proxy_is_an_error_too(call: Any, wire: Any) -> None:
 
 
 @pytest.mark.parametrize("body", [b"<h1>Hello</h1>", b"", b"[]", b'{"id": "rank_1"}'])
-def test_a_success_of_another_shape_is_an_error(call: Any, wire: Any, body: bytes) -> None:
-    wire.answers(body)
+def test_a_success_of_unknown_shape_raises(call: Any, server: Any, body: bytes) -> None:
+    server.respond(body)
     with pytest.raises(errors.APIResponseValidationError, match="POST /v1/rerank"):
         call(lambda c: c.rerank(query="q", documents=["d"]))
 
 
-def test_an_unknown_shape_does_not_put_texts_into_the_error(call: Any, wire: Any) -> None:
-    wire.answers({"id": "rank_1", "results": [{"index": 0, "document": {"text": "my secret diary"}}]})
+def test_a_shape_error_quotes_no_texts(call: Any, server: Any) -> None:
+    server.respond({"id": "rank_1", "results": [{"index": 0, "document": {"text": "my secret diary"}}]})
     with pytest.raises(errors.APIResponseValidationError, match=r"results\.0\.relevance_score") as caught:
         call(lambda c: c.rerank(query="q", documents=["my secret diary"]))
     assert "diary" not in str(caught.value)
     assert caught.value.__suppress_context__
 
 
-def test_retries_over_a_real_connection(call: Any, wire: Any) -> None:
-    wire.answers(status=429, Retry_After="0").answers(status=503, Retry_After="0").answers(RECEIPT)
+def test_retries_over_a_real_connection(call: Any, server: Any) -> None:
+    server.respond(status=429, Retry_After="0").respond(status=503, Retry_After="0").respond(RECEIPT)
     assert call(lambda c: c.vote(value=1, text="Yes.", user="ana")).accepted == 1
-    assert len(wire.asked) == 3
-    assert len({a.headers["idempotency-key"] for a in wire.asked}) == 1
-    assert len({a.body["event_id"] for a in wire.asked}) == 1
+    assert len(server.requests) == 3
+    assert len({request.headers["idempotency-key"] for request in server.requests}) == 1
+    assert len({request.body["event_id"] for request in server.requests}) == 1
 
 
-def test_a_connection_that_closes_is_no_answer(call: Any, wire: Any) -> None:
-    wire.answers(status=0)
+def test_a_closed_connection_raises(call: Any, server: Any) -> None:
+    server.respond(status=0)
     with pytest.raises(errors.APIConnectionError):
         call(lambda c: c.models(), max_retries=0)
 
 
-def test_nan_never_leaves(call: Any, wire: Any) -> None:
+def test_nan_is_never_sent(call: Any, server: Any) -> None:
     with pytest.raises(ValueError, match="Out of range"):
         call(lambda c: c.rate(value=float("nan"), scale=(0, 1), text="t", user="u"))
-    assert wire.asked == []
+    assert server.requests == []
 
 
-def test_the_key_is_sent_and_never_shown(call: Any, wire: Any) -> None:
-    wire.answers(PROBLEM, status=401)
-    shown = []
+def test_the_api_key_is_sent_and_never_displayed(call: Any, server: Any) -> None:
+    server.respond(PROBLEM, status=401)
+    displayed = []
 
     def use(client: Any) -> Any:
-        shown.append(repr(client) + repr(client.for_user("ana@example.org")) + repr(vars(client)))
+        displayed.append(repr(client) + repr(client.for_user("ana@example.org")) + repr(vars(client)))
         return client.models()
 
     with pytest.raises(errors.AuthenticationError) as caught:
         call(use, api_key="sk-secret")
-    assert wire.asked[0].headers["authorization"] == "Bearer sk-secret"
-    assert "sk-secret" not in shown[0] + repr(caught.value) + str(caught.value)
-    assert "Client" in shown[0]
+    assert server.requests[0].headers["authorization"] == "Bearer sk-secret"
+    assert "sk-secret" not in displayed[0] + repr(caught.value) + str(caught.value)
+    assert "Client" in displayed[0]
 
 
-def test_a_password_in_the_address_is_not_shown() -> None:
+def test_a_password_in_the_address_is_not_displayed() -> None:
     with Client(base_url="http://me:hunter2@127.0.0.1:1") as client:
         assert "hunter2" not in repr(client)
 
 
-def test_the_environment_is_read_at_construction(monkeypatch: pytest.MonkeyPatch, wire: Any) -> None:
-    monkeypatch.setenv("PENCHANT_BASE_URL", wire.url + "/")
+def test_the_environment_is_read_at_construction(monkeypatch: pytest.MonkeyPatch, server: Any) -> None:
+    monkeypatch.setenv("PENCHANT_BASE_URL", server.url + "/")
     monkeypatch.setenv("PENCHANT_API_KEY", "sk-env")
-    wire.answers({"data": []})
+    server.respond({"data": []})
     with Client() as client:
         monkeypatch.setenv("PENCHANT_BASE_URL", "http://127.0.0.1:1")
         assert list(client.models()) == []
-    assert wire.asked[0].path == "/v1/models"
-    assert wire.asked[0].headers["authorization"] == "Bearer sk-env"
+    assert server.requests[0].path == "/v1/models"
+    assert server.requests[0].headers["authorization"] == "Bearer sk-env"
 
 
-def test_the_default_is_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_address_is_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PENCHANT_BASE_URL", raising=False)
     with Client() as client:
         assert DEFAULT_BASE_URL == "http://127.0.0.1:8642"
@@ -500,24 +525,24 @@ def test_the_default_is_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         {"base_url": "http://server:port"},
     ],
 )
-def test_a_wrong_setup_is_refused_at_once(options: dict[str, str]) -> None:
+def test_a_malformed_address_or_key_raises_at_construction(options: dict[str, str]) -> None:
     with pytest.raises(penchant.PenchantError) as caught:
         Client(**options)
     assert "cret" not in str(caught.value)
 
 
-def test_an_injected_client_is_used_and_left_open(wire: Any) -> None:
-    wire.answers({"data": []})
-    with httpx.Client(headers={"X-Mine": "1"}, timeout=5) as http:
-        with Client(base_url=wire.url, http_client=http) as client:
+def test_an_injected_client_is_used_and_left_open(server: Any) -> None:
+    server.respond({"data": []})
+    with httpx.Client(headers={"X-Custom": "1"}, timeout=5) as http:
+        with Client(base_url=server.url, http_client=http) as client:
             client.models()
         assert not http.is_closed
-        assert wire.asked[0].headers["x-mine"] == "1"
+        assert server.requests[0].headers["x-custom"] == "1"
 
 
-def test_a_made_client_is_closed_and_copies_leave_it_open(wire: Any) -> None:
-    wire.answers({"data": []})
-    client = Client(base_url=wire.url)
+def test_closing_a_copy_leaves_the_connections_open(server: Any) -> None:
+    server.respond({"data": []})
+    client = Client(base_url=server.url)
     with client.for_user("ana"), client.with_options(timeout=1):
         pass
     assert list(client.models()) == []
@@ -526,12 +551,12 @@ def test_a_made_client_is_closed_and_copies_leave_it_open(wire: Any) -> None:
         client.models()
 
 
-def test_with_options_leaves_the_first_client_as_it_was(wire: Any) -> None:
-    wire.answers(status=503, Retry_After="0")
-    with Client(base_url=wire.url, max_retries=1) as client:
+def test_with_options_leaves_the_original_unchanged(server: Any) -> None:
+    server.respond(status=503, Retry_After="0")
+    with Client(base_url=server.url, max_retries=1) as client:
         with pytest.raises(errors.InternalServerError):
             client.with_options(max_retries=0, timeout=3).models()
-        assert len(wire.asked) == 1
+        assert len(server.requests) == 1
         with pytest.raises(errors.InternalServerError):
             client.models()
-        assert len(wire.asked) == 3
+        assert len(server.requests) == 3

@@ -1,4 +1,4 @@
-"""Clients written by others, unchanged, pointed at our base URL: they must find two users' two orders."""
+"""Other projects' clients, unchanged, against this server: each must return the order of the user that it names."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ DOCUMENTS = [
 
 
 @dataclass(frozen=True)
-class Taught:
-    """A server that knows two users.
+class TrainedServer:
+    """A server that has learned two users with opposite tastes.
 
     Attributes:
-        url: Its address.
-        query: What is ranked for,
-        documents: and what.
-        orders: By user (None is the population), indices of `DOCUMENTS`, best first.
-        scores: Likewise, relevance by index.
+        url: Address of the server.
+        query: Query that is ranked for.
+        documents: Documents that are ranked.
+        orders: Indices of `documents`, best first, by user. None is the population.
+        scores: Relevance score by index of the document, by user. None is the population.
     """
 
     url: str
@@ -36,12 +36,12 @@ class Taught:
     scores: dict[str | None, dict[int, float]]
 
     def base_url(self, user: str | None) -> str:
-        """Address with the user in its path, the one channel that every client keeps."""
+        """Return the address with the user in its path, which every client preserves."""
         return self.url if user is None else f"{self.url}/users/{quote(user, safe='')}"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nobody_calls_home() -> Iterator[None]:
+def _disable_telemetry() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         patch.setenv("LANGSMITH_TRACING", "false")
@@ -50,22 +50,26 @@ def _nobody_calls_home() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def taught(live: str) -> Taught:
+def trained(live: str) -> TrainedServer:
     orders: dict[str | None, list[int]] = {}
     scores: dict[str | None, dict[int, float]] = {}
     with Client(base_url=live) as client:
-        ranked = sorted(DOCUMENTS, key=len)
-        for user, best, worst in [("long/ö", ranked[-1], ranked[0]), ("short", ranked[0], ranked[-1])]:
+        by_length = sorted(DOCUMENTS, key=len)
+        for user, best, worst in [
+            ("long/ö", by_length[-1], by_length[0]),
+            ("short", by_length[0], by_length[-1]),
+        ]:
             event = {"type": "preference", "prompt": QUERY, "chosen": best, "rejected": worst}
             assert client.feedback(events=[event] * 30, user=user).accepted == 30
-        for who in [None, "long/ö", "short"]:
-            ranking = client.rerank(query=QUERY, documents=DOCUMENTS, user=who)
-            orders[who] = ranking.order
-            scores[who] = {r.index: r.relevance_score for r in ranking.results}
-    assert len({tuple(order) for order in orders.values()}) == 3  # or no test below could tell who was meant
-    return Taught(live, QUERY, DOCUMENTS, orders, scores)
+        for user in [None, "long/ö", "short"]:
+            ranking = client.rerank(query=QUERY, documents=DOCUMENTS, user=user)
+            orders[user] = ranking.order
+            scores[user] = {r.index: r.relevance_score for r in ranking.results}
+    # Three different orders, otherwise no test could tell the users apart.
+    assert len({tuple(order) for order in orders.values()}) == 3
+    return TrainedServer(live, QUERY, DOCUMENTS, orders, scores)
 
 
-@pytest.fixture(params=[None, "long/ö", "short"], ids=["nobody", "long", "short"])
+@pytest.fixture(params=[None, "long/ö", "short"], ids=["population", "long", "short"])
 def user(request: pytest.FixtureRequest) -> str | None:
     return request.param

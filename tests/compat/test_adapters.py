@@ -1,4 +1,4 @@
-"""Our own adapters: they are to their frameworks what the frameworks' other rerankers are."""
+"""The SDK's LangChain and LlamaIndex adapters, used as those frameworks use their own rerankers."""
 
 import asyncio
 from typing import Any
@@ -12,57 +12,57 @@ import penchant.llama_index
 from penchant import AsyncClient, Client
 
 
-def documents(taught: Any) -> list[Document]:
-    return [Document(text, metadata={"place": i}) for i, text in enumerate(taught.documents)]
+def documents(trained: Any) -> list[Document]:
+    return [Document(text, metadata={"place": i}) for i, text in enumerate(trained.documents)]
 
 
-def test_langchain(taught: Any, user: str | None) -> None:
-    given = documents(taught)
-    with Client(base_url=taught.url) as client:
+def test_langchain(trained: Any, user: str | None) -> None:
+    originals = documents(trained)
+    with Client(base_url=trained.url) as client:
         reranker = penchant.langchain.PenchantRerank(client=client, user=user, top_n=3)
         assert isinstance(reranker, BaseDocumentCompressor)
-        found = reranker.compress_documents(given, taught.query)
-        assert reranker.compress_documents([], taught.query) == []
-    assert [document.metadata["place"] for document in found] == taught.orders[user][:3]
-    assert [document.metadata["relevance_score"] for document in found] == pytest.approx(
-        [taught.scores[user][index] for index in taught.orders[user][:3]]
+        ranked = reranker.compress_documents(originals, trained.query)
+        assert reranker.compress_documents([], trained.query) == []
+    assert [document.metadata["place"] for document in ranked] == trained.orders[user][:3]
+    assert [document.metadata["relevance_score"] for document in ranked] == pytest.approx(
+        [trained.scores[user][index] for index in trained.orders[user][:3]]
     )
-    assert given == documents(taught)
+    assert originals == documents(trained)
 
 
-def test_langchain_s_metadata_is_enough_for_feedback(taught: Any) -> None:
-    with Client(base_url=taught.url) as client:
+def test_langchain_metadata_identifies_a_document_in_feedback(trained: Any) -> None:
+    with Client(base_url=trained.url) as client:
         reader = client.for_user("langchain-reader")
         best = penchant.langchain.PenchantRerank(client=reader).compress_documents(
-            documents(taught), taught.query
+            documents(trained), trained.query
         )[0]
         receipt = reader.vote(value=1, rank_id=best.metadata["rank_id"], index=best.metadata["rank_index"])
         assert receipt.accepted == 1
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["async client", "thread"])
-def test_langchain_awaited(taught: Any, user: str | None, own: bool) -> None:
+@pytest.mark.parametrize("with_async_client", [True, False], ids=["async client", "thread"])
+def test_langchain_async(trained: Any, user: str | None, with_async_client: bool) -> None:
     async def places() -> list[int]:
-        async with AsyncClient(base_url=taught.url) as awaited:
-            with Client(base_url=taught.url) as client:
+        async with AsyncClient(base_url=trained.url) as async_client:
+            with Client(base_url=trained.url) as client:
                 reranker = penchant.langchain.PenchantRerank(
-                    client=client, async_client=awaited if own else None, user=user
+                    client=client, async_client=async_client if with_async_client else None, user=user
                 )
-                found = await reranker.acompress_documents(documents(taught), taught.query)
-        return [document.metadata["place"] for document in found]
+                ranked = await reranker.acompress_documents(documents(trained), trained.query)
+        return [document.metadata["place"] for document in ranked]
 
-    assert asyncio.run(places()) == taught.orders[user]
+    assert asyncio.run(places()) == trained.orders[user]
 
 
-def test_llama_index(taught: Any, user: str | None) -> None:
-    nodes = [NodeWithScore(node=TextNode(text=text, id_=str(i))) for i, text in enumerate(taught.documents)]
-    with Client(base_url=taught.url) as client:
+def test_llama_index(trained: Any, user: str | None) -> None:
+    nodes = [NodeWithScore(node=TextNode(text=text, id_=str(i))) for i, text in enumerate(trained.documents)]
+    with Client(base_url=trained.url) as client:
         reranker = penchant.llama_index.PenchantRerank(client=client, user=user, top_n=2)
-        found = reranker.postprocess_nodes(nodes, QueryBundle(taught.query))
-        assert reranker.postprocess_nodes([], QueryBundle(taught.query)) == []
-        with pytest.raises(ValueError, match="which query"):
+        ranked = reranker.postprocess_nodes(nodes, QueryBundle(trained.query))
+        assert reranker.postprocess_nodes([], QueryBundle(trained.query)) == []
+        with pytest.raises(ValueError, match="needs a query"):
             reranker.postprocess_nodes(nodes)
-    assert [int(node.node_id) for node in found] == taught.orders[user][:2]
-    assert [node.score for node in found] == pytest.approx(
-        [taught.scores[user][index] for index in taught.orders[user][:2]]
+    assert [int(node.node_id) for node in ranked] == trained.orders[user][:2]
+    assert [node.score for node in ranked] == pytest.approx(
+        [trained.scores[user][index] for index in trained.orders[user][:2]]
     )
