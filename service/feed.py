@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from penchant.service.store import feed
-from penchant.service.store.database import Database
+from penchant.service.store.database import Store
 from penchant.service.store.feed import Change
 from penchant.service.telemetry.metrics import log, log_failure
 
@@ -27,15 +27,13 @@ class Feed:
     One that raises is told "all" at every look until it succeeds.
 
     Args:
-        database: The store.
+        store: The store.
         seconds: Between two looks.
-        clock: Unix seconds.
     """
 
-    def __init__(self, database: Database, seconds: float, clock: Callable[[], float]) -> None:
-        self._database = database
+    def __init__(self, store: Store, seconds: float) -> None:
+        self._store = store
         self._seconds = seconds
-        self._clock = clock
         self._subscribers: list[tuple[str, Subscriber]] = []
         self._chores: list[Callable[[], None]] = []
         self._behind: list[Subscriber] = []
@@ -60,7 +58,7 @@ class Feed:
         Raises:
             SQLAlchemyError: The store cannot be read.
         """
-        with self._database.reading() as connection:
+        with self._store.reading() as connection:
             self._reached = feed.newest(connection)
         self._thread.start()
 
@@ -92,7 +90,7 @@ class Feed:
 
     def _hear(self) -> None:
         while True:
-            with self._database.reading() as connection:
+            with self._store.reading() as connection:
                 newest, heard = feed.newest(connection), feed.after(connection, self._reached)
             # A gap, or a store that went back: restored from a backup under the running server.
             if newest < self._reached or (heard and heard[0].number != self._reached + 1):
@@ -107,10 +105,10 @@ class Feed:
                 return
 
     def _prune(self) -> None:
-        now = self._clock()
+        now = self._store.clock()
         if now < self._next_prune:
             return
-        with self._database.writing() as connection:
+        with self._store.writing() as connection:
             feed.prune(connection, now - KEPT_SECONDS)
         self._next_prune = now + _PRUNE_SECONDS
 
@@ -129,7 +127,7 @@ class Feed:
         self._tell(behind, self._everything())
 
     def _everything(self) -> Change:
-        return Change(self._reached, "", ALL, {}, self._clock())
+        return Change(self._reached, "", ALL, {}, self._store.clock())
 
     def _do_chores(self) -> None:
         for chore in self._chores:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,7 +24,7 @@ from penchant.service.privacy.retention import Retention
 from penchant.service.privacy.user_data import UserData
 from penchant.service.ranking.rankings import Rankings
 from penchant.service.settings import Settings
-from penchant.service.store.database import Database
+from penchant.service.store.database import Store
 from penchant.service.telemetry.metrics import Telemetry, log
 
 _HOUR: Final = 3600.0
@@ -37,16 +36,14 @@ class Runtime:
 
     settings: Settings
     telemetry: Telemetry
-    database: Database
+    store: Store
     feed: Feed
     access: Access
-    readers: ThreadPoolExecutor
     writer: Writer
     models: Models
     upgrades: Upgrades
     learner: Learner
     user_data: UserData
-    clock: Callable[[], float]
     started_at: float
 
     async def stop(self) -> None:
@@ -58,8 +55,7 @@ class Runtime:
             await source.batcher.stop()
         await self.writer.stop()
         await asyncio.to_thread(self.feed.stop)
-        self.readers.shutdown()
-        self.database.close()
+        self.store.close()
         log.info("stopped")
 
 
@@ -86,21 +82,20 @@ async def start(
         StartError: The bundle cannot be loaded, or does not fit its encoder.
         StoreError: The data folder cannot be used.
     """
-    database = Database.open(settings)
+    store = Store.open(settings, clock=clock)
     try:
-        telemetry.salt = database.salt()
-        bundle = bundle_at_start(database, settings, pinned=pinned, shipped=shipped, clock=clock)
+        telemetry.salt = store.salt()
+        bundle = bundle_at_start(store, settings, pinned=pinned, shipped=shipped)
         extractor = extractor_of(bundle)
         check_match(bundle, extractor)
         warm_up(extractor)
     except BaseException:
-        database.close()
+        store.close()
         raise
-    feed = Feed(database, settings.change_poll_seconds, clock)
-    access = build_access(settings, database, clock)
+    feed = Feed(store, settings.change_poll_seconds)
+    access = build_access(settings, store)
     access.follow(feed)
     loop = asyncio.get_running_loop()
-    readers = ThreadPoolExecutor(settings.store_readers, thread_name_prefix="penchant-reader")
     models = Models()
 
     def forget(forgotten: Forgotten) -> None:
@@ -111,28 +106,25 @@ async def start(
         tenancy=access.tenancy,
         models=models,
         forget=forget,
-        shared=database.shared,
+        shared=store.shared,
         telemetry=telemetry,
     )
     commits = Commits(
-        database=database,
-        learning=lambda: models.current,
-        chores=(retention, Leftovers(lambda: models.current.bundle.version)),
+        store=store,
+        models=models,
+        chores=(retention, Leftovers(models)),
         settings=settings,
         telemetry=telemetry,
-        clock=clock,
     )
     writer = Writer(commits, settings, telemetry)
     rankings = Rankings(
         max_bytes=settings.ranking_cache_bytes,
         ttl_seconds=settings.rank_ttl_hours * _HOUR,
-        clock=clock,
         write=writer.write_ranking,
-        keeps_texts=lambda tenant: access.tenancy.of(tenant).keep_texts,
-        database=database,
-        readers=readers,
+        tenancy=access.tenancy,
+        store=store,
     )
-    builder = ModelBuilder(settings, telemetry, database, readers, rankings, clock, loop)
+    builder = ModelBuilder(settings, telemetry, store, rankings, loop)
     model = builder.model(bundle, builder.source(extractor))
     models.add(model)
     upgrades = Upgrades(
@@ -149,10 +141,8 @@ async def start(
         writer=writer,
         quotas=access.quotas,
         tenancy=access.tenancy,
-        database=database,
-        readers=readers,
+        store=store,
         telemetry=telemetry,
-        clock=clock,
     )
     memories = Memories(
         loop=loop,
@@ -164,12 +154,11 @@ async def start(
     feed.subscribe(FORGET, memories.hear)
     user_data = UserData(
         writer=writer,
-        database=database,
+        store=store,
         memories=memories,
         rankings=rankings,
         models=models,
         telemetry=telemetry,
-        clock=clock,
     )
     model.source.batcher.start()
     writer.start()
@@ -177,19 +166,17 @@ async def start(
     access.load()
     model.replayer.start()
     upgrades.start()
-    log.info("ready", bundle=bundle.version, database=database.name)
+    log.info("ready", bundle=bundle.version, database=store.name)
     return Runtime(
         settings=settings,
         telemetry=telemetry,
-        database=database,
+        store=store,
         feed=feed,
         access=access,
-        readers=readers,
         writer=writer,
         models=models,
         upgrades=upgrades,
         learner=learner,
         user_data=user_data,
-        clock=clock,
-        started_at=clock(),
+        started_at=store.clock(),
     )

@@ -14,7 +14,7 @@ from penchant.service.app import create_app
 from penchant.service.bundles.loading import StartError, load_bundle
 from penchant.service.draining import DrainingServer
 from penchant.service.settings import Settings
-from penchant.service.store.database import FILE_NAME, Database, StoreError, store_name
+from penchant.service.store.database import FILE_NAME, Store, StoreError, store_name
 from penchant.service.store.keys import has_keys
 from penchant.service.telemetry.metrics import configure_logging, log
 from penchant.service.telemetry.setup import TracingError
@@ -52,14 +52,14 @@ def _has_stored_keys(settings: Settings) -> bool:
     if settings.store_url is None and not (settings.data_dir / FILE_NAME).is_file():
         return False
     try:
-        database = Database.open(settings, exclusive=False)
+        store = Store.open(settings, exclusive=False)
     except StoreError as error:
         raise StartError(str(error)) from error
     try:
-        with database.reading() as connection:
+        with store.reading() as connection:
             return has_keys(connection)
     finally:
-        database.close()
+        store.close()
 
 
 def run(

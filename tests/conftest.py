@@ -40,14 +40,14 @@ class Postgres:
         """Makes the database that others are copies of."""
         from sqlalchemy import make_url
 
-        from penchant.service.store.database import Database
+        from penchant.service.store.database import Store
 
         if not durable:
             for setting in ("fsync = off", "full_page_writes = off", "synchronous_commit = off"):
                 self.run(f"ALTER SYSTEM SET {setting}")
             self.run("SELECT pg_reload_conf()")
         self.run("CREATE DATABASE migrated")
-        Database(make_url(self.url("migrated")).set(drivername="postgresql+psycopg")).close()
+        Store(make_url(self.url("migrated")).set(drivername="postgresql+psycopg")).close()
 
     def url(self, database: str) -> str:
         folder = self.server.get_postmaster_info().socket_dir

@@ -13,7 +13,7 @@ from benchmarks.faults.stores import Store
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
-from penchant.service.store.database import Database
+from penchant.service.store.database import Store as PenchantStore
 from penchant.service.users.fold import Fold
 from penchant.service.users.forgetting import Forgetting
 from penchant.service.users.verify import replay
@@ -95,11 +95,11 @@ def learn_again(store: Store) -> Replay:
         bundle.version,
         extractor.identity,
     )
-    database = Database.open(settings, exclusive=False)
+    opened = PenchantStore.open(settings, exclusive=False)
     try:
-        found = replay(database, fold, as_of=time.time())
+        found = replay(opened, fold, as_of=time.time())
     finally:
-        database.close()
+        opened.close()
     return Replay(found.users, found.different + found.lacking, found.behind, found.largest)
 
 

@@ -1,6 +1,5 @@
 """Who may call, how often and how much: keys, tenants' settings, limits, kept fresh by the change feed."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from penchant.service.access import keyring, tenancy
@@ -11,7 +10,7 @@ from penchant.service.access.tenancy import Tenancy
 from penchant.service.feed import Feed
 from penchant.service.settings import Settings
 from penchant.service.store import keys
-from penchant.service.store.database import Database
+from penchant.service.store.database import Store
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Access:
     tenancy: Tenancy
     limiter: RequestLimiter
     quotas: Quotas
-    _database: Database
+    _store: Store
 
     def load(self) -> None:
         """Reads all of it from the store.
@@ -48,27 +47,26 @@ class Access:
         feed.each_time(self.quotas.flush)
 
     def _load_keys(self) -> None:
-        with self._database.reading() as connection:
+        with self._store.reading() as connection:
             self.keyring.load(keys.all_keys(connection))
 
     def _load_tenants(self) -> None:
-        with self._database.reading() as connection:
+        with self._store.reading() as connection:
             self.tenancy.load(keys.tenant_settings(connection))
 
 
-def build_access(settings: Settings, database: Database, clock: Callable[[], float]) -> Access:
+def build_access(settings: Settings, store: Store) -> Access:
     """The access of one server, nothing of it read yet.
 
     Args:
         settings: Keys of the environment, limits of all tenants.
-        database: The store.
-        clock: Unix seconds.
+        store: The store.
     """
     tenants = Tenancy(settings)
     return Access(
         KeyRing(settings.tenant_keys()),
         tenants,
         RequestLimiter(settings, tenants),
-        Quotas(database, tenants, clock),
-        database,
+        Quotas(store, tenants),
+        store,
     )

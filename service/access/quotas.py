@@ -6,7 +6,6 @@ within `change_poll_seconds`, and so much of the count is lost when one is kille
 
 import threading
 from collections import Counter
-from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
@@ -14,7 +13,7 @@ from penchant.service.access.limits import Policy, rate_headers
 from penchant.service.access.tenancy import Tenancy, TenantSettings
 from penchant.service.errors import ApiError, Code
 from penchant.service.store import keys
-from penchant.service.store.database import Database
+from penchant.service.store.database import Store
 
 DAY: Final = 86_400
 
@@ -34,15 +33,13 @@ class Quotas:
     """What tenants have used today; shared by the event loop and the feed's thread.
 
     Args:
-        database: Where it is kept.
+        store: Where it is kept.
         tenancy: How much each may use.
-        clock: Unix seconds.
     """
 
-    def __init__(self, database: Database, tenancy: Tenancy, clock: Callable[[], float]) -> None:
-        self._database = database
+    def __init__(self, store: Store, tenancy: Tenancy) -> None:
+        self._store = store
         self._tenancy = tenancy
-        self._clock = clock
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._day = 0
@@ -84,7 +81,7 @@ class Quotas:
         if limit is None:
             return None
         if tenant not in self._users:
-            with self._database.reading() as connection:
+            with self._store.reading() as connection:
                 counted = keys.count_users(connection, [tenant])
             with self._lock:
                 self._users |= counted
@@ -107,7 +104,7 @@ class Quotas:
             with self._lock:
                 fresh = {key: amount for key, amount in self._fresh.items() if amount}
             if fresh:
-                with self._database.writing() as connection:
+                with self._store.writing() as connection:
                     for day in sorted({day for day, _, _ in fresh}):
                         of_day = {(tenant, kind): n for (d, tenant, kind), n in fresh.items() if d == day}
                         keys.add_usage(connection, day, of_day)
@@ -120,7 +117,7 @@ class Quotas:
                 self._fresh = Counter({key: amount for key, amount in self._fresh.items() if amount})
                 seen = {tenant for tenant, _ in self._stored}
                 limited = [tenant for tenant in self._users if self.limits_users(tenant)]
-            with self._database.reading() as connection:
+            with self._store.reading() as connection:
                 stored = keys.usage(connection, today, seen) if seen else {}
                 users = keys.count_users(connection, limited)
             with self._lock:
@@ -133,18 +130,18 @@ class Quotas:
         """Reads what was used today before this server started."""
         with self._lock:
             today = self._today()
-            with self._database.reading() as connection:
+            with self._store.reading() as connection:
                 self._stored = keys.usage(connection, today)
 
     def _today(self) -> int:
-        day = int(self._clock() // DAY)
+        day = int(self._store.clock() // DAY)
         if day != self._day:
             self._day = day
             self._stored = {}
         return day
 
     def _exceeded(self, kind: str, limit: int, left: int, why: str) -> ApiError:
-        seconds = DAY - int(self._clock() % DAY)
+        seconds = DAY - int(self._store.clock() % DAY)
         policy = Policy(kind, limit, DAY, left, seconds)
         of = "" if kind == "users" else " a day (UTC)"
         return ApiError(

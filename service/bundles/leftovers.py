@@ -1,8 +1,8 @@
 """States of bundles that no longer rank are removed, some users at a time."""
 
-from collections.abc import Callable
 from functools import partial
 
+from penchant.service.bundles.served_model import Models
 from penchant.service.feedback.commits import Transact
 from penchant.service.store.bundles import UserKey, drop_outdated
 
@@ -11,11 +11,11 @@ class Leftovers:
     """Removes what other bundles had learned of users. The writer's thread runs it.
 
     Args:
-        version: Of the bundle that ranks now.
+        models: Models of this server.
     """
 
-    def __init__(self, version: Callable[[], str]) -> None:
-        self._version = version
+    def __init__(self, models: Models) -> None:
+        self._models = models
         self._reached: UserKey | None = None
 
     def step(self, transact: Transact, now: float) -> bool:
@@ -25,6 +25,6 @@ class Leftovers:
             transact: How the store is changed.
             now: Unix seconds.
         """
-        after = self._reached or ("", "")
-        self._reached = transact(partial(drop_outdated, keep=self._version(), now=now, after=after))
+        after, keep = self._reached or ("", ""), self._models.current.bundle.version
+        self._reached = transact(partial(drop_outdated, keep=keep, now=now, after=after))
         return self._reached is not None

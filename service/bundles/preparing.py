@@ -115,8 +115,8 @@ class Preparation:
         builder = self._builder
         builder.telemetry.upgrade_users.set(total)
         builder.telemetry.upgrade_users_done.set(done)
-        with builder.database.writing() as connection:
-            now = builder.clock()
+        with builder.store.writing() as connection:
+            now = builder.store.clock()
             wanted = bundles.tell_progress(connection, self._version, done=done, total=total, now=now)
         if not wanted:
             self.stop()

@@ -5,8 +5,6 @@ requests that began with them end.
 """
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +20,7 @@ from penchant.service.ranking.explaining import Explainer
 from penchant.service.ranking.rankings import Rankings
 from penchant.service.ranking.scoring import Scorer
 from penchant.service.settings import Settings
-from penchant.service.store.database import Database
+from penchant.service.store.database import Store
 from penchant.service.telemetry.metrics import Telemetry
 from penchant.service.users.catching_up import Reader
 from penchant.service.users.current import UserStates
@@ -126,19 +124,15 @@ class ModelBuilder:
     Attributes:
         settings: Bounds.
         telemetry: Counts and times.
-        database: The store.
-        readers: Threads in which it is asked.
+        store: The store.
         rankings: Where answers are remembered.
-        clock: Unix seconds.
         loop: The event loop.
     """
 
     settings: Settings
     telemetry: Telemetry
-    database: Database
-    readers: Executor
+    store: Store
     rankings: Rankings
-    clock: Callable[[], float]
     loop: asyncio.AbstractEventLoop
 
     def source(self, extractor: FeatureExtractor) -> FeatureSource:
@@ -149,8 +143,7 @@ class ModelBuilder:
             extractor=extractor,
             batcher=batcher,
             cache=cache,
-            database=self.database,
-            readers=self.readers,
+            store=self.store,
             telemetry=self.telemetry,
         )
         return FeatureSource(extractor, batcher, cache, featurizer)
@@ -164,11 +157,9 @@ class ModelBuilder:
         replayer = self.replayer(fold, cache, BatchedReader(source.extractor, source.batcher, self.loop))
         states = UserStates(
             cache=cache,
-            database=self.database,
-            readers=self.readers,
+            store=self.store,
             replayer=replayer,
             fold=fold,
-            clock=self.clock,
         )
         policy = TrustPolicy(
             settings.max_daily_information, settings.burst_events, settings.sustained_events_per_minute
@@ -183,12 +174,10 @@ class ModelBuilder:
             states=states,
             describer=describer,
             scorer=Scorer(bundle, describer, states, self.rankings, self.telemetry),
-            explainer=Explainer(bundle.reward, source.extractor.identity, self.database),
+            explainer=Explainer(bundle.reward, source.extractor.identity, self.store),
             ledger=Ledger(fold, cache, settings.idempotency_ttl_hours * _HOUR, policy),
         )
 
     def replayer(self, fold: Fold, cache: StateCache, reader: Reader) -> Replayer:
         """What catches users up to their logs."""
-        return Replayer(
-            database=self.database, fold=fold, reader=reader, cache=cache, telemetry=self.telemetry
-        )
+        return Replayer(store=self.store, fold=fold, reader=reader, cache=cache, telemetry=self.telemetry)

@@ -3,8 +3,6 @@
 import io
 import tarfile
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -13,7 +11,7 @@ from penchant.models.bundle import DEFAULT_BUNDLE, Bundle, BundleError
 from penchant.service.bundles.loading import StartError, load_bundle
 from penchant.service.settings import Settings
 from penchant.service.store import activations, bundles
-from penchant.service.store.database import Database
+from penchant.service.store.database import Store
 
 
 def packed(bundle: Bundle) -> bytes:
@@ -87,32 +85,30 @@ def in_use(connection: Connection, settings: Settings, shipped: Bundle | None = 
 
 
 def bundle_at_start(
-    database: Database,
+    store: Store,
     settings: Settings,
     *,
     pinned: Bundle | None = None,
     shipped: Bundle | None = None,
-    clock: Callable[[], float] = time.time,
 ) -> Bundle:
     """The bundle that a server starts with. A store's first is noted in it, so that there is something to go back to.
 
     Args:
-        database: The store.
+        store: The store.
         settings: May name a bundle.
         pinned: Rank with this one, whatever settings and store say.
         shipped: As for `in_use`.
-        clock: Unix seconds.
 
     Raises:
         StartError: It is missing or damaged.
     """
-    with database.reading() as connection:
+    with store.reading() as connection:
         bundle = pinned or in_use(connection, settings, shipped)
         if activations.active(connection) is not None:
             return bundle
     archive, features = packed(bundle), bundle.manifest.encoder.features
-    with database.writing() as connection:
-        name, now = bundle.manifest.name, clock()
+    with store.writing() as connection:
+        name, now = bundle.manifest.name, store.clock()
         bundles.put_first(connection, bundle.version, name, features, archive, now=now)
-    with database.reading() as connection:  # another server may have been quicker, with another bundle
+    with store.reading() as connection:  # another server may have been quicker, with another bundle
         return pinned or in_use(connection, settings, bundle)

@@ -94,7 +94,7 @@ class Upgrades:
 
     def _look(self) -> float | None:
         """Does what the store asks for; returns after how many seconds to look again, None: when something is told."""
-        with self.builder.database.reading() as connection:
+        with self.builder.store.reading() as connection:
             active, wanted = activations.active(connection), bundles.preparing(connection)
         current = self.models.current.bundle.version
         if self.is_pinned:
@@ -111,7 +111,7 @@ class Upgrades:
         except (BundleError, StartError) as error:
             self._give_up(wanted, str(error))
             return None
-        with bundles.alone_to_prepare(self.builder.database) as mine:
+        with bundles.alone_to_prepare(self.builder.store) as mine:
             if not mine or not self._prepare(model):
                 return self.builder.settings.change_poll_seconds  # the other may end before it has done it
         return 0.0
@@ -126,7 +126,7 @@ class Upgrades:
         if self._coming is not None and self._coming.bundle.version == version:
             return self._coming
         self._forget_coming()
-        with self.builder.database.reading() as connection:
+        with self.builder.store.reading() as connection:
             bundle = stored(connection, version)
         features = bundle.manifest.encoder.features
         source = next((s for s in self.models.sources if s.extractor.identity == features), None)
@@ -153,8 +153,8 @@ class Upgrades:
             return self._give_up(version, str(error))
         finally:
             self._learning = None
-        with builder.database.writing() as connection:
-            return bundles.activate_prepared(connection, version, now=builder.clock())
+        with builder.store.writing() as connection:
+            return bundles.activate_prepared(connection, version, now=builder.store.clock())
 
     def _switch(self, model: ServedModel) -> None:
         """From here on every new request is answered by this model; those under way end with the old one."""
@@ -192,8 +192,8 @@ class Upgrades:
     def _give_up(self, version: str, why: str) -> bool:
         """The bundle is not activated, anywhere; False."""
         log.error("upgrade_given_up", bundle=version, message=why)
-        with self.builder.database.writing() as connection:
-            bundles.fail(connection, version, why, now=self.builder.clock())
+        with self.builder.store.writing() as connection:
+            bundles.fail(connection, version, why, now=self.builder.store.clock())
         return False
 
     def _show(self) -> None:

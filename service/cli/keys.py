@@ -44,7 +44,7 @@ def create(
     _check_tenant(tenant)
     if len(name) > 128:
         stop("a key's name has at most 128 characters")
-    with open_store(data_dir, store_url, make=True) as database, database.writing() as connection:
+    with open_store(data_dir, store_url, make=True) as store, store.writing() as connection:
         key, stored = create_key(connection, tenant, set(scope), name, time.time())
     if as_json:
         typer.echo(json.dumps({"key": key, **_shown(stored)}))
@@ -63,7 +63,7 @@ def list_keys(
     """Show which keys there are, revoked ones too; never the keys themselves."""
     from penchant.service.store import keys
 
-    with open_store(data_dir, store_url, make=True) as database, database.reading() as connection:
+    with open_store(data_dir, store_url, make=True) as store, store.reading() as connection:
         found = [key for key in keys.all_keys(connection) if tenant in (None, key.tenant)]
     if as_json:
         typer.echo(json.dumps([_shown(key) for key in found]))
@@ -84,7 +84,7 @@ def revoke(
     """Make a key invalid for ever. A server stays closed when its last key is revoked."""
     from penchant.service.access.keyring import revoke_key
 
-    with open_store(data_dir, store_url, make=True) as database, database.writing() as connection:
+    with open_store(data_dir, store_url, make=True) as store, store.writing() as connection:
         revoked = revoke_key(connection, key_id, time.time())
     if revoked is None:
         stop(f"there is no key {key_id}", code=1)
@@ -122,7 +122,7 @@ def set_tenant(
         "users": users,
     }
     changes = {name: None if value == "none" else value for name, value in given.items() if value is not None}
-    with open_store(data_dir, store_url, make=True) as database, database.writing() as connection:
+    with open_store(data_dir, store_url, make=True) as store, store.writing() as connection:
         try:
             settings = TenantSettings(**own_settings(connection, tenant).model_dump() | changes)
         except ValidationError as error:
@@ -139,7 +139,7 @@ def show_tenant(tenant: Tenant, data_dir: DataDir = None, store_url: StoreUrl = 
     from penchant.service.store import keys
 
     tenancy = Tenancy(settings_of(data_dir, store_url))
-    with open_store(data_dir, store_url, make=True) as database, database.reading() as connection:
+    with open_store(data_dir, store_url, make=True) as store, store.reading() as connection:
         tenancy.load(keys.tenant_settings(connection))
         used = keys.usage(connection, int(time.time() // _DAY), [tenant])
         users = keys.count_users(connection, [tenant])[tenant]
@@ -153,7 +153,7 @@ def list_tenants(data_dir: DataDir = None, store_url: StoreUrl = None, as_json: 
     """Show the tenants that have a key or settings of their own."""
     from penchant.service.store import keys
 
-    with open_store(data_dir, store_url, make=True) as database, database.reading() as connection:
+    with open_store(data_dir, store_url, make=True) as store, store.reading() as connection:
         settings = keys.tenant_settings(connection)
         stored = keys.all_keys(connection)
     valid = [key.tenant for key in stored if key.revoked_at is None]

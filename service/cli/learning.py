@@ -45,7 +45,7 @@ def export(
         stop("say what to export: --judgements")
     left_out: Counter[str] = Counter()
     written = 0
-    with open_store(data_dir, store_url) as database, database.reading() as connection:
+    with open_store(data_dir, store_url) as store, store.reading() as connection:
         tenants = chosen_tenants(connection, tenant)
         try:
             with whole_file(out_path) as whole, packed(whole, out_path) as file:
@@ -114,7 +114,7 @@ def fit_from_store(
     with resumable(work, BundleError, CheckpointError, TooLittleError):
         with progress() as report:
             report("read feedback", 0, 0)
-            with open_store(data_dir, store_url) as database, database.reading() as connection:
+            with open_store(data_dir, store_url) as store, store.reading() as connection:
                 tenants = chosen_tenants(connection, tenant)
                 settings = settings_of(data_dir, store_url)
                 bundle = load_bundle(current) if current else bundle_in_use(connection, settings)
@@ -203,8 +203,8 @@ def replay(
     if user is not None and tenant is None:
         stop("--user goes with --tenant")
     settings = settings_of(data_dir, store_url)
-    with open_store(data_dir, store_url) as database, progress() as report:
-        with database.reading() as connection:
+    with open_store(data_dir, store_url) as store, progress() as report:
+        with store.reading() as connection:
             loaded = load_bundle(bundle) if bundle else bundle_in_use(connection, settings)
         fold = Fold(
             loaded.reward,
@@ -213,7 +213,7 @@ def replay(
             loaded.manifest.encoder.features,
         )
         found = replay_store(
-            database,
+            store,
             fold,
             as_of=time.time(),
             tenant=tenant,

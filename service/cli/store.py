@@ -64,10 +64,10 @@ def backup(
         stop(f"{file}: is there already")
     try:
         with (
-            open_store(data_dir, store_url) as database,
+            open_store(data_dir, store_url) as store,
             progress() as report,
             _written(file) as target,
-            database.reading() as connection,
+            store.reading() as connection,
         ):
             manifest = write_archive(connection, target, report)
     except (ArchiveError, SQLAlchemyError, OSError) as error:
@@ -89,19 +89,19 @@ def restore(
     from sqlalchemy.exc import SQLAlchemyError
 
     from penchant.service.store.archive import ArchiveError, read_archive, read_manifest
-    from penchant.service.store.database import Database, StoreError
+    from penchant.service.store.database import Store, StoreError
 
     settings = settings_of(data_dir, store_url)
     try:
         with file.open("rb") as source, progress() as report:
             read_manifest(source)  # before anything is made
-            with closing(Database.open(settings)) as database, database.writing() as connection:
+            with closing(Store.open(settings)) as store, store.writing() as connection:
                 manifest = read_archive(connection, source, report)
     except (ArchiveError, StoreError, SQLAlchemyError, OSError) as error:
         stop(_reason(error), code=1)
     except KeyboardInterrupt:
         stop("interrupted: nothing was restored", INTERRUPTED)
-    _tell(f"restored {database.name}", manifest)
+    _tell(f"restored {store.name}", manifest)
 
 
 @contextmanager

@@ -15,16 +15,14 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from penchant.models.bundle import Bundle
-    from penchant.service.store.database import Database
+    from penchant.service.store.database import Store
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of users and their feedback; PENCHANT_DATA_DIR unless given.")
 ]
 StoreUrl = Annotated[
     str | None,
-    typer.Option(
-        help="Database in its place, such as postgresql+psycopg://…; PENCHANT_STORE_URL unless given."
-    ),
+    typer.Option(help="Store in its place, such as postgresql+psycopg://…; PENCHANT_STORE_URL unless given."),
 ]
 
 
@@ -54,7 +52,7 @@ def settings_of(data_dir: Path | None, store_url: str | None = None, **others: o
 
 
 @contextmanager
-def open_store(data_dir: Path | None, store_url: str | None, *, make: bool = False) -> "Iterator[Database]":
+def open_store(data_dir: Path | None, store_url: str | None, *, make: bool = False) -> "Iterator[Store]":
     """The store that the settings name; a command that cannot open it ends with the reason.
 
     Args:
@@ -62,14 +60,14 @@ def open_store(data_dir: Path | None, store_url: str | None, *, make: bool = Fal
         store_url: As given on the command line.
         make: Whether it is made where there is none.
     """
-    from penchant.service.store.database import FILE_NAME, Database, StoreError
+    from penchant.service.store.database import FILE_NAME, Store, StoreError
 
     settings = settings_of(data_dir, store_url)
     if not make and settings.store_url is None and not (settings.data_dir / FILE_NAME).is_file():
         stop(f"{settings.data_dir}: holds no store")
     try:
-        database = Database.open(settings, exclusive=False)
+        store = Store.open(settings, exclusive=False)
     except StoreError as error:
         stop(error, code=1)
-    with closing(database):
-        yield database
+    with closing(store):
+        yield store

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from penchant.models.bundle import Bundle
     from penchant.service.store.bundles import StoredBundle
-    from penchant.service.store.database import Database
+    from penchant.service.store.database import Store
 
 Force = Annotated[bool, typer.Option("--force", help="Although PENCHANT_BUNDLE pins the servers' bundle.")]
 
@@ -52,19 +52,19 @@ def upgrade(
     Answers keep coming from the bundle in use until then. With another encoder all judged texts are read again.
     """
     if status:
-        with open_store(data_dir, store_url) as database:
-            _show(database, as_json=as_json)
+        with open_store(data_dir, store_url) as store:
+            _show(store, as_json=as_json)
         return
     if bundle is None:
         stop("which bundle? Name its folder, or ask with --status")
     loaded = load_bundle(bundle)
     _check_pinned(data_dir, store_url, force=force)
-    with open_store(data_dir, store_url) as database:
-        _begin(database, loaded, accept_loss=accept_loss)
+    with open_store(data_dir, store_url) as store:
+        _begin(store, loaded, accept_loss=accept_loss)
         if wait:
-            _wait(database, loaded.version)
+            _wait(store, loaded.version)
         if as_json:
-            _show(database, as_json=True)
+            _show(store, as_json=True)
         elif wait:
             typer.echo(f"{loaded.version} ranks")
         else:
@@ -81,7 +81,7 @@ def rollback(
 ) -> None:
     """Rank with the bundle before again; or, while another is still made ready, call that off."""
     _check_pinned(data_dir, store_url, force=force)
-    with open_store(data_dir, store_url) as database, database.writing() as connection:
+    with open_store(data_dir, store_url) as store, store.writing() as connection:
         said = _go_back(connection, to)
     for line in said:
         typer.echo(line)
@@ -120,32 +120,32 @@ def _check_pinned(data_dir: Path | None, store_url: str | None, *, force: bool) 
         )
 
 
-def _begin(database: "Database", bundle: "Bundle", *, accept_loss: bool) -> None:
+def _begin(store: "Store", bundle: "Bundle", *, accept_loss: bool) -> None:
     """Hands the bundle to the servers."""
     from penchant.service.bundles.stored_bundles import packed
     from penchant.service.store import activations, bundles
 
     features = bundle.manifest.encoder.features
-    with database.reading() as connection:
+    with store.reading() as connection:
         version = activations.active(connection)
         before = None if version is None else bundles.find(connection, version)
     if version == bundle.version:
         stop(f"{version} ranks already", code=1)
     if before is None or before.extractor != features:
         note(f"{bundle.version} reads texts with another encoder: all judged texts are encoded again")
-        _check_loss(database, features, accept_loss=accept_loss)
+        _check_loss(store, features, accept_loss=accept_loss)
     archive = packed(bundle)
-    with database.writing() as connection:
+    with store.writing() as connection:
         name, now = bundle.manifest.name, time.time()
         bundles.put(connection, bundle.version, name, features, archive, now=now)
 
 
-def _check_loss(database: "Database", extractor: str, *, accept_loss: bool) -> None:
+def _check_loss(store: "Store", extractor: str, *, accept_loss: bool) -> None:
     """Judgements of which no text was kept say nothing to another encoder: that is told before anything is done."""
     from penchant.service.log.reading import judged_texts
     from penchant.service.store import bundles
 
-    with database.reading() as connection:
+    with store.reading() as connection:
         payloads = bundles.lost_to(connection, extractor)
         lost = Counter(tenant for tenant, payload in payloads if not judged_texts(json.loads(payload)))
     if not lost:
@@ -157,13 +157,13 @@ def _check_loss(database: "Database", extractor: str, *, accept_loss: bool) -> N
     note(said)
 
 
-def _wait(database: "Database", version: str) -> None:
+def _wait(store: "Store", version: str) -> None:
     from penchant.service.store import activations, bundles
 
     try:
         with progress() as report:
             while True:
-                with database.reading() as connection:
+                with store.reading() as connection:
                     found, active = bundles.find(connection, version), activations.active(connection)
                 if active == version:
                     return
@@ -179,10 +179,10 @@ def _wait(database: "Database", version: str) -> None:
         stop("no longer waiting; servers go on. `penchant rollback` calls it off", INTERRUPTED)
 
 
-def _show(database: "Database", *, as_json: bool) -> None:
+def _show(store: "Store", *, as_json: bool) -> None:
     from penchant.service.store import activations, bundles
 
-    with database.reading() as connection:
+    with store.reading() as connection:
         active, previous = activations.active(connection), activations.previous(connection)
         found, history = bundles.all_bundles(connection), activations.history(connection, _HISTORY)
     if as_json:

@@ -1,8 +1,6 @@
 """Text → features, by the cheapest way there is: memory, the store, or the encoder."""
 
-import asyncio
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +9,8 @@ from numpy.typing import NDArray
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.encoding.feature_cache import CachedFeature, FeatureCache
-from penchant.service.store.database import Database
-from penchant.service.store.features import StoredFeature, find_features
+from penchant.service.store.database import Store
+from penchant.service.store.features import find_features
 from penchant.service.telemetry.metrics import Telemetry, Timings
 
 
@@ -40,8 +38,7 @@ class Featurizer:
         extractor: Gives keys and dimensions; the batcher owns its encoder.
         batcher: Computes what is not known.
         cache: What is in memory.
-        database: Holds features of judged texts.
-        readers: Threads in which the database is asked.
+        store: Holds features of judged texts.
         telemetry: Counts hits and misses.
     """
 
@@ -51,15 +48,13 @@ class Featurizer:
         extractor: FeatureExtractor,
         batcher: MicroBatcher,
         cache: FeatureCache,
-        database: Database,
-        readers: Executor,
+        store: Store,
         telemetry: Telemetry,
     ) -> None:
         self.extractor = extractor
         self._batcher = batcher
         self._cache = cache
-        self._database = database
-        self._readers = readers
+        self._store = store
         self._telemetry = telemetry
 
     async def features(
@@ -96,13 +91,8 @@ class Featurizer:
         self._telemetry.cache_hits.inc(texts)
 
     async def _stored(self, tenant: str, keys: Sequence[bytes]) -> dict[bytes, CachedFeature]:
-        loop = asyncio.get_running_loop()
-        rows = await loop.run_in_executor(self._readers, self._read, tenant, keys)
+        rows = await self._store.read(find_features, tenant, self.extractor.identity, keys)
         return {k: CachedFeature(row.vector, row.tokens, row.truncated) for k, row in rows.items()}
-
-    def _read(self, tenant: str, keys: Sequence[bytes]) -> dict[bytes, StoredFeature]:
-        with self._database.looking_up() as connection:
-            return find_features(connection, tenant, self.extractor.identity, keys)
 
     async def _encoded(
         self,

@@ -14,7 +14,7 @@ from penchant.service.ranking.rankings import Ranking
 from penchant.service.settings import Settings
 from penchant.service.store import tables
 from penchant.service.store.answers import drop_older_answers
-from penchant.service.store.database import Database, leave_mark
+from penchant.service.store.database import Store, leave_mark
 from penchant.service.store.failures import is_contention, is_lost_connection, is_unreachable
 from penchant.service.store.keys import drop_older_usage
 from penchant.service.store.rankings import drop_older_rankings
@@ -48,6 +48,14 @@ class Learning(Protocol):
         """Brings up to the log the states that a commit left behind it."""
 
 
+class Models(Protocol):
+    """The models of a server, as a commit sees them."""
+
+    @property
+    def current(self) -> Learning:
+        """The model that ranks and learns."""
+
+
 class Transact(Protocol):
     """Runs work in a write transaction of its own, again where another server was in the way."""
 
@@ -71,12 +79,11 @@ class Commits:
     """Commits groups, what is alone, and expiry; makes states visible once they are durable.
 
     Args:
-        database: The store.
-        learning: The model that learns just now.
+        store: The store.
+        models: The models of this server. The current one learns.
         chores: What is done whenever things expire.
         settings: Times to live.
         telemetry: Where commits are counted.
-        clock: Unix seconds.
 
     Attributes:
         failing: Whether the last attempt to write failed.
@@ -86,19 +93,17 @@ class Commits:
     def __init__(
         self,
         *,
-        database: Database,
-        learning: Callable[[], Learning],
+        store: Store,
+        models: Models,
         chores: Sequence[Chore],
         settings: Settings,
         telemetry: Telemetry,
-        clock: Callable[[], float],
     ) -> None:
-        self._database = database
-        self._learning = learning
+        self._store = store
+        self._models = models
         self._chores = chores
         self._settings = settings
         self._telemetry = telemetry
-        self._clock = clock
         self._next_expiry = 0.0
         self.failing = False
         self.unfinished = False
@@ -121,7 +126,7 @@ class Commits:
             failure = self._failure(error)
             return [failure for _ in jobs]
         self.failing = False
-        model = self._learning()  # the same as a moment ago: it changes on this thread alone
+        model = self._models.current  # the same as a moment ago: it changes on this thread alone
         for key, state in states.items():
             model.cache.publish(key, state)
             if not state.is_current:
@@ -138,7 +143,7 @@ class Commits:
         def work(
             connection: Connection, again: bool
         ) -> tuple[Sequence[FeedbackAnswer | ApiError], Mapping[UserKey, UserState]]:
-            answers, states = self._learning().ledger.apply(connection, jobs, again=again)
+            answers, states = self._models.current.ledger.apply(connection, jobs, again=again)
             add(connection, tables.rankings, [ranking.row() for ranking in rankings])
             return answers, states
 
@@ -156,11 +161,11 @@ class Commits:
         again = False
         for patience in (*_PATIENCE_SECONDS, None):
             try:
-                with self._database.writing() as connection:
+                with self._store.writing() as connection:
                     found = work(connection, again)
             except DBAPIError as error:
                 passing = is_contention(error) or is_lost_connection(error)
-                if patience is None or not passing or not self._database.shared:
+                if patience is None or not passing or not self._store.shared:
                     raise
                 log.info("write_retried", error=type(error.orig).__name__)
                 again = again or is_lost_connection(error)
@@ -185,14 +190,14 @@ class Commits:
 
     def expire(self) -> None:
         """Removes what is too old, when it is time; after a failure it finds out whether writing works again."""
-        now, settings = self._clock(), self._settings
+        now, settings = self._store.clock(), self._settings
         if self.unfinished:
             self._do_chores(now)
         if not self.failing and now < self._next_expiry:
             return
         self._next_expiry = now + settings.expiry_interval_seconds
         try:
-            with self._database.writing() as connection:
+            with self._store.writing() as connection:
                 removed = (
                     drop_older_rankings(connection, now - settings.rank_ttl_hours * _HOUR)
                     + drop_older_answers(connection, now - settings.idempotency_ttl_hours * _HOUR)
@@ -219,5 +224,5 @@ class Commits:
         self.failing = True
         log_failure("write_failed", error)
         if isinstance(error, SQLAlchemyError | OSError):
-            return storage_unavailable(_UNCERTAIN if self._database.shared else _NOTHING_STORED)
+            return storage_unavailable(_UNCERTAIN if self._store.shared else _NOTHING_STORED)
         return internal_error()

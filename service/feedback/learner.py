@@ -1,9 +1,7 @@
 """Feedback: request → who → features → log (durable) → posterior. Here: up to the writer's queue."""
 
-import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -23,7 +21,7 @@ from penchant.service.log.rows import JudgedFeatures
 from penchant.service.ranking.rankings import Rankings
 from penchant.service.settings import Settings
 from penchant.service.store.answers import find_answers
-from penchant.service.store.database import Database
+from penchant.service.store.database import Store
 from penchant.service.telemetry.metrics import Telemetry, Timings
 from penchant.service.users.current import UserStates
 
@@ -52,10 +50,8 @@ class Learner:
         writer: Logs and learns.
         quotas: How much a tenant may send.
         tenancy: Whether it keeps texts.
-        database: Holds answers to idempotency keys.
-        readers: Threads in which it is asked.
+        store: Holds answers to idempotency keys.
         telemetry: Counts events.
-        clock: Unix seconds.
     """
 
     def __init__(
@@ -66,10 +62,8 @@ class Learner:
         writer: Writer,
         quotas: Quotas,
         tenancy: Tenancy,
-        database: Database,
-        readers: Executor,
+        store: Store,
         telemetry: Telemetry,
-        clock: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._rankings = rankings
@@ -77,10 +71,8 @@ class Learner:
         self._writer = writer
         self._quotas = quotas
         self._tenancy = tenancy
-        self._database = database
-        self._readers = readers
+        self._store = store
         self._telemetry = telemetry
-        self._clock = clock
         self._in_flight: set[tuple[str, str]] = set()
 
     async def feedback(
@@ -126,21 +118,13 @@ class Learner:
 
     async def _earlier(self, tenant: str, idempotency: Idempotency) -> bytes | None:
         """The answer that was given under this key, None where it is new or has expired."""
-        loop = asyncio.get_running_loop()
-        row = await loop.run_in_executor(self._readers, self._read_answer, tenant, idempotency.key)
-        if row is None:
+        row = (await self._store.read(find_answers, tenant, [idempotency.key])).get(idempotency.key)
+        if row is None or self._store.clock() - row.created_at > self._settings.idempotency_ttl_hours * _HOUR:
             return None
-        request_hash, answer = row
-        if request_hash != idempotency.request_hash:
+        if row.request_hash != idempotency.request_hash:
             raise ApiError(Code.IDEMPOTENCY_KEY_REUSED, "A new request needs a new idempotency key.")
+        answer: bytes = row.answer
         return answer
-
-    def _read_answer(self, tenant: str, key: str) -> tuple[bytes, bytes] | None:
-        with self._database.looking_up() as connection:
-            row = find_answers(connection, tenant, [key]).get(key)
-        if row is None or self._clock() - row.created_at > self._settings.idempotency_ttl_hours * _HOUR:
-            return None
-        return row.request_hash, row.answer
 
     async def _within_quota(
         self, model: Reading, tenant: str, events: Sequence[ReadyEvent]
@@ -148,11 +132,10 @@ class Learner:
         """The same events; those of users that would be too many can only turn out to be duplicates."""
         if not self._quotas.limits_users(tenant):
             return list(events)
-        loop = asyncio.get_running_loop()
         refused: dict[str, ApiError] = {}
         for user in {event.user for event in events}:
             if await model.states.get(tenant, user) is None:
-                error = await loop.run_in_executor(self._readers, self._quotas.refusal, tenant, user)
+                error = await self._store.run(self._quotas.refusal, tenant, user)
                 if error is not None:
                     refused[user] = error
         return [
@@ -226,7 +209,7 @@ class Learner:
                 for event in ready
             ]
         ready = await self._within_quota(model, tenant, ready)
-        job = FeedbackJob(tenant, tuple(ready), tuple(rejected), bare, idempotency, self._clock())
+        job = FeedbackJob(tenant, tuple(ready), tuple(rejected), bare, idempotency, self._store.clock())
         return await self._writer.feedback(job)
 
     async def _with_features(

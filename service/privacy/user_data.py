@@ -1,6 +1,6 @@
 """A user's data as the user's own: told, given to another id of the same person, forgotten."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -16,7 +16,7 @@ from penchant.service.privacy.forgotten import Forgotten, Memories, announce
 from penchant.service.privacy.user_export import exported
 from penchant.service.ranking.rankings import Rankings
 from penchant.service.store import locks
-from penchant.service.store.database import Database
+from penchant.service.store.database import Store
 from penchant.service.store.events import log_order, move_log
 from penchant.service.store.user_data import delete_user, find_held, move_rest
 from penchant.service.store.users import drop_states, drop_user, find_user, put_user
@@ -30,32 +30,29 @@ class UserData:
 
     Args:
         writer: Runs them.
-        database: The store.
+        store: The store.
         memories: What this server holds in memory.
         rankings: Recent ones, to be renamed.
         models: States in memory, what a state is, keys of texts.
         telemetry: The hash under which others hear of a user.
-        clock: Unix seconds.
     """
 
     def __init__(
         self,
         *,
         writer: Writer,
-        database: Database,
+        store: Store,
         memories: Memories,
         rankings: Rankings,
         models: Models,
         telemetry: Telemetry,
-        clock: Callable[[], float],
     ) -> None:
         self._writer = writer
-        self._database = database
+        self._store = store
         self._memories = memories
         self._rankings = rankings
         self._models = models
         self._telemetry = telemetry
-        self._clock = clock
 
     async def forget(self, tenant: str, user: str) -> None:
         """Removes a user from store and memory, here and on other servers; returns when that is durable.
@@ -77,8 +74,8 @@ class UserData:
                 [*features, *(key(text, prompt) for key in keys for prompt, text in texts)],
                 [*items, *(item_key(prompt, text) for prompt, text in texts)],
             )
-            if self._database.shared:
-                announce(connection, forgotten, self._clock())
+            if self._store.shared:
+                announce(connection, forgotten, self._store.clock())
             return forgotten
 
         def drop(forgotten: Forgotten) -> None:
@@ -105,9 +102,9 @@ class UserData:
         def join(connection: Connection) -> tuple[int, UserState]:
             locks.hold_users(connection, [(tenant, user), (tenant, source)])
             merged, state = _join(connection, tenant, user, source, self._models.current.fold)
-            if merged and self._database.shared:
+            if merged and self._store.shared:
                 gone = Forgotten(tenant, self._telemetry.hash_user(tenant, source), erased=False)
-                announce(connection, gone, self._clock())
+                announce(connection, gone, self._store.clock())
             return merged, state
 
         def publish(joined: tuple[int, UserState]) -> None:
@@ -132,11 +129,11 @@ class UserData:
         Raises:
             ApiError: `user_not_found`.
         """
-        with self._database.reading() as connection:
+        with self._store.reading() as connection:
             held = find_held(connection, tenant, user, orjson.dumps(user).decode())
         if held.user is None and not (held.rankings or held.answers):
             raise ApiError(Code.USER_NOT_FOUND, "Nothing is held on this user.")
-        return exported(user, held, self._models.current.fold, self._clock())
+        return exported(user, held, self._models.current.fold, self._store.clock())
 
 
 def _join(connection: Connection, tenant: str, user: str, source: str, fold: Fold) -> tuple[int, UserState]:

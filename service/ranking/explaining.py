@@ -13,7 +13,7 @@ from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import RewardModel
 from penchant.service.errors import InvalidRequestError
 from penchant.service.log.reading import in_force, judged_texts
-from penchant.service.store.database import Database
+from penchant.service.store.database import Store
 from penchant.service.store.events import newest_judgements, payloads
 from penchant.service.store.judged import LoggedJudgement, replay_events
 
@@ -58,20 +58,20 @@ class Explainer:
     Args:
         reward: The model.
         extractor: Identity of the features.
-        database: Holds the log and the features of judged texts.
+        store: Holds the log and the features of judged texts.
     """
 
-    def __init__(self, reward: RewardModel, extractor: str, database: Database) -> None:
+    def __init__(self, reward: RewardModel, extractor: str, store: Store) -> None:
         self._reward = reward
         self._extractor = extractor
-        self._database = database
+        self._store = store
 
     def reasons(self, tenant: str, user: str, posterior: UserPosterior) -> dict[str, Any] | None:
         """How a user differs from the population; None where the bundle's text prior has no linear form.
 
         To be called in a thread: it asks the database. Cost: as `explain_user` of 200 texts, whatever the log's length.
         """
-        with self._database.reading() as connection:
+        with self._store.reading() as connection:
             since = newest_judgements(connection, tenant, user, MAX_JUDGED_TEXTS)
             log = list(replay_events(connection, tenant, user, self._extractor, since=since))
             texts = _newest_texts(in_force(log))

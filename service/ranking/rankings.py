@@ -1,17 +1,17 @@
 """What was shown under a `rank_id`, so that feedback can name a candidate by its index for a day."""
 
-import asyncio
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
 
-from penchant.service.store.database import Database
+from penchant.service.access.tenancy import Tenancy
+from penchant.service.store.database import Store
 from penchant.service.store.rankings import find_ranking
+from penchant.service.store.statements import AnyRow
 
 _OVERHEAD_BYTES: Final = 300
 
@@ -67,11 +67,9 @@ class Rankings:
     Args:
         max_bytes: Bound of the memory.
         ttl_seconds: How long a ranking can be referred to.
-        clock: Unix seconds.
         write: Hands a ranking to the writer, without waiting; what to call when that is done with it.
-        keeps_texts: Whether a tenant does; rankings of one that does not stay in the memory of this server.
-        database: Asked for what is not in memory.
-        readers: Threads in which it is asked.
+        tenancy: Whether a tenant keeps texts; rankings of one that does not stay in the memory of this server.
+        store: Asked for what is not in memory.
     """
 
     def __init__(
@@ -79,19 +77,15 @@ class Rankings:
         *,
         max_bytes: int,
         ttl_seconds: float,
-        clock: Callable[[], float],
         write: Callable[[Ranking, Callable[[], object]], None],
-        keeps_texts: Callable[[str], bool],
-        database: Database,
-        readers: Executor,
+        tenancy: Tenancy,
+        store: Store,
     ) -> None:
         self._max_bytes = max_bytes
         self._ttl_seconds = ttl_seconds
-        self._clock = clock
         self._write = write
-        self._keeps_texts = keeps_texts
-        self._database = database
-        self._readers = readers
+        self._tenancy = tenancy
+        self._store = store
         self._recent: OrderedDict[tuple[str, str], Ranking] = OrderedDict()
         self._unwritten: dict[tuple[str, str], Ranking] = {}
         self._bytes = 0
@@ -101,13 +95,13 @@ class Rankings:
     ) -> None:
         """Keeps a ranking and has it written soon."""
         one = prompts[:1] if prompts.count(prompts[0]) == len(prompts) else prompts
-        ranking = Ranking(tenant, rank_id, user, one, texts, self._clock())
+        ranking = Ranking(tenant, rank_id, user, one, texts, self._store.clock())
         key = (tenant, rank_id)
         self._recent[key] = ranking
         self._bytes += ranking.size
         while self._bytes > self._max_bytes and len(self._recent) > 1:
             self._bytes -= self._recent.popitem(last=False)[1].size
-        if not self._keeps_texts(tenant):
+        if not self._tenancy.of(tenant).keep_texts:
             return
         self._unwritten[key] = ranking
         self._write(ranking, lambda: self._unwritten.pop(key, None))
@@ -117,9 +111,9 @@ class Rankings:
         key = (tenant, rank_id)
         ranking = self._recent.get(key) or self._unwritten.get(key)
         if ranking is None:
-            loop = asyncio.get_running_loop()
-            ranking = await loop.run_in_executor(self._readers, self._read, tenant, rank_id)
-        if ranking is None or self._clock() - ranking.created_at > self._ttl_seconds:
+            row = await self._store.read(find_ranking, tenant, rank_id)
+            ranking = None if row is None else _read_row(tenant, rank_id, row)
+        if ranking is None or self._store.clock() - ranking.created_at > self._ttl_seconds:
             return None
         return ranking
 
@@ -147,12 +141,9 @@ class Rankings:
                 if ranking.tenant == tenant and ranking.user == source:
                     held[key] = replace(ranking, user=user)
 
-    def _read(self, tenant: str, rank_id: str) -> Ranking | None:
-        with self._database.looking_up() as connection:
-            row = find_ranking(connection, tenant, rank_id)
-        if row is None:
-            return None
-        shown = orjson.loads(row.shown)
-        return Ranking(
-            tenant, rank_id, row.user_id, tuple(shown["prompts"]), tuple(shown["texts"]), row.created_at
-        )
+
+def _read_row(tenant: str, rank_id: str, row: AnyRow) -> Ranking:
+    """The ranking that a row of the store holds."""
+    shown = orjson.loads(row.shown)
+    prompts, texts = tuple(shown["prompts"]), tuple(shown["texts"])
+    return Ranking(tenant, rank_id, row.user_id, prompts, texts, row.created_at)

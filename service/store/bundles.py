@@ -9,7 +9,7 @@ from sqlalchemy import Connection, and_, delete, or_, select, text, tuple_, upda
 
 from penchant.service.store import activations, feed
 from penchant.service.store.activations import CHANGE, NOBODY_S
-from penchant.service.store.database import Database
+from penchant.service.store.database import Store
 from penchant.service.store.statements import insert_new, insert_or_replace
 from penchant.service.store.tables import bundles, feedback_events, judged_items, user_states
 
@@ -129,12 +129,12 @@ def activate_prepared(connection: Connection, version: str, *, now: float) -> bo
 
 
 @contextmanager
-def alone_to_prepare(database: Database) -> Iterator[bool]:
+def alone_to_prepare(store: Store) -> Iterator[bool]:
     """Whether this server is the one to make a bundle ready; if so, no other is before the block ends."""
-    if not database.shared:
+    if not store.shared:
         yield True
         return
-    with database.holding() as connection:
+    with store.holding() as connection:
         free = connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _PREPARING})
         try:
             yield bool(free)

@@ -1,11 +1,15 @@
 """Where everything durable is: a SQLite file of one server, or a PostgreSQL database that several share."""
 
+import asyncio
 import fcntl
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Concatenate, Final, ParamSpec, TypeVar
 
 from alembic import command
 from alembic.config import Config
@@ -25,26 +29,48 @@ _MIGRATION_LOCK: Final = (
 )
 
 
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
+
+
 class StoreError(RuntimeError):
     """The store cannot be used, for a reason that its operator can change."""
 
 
-class Database:
-    """The store.
+class Store:
+    """The store: a database, the threads that read it for the event loop, and the clock that dates its rows.
+
+    Coroutines call `read`, `read_snapshot` and `run`. Threads that may block, and commands, use the context managers
+    `reading` and `writing`.
 
     Args:
-        place: Data folder of a SQLite file, created where it is missing; or the address of a PostgreSQL database.
-        exclusive: Whether this is a server: a SQLite file has one. Commands open it beside.
-        readers: Connections for reading.
+        place: Data folder of a SQLite file, created if it is missing, or address of a PostgreSQL database.
+        exclusive: Whether this process is a server. A SQLite file has at most one server; commands open it without
+            a lock.
+        readers: Number of threads, and of connections, that read.
+        clock: Function that returns the time in Unix seconds.
 
     Attributes:
-        shared: Whether several servers may use it: what one knows another may have changed.
+        shared: Whether several servers may use the store, so that another server may have changed anything that this
+            one holds in memory.
+        name: File or address of the database, without a password.
+        path: SQLite file. None for PostgreSQL.
+        clock: Function that returns the time in Unix seconds.
 
     Raises:
-        StoreError: It cannot be reached or written, or another server uses the folder.
+        StoreError: If the database cannot be reached or written, or if another server uses the folder.
     """
 
-    def __init__(self, place: Path | URL, *, exclusive: bool = True, readers: int = 4) -> None:
+    def __init__(
+        self,
+        place: Path | URL,
+        *,
+        exclusive: bool = True,
+        readers: int = 4,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.clock = clock
+        self._threads = ThreadPoolExecutor(readers, thread_name_prefix="penchant-reader")
         self._lock: IO[bytes] | None = None
         self.path: Path | None = None
         self.shared = isinstance(place, URL)
@@ -72,13 +98,53 @@ class Database:
             raise StoreError(f"The database {self.name} cannot be opened: {reason}") from error
 
     @classmethod
-    def open(cls, settings: Settings, *, exclusive: bool = True) -> "Database":
-        """The store that the settings name.
+    def open(
+        cls, settings: Settings, *, exclusive: bool = True, clock: Callable[[], float] = time.time
+    ) -> "Store":
+        """Open the store that the settings name.
 
         Raises:
-            StoreError: It cannot be used.
+            StoreError: If it cannot be used.
         """
-        return cls(store_place(settings), exclusive=exclusive, readers=settings.store_readers)
+        place = store_place(settings)
+        return cls(place, exclusive=exclusive, readers=settings.store_readers, clock=clock)
+
+    async def read(
+        self, query: Callable[Concatenate[Connection, P], Answer], *args: P.args, **kwargs: P.kwargs
+    ) -> Answer:
+        """Return `query(connection, *args, **kwargs)`, called in a reader thread.
+
+        The query must be a single statement. On PostgreSQL this saves the two round trips of a transaction.
+
+        Raises:
+            SQLAlchemyError: If the database cannot be read.
+        """
+
+        def look_up() -> Answer:
+            with self._lookups.connect() as connection:
+                return query(connection, *args, **kwargs)
+
+        return await self.run(look_up)
+
+    async def read_snapshot(
+        self, query: Callable[Concatenate[Connection, P], Answer], *args: P.args, **kwargs: P.kwargs
+    ) -> Answer:
+        """Return `query(connection, *args, **kwargs)`, called in a reader thread on one consistent view.
+
+        Raises:
+            SQLAlchemyError: If the database cannot be read.
+        """
+
+        def read() -> Answer:
+            with self.reading() as connection:
+                return query(connection, *args, **kwargs)
+
+        return await self.run(read)
+
+    async def run(self, function: Callable[P, Answer], *args: P.args, **kwargs: P.kwargs) -> Answer:
+        """Return `function(*args, **kwargs)`, called in a reader thread, for functions that open a view themselves."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(function, *args, **kwargs))
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -93,12 +159,6 @@ class Database:
             yield connection
 
     @contextmanager
-    def looking_up(self) -> Iterator[Connection]:
-        """For one statement: on PostgreSQL without the two further round trips of a transaction."""
-        with self._lookups.connect() as connection:
-            yield connection
-
-    @contextmanager
     def holding(self) -> Iterator[Connection]:
         """For PostgreSQL's locks that outlast transactions: each statement is one, and the connection is kept."""
         with self._writer.connect() as connection:
@@ -107,7 +167,7 @@ class Database:
     def salt(self) -> bytes:
         """Random bytes of this installation, made once: what hashed user ids in its logs are keyed with."""
         asked = select(installation.c.value).where(installation.c.name == "log_salt")
-        with self.looking_up() as connection:
+        with self._lookups.connect() as connection:
             value = connection.scalar(asked)
         if value is None:
             fresh = {"tenant": "", "name": "log_salt", "value": secrets.token_bytes(32)}
@@ -119,7 +179,8 @@ class Database:
         return value
 
     def close(self) -> None:
-        """Closes all connections and gives the folder free."""
+        """End the reader threads, close all connections and release the folder."""
+        self._threads.shutdown()
         self._readers.dispose()
         self._writer.dispose()
         if self._lock is not None:

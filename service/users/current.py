@@ -1,13 +1,11 @@
 """The event loop's way to a user's state: from memory, or caught up from the store in a thread."""
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import Executor
 from weakref import WeakValueDictionary
 
 from penchant.models.taste.posterior import UserPosterior
 from penchant.service.store import users
-from penchant.service.store.database import Database
+from penchant.service.store.database import Store
 from penchant.service.users.fold import Fold
 from penchant.service.users.replayer import Replayer
 from penchant.service.users.states import StateCache, UserKey, UserState
@@ -21,29 +19,23 @@ class UserStates:
 
     Args:
         cache: Shared with the writer.
-        database: The store.
-        readers: Threads in which it is asked.
+        store: The store.
         replayer: Catches up in them.
         fold: What a state is.
-        clock: Unix seconds.
     """
 
     def __init__(
         self,
         *,
         cache: StateCache,
-        database: Database,
-        readers: Executor,
+        store: Store,
         replayer: Replayer,
         fold: Fold,
-        clock: Callable[[], float],
     ) -> None:
         self.prior = fold.start.posterior
         self._forgetting = fold.forgetting
-        self._clock = clock
         self._cache = cache
-        self._database = database
-        self._readers = readers
+        self._store = store
         self._replayer = replayer
         self._under_way: WeakValueDictionary[UserKey, asyncio.Lock] = WeakValueDictionary()
 
@@ -60,9 +52,8 @@ class UserStates:
         key = (tenant, user)
         found, state = self._cache.find(key)
         stamp = None
-        if self._database.shared:
-            loop = asyncio.get_running_loop()
-            stamp = await loop.run_in_executor(self._readers, self._stamp, key)
+        if self._store.shared:
+            stamp = await self._store.read(users.find_version, tenant, user)
             if stamp is None:
                 return None
         if found and self._holds(state, stamp):
@@ -71,11 +62,11 @@ class UserStates:
 
     def posterior(self, state: UserState | None) -> UserPosterior:
         """What is left now of what was learned; the population's where nothing was."""
-        return self.prior if state is None else self._forgetting.aged(state.evidence, self._clock())
+        return self.prior if state is None else self._forgetting.aged(state.evidence, self._store.clock())
 
     def _holds(self, state: UserState | None, stamp: tuple[int, float] | None) -> bool:
         """Whether a state in memory can be answered from; `stamp` is the store's, on a shared one."""
-        if not self._database.shared:
+        if not self._store.shared:
             return state is None or state.is_current
         return state is not None and state.is_current and state.stamp == stamp
 
@@ -87,13 +78,8 @@ class UserStates:
                 return state
             load = self._cache.begin(key)
             try:
-                loop = asyncio.get_running_loop()
-                state = await loop.run_in_executor(self._readers, self._replayer.current, key)
+                state = await self._store.run(self._replayer.current, key)
             except BaseException:
                 self._cache.abandon(key, load)
                 raise
             return self._cache.finish(key, load, state)
-
-    def _stamp(self, key: UserKey) -> tuple[int, float] | None:
-        with self._database.looking_up() as connection:
-            return users.find_version(connection, *key)

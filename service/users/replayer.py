@@ -18,7 +18,7 @@ from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.errors import OverloadedError
 from penchant.service.log.rows import feature_rows, item_rows
 from penchant.service.store import locks, tables, users
-from penchant.service.store.database import Database
+from penchant.service.store.database import Store
 from penchant.service.store.statements import add
 from penchant.service.telemetry.metrics import Telemetry, log, log_failure
 from penchant.service.users.catching_up import CaughtUp, Reader, caught_up
@@ -67,7 +67,7 @@ class Replayer:
     """Catches users up, and saves what that took.
 
     Args:
-        database: The store.
+        store: The store.
         fold: What a state is.
         reader: Reads texts that have no features under the bundle's extractor.
         cache: States in memory.
@@ -78,10 +78,10 @@ class Replayer:
     """
 
     def __init__(
-        self, *, database: Database, fold: Fold, reader: Reader, cache: StateCache, telemetry: Telemetry
+        self, *, store: Store, fold: Fold, reader: Reader, cache: StateCache, telemetry: Telemetry
     ) -> None:
         self.settled = threading.Event()
-        self._database = database
+        self._store = store
         self._fold = fold
         self._reader = reader
         self._cache = cache
@@ -113,7 +113,7 @@ class Replayer:
             SQLAlchemyError: The store cannot be read.
             ApiError: Texts had to be read again, and the encoder has no room, or failed.
         """
-        with self._database.reading() as connection:
+        with self._store.reading() as connection:
             found = caught_up(connection, key, self._fold, self._reader)
         if found is None:
             return None
@@ -149,7 +149,7 @@ class Replayer:
             How many users were looked at, and how many of them could not be caught up.
         """
         bundle, half_life = self._fold.bundle_version, self._fold.forgetting.half_life_days
-        with self._database.reading() as connection:
+        with self._store.reading() as connection:
             total = users.count_behind(connection, bundle, half_life)
         if not total:
             return 0, 0
@@ -182,7 +182,7 @@ class Replayer:
         bundle, half_life = self._fold.bundle_version, self._fold.forgetting.half_life_days
         after: UserKey = ("", "")
         while True:
-            with self._database.reading() as connection:
+            with self._store.reading() as connection:
                 page = users.find_behind(connection, bundle, half_life, after, _PAGE)
             yield from page
             if len(page) < _PAGE:
@@ -208,7 +208,7 @@ class Replayer:
         while not self._end.is_set():
             try:
                 if found is None:
-                    with self._database.reading() as connection:
+                    with self._store.reading() as connection:
                         found = caught_up(connection, key, self._fold, self._reader)
                 if found is not None and not found.is_saved:
                     self._save(key, found)
@@ -230,7 +230,7 @@ class Replayer:
         """Keeps what was learned, unless the log has changed since: then the next who asks goes on from before."""
         tenant, user = key
         fold = self._fold
-        with self._database.writing() as connection:
+        with self._store.writing() as connection:
             locks.hold_users(connection, [key])
             if users.find_version(connection, tenant, user) != found.state.stamp:
                 return

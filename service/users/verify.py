@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from penchant.models.taste.posterior import UserPosterior
 from penchant.service.store import locks, users
-from penchant.service.store.database import Database
+from penchant.service.store.database import Store
 from penchant.service.store.users import find_users
 from penchant.service.users.catching_up import LackingFeaturesError, caught_up, replayed
 from penchant.service.users.fold import Fold
@@ -50,7 +50,7 @@ class Replayed:
 
 
 def replay(
-    database: Database,
+    store: Store,
     fold: Fold,
     *,
     as_of: float,
@@ -62,7 +62,7 @@ def replay(
     """Compares saved states with the log.
 
     Args:
-        database: The store; a server may be running on it.
+        store: The store; a server may be running on it.
         fold: What a state is.
         as_of: Unix seconds at which both are compared: what is forgotten until then is forgotten in both.
         tenant: Only its users.
@@ -73,8 +73,8 @@ def replay(
     Cost: one fold over every user's log.
     """
     found, outcomes = Replayed(), Counter[Outcome]()
-    for key in _keys(database, tenant, user):
-        with database.reading() as connection:
+    for key in _keys(store, tenant, user):
+        with store.reading() as connection:
             checked = _check(connection, key, fold, as_of)
         if checked is None:  # deleted meanwhile
             continue
@@ -86,7 +86,7 @@ def replay(
         if outcome == "different":
             found.differing.append(key)
         if repair and outcome != "lacking" and (outcome == "different" or not is_saved):
-            found.repaired += _repair(database, key, fold)
+            found.repaired += _repair(store, key, fold)
         progress(found.users)
     return replace(
         found, equal=outcomes["equal"], different=outcomes["different"], lacking=outcomes["lacking"]
@@ -100,13 +100,13 @@ def gap_between(one: UserPosterior, other: UserPosterior) -> float:
     return float(max(mean, covariance))
 
 
-def _keys(database: Database, tenant: str | None, user: str | None) -> Iterator[UserKey]:
+def _keys(store: Store, tenant: str | None, user: str | None) -> Iterator[UserKey]:
     if tenant is not None and user is not None:
         yield tenant, user
         return
     after = ("", "")
     while True:
-        with database.reading() as connection:
+        with store.reading() as connection:
             page = find_users(connection, tenant, after, PAGE)
         yield from page
         if len(page) < PAGE:
@@ -133,10 +133,10 @@ def _gap(state: UserState, again: Evidence, fold: Fold, as_of: float) -> float:
     return gap_between(fold.forgetting.aged(state.evidence, as_of), fold.forgetting.aged(again, as_of))
 
 
-def _repair(database: Database, key: UserKey, fold: Fold) -> bool:
+def _repair(store: Store, key: UserKey, fold: Fold) -> bool:
     """Saves what the log says now."""
     half_life = fold.forgetting.half_life_days
-    with database.writing() as connection:
+    with store.writing() as connection:
         locks.hold_users(connection, [key])
         row = users.find_standings(connection, key[0], [key[1]], fold.bundle_version, half_life).get(key[1])
         if row is None:

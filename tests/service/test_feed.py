@@ -7,12 +7,12 @@ from sqlalchemy.exc import OperationalError
 
 from penchant.service.feed import KEPT_SECONDS, Feed
 from penchant.service.store import feed as rows
-from penchant.service.store.database import Database
+from penchant.service.store.database import Store
 
 
 @pytest.fixture
-def database(settings):
-    database = Database.open(settings)
+def database(settings, clock):
+    database = Store.open(settings, clock=clock)
     yield database
     database.close()
 
@@ -20,7 +20,7 @@ def database(settings):
 @pytest.fixture
 def feed(database, clock):
     """Looks when told to; its thread would wait for an hour."""
-    feed = Feed(database, 3600.0, clock)
+    feed = Feed(database, 3600.0)
     feed.heard = []
     feed.subscribe("keys", lambda change: feed.heard.append((change.number, change.kind, change.tenant)))
     feed.start()
@@ -50,7 +50,7 @@ def test_detail_and_time_come_along(database, clock):
 
 def test_what_was_there_at_the_start_is_taken_as_heard(database, clock):
     tell(database, clock, "keys", "keys")
-    late, heard = Feed(database, 3600.0, clock), []
+    late, heard = Feed(database, 3600.0), []
     late.subscribe("keys", heard.append)
     late.start()
     late.poll()
@@ -152,7 +152,7 @@ def test_the_feed_itself_removes_what_is_old(database, feed, clock):
 
 def test_chores_are_done_at_every_look_and_once_at_the_end(database, clock, logs):
     done, first = [], []
-    feed = Feed(database, 0.001, clock)
+    feed = Feed(database, 0.001)
 
     def fails():
         raise ValueError("not today")

@@ -139,7 +139,7 @@ def test_a_failed_read_leaves_no_trace(client):
     runtime = client.app.state.runtime
     client.post("/v1/feedback", json={"type": "vote", "user": "u", "text": "t", "value": 1})
     runtime.models.current.cache.clear()
-    engine = runtime.database._readers
+    engine = runtime.store._readers
 
     def broken(_connection, _cursor, statement, *_rest):
         raise OperationalError(statement, {}, OSError("disk I/O error"))

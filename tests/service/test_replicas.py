@@ -124,7 +124,7 @@ def test_writers_on_both_lose_nothing(replicas):
     assert [events_of(client) for client in replicas] == [64, 64]
     assert results(replicas[0]) == results(replicas[1])
     runtime = replicas[0].app.state.runtime
-    fold, database = runtime.models.current.replayer._fold, runtime.database
+    fold, database = runtime.models.current.replayer._fold, runtime.store
     with database.reading() as connection:
         evidence = replayed(connection, ("default", "u"), fold, 64)
         ((saved,),) = connection.exec_driver_sql("SELECT state FROM user_states").fetchall()
@@ -163,7 +163,7 @@ def test_one_idempotency_key_counts_once(replicas):
 
 def test_an_expired_answer_gives_way(replicas):
     first = send(replicas[0], VOTE, key="k")
-    with replicas[0].app.state.runtime.database.writing() as connection:
+    with replicas[0].app.state.runtime.store.writing() as connection:
         connection.exec_driver_sql("UPDATE idempotency SET created_at = created_at - 100000")
     again = send(replicas[1], VOTE, key="k")
     assert (first["users"][0]["feedback_events"], again["users"][0]["feedback_events"]) == (1, 2)
@@ -181,7 +181,7 @@ def test_a_commit_of_which_nobody_knows_whether_it_was_done(replicas):
             connection.connection.commit()
             connection.connection.driver_connection.close()
 
-    event.listen(runtime.database._writer, "commit", break_once)
+    event.listen(runtime.store._writer, "commit", break_once)
     answer = send(replicas[0], VOTE)
     assert (answer["accepted"], answer["duplicates"]) == (1, 0)
     assert broken
@@ -192,7 +192,7 @@ def test_a_store_that_cannot_be_read(replicas):
     """Every route says so; the process goes on, and serves again as soon as the store does."""
     client = replicas[0]
     send(client, VOTE, VOTE | {"event_id": "e"})
-    readers = client.app.state.runtime.database._readers
+    readers = client.app.state.runtime.store._readers
 
     def gone(_connection, _cursor, statement, *_rest):
         raise OperationalError(statement, {}, OSError("secret address"))

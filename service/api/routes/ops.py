@@ -1,10 +1,9 @@
 """For operators and for clients that ask what is served."""
 
-import asyncio
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -108,9 +107,8 @@ def _limits(request: Request, owner: str) -> dict[str, Any]:
 
 
 async def _checks(served: Runtime) -> dict[str, dict[str, Any]]:
-    loop = asyncio.get_running_loop()
     try:
-        await loop.run_in_executor(served.readers, _ping, served)
+        await served.store.read(_ping)
         store = _check(served.writer.works, "writing works", "the last write failed")
     except Exception as error:
         log_failure("store_check_failed", error)
@@ -127,6 +125,5 @@ def _check(good: bool, detail: str, otherwise: str) -> dict[str, Any]:
     return {"status": "ok" if good else "failed", "detail": detail if good else otherwise}
 
 
-def _ping(served: Runtime) -> None:
-    with served.database.reading() as connection:
-        connection.execute(text("SELECT 1 FROM installation"))
+def _ping(connection: Connection) -> None:
+    connection.execute(text("SELECT 1 FROM installation"))

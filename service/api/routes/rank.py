@@ -151,4 +151,6 @@ async def _score(request: Request) -> Response:
     timings = Timings()
     explain = len(task.texts) if asked.explain else 0
     ranked = await served_model(request).scorer.score(owner, users, task, timings, explain=explain)
-    return json_answer(score_answer(ranked, int(served.clock()), named=asked.users is not None), timings)
+    return json_answer(
+        score_answer(ranked, int(served.store.clock()), named=asked.users is not None), timings
+    )

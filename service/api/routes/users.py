@@ -1,10 +1,10 @@
 """What is known of a user, and forgetting it. Paths stay percent-encoded (see `middleware`): ids may hold `/`."""
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Final
 
 import orjson
+from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,7 +17,6 @@ from penchant.service.api.requests import MergeRequest
 from penchant.service.api.routing import LeanRouter
 from penchant.service.bundles.served_model import ServedModel
 from penchant.service.errors import ApiError, Code, InvalidRequestError
-from penchant.service.runtime import Runtime
 from penchant.service.store.events import page_events
 from penchant.service.users.states import UserState, share_of_prior_std
 from penchant.service.validation import validate
@@ -36,8 +35,7 @@ async def get_user(request: Request) -> Response:
     user, model = path_user(request), served_model(request)
     state = await _known(model, owner, user)
     posterior = model.states.posterior(state)
-    loop = asyncio.get_running_loop()
-    reasons = await loop.run_in_executor(served.readers, model.explainer.reasons, owner, user, posterior)
+    reasons = await served.store.run(model.explainer.reasons, owner, user, posterior)
     return json_answer(
         {
             "user": user,
@@ -72,8 +70,7 @@ async def delete_user(request: Request) -> Response:
 async def export_user(request: Request) -> Response:
     """The log with its texts, what every bundle made of it, what was shown, kept answers, and trust."""
     served, owner = runtime(request), tenant(request)
-    loop = asyncio.get_running_loop()
-    held = await loop.run_in_executor(served.readers, served.user_data.export, owner, path_user(request))
+    held = await served.store.run(served.user_data.export, owner, path_user(request))
     return json_answer(held)
 
 
@@ -104,8 +101,7 @@ async def get_feedback(request: Request) -> Response:
     limit = _integer(request, "limit", DEFAULT_LIMIT, 1, served.settings.max_page_items)
     after = _integer(request, "cursor", 0, 0, 2**53)
     await _known(served_model(request), owner, user)
-    loop = asyncio.get_running_loop()
-    data = await loop.run_in_executor(served.readers, _page, served, owner, user, after, limit + 1)
+    data = await served.store.read(_page, owner, user, after, limit + 1)
     more = len(data) > limit
     page = data[:limit]
     return json_answer(
@@ -120,9 +116,7 @@ async def _known(model: ServedModel, owner: str, user: str) -> UserState:
     return state
 
 
-def _page(served: Runtime, owner: str, user: str, after: int, limit: int) -> list[dict[str, object]]:
-    with served.database.reading() as connection:
-        rows = page_events(connection, owner, user, after, limit)
+def _page(connection: Connection, owner: str, user: str, after: int, limit: int) -> list[dict[str, object]]:
     return [
         {
             "seq": row.seq,
@@ -130,7 +124,7 @@ def _page(served: Runtime, owner: str, user: str, after: int, limit: int) -> lis
             "received_at": _rfc3339(row.received_at),
             "event": orjson.loads(row.payload),
         }
-        for row in rows
+        for row in page_events(connection, owner, user, after, limit)
     ]
 
 

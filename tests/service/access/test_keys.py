@@ -32,7 +32,7 @@ def bearer(key):
 def make(client, *scopes, tenant="acme"):
     """A key that the server has heard of."""
     served = client.app.state.runtime
-    with served.database.writing() as connection:
+    with served.store.writing() as connection:
         key, stored = create_key(connection, tenant, scopes or (Scope.ADMIN,), "", 0.0)
     served.feed.poll()
     return key, stored.key_id
@@ -40,7 +40,7 @@ def make(client, *scopes, tenant="acme"):
 
 def revoke(client, key_id):
     served = client.app.state.runtime
-    with served.database.writing() as connection:
+    with served.store.writing() as connection:
         revoked = revoke_key(connection, key_id, 1.0)
     served.feed.poll()
     return revoked
@@ -117,7 +117,7 @@ def test_only_the_hash_is_stored(client, settings):
     key, key_id = make(client)
     secret = key.split("_", 2)[2]
     assert len(secret) == 43  # 256 bits in base64
-    with client.app.state.runtime.database.reading() as connection:
+    with client.app.state.runtime.store.reading() as connection:
         tables = {table.name: connection.execute(select(table)).all() for table in metadata.sorted_tables}
     assert key_id in repr(tables["api_keys"])
     assert secret not in repr(tables)
@@ -161,7 +161,7 @@ def test_scopes_add_up_and_a_key_without_any_opens_nothing(client):
     assert client.post("/v1/feedback", json=vote, headers=bearer(both)).status_code == 200
     assert client.delete("/v1/users/u", headers=bearer(both)).status_code == 403
     served = client.app.state.runtime
-    with served.database.writing() as connection:
+    with served.store.writing() as connection:
         newer, _ = create_key(connection, "acme", ("of-a-newer-version",), "", 0.0)
     served.feed.poll()
     assert rank(client, newer).status_code == 403
@@ -254,7 +254,7 @@ def test_commands_that_cannot_be_done_say_so_and_change_nothing(run, client, wor
     result = run(*words)
     assert result.exit_code in (1, 2)
     assert result.stderr
-    with client.app.state.runtime.database.reading() as connection:
+    with client.app.state.runtime.store.reading() as connection:
         assert rows.newest(connection) == 0
 
 

@@ -109,7 +109,7 @@ def test_refused_requests_cost_nothing(serve, minutes):
 def test_every_key_has_its_own_share_of_the_tenants(serve, minutes):
     client = serve(tenant_requests_per_minute=5, key_requests_per_minute=3)
     served = client.app.state.runtime
-    with served.database.writing() as connection:
+    with served.store.writing() as connection:
         one, other = (create_key(connection, "acme", [Scope.RANK], "", 0.0)[0] for _ in range(2))
     served.feed.poll()
     assert [rank(client, one).status_code for _ in range(4)] == [200, 200, 200, 429]
@@ -135,7 +135,7 @@ def test_a_tenants_own_limit_holds_as_soon_as_it_is_heard_of(serve, minutes):
     client = serve(api_keys=KEYS)
     served = client.app.state.runtime
     assert "ratelimit" not in rank(client).headers
-    with served.database.writing() as connection:
+    with served.store.writing() as connection:
         put_settings(connection, "acme", TenantSettings(requests_per_minute=1), 0.0)
     served.feed.poll()
     assert [rank(client).status_code for _ in range(2)] == [200, 429]
@@ -218,9 +218,9 @@ def test_use_is_remembered_over_a_restart(serve):
 
 
 def test_two_servers_know_of_each_other_after_a_flush(client, clock):
-    database = client.app.state.runtime.database
+    database = client.app.state.runtime.store
     tenancy = Tenancy(Settings(tenant_candidates_per_day=10))
-    one, other = (Quotas(database, tenancy, clock) for _ in range(2))
+    one, other = (Quotas(database, tenancy) for _ in range(2))
     one.take("acme", Kind.CANDIDATES, 4)
     other.take("acme", Kind.CANDIDATES, 4)
     for quotas in (one, other, one):
@@ -233,8 +233,8 @@ def test_two_servers_know_of_each_other_after_a_flush(client, clock):
 
 
 def test_a_store_that_fails_delays_the_count_and_loses_none(client, clock, monkeypatch):
-    database = client.app.state.runtime.database
-    quotas = Quotas(database, Tenancy(Settings()), clock)
+    database = client.app.state.runtime.store
+    quotas = Quotas(database, Tenancy(Settings()))
     quotas.take("acme", Kind.EVENTS, 3)
 
     def broken(*_):
@@ -282,7 +282,7 @@ def test_limits_are_told(serve):
         max_events=9,
     )
     served = client.app.state.runtime
-    with served.database.writing() as connection:
+    with served.store.writing() as connection:
         own = TenantSettings(requests_per_minute=20, candidates_per_day=1000, events_per_day=10)
         put_settings(connection, "acme", own, 0.0)
     served.feed.poll()

@@ -110,7 +110,7 @@ def test_refusals_are_as_documented_on_every_operation(start):
     with asgi.get_client(start(key_requests_per_minute=1000)) as client:
         learn(client)
         served = client.app.state.runtime
-        with served.database.writing() as connection:
+        with served.store.writing() as connection:
             useless, _ = create_key(connection, "acme", (), "", 0.0)
         served.feed.poll()
         headers = {401: {}, 403: {"Authorization": f"Bearer {useless}"}, None: ALLOWED}

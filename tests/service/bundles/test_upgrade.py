@@ -505,7 +505,7 @@ def test_one_server_learns_for_all(world: World, store: Store) -> None:
             saved.append(1)
 
     for client in clients:
-        event.listen(client.app.state.runtime.database._writer, "before_cursor_execute", count)
+        event.listen(client.app.state.runtime.store._writer, "before_cursor_execute", count)
     world.upgrade(world.second, "--wait")
     ranks_with(*clients, bundle=world.second)
     assert len(saved) == 4

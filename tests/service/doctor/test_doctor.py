@@ -15,7 +15,7 @@ from penchant.service.bundles.loading import StartError
 from penchant.service.cli.app import app
 from penchant.service.doctor import checks, model
 from penchant.service.doctor.checks import examine
-from penchant.service.store.database import FILE_NAME, Database
+from penchant.service.store.database import FILE_NAME, Store
 
 SECRET = "swordfish-swordfish"
 EXTRACTOR = FeatureExtractor(HashingEncoder())
@@ -43,7 +43,7 @@ def folder(tmp_path):
     """A store as a server leaves it."""
     folder = tmp_path / "data"
     folder.mkdir(mode=0o700)
-    Database(folder).close()
+    Store(folder).close()
     return folder
 
 
@@ -189,7 +189,7 @@ def test_other_tables_are_told_and_not_changed(folder, revision, status, said):
 
 def test_it_tells_whether_a_server_runs(folder):
     assert "no server is running" in found(folder, "store")[0][1]
-    database = Database(folder)
+    database = Store(folder)
     assert "a server is running on it" in found(folder, "store")[0][1]
     database.close()
 

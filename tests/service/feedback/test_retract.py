@@ -241,9 +241,7 @@ def test_a_retraction_in_the_same_commit_as_its_target(client):
     events = list(history(4))
     send(client, events[0])
     gate, writer = threading.Event(), client.app.state.runtime.writer
-    sqlalchemy_event.listen(
-        client.app.state.runtime.database._writer, "begin", lambda _: gate.wait(timeout=30)
-    )
+    sqlalchemy_event.listen(client.app.state.runtime.store._writer, "begin", lambda _: gate.wait(timeout=30))
     waiting = [events[1], events[2], retract("e1"), events[3], retract("e0")]
     senders = []
     for n, body in enumerate(waiting):
@@ -264,7 +262,7 @@ def test_a_retraction_in_the_same_commit_as_its_target(client):
 def test_a_log_that_cannot_be_read_takes_nothing_back(client):
     send(client, *history(4))
     before = results(client)
-    engine = client.app.state.runtime.database._writer
+    engine = client.app.state.runtime.store._writer
 
     def broken(_connection, _cursor, statement, *_rest):
         if statement.startswith("SELECT judged_items"):

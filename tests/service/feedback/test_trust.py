@@ -21,7 +21,7 @@ from penchant.service.feedback.trust import (
     weigh,
 )
 from penchant.service.settings import Settings
-from penchant.service.store.database import Database
+from penchant.service.store.database import Store
 from penchant.service.users.fold import Fold
 from penchant.service.users.forgetting import Forgetting
 from penchant.service.users.verify import replay
@@ -230,7 +230,7 @@ def test_an_import_is_learned_whole_and_a_flood_is_not(
     assert client.get("/v1/users/flood").json()["feedback_events"] == 1000
     extractor = FeatureExtractor(HashingEncoder())
     bundle = tiny_bundle(extractor)
-    database = Database.open(settings, exclusive=False)
+    database = Store.open(settings, exclusive=False)
     fold = Fold(bundle.reward, Forgetting(None), bundle.version, extractor.identity)
     found = replay(database, fold, as_of=START)
     database.close()

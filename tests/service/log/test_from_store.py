@@ -25,7 +25,7 @@ from penchant.service.cli.app import app
 from penchant.service.log.judgements import StoredJudgements, read_judgements
 from penchant.service.log.reading import context_of
 from penchant.service.settings import Settings
-from penchant.service.store.database import Database
+from penchant.service.store.database import Store
 
 Serve = Callable[..., TestClient]
 At = tuple[str, object]
@@ -124,7 +124,7 @@ def test_features_alone_say_the_same(
     serve: Serve, settings: Settings, fresh: Any, at: At, tmp_path: Path
 ) -> None:
     def found(place: Settings) -> StoredJudgements:
-        database = Database.open(place, exclusive=False)
+        database = Store.open(place, exclusive=False)
         with database.reading() as connection:
             read = read_judgements(connection, ["default"], FeatureExtractor(HashingEncoder()).identity)
         database.close()
@@ -133,7 +133,7 @@ def test_features_alone_say_the_same(
     send(serve(), *one_of_each("u"), *one_of_each("v"))
     with_texts = found(settings)
     served = (client := serve(**fresh.place)).app.state.runtime  # type: ignore[attr-defined]
-    with served.database.writing() as connection:
+    with served.store.writing() as connection:
         put_settings(connection, "default", TenantSettings(keep_texts=False), 0.0)
     served.feed.poll()
     send(client, *one_of_each("u"), *one_of_each("v"))

@@ -190,7 +190,7 @@ def test_all_that_is_held_is_told(client: TestClient) -> None:
 
 def keep_no_texts(client: TestClient) -> None:
     served = client.app.state.runtime
-    with served.database.writing() as connection:
+    with served.store.writing() as connection:
         put_settings(connection, "default", TenantSettings(keep_texts=False), 0.0)
     served.feed.poll()
 

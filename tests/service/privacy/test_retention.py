@@ -19,7 +19,7 @@ def client(serve: Serve) -> TestClient:
     """A server whose tenant keeps judgements for 30 days."""
     found = serve(expiry_interval_seconds=3600.0)
     served = found.app.state.runtime
-    with served.database.writing() as connection:
+    with served.store.writing() as connection:
         put_settings(connection, "default", TenantSettings(retention_days=30), 0.0)
     served.feed.poll()
     return found
@@ -109,7 +109,7 @@ def test_many_users_go_in_small_steps(
 
 def test_other_tenants_keep_what_is_theirs(client: TestClient, clock: Any) -> None:
     served = client.app.state.runtime
-    with served.database.writing() as connection:
+    with served.store.writing() as connection:
         put_settings(connection, "default", TenantSettings(), 0.0)
         put_settings(connection, "another", TenantSettings(retention_days=1), 0.0)
     served.feed.poll()

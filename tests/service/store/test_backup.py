@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from penchant.service.cli.app import app
 from penchant.service.settings import Settings
 from penchant.service.store.archive import ArchiveError, read_archive, read_manifest, write_archive
-from penchant.service.store.database import Database
+from penchant.service.store.database import Store
 from penchant.service.store.tables import installation, metadata, rankings
 
 TEXTS = ["", "plain", 'a "quoted"\nline, ünïcode 日本 \u2028 🙂', "null"]
@@ -60,7 +60,7 @@ def open_store(new_store):
     opened = []
 
     def opening():
-        opened.append(Database.open(Settings(**new_store().place)))
+        opened.append(Store.open(Settings(**new_store().place)))
         return opened[-1]
 
     yield opening

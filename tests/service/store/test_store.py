@@ -24,7 +24,7 @@ from penchant.models.testing import tiny_bundle
 from penchant.service import store as store_package
 from penchant.service.bundles.loading import StartError, check_match
 from penchant.service.settings import Settings
-from penchant.service.store.database import FILE_NAME, Database, StoreError, store_place
+from penchant.service.store.database import FILE_NAME, Store, StoreError, store_place
 from penchant.service.store.tables import installation, metadata
 from penchant.service.users import fold
 from penchant.service.users.replayer import Replayer
@@ -33,7 +33,7 @@ LONG = "a long answer that goes on and on, and then on, with many words, until e
 
 
 def opened(store, **more):
-    return Database.open(Settings(**store.place), **more)
+    return Store.open(Settings(**store.place), **more)
 
 
 def test_migrations_make_the_declared_tables(store):
@@ -145,7 +145,7 @@ def test_two_servers_that_start_at_once_make_the_tables_once(postgres):
 
 
 def salt_of(url):
-    database = Database.open(Settings(store_url=url))
+    database = Store.open(Settings(store_url=url))
     try:
         return database.salt()
     finally:
@@ -158,7 +158,7 @@ def database_of(url):
 
 def test_a_server_that_nobody_runs(tmp_path):
     with pytest.raises(StoreError, match="cannot be opened") as refused:
-        Database.open(Settings(store_url=f"postgresql://u:secret@/none?host={tmp_path}"))
+        Store.open(Settings(store_url=f"postgresql://u:secret@/none?host={tmp_path}"))
     assert "secret" not in str(refused.value)
 
 
@@ -203,31 +203,31 @@ def test_a_reader_does_not_wait_for_the_writer(store):
 
 
 def test_two_servers_cannot_share_a_folder(tmp_path):
-    database = Database(tmp_path)
+    database = Store(tmp_path)
     with pytest.raises(StoreError, match="Another server uses"):
-        Database(tmp_path)
+        Store(tmp_path)
     script = (
-        "import sys; from pathlib import Path; from penchant.service.store.database import Database; "
-        "Database(Path(sys.argv[1]))"
+        "import sys; from pathlib import Path; from penchant.service.store.database import Store; "
+        "Store(Path(sys.argv[1]))"
     )
     other = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert "Another server uses the data folder" in other.stderr
     database.close()
-    Database(tmp_path).close()
+    Store(tmp_path).close()
 
 
 def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot be used"):
-        Database(tmp_path / "file")
+        Store(tmp_path / "file")
 
 
 def test_a_database_that_is_none(tmp_path):
     (tmp_path / "penchant.sqlite3").write_bytes(b"this is no database, whatever its name may say" * 100)
     with pytest.raises(StoreError, match="cannot be opened"):
-        Database(tmp_path)
+        Store(tmp_path)
 
 
 def teach(client, user="u", events=12):
@@ -405,7 +405,7 @@ VOTE = {"type": "vote", "user": "u", "text": "t", "value": 1}
 
 def fail_writes(client, kinds=("INSERT", "DELETE")):
     """Every such statement fails from now on, as on a full disk; call the result to end that."""
-    engine = client.app.state.runtime.database._writer
+    engine = client.app.state.runtime.store._writer
 
     def full(_connection, _cursor, statement, *_rest):
         if statement.startswith(kinds):
@@ -480,7 +480,7 @@ class HeldWriter:
     def __init__(self, client):
         self.client = client
         self.gate = threading.Event()
-        self.engine = client.app.state.runtime.database._writer
+        self.engine = client.app.state.runtime.store._writer
         event.listen(self.engine, "begin", lambda _: self.gate.wait(timeout=30))
 
     def send(self, *events):
