@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from penchant.models.errors import ModelError
+
 Kind = Literal["pair", "choice", "ranking", "vote", "rating", "edit"]
 
 
-class JudgementError(ValueError):
+class JudgementError(ModelError, ValueError):
     """A judgement file cannot be read.
 
     Attributes:
