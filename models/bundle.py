@@ -21,6 +21,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from penchant.models.encoding.features import KEY_BYTES, FeatureExtractor
+from penchant.models.errors import ModelError
 from penchant.models.taste.items import Items
 from penchant.models.taste.likelihood import RatingScale
 from penchant.models.taste.population import Population
@@ -34,7 +35,7 @@ DEFAULT_BUNDLE: Final = Path(__file__).parent / "default_bundle"
 _MANIFEST, _WEIGHTS = "manifest.json", "model.safetensors"
 
 
-class BundleError(RuntimeError):
+class BundleError(ModelError, RuntimeError):
     """A bundle is missing, damaged, or not for this version or encoder."""
 
 

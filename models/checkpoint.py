@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from penchant.models.errors import ModelError
 from penchant.models.files import write_whole
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -28,7 +29,7 @@ _ENDING: Final = ".safetensors"
 _PARTIAL: Final = re.compile(r"\.\d+\.partial$")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ModelError, RuntimeError):
     """A folder of work cannot be used: it belongs to other work, is damaged, or cannot be written."""
 
 

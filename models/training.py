@@ -12,6 +12,7 @@ from penchant.models.bundle import Bundle, BundleError, EncoderCard, Manifest, s
 from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint
 from penchant.models.encoding.extract import extract
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.errors import ModelError
 from penchant.models.evaluation.few_shot import Predictions, Vectors, adapt, predict
 from penchant.models.evaluation.report import Report, curve
 from penchant.models.evaluation.split import MIN_SUPPORT, MIN_TEST, Mode, Split, split
@@ -27,7 +28,7 @@ from penchant.models.taste.reward import RewardModel, item_key
 REPETITIONS: Final = 5
 
 
-class NothingToEvaluateError(ValueError):
+class NothingToEvaluateError(ModelError, ValueError):
     """No user has the 10 support judgements and 4 test pairs that an evaluation needs."""
 
 

@@ -23,4 +23,5 @@ In reading order:
 - `validation`: what callers send, as typed values
 - `errors`: every way in which a request can fail
 - `feed`: what other servers and commands of one store did
+- `cache`: the bounded cache that keeps features, items, rankings and states
 """

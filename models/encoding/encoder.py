@@ -11,6 +11,8 @@ from typing import Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from penchant.models.errors import ModelError
+
 Pooling = Literal["mean", "last"]
 Precision = Literal["auto", "float32", "bfloat16"]
 BackendName = Literal["auto", "torch", "openvino"]
@@ -18,7 +20,7 @@ BackendName = Literal["auto", "torch", "openvino"]
 DEFAULT_MAX_TOKENS: Final = 256
 
 
-class EncoderError(RuntimeError):
+class EncoderError(ModelError, RuntimeError):
     """An encoder cannot be loaded, or its weights are not what was promised."""
 
 

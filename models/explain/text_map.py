@@ -7,12 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
+from penchant.models.errors import ModelError
 from penchant.models.taste.reward import RewardModel
 
 Vector = NDArray[np.float64]
 
 
-class ExplanationError(TypeError):
+class ExplanationError(ModelError, TypeError):
     """The reward model is not linear in the features of a text, so that its utilities have no parts."""
 
 

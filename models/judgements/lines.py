@@ -6,13 +6,15 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from penchant.models.errors import ModelError
+
 MAX_TEXT_CHARS: Final = 1_000_000
 
 NO_SCALE: Final = (math.nan, math.nan)
 """Stands for the scale of a rating whose line declares none."""
 
 
-class JudgementError(ValueError):
+class JudgementError(ModelError, ValueError):
     """A judgement file cannot be read.
 
     Attributes:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from penchant.models.errors import ModelError
 from penchant.models.taste.items import Items
 from penchant.models.taste.numerics import sobol_draws
 from penchant.models.taste.population import Beliefs
@@ -26,7 +27,7 @@ DRAWS: Final = 512
 """Quasi-random draws for more than two candidates: probabilities are right to about 0.01."""
 
 
-class NonFiniteScoreError(ArithmeticError):
+class NonFiniteScoreError(ModelError, ArithmeticError):
     """A score is NaN or infinite; ordering by it would be meaningless."""
 
 

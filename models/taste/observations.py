@@ -3,10 +3,11 @@
 import math
 from dataclasses import dataclass
 
+from penchant.models.errors import ModelError
 from penchant.models.taste.items import Items
 
 
-class LikelihoodError(ValueError):
+class LikelihoodError(ModelError, ValueError):
     """A judgement whose numbers cannot be learned from."""
 
 

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from penchant.models.errors import ModelError
 from penchant.models.taste.beliefs import Portrait
 from penchant.models.taste.change_detection import KEPT, LEVEL, accumulate
 from penchant.models.taste.items import Items
@@ -29,7 +30,7 @@ _HEADER: Final = struct.Struct("<4sHHIdI")
 _MAGIC: Final = b"pup2"
 
 
-class PosteriorError(ValueError):
+class PosteriorError(ModelError, ValueError):
     """Stored bytes are not a posterior of this population."""
 
 

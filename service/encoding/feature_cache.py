@@ -1,6 +1,5 @@
-"""Features of texts seen, in memory, least recently used first out, bounded in bytes."""
+"""`FeatureCache`: the features of recent texts in memory, bounded in bytes."""
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -8,8 +7,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from penchant.service.cache import BoundedCache
+
 OVERHEAD_BYTES: Final = 400
-"""What an entry costs beside its vector: key, tuple, array header, dictionary slot."""
+"""Memory of an entry beside its vector: key, tuple, array header, dictionary slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +18,9 @@ class CachedFeature:
     """Features of one text.
 
     Attributes:
-        vector: `[dim]`.
-        tokens: Tokens that the encoder read.
-        truncated: Whether it saw only the beginning.
+        vector: Feature vector, `[dim]`.
+        tokens: Number of tokens that the encoder read.
+        truncated: Whether the encoder read only the beginning of the text.
     """
 
     vector: NDArray[np.float16]
@@ -28,46 +29,42 @@ class CachedFeature:
 
 
 class FeatureCache:
-    """LRU cache keyed by tenant and content key. Not thread-safe: it belongs to the event loop.
+    """A cache of features by tenant and content key. Not thread-safe: it belongs to the event loop.
 
     Args:
-        max_bytes: Upper bound of the memory held; 0 keeps nothing.
+        max_bytes: Largest memory of all entries together; 0 keeps nothing.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.bytes = 0
-        self._entries: OrderedDict[tuple[str, bytes], CachedFeature] = OrderedDict()
+        self._entries: BoundedCache[tuple[str, bytes], CachedFeature] = BoundedCache(
+            max_bytes, size=_memory_of
+        )
 
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def size(self) -> int:
+        """Memory of all entries together, in bytes."""
+        return self._entries.size
+
     def get(self, tenant: str, key: bytes) -> CachedFeature | None:
-        """The features under a key, which become the most recent."""
-        entry = self._entries.get((tenant, key))
-        if entry is not None:
-            self._entries.move_to_end((tenant, key))
-        return entry
+        """Return the features of a key and mark them as used. Return None if they are not cached."""
+        return self._entries.get((tenant, key))
 
     def put(self, tenant: str, key: bytes, feature: CachedFeature) -> None:
-        """Keeps features, dropping the least recent where room lacks."""
-        self._drop((tenant, key))
-        self._entries[(tenant, key)] = feature
-        self.bytes += feature.vector.nbytes + OVERHEAD_BYTES
-        while self.bytes > self.max_bytes:
-            self._drop(next(iter(self._entries)))
+        """Add features, and drop the least recently used ones while the limit is exceeded."""
+        self._entries.put((tenant, key), feature)
 
     def forget(self, tenant: str, keys: Iterable[bytes]) -> None:
-        """Drops these keys of a tenant."""
+        """Remove the features of some keys of a tenant."""
         for key in keys:
-            self._drop((tenant, key))
+            self._entries.remove((tenant, key))
 
     def clear(self) -> None:
-        """Drops everything."""
+        """Remove all features."""
         self._entries.clear()
-        self.bytes = 0
 
-    def _drop(self, entry: tuple[str, bytes]) -> None:
-        feature = self._entries.pop(entry, None)
-        if feature is not None:
-            self.bytes -= feature.vector.nbytes + OVERHEAD_BYTES
+
+def _memory_of(feature: CachedFeature) -> int:
+    return feature.vector.nbytes + OVERHEAD_BYTES

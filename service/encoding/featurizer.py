@@ -77,7 +77,7 @@ class Featurizer:
                 found |= await self._encoded(keys, texts, prompts, unknown, timings)
             for k in missing:
                 self._cache.put(tenant, k, found[k])
-            self._telemetry.cache_bytes.set(self._cache.bytes)
+            self._telemetry.cache_bytes.set(self._cache.size)
         rows = [found[k] for k in keys]
         return FeatureBatch(
             keys,

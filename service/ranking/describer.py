@@ -1,6 +1,5 @@
 """Text → item of the user model: features described by the reward model, remembered for texts that come again."""
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from penchant.models.taste.items import Items
 from penchant.models.taste.reward import RewardModel, item_keys
+from penchant.service.cache import BoundedCache
 from penchant.service.encoding.featurizer import Featurizer
 from penchant.service.telemetry.metrics import Timings
 
@@ -54,9 +54,7 @@ class Describer:
     def __init__(self, reward: RewardModel, featurizer: Featurizer, max_bytes: int) -> None:
         self.featurizer = featurizer
         self._reward = reward
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._known: OrderedDict[tuple[str, bytes], _Known] = OrderedDict()
+        self._known: BoundedCache[tuple[str, bytes], _Known] = BoundedCache(max_bytes, size=_memory_of)
 
     async def describe(
         self, tenant: str, texts: Sequence[str], prompts: Sequence[str], timings: Timings
@@ -66,15 +64,13 @@ class Describer:
         Cost: n hashes where all are remembered; otherwise features of the others and one `RewardModel.describe`.
         """
         keys = item_keys(prompts, texts)
-        remembered, found = self._known, []
+        find, found = self._known.get, []
         missing: dict[bytes, int] = {}
         for i, key in enumerate(keys):
-            place = (tenant, key)
-            known = remembered.get(place)
+            known = find((tenant, key))
             if known is None:
                 missing[key] = i
             else:
-                remembered.move_to_end(place)
                 found.append(known)
         self.featurizer.count_hits(len(keys) - len(missing))
         if missing:
@@ -107,27 +103,18 @@ class Describer:
             for key, row, tokens, truncated in zip(missing, rows, batch.tokens, batch.truncated, strict=True)
         }
         for key, known in new.items():
-            self._put(tenant, key, known)
+            self._known.put((tenant, key), known)
         return new
 
     def forget(self, tenant: str, keys: Iterable[bytes]) -> None:
         """Drops these item keys of a tenant."""
         for key in keys:
-            self._drop((tenant, key))
+            self._known.remove((tenant, key))
 
     def clear(self) -> None:
         """Drops everything."""
         self._known.clear()
-        self._bytes = 0
 
-    def _put(self, tenant: str, key: bytes, known: _Known) -> None:
-        self._drop((tenant, key))
-        self._known[(tenant, key)] = known
-        self._bytes += len(known.row) + _OVERHEAD_BYTES
-        while self._bytes > self._max_bytes:
-            self._drop(next(iter(self._known)))
 
-    def _drop(self, key: tuple[str, bytes]) -> None:
-        known = self._known.pop(key, None)
-        if known is not None:
-            self._bytes -= len(known.row) + _OVERHEAD_BYTES
+def _memory_of(known: _Known) -> int:
+    return len(known.row) + _OVERHEAD_BYTES

@@ -1,14 +1,15 @@
 """What was shown under a `rank_id`, so that feedback can name a candidate by its index for a day."""
 
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, Final
 
 import orjson
 
 from penchant.service.access.tenancy import Tenancy
+from penchant.service.cache import BoundedCache
 from penchant.service.store.database import Store
 from penchant.service.store.rankings import find_ranking
 from penchant.service.store.statements import AnyRow
@@ -81,14 +82,14 @@ class Rankings:
         tenancy: Tenancy,
         store: Store,
     ) -> None:
-        self._max_bytes = max_bytes
         self._ttl_seconds = ttl_seconds
         self._write = write
         self._tenancy = tenancy
         self._store = store
-        self._recent: OrderedDict[tuple[str, str], Ranking] = OrderedDict()
+        self._recent: BoundedCache[tuple[str, str], Ranking] = BoundedCache(
+            max_bytes, size=attrgetter("size"), min_entries=1
+        )
         self._unwritten: dict[tuple[str, str], Ranking] = {}
-        self._bytes = 0
 
     def remember(
         self, tenant: str, rank_id: str, user: str | None, prompts: tuple[str, ...], texts: tuple[str, ...]
@@ -97,10 +98,7 @@ class Rankings:
         one = prompts[:1] if prompts.count(prompts[0]) == len(prompts) else prompts
         ranking = Ranking(tenant, rank_id, user, one, texts, self._store.clock())
         key = (tenant, rank_id)
-        self._recent[key] = ranking
-        self._bytes += ranking.size
-        while self._bytes > self._max_bytes and len(self._recent) > 1:
-            self._bytes -= self._recent.popitem(last=False)[1].size
+        self._recent.put(key, ranking)
         if not self._tenancy.of(tenant).keep_texts:
             return
         self._unwritten[key] = ranking
@@ -109,7 +107,7 @@ class Rankings:
     async def find(self, tenant: str, rank_id: str) -> Ranking | None:
         """The ranking under an id, None where it is unknown or too old."""
         key = (tenant, rank_id)
-        ranking = self._recent.get(key) or self._unwritten.get(key)
+        ranking = self._recent.peek(key) or self._unwritten.get(key)
         if ranking is None:
             row = await self._store.read(find_ranking, tenant, rank_id)
             ranking = None if row is None else _read_row(tenant, rank_id, row)
@@ -119,7 +117,7 @@ class Rankings:
 
     def texts_of(self, tenant: str, user: str) -> list[tuple[str, str]]:
         """(prompt, text) of all that memory holds for a user."""
-        held = {**self._unwritten, **self._recent}.values()
+        held = (self._unwritten | dict(self._recent.items())).values()
         mine = [ranking for ranking in held if ranking.tenant == tenant and ranking.user == user]
         return [ranking.shown(index) for ranking in mine for index in range(len(ranking.texts))]
 
@@ -127,19 +125,21 @@ class Rankings:
         """Drops rankings for some users from memory; asked with tenant and user. Returns their ids."""
         dropped: dict[str, None] = {}
         for held in (self._recent, self._unwritten):
-            for key in [k for k, r in held.items() if r.user is not None and unwanted(r.tenant, r.user)]:
-                ranking = held.pop(key)
-                dropped[ranking.rank_id] = None
-                if held is self._recent:
-                    self._bytes -= ranking.size
+            for key, ranking in list(held.items()):
+                if ranking.user is not None and unwanted(ranking.tenant, ranking.user):
+                    self._recent.remove(key)
+                    self._unwritten.pop(key, None)
+                    dropped[ranking.rank_id] = None
         return list(dropped)
 
     def rename(self, tenant: str, source: str, user: str) -> None:
         """What was shown to one user was shown to another."""
-        for held in (self._recent, self._unwritten):
-            for key, ranking in held.items():
-                if ranking.tenant == tenant and ranking.user == source:
-                    held[key] = replace(ranking, user=user)
+        for key, ranking in self._recent.items():
+            if ranking.tenant == tenant and ranking.user == source:
+                self._recent.replace(key, replace(ranking, user=user))
+        for key, ranking in self._unwritten.items():
+            if ranking.tenant == tenant and ranking.user == source:
+                self._unwritten[key] = replace(ranking, user=user)
 
 
 def _read_row(tenant: str, rank_id: str, row: AnyRow) -> Ranking:

@@ -1,15 +1,15 @@
 """What is known of users, in memory over the store. A state is seen here only after it is durable."""
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.taste.posterior import UserPosterior
+from penchant.service.cache import BoundedCache
 from penchant.service.store.statements import AnyRow
 from penchant.service.users.forgetting import Evidence
 
@@ -146,26 +146,24 @@ class _Load:
     newest: UserState | None = None
 
 
-@dataclass
 class StateCache:
     """LRU of user states, unknown users included, shared by the event loop, which reads, and the writer.
 
-    Attributes:
+    Args:
         max_users: Bound.
     """
 
-    max_users: int
-    _states: OrderedDict[UserKey, UserState | None] = field(default_factory=OrderedDict)
-    _loads: dict[UserKey, list[_Load]] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self, max_users: int) -> None:
+        self._states: BoundedCache[UserKey, UserState | None] = BoundedCache(max_users)
+        self._loads: dict[UserKey, list[_Load]] = {}
+        self._lock = threading.Lock()
 
     def find(self, key: UserKey) -> tuple[bool, UserState | None]:
         """Whether the user is in memory, and the state (None: unknown user)."""
         with self._lock:
             if key not in self._states:
                 return False, None
-            self._states.move_to_end(key)
-            return True, self._states[key]
+            return True, self._states.get(key)
 
     def publish(self, key: UserKey, state: UserState | None) -> None:
         """Makes a committed state visible; None after the user was deleted."""
@@ -173,7 +171,7 @@ class StateCache:
             for load in self._loads.get(key, ()):
                 load.overtaken, load.newest = True, state
                 load.deleted |= state is None
-            self._keep(key, state)
+            self._states.put(key, state)
 
     def begin(self, key: UserKey) -> _Load:
         """Announces a read of the store, so that a write cannot be undone by it."""
@@ -191,28 +189,28 @@ class StateCache:
             self._leave(key, load)
             newest = load.newest
             if not load.overtaken:
-                self._keep(key, state)
+                self._states.put(key, state)
                 return state
             if newest is None or newest.is_current or load.deleted or state is None:
                 return newest
             if newest.through_seq < state.through_seq:
                 newest = replace(newest, evidence=state.evidence, through_seq=state.through_seq)
-                if self._states.get(key) is load.newest:
-                    self._keep(key, newest)
+                if self._states.peek(key) is load.newest:
+                    self._states.put(key, newest)
             return newest if newest.is_current else state
 
     def advance(self, key: UserKey, state: UserState) -> None:
         """Takes over what was learned of a user who is in memory, behind the same log."""
         with self._lock:
-            held = self._states.get(key)
+            held = self._states.peek(key)
             if held is not None and held.stamp == state.stamp and held.through_seq < state.through_seq:
-                self._states[key] = state
+                self._states.replace(key, state)
 
     def drop(self, unwanted: Callable[[UserKey], bool]) -> None:
         """Forgets some users, whom another server changed or removed. Cost: a call for each user in memory."""
         with self._lock:
-            for key in [key for key in self._states if unwanted(key)]:
-                del self._states[key]
+            for key in [key for key, _ in self._states.items() if unwanted(key)]:
+                self._states.remove(key)
 
     def clear(self) -> None:
         """Forgets everything: the store was changed by others."""
@@ -229,9 +227,3 @@ class StateCache:
         loads.remove(load)
         if not loads:
             del self._loads[key]
-
-    def _keep(self, key: UserKey, state: UserState | None) -> None:
-        self._states[key] = state
-        self._states.move_to_end(key)
-        while len(self._states) > self.max_users:
-            self._states.popitem(last=False)

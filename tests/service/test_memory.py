@@ -28,12 +28,12 @@ def test_the_feature_cache_drops_what_was_not_used():
     assert cache.get("t", b"a") is not None
     cache.put("t", b"c", feature())
     assert [cache.get("t", key) is not None for key in (b"a", b"b", b"c")] == [True, False, True]
-    assert cache.bytes == 2 * ENTRY
+    assert cache.size == 2 * ENTRY
     cache.put("t", b"a", feature(1.0))
-    assert cache.bytes == 2 * ENTRY
+    assert cache.size == 2 * ENTRY
     assert cache.get("t", b"a").vector[0] == 1.0
     cache.forget("t", [b"a", b"unknown"])
-    assert (cache.get("t", b"a"), len(cache), cache.bytes) == (None, 1, ENTRY)
+    assert (cache.get("t", b"a"), len(cache), cache.size) == (None, 1, ENTRY)
 
 
 def test_the_feature_cache_is_apart_for_each_tenant():
@@ -47,7 +47,7 @@ def test_the_feature_cache_is_apart_for_each_tenant():
 def test_a_cache_without_room_keeps_nothing():
     cache = FeatureCache(0)
     cache.put("t", b"a", feature())
-    assert (len(cache), cache.bytes) == (0, 0)
+    assert (len(cache), cache.size) == (0, 0)
 
 
 def test_ranking_works_without_a_cache(serve):
