@@ -1,1 +1,1 @@
-"""Quality and speed against peers: one command each, results as JSON and Markdown. Of the repository, not the wheel."""
+"""Benchmarks of quality and speed against peers. Each is one command that writes JSON and Markdown. Not in the wheel."""

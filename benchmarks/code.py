@@ -1,4 +1,4 @@
-"""What a result depends on: a hash of the code behind it, comments and docstrings left out."""
+"""A hash of the code that a result depends on. Comments and docstrings do not count."""
 
 import ast
 import hashlib
@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Final
 
 OURS: Final = ("penchant.models", "benchmarks")
-"""Packages whose modules count; libraries are named by their versions in the report."""
+"""Packages whose modules count. The report names the versions of libraries instead."""
 
 
 @cache
 def code_hash(*modules: str) -> str:
-    """Hash of the syntax trees of modules and of all of ours that they import, directly or not. 16 hex digits.
+    """Return a hash of the syntax trees of modules and of the modules of `OURS` that they import, directly or not.
+
+    The hash has 16 hexadecimal digits.
 
     Raises:
-        ModuleNotFoundError: There is no such module.
+        ModuleNotFoundError: If a module does not exist.
     """
     digest = hashlib.blake2b(digest_size=8)
     for name in sorted(_closure(modules)):
@@ -59,13 +61,13 @@ def _imports(module: str) -> list[str]:
 def _is_module(name: str) -> bool:
     try:
         spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:  # its parent is a module, not a package: a name within it
+    except ModuleNotFoundError:  # the parent is a module, so this is a name defined in it
         return False
     return spec is not None and spec.origin is not None
 
 
 def meaning(source: bytes | str) -> ast.Module:
-    """The syntax tree without strings that stand alone, which are documentation; comments are not in it anyway."""
+    """Return the syntax tree without string statements, which are documentation. Comments are never part of the tree."""
     tree: ast.Module = _WithoutDocumentation().visit(ast.parse(source))
     return tree
 

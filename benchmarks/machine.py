@@ -1,4 +1,4 @@
-"""What figures were measured on."""
+"""A description of the machine that figures were measured on."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def machine(libraries: Sequence[str] = ("torch", "numpy", "scipy")) -> dict[str, Any]:
-    """Commit, processor and versions of a run."""
+    """Return the commit, the processor and the versions of a run."""
     commit, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", "models", "benchmarks")
     return {
         "commit": commit + (" and uncommitted changes" if changed else ""),
@@ -22,7 +22,7 @@ def machine(libraries: Sequence[str] = ("torch", "numpy", "scipy")) -> dict[str,
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -30,7 +30,7 @@ def processor() -> str:
 
 
 def accelerator() -> str | None:
-    """The CUDA device's name, and its memory; None where there is none."""
+    """Return the CUDA device's name and memory. None if there is no CUDA device."""
     import torch  # noqa: PLC0415 - not every benchmark stands on it
 
     if not torch.cuda.is_available():

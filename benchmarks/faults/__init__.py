@@ -1,8 +1,12 @@
-"""Does it hold? Servers are killed, databases restarted, disks filled and clocks turned while clients send feedback.
+"""Fault injection: kill servers, restart databases, fill disks and turn clocks while clients send feedback.
 
-server, processes   a real server process, with the faults that its environment asks for
-stores              what it writes to: a SQLite file, or a PostgreSQL server of this benchmark's own
-events, load        clients that send every kind of event, and know what was acknowledged
-audit               the log read back, and every state learned again from it
-crashes, sharing, slowness   the parts
+In reading order:
+
+- `server`, `processes`: a real server process, with faults that its environment switches on
+- `stores`: the store of the servers, either a SQLite file or a PostgreSQL server started for this benchmark
+- `events`, `load`: clients that send every kind of event and record what was acknowledged
+- `audit`: reads the log back, and learns every state again from it
+- `outcome`: the result of one part
+- `crashes`, `sharing`, `slowness`: the parts
+- `report`: writes the results
 """

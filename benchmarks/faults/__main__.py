@@ -1,4 +1,4 @@
-"""The command: `python -m benchmarks.faults`."""
+"""The command `python -m benchmarks.faults`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,22 +18,22 @@ STORES: Final = ("sqlite", "postgresql")
 PARTS: Final = ("kill", "database", "replicas", "disk", "clock", "slow")
 
 ONLY: Final = {"database": "postgresql", "replicas": "postgresql", "disk": "sqlite"}
-"""Parts that one kind of store can go through: a SQLite file has one server, and no server of its own."""
+"""Parts that only one kind of store can run. A SQLite file has a single server, and no database server to restart."""
 
 
 def main(  # noqa: PLR0917 - the command line's options, in order
-    rounds: Annotated[int, typer.Option(min=1, help="Kills, restarts and so on, in each part.")] = 50,
-    stores: Annotated[str, typer.Option(help="With commas.")] = ",".join(STORES),
-    parts: Annotated[str, typer.Option(help="With commas.")] = ",".join(PARTS),
-    seconds: Annotated[float, typer.Option(min=1, help="That two replicas share one user.")] = 60.0,
-    writers: Annotated[int, typer.Option(min=1, help="That write about that user.")] = WRITERS,
-    slow_clients: Annotated[int, typer.Option(min=2, help="At the same time.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of what clients send, and when servers are killed.")] = 0,
-    out: Annotated[Path, typer.Option(help="Path of the results, without ending.")] = Path(
+    rounds: Annotated[int, typer.Option(min=1, help="Number of faults in each part.")] = 50,
+    stores: Annotated[str, typer.Option(help="Stores, separated by commas.")] = ",".join(STORES),
+    parts: Annotated[str, typer.Option(help="Parts, separated by commas.")] = ",".join(PARTS),
+    seconds: Annotated[float, typer.Option(min=1, help="How long two replicas share one user.")] = 60.0,
+    writers: Annotated[int, typer.Option(min=1, help="Clients that write about that user.")] = WRITERS,
+    slow_clients: Annotated[int, typer.Option(min=2, help="Concurrent slow clients.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the events and of the moments of kills.")] = 0,
+    out: Annotated[Path, typer.Option(help="Path of the results, without extension.")] = Path(
         "benchmarks/results/faults"
     ),
 ) -> None:
-    """Breaks what can break while clients send feedback; exit code 1 where an event is lost or doubled."""
+    """Inject faults while clients send feedback. The exit code is 1 if an event is lost or duplicated."""
     wanted = _listed(parts, PARTS)
     runs: dict[str, Callable[[Store], Outcome]] = {
         "kill": lambda store: kill(store, rounds, seed),
@@ -66,7 +66,7 @@ def _clusters(kinds: list[str]) -> Iterator[tuple[str, Cluster | None]]:
 def _listed(given: str, known: tuple[str, ...]) -> list[str]:
     names = [name.strip() for name in given.split(",")]
     if unknown := [name for name in names if name not in known]:
-        raise typer.BadParameter(f"{', '.join(unknown)}: none of {', '.join(known)}")
+        raise typer.BadParameter(f"Unknown: {', '.join(unknown)}. Choose from {', '.join(known)}.")
     return names
 
 

@@ -1,4 +1,4 @@
-"""What is there after the fault: the log as a client reads it, and every state learned again from it."""
+"""The audit after a fault: the log as a client reads it, and every state learned again from the log."""
 
 import time
 from collections import Counter
@@ -21,16 +21,16 @@ from penchant.service.users.verify import replay
 
 @dataclass(frozen=True)
 class Audit:
-    """The log against what was acknowledged.
+    """A comparison of the log with the acknowledged events.
 
     Attributes:
-        acknowledged: Events that the clients were told are stored.
-        found: Events in the log.
-        duplicated: Events that are in the log more than once.
-        lost: Acknowledged, and not in the log.
-        unacknowledged: In the log though nobody was told so: the answer was on its way.
-        strange: In the log of a user for whom they were not sent, or never sent at all.
-        miscounted: Users whose `feedback_events` is not the number of events in their log.
+        acknowledged: Number of events that the server acknowledged.
+        found: Number of events in the log.
+        duplicated: Number of surplus copies of events in the log.
+        lost: Number of acknowledged events that are not in the log.
+        unacknowledged: Number of events in the log whose acknowledgement did not reach the client.
+        strange: Number of events in the log of a user for whom they were not sent, or that were never sent.
+        miscounted: Number of users whose `feedback_events` differs from the number of events in their log.
     """
 
     acknowledged: int
@@ -43,18 +43,18 @@ class Audit:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing is lost, doubled, or out of place."""
+        """Whether no event is lost, duplicated, or in the wrong log."""
         return not (self.duplicated or self.lost or self.strange or self.miscounted)
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Saved states against states learned again from the log.
+    """A comparison of saved states with states learned again from the log.
 
     Attributes:
-        users: How many were compared.
-        different: Whose saved state is not what the log says, to 1e-6.
-        behind: Whose saved state did not know the whole log, and was caught up first.
+        users: Number of users compared.
+        different: Number of users whose saved state differs from the log's by more than 1e-6.
+        behind: Number of users whose saved state did not cover the whole log and was caught up first.
         largest: Largest difference.
     """
 
@@ -65,7 +65,7 @@ class Replay:
 
 
 def read_back(client: httpx.Client, ledger: Ledger, users: list[str]) -> Audit:
-    """Reads the log of every user, page by page, as any client may."""
+    """Read the log of every user page by page, through the public API, and compare it with the ledger."""
     found: Counter[str] = Counter()
     strange = miscounted = 0
     for user in users:
@@ -85,7 +85,7 @@ def read_back(client: httpx.Client, ledger: Ledger, users: list[str]) -> Audit:
 
 
 def learn_again(store: Store) -> Replay:
-    """Compares every saved state with its user's log, as `penchant replay` does, at one moment."""
+    """Compare every saved state with its user's log at one moment, as `penchant replay` does."""
     extractor = FeatureExtractor(HashingEncoder())
     bundle = tiny_bundle(extractor)
     settings = store.settings()

@@ -1,4 +1,4 @@
-"""Faults that end a server or a database, or its room or its sense of time, while clients send."""
+"""Faults that stop a server or a database, fill its disk, or turn its clock, while clients send feedback."""
 
 import statistics
 import threading
@@ -24,21 +24,21 @@ _PAGES: Final = 120
 
 
 def kill(store: Store, rounds: int, seed: int = 0, **environment: str) -> Outcome:
-    """Kills the server (SIGKILL) at random moments under load, and starts another on what it left.
+    """Kill the server (SIGKILL) at random moments under load, and start another one on the data that it left.
 
-    States are compared with the log after every tenth kill, as the server left them.
+    After every tenth kill, the states are compared with the log as the server left them.
     """
     return _killed(Outcome("kill", store.kind, rounds), store, seed, environment)
 
 
 def clock(store: Store, rounds: int, seed: int = 0) -> Outcome:
-    """As `kill`, with servers whose clock jumps three times a second, by hours and by a year, and back."""
+    """Run `kill` with servers whose clock jumps three times a second, by hours and by a year, and back."""
     told = {"FAULTS_CLOCK_JUMPS": _CLOCK_SECONDS}
     return _killed(Outcome("clock", store.kind, rounds), store, seed, told)
 
 
 def database(store: Store, rounds: int, seed: int = 0) -> Outcome:
-    """Restarts PostgreSQL (`pg_ctl restart -m immediate`, which is a crash) under load; the server runs on."""
+    """Restart PostgreSQL under load while the server keeps running (`pg_ctl restart -m immediate`, which is a crash)."""
     outcome = Outcome("database", store.kind, rounds)
     if store.cluster is None:
         raise ValueError("this part needs PostgreSQL")
@@ -67,9 +67,9 @@ def database(store: Store, rounds: int, seed: int = 0) -> Outcome:
 
 
 def disk(store: Store, rounds: int, seed: int = 0) -> Outcome:
-    """Fills the disk that the SQLite file is on, under load; then gives it room, and looks whether all goes on.
+    """Fill the disk of the SQLite file under load, then add space and check that the server recovers.
 
-    Where no disk can be mounted, the file is limited instead, and the server restarted for more room.
+    If no disk can be mounted, the size of the file is limited instead, and the server is restarted to lift the limit.
     """
     outcome = Outcome("disk", store.kind, rounds)
     load = Load(CLIENTS, USERS, seed)
@@ -91,7 +91,7 @@ def disk(store: Store, rounds: int, seed: int = 0) -> Outcome:
             outcome.compare(learn_again(store), f"round {number}")
             outcome.listen(load.ledger)
         if not mounted:
-            break  # what was filled stays: one round
+            break  # the disk stays full: only one round
     return outcome
 
 
@@ -111,7 +111,7 @@ def _killed(outcome: Outcome, store: Store, seed: int, environment: dict[str, st
                 break
             with load.sending([server.url]):
                 load.wait_for(random.randint(*_ROUND_EVENTS))
-                time.sleep(random.random() / 20)  # at no particular moment of a commit
+                time.sleep(random.random() / 20)  # at a random moment of a commit
                 server.kill()
         if (number + 1) % _REPLAY_EVERY == 0 or number + 1 == outcome.rounds:
             outcome.compare(learn_again(store), f"after kill {number + 1}")
@@ -121,7 +121,7 @@ def _killed(outcome: Outcome, store: Store, seed: int, environment: dict[str, st
 
 
 def _fill(outcome: Outcome, load: Load, server: Server, when: str) -> None:
-    """Sends until the store takes no more, and looks what readiness says then."""
+    """Send until the store accepts no more events, then record readiness and check that rankings still work."""
     began = time.monotonic()
     with load.sending([server.url], patient=True):
         while load.ledger.statuses[503] < CLIENTS and time.monotonic() - began < _RECOVERY_SECONDS:
@@ -137,7 +137,7 @@ def _fill(outcome: Outcome, load: Load, server: Server, when: str) -> None:
 
 
 def _go_on(outcome: Outcome, load: Load, server: Server, when: str) -> None:
-    """With room again, everything is taken that was refused, and more."""
+    """Check that after space is added, the server accepts every refused event and further ones."""
     began = time.monotonic()
     server.wait_until_ready()
     outcome.figures["recovery_seconds"] = round(time.monotonic() - began, 3)

@@ -1,4 +1,4 @@
-"""Feedback of every kind, as one client makes it up."""
+"""Made-up feedback events of every kind, as one client sends them."""
 
 import random
 from dataclasses import dataclass, field
@@ -18,11 +18,11 @@ Event = dict[str, Any]
 
 @dataclass
 class Request:
-    """A feedback request, which is sent again unchanged until somebody answers it.
+    """A feedback request, which is sent again unchanged until it is answered.
 
     Attributes:
-        events: Each with an event id.
-        key: Idempotency key, of some.
+        events: Events, each with an event id.
+        key: Idempotency key, which some requests have.
     """
 
     events: list[Event]
@@ -31,12 +31,12 @@ class Request:
 
 @dataclass
 class Author:
-    """Makes up one client's events.
+    """A source of one client's events.
 
     Args:
-        name: Of the client; begins its event ids.
-        users: For whom it sends.
-        seed: Of what it makes up.
+        name: Name of the client, which its event ids begin with.
+        users: Users for whom it sends.
+        seed: Seed of the events.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Author:
         self._random = random.Random(self.seed)  # noqa: S311 - no secret
 
     def request(self) -> Request:
-        """The next request: one event or a few, of one user or of several, half of them with a key."""
+        """Return the next request: one or more events of one or more users. Half of the requests have a key."""
         size = self._random.choice((1, 1, 1, self._random.randint(2, _MAX_BATCH)))
         events = [self._event() for _ in range(size)]
         return Request(events, events[0]["event_id"] if self._random.random() < 0.5 else None)
 
     def learned(self, request: Request) -> None:
-        """Remembers what was acknowledged: some of it is taken back later."""
+        """Record an acknowledged request, so that some of its events can be retracted later."""
         for event in request.events:
             if event["type"] != "retract":
                 self._to_retract.setdefault(event["user"], []).append(event["event_id"])

@@ -1,4 +1,4 @@
-"""Clients that send at the same time, and keep account of what was acknowledged to them."""
+"""Concurrent clients that record what was acknowledged to them."""
 
 import itertools
 import threading
@@ -21,13 +21,13 @@ _PAUSE_SECONDS: Final = 0.05
 
 @dataclass
 class Ledger:
-    """What clients know.
+    """A record of everything that the clients sent and received.
 
     Attributes:
-        sent: Event id → user, of all that was ever sent.
-        acknowledged: Event ids whose request was answered, and that were not rejected.
-        rejected: Events that the server would not have.
-        statuses: Of all answers; 0 for none.
+        sent: Event id → user, for every event ever sent.
+        acknowledged: Ids of the events whose request was answered and that were not rejected.
+        rejected: Number of events that the server rejected, by reason.
+        statuses: Number of answers by status; status 0 stands for no answer.
         surprises: Answers that no fault explains.
     """
 
@@ -39,14 +39,14 @@ class Ledger:
 
 
 class Load:
-    """Several clients, several users, every kind of event.
+    """Several clients that send every kind of event for several users.
 
-    What was sent and not answered is sent again, unchanged, by the same client: to the server that comes next.
+    A request without an answer is sent again, unchanged, by the same client to the next server.
 
     Args:
-        clients: How many send at once.
-        users: For whom; each client sends for all of them.
-        seed: Of what they send.
+        clients: Number of concurrent clients.
+        users: Users for whom every client sends.
+        seed: Seed of the events.
     """
 
     def __init__(self, clients: int, users: Sequence[str], seed: int = 0) -> None:
@@ -58,11 +58,11 @@ class Load:
 
     @contextmanager
     def sending(self, urls: Sequence[str], *, patient: bool = False) -> Iterator[None]:
-        """Has all clients send until the block ends, each to one of the servers.
+        """Let all clients send until the block ends, each to one of the servers.
 
         Args:
-            urls: The servers.
-            patient: Go on where a connection breaks; otherwise that ends a client's sending.
+            urls: Addresses of the servers.
+            patient: Whether a client continues after its connection breaks. Otherwise it stops sending.
         """
         ended = threading.Event()
         threads = [
@@ -79,13 +79,13 @@ class Load:
                 thread.join()
 
     def wait_for(self, events: int, timeout: float = 60.0) -> bool:
-        """Until so many more are acknowledged; False where that takes longer than `timeout` seconds."""
+        """Wait until this many more events are acknowledged. Return False after `timeout` seconds."""
         goal = len(self.ledger.acknowledged) + events
         with self._grown:
             return self._grown.wait_for(lambda: len(self.ledger.acknowledged) >= goal, timeout)
 
     def settle(self, url: str) -> None:
-        """Sends what nobody answered until somebody does."""
+        """Send every unanswered request until it is answered."""
         with client_of(url) as client:
             for author in self._authors:
                 while author.name in self._unanswered:
@@ -98,7 +98,7 @@ class Load:
                     return
 
     def _exchange(self, client: httpx.Client, author: Author) -> bool:
-        """One request, new or again; False where nobody answered."""
+        """Send one request, a new or an unanswered one. Return False if there was no answer."""
         request = self._unanswered.get(author.name) or author.request()
         self._unanswered[author.name] = request
         self.ledger.sent |= {event["event_id"]: event["user"] for event in request.events}

@@ -1,4 +1,4 @@
-"""What a part of the benchmark found."""
+"""The result of one part of the benchmark."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -10,16 +10,16 @@ from benchmarks.faults.load import Ledger
 
 @dataclass
 class Outcome:
-    """One part on one store.
+    """The result of one part on one store.
 
     Attributes:
-        part: Which.
+        part: Name of the part.
         store: Kind of database.
-        rounds: How often the fault came.
-        audit: The log at the end, where events were sent.
-        replays: The states, each time that they were compared.
-        figures: What else was measured; names carry their units.
-        faults: What must not be, in words.
+        rounds: Number of times that the fault was injected.
+        audit: Audit of the log at the end. None if no events were sent.
+        replays: Results of every comparison of the states.
+        figures: Other measurements; names carry their units.
+        faults: Descriptions of everything that went wrong.
     """
 
     part: str
@@ -31,23 +31,23 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
 
     def check(self, audit: Audit, when: str) -> None:
-        """Takes the log as it was read back."""
+        """Record an audit of the log."""
         self.audit = audit
         if not audit.is_clean:
             self.faults.append(f"{when}: {audit}")
 
     def compare(self, replay: Replay, when: str) -> None:
-        """Takes the states as they were learned again."""
+        """Record a comparison of the states."""
         self.replays.append(replay)
         if replay.different:
             self.faults.append(f"{when}: {replay}")
 
     def listen(self, ledger: Ledger) -> None:
-        """Takes what clients were told."""
+        """Record the answers that clients received."""
         self.faults += sorted(set(ledger.surprises))
         self.figures["answers"] = {str(status or "none"): n for status, n in sorted(ledger.statuses.items())}
         self.figures["rejected"] = dict(Counter(ledger.rejected))
 
     def as_json(self) -> dict[str, Any]:
-        """For the results file."""
+        """Return the outcome for the results file."""
         return asdict(self)

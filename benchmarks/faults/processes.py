@@ -1,4 +1,4 @@
-"""Server processes: started, asked whether they are ready, killed."""
+"""Server processes: start them, wait until they are ready, kill them."""
 
 import os
 import signal
@@ -22,11 +22,11 @@ _TLS: Final = ssl.create_default_context()
 
 
 class ServerEndedError(RuntimeError):
-    """A server ended, or did not become ready, though nobody told it to."""
+    """An error for a server that ended unexpectedly or did not become ready."""
 
 
 def client_of(url: str, timeout: float = 30.0) -> httpx.Client:
-    """A client of a server on loopback. Cheap: certificates, which nobody needs here, are read once."""
+    """Return a client for a server on loopback. This is cheap, because the unused certificates are loaded only once."""
     return httpx.Client(base_url=url, timeout=timeout, trust_env=False, verify=_TLS)
 
 
@@ -35,8 +35,8 @@ class Server:
     """A running server.
 
     Attributes:
-        process: Its process.
-        port: Where it listens.
+        process: Process of the server.
+        port: Port that it listens on.
         log: File that holds its log.
     """
 
@@ -46,28 +46,28 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """Address of the server."""
         return f"http://127.0.0.1:{self.port}"
 
     def client(self, timeout: float = 30.0) -> httpx.Client:
-        """A client of it."""
+        """Return a client for this server."""
         return client_of(self.url, timeout)
 
     def kill(self) -> None:
-        """Ends it without a word, and waits until it is gone."""
+        """Kill the server without warning, and wait until it is gone."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(_STOP_SECONDS)
 
     def stop(self) -> None:
-        """Tells it to stop, and waits until it has."""
+        """Ask the server to stop, and wait until it has."""
         self.process.terminate()
         self.process.wait(_STOP_SECONDS)
 
     def wait_until_ready(self) -> float:
-        """Waits for /readyz to answer 200; returns how long that took, in seconds.
+        """Wait until /readyz answers 200, and return how long that took, in seconds.
 
         Raises:
-            ServerEndedError: It ended, or took too long.
+            ServerEndedError: If the server ended or took too long.
         """
         started = time.monotonic()
         with self.client() as client:
@@ -87,11 +87,11 @@ class Server:
 
 @dataclass(frozen=True)
 class Launcher:
-    """Starts servers on one store.
+    """A launcher of servers on one store.
 
     Attributes:
-        folder: For their logs.
-        environment: What they are told.
+        folder: Folder for the servers' logs.
+        environment: Environment variables of the servers.
     """
 
     folder: Path
@@ -99,7 +99,7 @@ class Launcher:
 
     @contextmanager
     def serving(self, **more: str) -> Iterator[Server]:
-        """A server that is ready; killed at the end, if it still runs."""
+        """Start a server and yield it when it is ready. It is killed at the end if it still runs."""
         server = self._start(more)
         try:
             server.wait_until_ready()

@@ -1,4 +1,4 @@
-"""What a run leaves behind: one JSON file, one Markdown file."""
+"""The results files of a run: one in JSON and one in Markdown."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ _COLUMNS = ("acknowledged", "found", "duplicated", "lost", "unacknowledged")
 
 
 def write(outcomes: Sequence[Outcome], out: Path) -> None:
-    """Writes the results of a run."""
+    """Write the results of a run."""
     about = machine(("sqlalchemy", "uvicorn", "numpy"))
     out.parent.mkdir(parents=True, exist_ok=True)
     results = {"about": about, "parts": [outcome.as_json() for outcome in outcomes]}
@@ -21,20 +21,21 @@ def write(outcomes: Sequence[Outcome], out: Path) -> None:
 
 
 def markdown(about: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """The figures to read."""
+    """Return the figures as Markdown."""
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     lines = [
-        "# Does it hold?",
+        "# Fault injection",
         "",
-        f"Real server processes under concurrent feedback of every kind. `python -m benchmarks.faults`, "
+        f"Real server processes receive concurrent feedback of every kind. `python -m benchmarks.faults`, "
         f"{about['cores']} cores of {about['processor']}; commit {about['commit']}, {versions}.",
         "",
-        "*Acknowledged*: events whose sender was told that they are stored. *Found*: events in the log afterwards. "
-        "*Unacknowledged*: found, though nobody was told so. What was not answered is sent again until it is: what had "
-        "been stored before is not stored twice. *Replay*: users whose state, learned again from the log, was compared "
-        "with the saved one, and the largest difference (goal: 1e-6).",
+        "*Acknowledged* counts the events whose storage was acknowledged to the sender, *found* the events in the log "
+        "afterwards, and *unacknowledged* the events found whose acknowledgement did not reach the sender. A request "
+        "without an answer is sent again until it is answered; events that were already stored are not stored twice. "
+        "*Replay* shows the number of users whose saved state was compared with the state learned again from the log, "
+        "and the largest difference (goal: 1e-6).",
         "",
-        "| part | store | rounds | acknowledged | found | duplicated | lost | unacknowledged | replay | as it must be |",
+        "| part | store | rounds | acknowledged | found | duplicated | lost | unacknowledged | replay | as expected |",
         "|---|---|--:|--:|--:|--:|--:|--:|---|---|",
     ]
     lines += [_row(outcome) for outcome in outcomes]
@@ -44,7 +45,7 @@ def markdown(about: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
         lines.append(f"- **{outcome.part}**, {outcome.store}: {figures}.")
     faults = [f"- {o.part}, {o.store}: {fault}" for o in outcomes for fault in o.faults]
     if faults:
-        lines += ["", "## What should not be", "", *faults]
+        lines += ["", "## Faults found", "", *faults]
     return "\n".join(lines) + "\n"
 
 

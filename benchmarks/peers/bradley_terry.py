@@ -1,8 +1,8 @@
-"""Consensus Bradley–Terry: one utility for all, logistic regression on differences of features.
+"""Consensus Bradley–Terry: one utility for all users, by logistic regression on differences of features.
 
 Bradley & Terry 1952, with a linear utility as in every reward model since Christiano et al. 2017. A text may have an
-effect of its own beside its features (zero for a new text), which keeps what is peculiar to single texts out of the
-weights; whether it pays, and both ridges, are chosen on train users.
+effect of its own beside its features (zero for a new text). It keeps the peculiarities of single texts out of the
+weights. Whether texts have such effects, and both ridges, are chosen on training users.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,22 +19,22 @@ from benchmarks.peers.comparisons import Comparisons
 from benchmarks.peers.tuning import Setting
 
 RIDGES: Final = (1e5, 3e4, 1e4, 3e3, 1e3, 1e2)
-"""Penalties ½ ridge |w|² beside the summed log-loss, descending: each starts where the last one ended."""
+"""Penalties ½ ridge |w|² on the summed log-loss, descending. Each fit starts where the last one ended."""
 
 TEXT_RIDGES: Final = (None, 3.0)
-"""Penalty on a text's own effect; None: texts have none."""
+"""Penalties on a text's own effect. None means that texts have no effects."""
 
 ITERATIONS: Final = 200
 
 
 @dataclass(frozen=True)
 class Consensus:
-    """The fitted utility.
+    """A fitted utility.
 
     Attributes:
         setting: (ridge, ridge of text effects).
-        weights: `[d]`.
-        effects: `[n_items]`.
+        weights: `[d]` weights of the features.
+        effects: `[n_items]` effects of the texts.
     """
 
     setting: Setting
@@ -42,17 +42,17 @@ class Consensus:
     effects: Tensor
 
     def utility(self, x: Tensor) -> Tensor:
-        """`[n_items]`."""
+        """Return the utility of every item, `[n_items]`."""
         return x @ self.weights + self.effects
 
     def logits(self, x: Tensor, support: Comparisons, asked: Comparisons) -> Tensor:  # noqa: ARG002
-        """The same for every user, whatever they said."""
+        """Return the logits of the pairs asked. They are the same for every user and do not depend on the support."""
         utility = self.utility(x)
         return utility[asked.winners] - utility[asked.losers]
 
 
 class BradleyTerry:
-    """Fits `Consensus`.
+    """A peer that fits `Consensus`.
 
     Attributes:
         text_ridges: Penalties on the texts' own effects to try.
@@ -65,7 +65,10 @@ class BradleyTerry:
         self.text_ridges = text_ridges
 
     def fit(self, x: Tensor, train: Comparisons, settings: Sequence[Setting] | None) -> Iterator[Consensus]:
-        """Cost: a few dozen passes over the texts and pairs a setting."""
+        """Fit a model for each setting.
+
+        Cost: a few dozen passes over the texts and pairs per setting.
+        """
         tried = settings or [(ridge, own) for own in self.text_ridges for ridge in RIDGES]
         start, last = None, object()
         for ridge, own in tried:
@@ -80,20 +83,20 @@ class BradleyTerry:
 def fit_consensus(
     x: Tensor, train: Comparisons, ridge: float, own: float | None, start: NDArray[np.float64] | None
 ) -> NDArray[np.float64]:
-    """Minimises the penalised log-loss by L-BFGS.
+    """Minimise the penalised log-loss by L-BFGS.
 
     Args:
-        x: `[n_items, d]`.
-        train: Comparisons.
-        ridge: On the weights.
-        own: On the texts' effects; None: there are none.
-        start: From where.
+        x: `[n_items, d]` features.
+        train: Comparisons to fit.
+        ridge: Penalty on the weights.
+        own: Penalty on the texts' effects. None if texts have no effects.
+        start: Parameters to start from.
 
     Returns:
-        `[d]` weights, followed by the `[n_items]` effects where there are any.
+        `[d]` weights, followed by the `[n_items]` effects if texts have any.
     """
     n, d = x.shape
-    # The same two texts stand against each other again and again: count them.
+    # The same two texts are compared many times, so pairs are counted.
     flat, repeats = torch.unique(train.winners * n + train.losers, return_counts=True)
     winners, losers, times = flat // n, flat % n, repeats.to(x.dtype)
 

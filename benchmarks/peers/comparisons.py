@@ -1,4 +1,4 @@
-"""Judgements as comparisons: index arrays on one matrix of features."""
+"""Judgements as comparisons: index arrays into one matrix of features."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,10 @@ from penchant.models.evaluation.split import TestPair
 from penchant.models.judgements.judgement import Judgement
 
 TRAIN_PAIRS: Final = 100
-"""Most pairs of a train user: a hundred ratings are thousands of dependent pairs. LoRe's own cap on TLDR is 150."""
+"""Maximum pairs of a training user. A hundred ratings are thousands of dependent pairs. LoRe's cap on TLDR is 150."""
 
 SUPPORT_PAIRS: Final = 200
-"""Most pairs of a user who adapts."""
+"""Maximum pairs of a user who adapts."""
 
 CLIP: Final = 4.0
 
@@ -29,8 +29,8 @@ class Comparisons:
 
     Attributes:
         users: `[n]` index of the user.
-        winners: `[n]` row of the feature matrix.
-        losers: `[n]` likewise.
+        winners: `[n]` row of the winner in the feature matrix.
+        losers: `[n]` row of the loser in the feature matrix.
         n_users: U.
     """
 
@@ -43,7 +43,7 @@ class Comparisons:
         return len(self.users)
 
     def of_first(self, n: int) -> "Comparisons":
-        """Those of the first n users."""
+        """Return the comparisons of the first n users."""
         kept = self.users < n
         return Comparisons(self.users[kept], self.winners[kept], self.losers[kept], min(n, self.n_users))
 
@@ -52,7 +52,7 @@ class Catalogue:
     """Features of every (context, text).
 
     Attributes:
-        x: `[n_items, d]` float32, standardised on the items of the train judgements, clipped; constant columns are 0.
+        x: `[n_items, d]` float32, standardised on the items of the training judgements, clipped; constant columns are 0.
     """
 
     def __init__(self, vectors: Vectors, train: Sequence[Judgement]) -> None:
@@ -67,7 +67,7 @@ class Catalogue:
     def comparisons(
         self, by_user: Mapping[str, Sequence[Judgement]], *, most: int, seed: int = 0
     ) -> Comparisons:
-        """What users' judgements say pair by pair; at most `most` of a user, drawn at random.
+        """Return users' judgements as pairs, at most `most` per user, drawn at random.
 
         Cost: quadratic in one user's ratings of one context.
         """
@@ -89,7 +89,7 @@ class Catalogue:
         )
 
     def asked(self, test: Mapping[str, Sequence[TestPair]]) -> Comparisons:
-        """Test pairs, in their order."""
+        """Return the test pairs as comparisons, in their order."""
         flat = [(user, pair) for user, pairs in enumerate(test.values()) for pair in pairs]
         index = np.array(
             [
@@ -102,7 +102,7 @@ class Catalogue:
         return Comparisons(who, winners, losers, len(test))
 
     def _pairs(self, rows: Sequence[Judgement]) -> NDArray[np.int64]:
-        """`[n, 2]` (winner, loser) of one user."""
+        """Return the pairs of one user, `[n, 2]` (winner, loser)."""
         stated: list[tuple[int, int]] = []
         rated: dict[tuple[str, str, str], list[tuple[int, float]]] = defaultdict(list)
         for j in rows:

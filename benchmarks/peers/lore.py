@@ -1,11 +1,12 @@
 """LoRe: low-rank reward modelling (Bose et al. 2025, arXiv:2504.14439; github.com/facebookresearch/LoRe).
 
-The reward of user i is x·V softmax(w_i) / 100, a convex combination of B basis rewards; V and all w_i are trained
-together with Adam on the mean log-loss of every user. A new user keeps V and trains w alone.
+The reward of user i is x·V softmax(w_i) / 100, a convex combination of B basis rewards. V and all w_i are trained
+together with Adam on the mean log-loss of every user. For a new user, V is kept and only w is trained.
 
-As published: Gaussian start, learning rate 0.5, 500 steps (its few-shot script; 1,000 elsewhere), B = 5, w by 500 steps
-at 0.1. Chosen on train users here: B, learning rate and number of steps, for on features of this size the published
-training interpolates. To its advantage: a new user starts from the seen users' mean weights instead of at random.
+As published: Gaussian start, learning rate 0.5, 500 steps (its few-shot script; 1,000 elsewhere), B = 5, w by 500
+steps at 0.1. Chosen on training users here: B, learning rate and number of steps, because the published training
+interpolates on features of this size. One change favours LoRe: a new user starts from the mean weights of the seen
+users instead of a random point.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from benchmarks.peers.simplex import Margins, Padded, softmax_back
 from benchmarks.peers.tuning import Setting
 
 USERS: Final = 400
-"""Train users that are used, as many as have this benchmark's cost in bounds."""
+"""Maximum number of training users, which bounds the cost of this benchmark."""
 
 SCALE: Final = 100.0
 BASES: Final = (5, 10)
@@ -35,13 +36,13 @@ ADAPT_RATE: Final = 0.1
 
 @dataclass(frozen=True)
 class Basis:
-    """The fitted basis.
+    """A fitted basis.
 
     Attributes:
         setting: (B, learning rate, steps).
-        basis: `[d, B]`.
-        start: `[B]` logits of the mean weights of the train users.
-        weights: `[U, B]` logits of the train users' own.
+        basis: `[d, B]` basis rewards.
+        start: `[B]` logits of the mean weights of the training users.
+        weights: `[U, B]` logits of the training users' own weights.
     """
 
     setting: Setting
@@ -50,22 +51,22 @@ class Basis:
     weights: Tensor
 
     def logits(self, x: Tensor, support: Comparisons, asked: Comparisons) -> Tensor:
-        """Adapts every user's weights to their support, all users at once."""
+        """Adapt the weights of all users to their support at once, and return the logits of the pairs asked."""
         rewards = x @ self.basis / SCALE
         weights = adapt(rewards, support, self.start)
         return _margins(rewards, weights, asked)
 
     def seen(self, x: Tensor, asked: Comparisons) -> Tensor:
-        """Logits for train users, with the weights that training gave them."""
+        """Return the logits of training users' pairs, with the weights from training."""
         return _margins(x @ self.basis / SCALE, softmax(self.weights, dim=1), asked)
 
 
 class LoRe:
-    """Fits `Basis`.
+    """A peer that fits `Basis`.
 
     Attributes:
         bases: Numbers of basis rewards to try.
-        users: Most train users.
+        users: Maximum number of training users.
     """
 
     published: Setting = (5, 0.5, 500)
@@ -75,7 +76,10 @@ class LoRe:
         self.bases, self.users = bases, users
 
     def fit(self, x: Tensor, train: Comparisons, settings: Sequence[Setting] | None) -> Iterator[Basis]:
-        """Cost: a step is one product of texts × features × B, and a pass over the pairs."""
+        """Fit a model for each setting.
+
+        Cost: per step, one product of texts × features × B and a pass over the pairs.
+        """
         tried = settings or [(b, rate, steps) for b in self.bases for rate in RATES for steps in STEPS]
         for (n_bases, rate), path in groupby(tried, key=lambda setting: setting[:2]):
             yield from train_basis(x, train.of_first(self.users), n_bases, rate, [s[2] for s in path])
@@ -84,7 +88,7 @@ class LoRe:
 def train_basis(
     x: Tensor, train: Comparisons, n_bases: int, rate: float, steps: Sequence[int]
 ) -> Iterator[Basis]:
-    """Joint training of basis and weights; yields the state after each of the given numbers of steps, ascending."""
+    """Train basis and weights together. Yield the state after each of the given numbers of steps, which ascend."""
     generator = torch.Generator().manual_seed(0)
     basis = torch.randn(x.shape[1], n_bases, generator=generator).requires_grad_()
     logits = torch.randn(train.n_users, n_bases, generator=generator).requires_grad_()
@@ -111,7 +115,7 @@ def train_basis(
 
 
 def adapt(rewards: Tensor, support: Comparisons, start: Tensor) -> Tensor:
-    """Weights `[U, B]` of new users; who has no support keeps `start`."""
+    """Return the weights `[U, B]` of new users. Users without support keep `start`."""
 
     def prepare(padded: Padded) -> Margins:
         difference = rewards[padded.winners] - rewards[padded.losers]

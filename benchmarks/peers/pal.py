@@ -1,12 +1,13 @@
 """PAL-A: ideal points among prototypes (Chen et al., ICLR 2025, arXiv:2406.08469).
 
-A learned map f takes texts into a preference space; user i's ideal point is a convex combination Σ_k softmax(w_i)_k p_k
-of K prototypes, and the nearer text is preferred. A new user keeps f and the prototypes and trains w alone.
+A learned map f takes texts into a preference space. User i's ideal point is a convex combination Σ_k softmax(w_i)_k
+p_k of K prototypes, and the user prefers the text that is nearer to it. For a new user, f and the prototypes are kept
+and only w is trained.
 
-As published (github.com/RamyaLab/pluralistic-alignment): f a residual GELU network of two layers, Euclidean distance,
-logistic loss with a learned scale (its `dist_logistic`), K = 2, Adam with a rate of its own for network, prototypes and
-weights, weight decay 0.01 on the network. Chosen on train users here: K and the number of steps. Rates are larger than
-published, for the steps are fewer.
+As published (github.com/RamyaLab/pluralistic-alignment): f is a residual GELU network of two layers, with Euclidean
+distance, logistic loss with a learned scale (its `dist_logistic`), K = 2, Adam with separate rates for network,
+prototypes and weights, and weight decay 0.01 on the network. Chosen on training users here: K and the number of steps.
+The learning rates are larger than published, because there are fewer steps.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ from benchmarks.peers.tuning import Setting
 PROTOTYPES: Final = (2, 8)
 STEPS: Final = (50, 150, 300)
 WIDTH: Final = 128
-"""Of the preference space and of the hidden layer."""
+"""Width of the preference space and of the hidden layer."""
 
 BATCH: Final = 512
 NETWORK_RATE: Final = 1e-3
@@ -38,7 +39,7 @@ ADAPT_RATE: Final = 0.1
 
 
 class Network(nn.Module):
-    """f: `[n, d]` → `[n, WIDTH]`."""
+    """The map f: `[n, d]` → `[n, WIDTH]`."""
 
     def __init__(self, d: int) -> None:
         super().__init__()
@@ -47,7 +48,7 @@ class Network(nn.Module):
         self.leave = nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Places texts in the preference space."""
+        """Return the positions of texts in the preference space."""
         entered: Tensor = self.enter(x)
         rest: Tensor = self.leave(nn.functional.gelu(self.hidden(entered)))
         return entered + rest
@@ -55,14 +56,14 @@ class Network(nn.Module):
 
 @dataclass(frozen=True)
 class IdealPoints:
-    """The fitted preference space.
+    """A fitted preference space.
 
     Attributes:
         setting: (K, steps).
-        network: f.
-        prototypes: `[K, WIDTH]`.
-        scale: Of distances.
-        start: `[K]` logits of the mean weights of the train users.
+        network: The map f.
+        prototypes: `[K, WIDTH]` prototypes.
+        scale: Scale of the distances.
+        start: `[K]` logits of the mean weights of the training users.
     """
 
     setting: Setting
@@ -72,10 +73,10 @@ class IdealPoints:
     start: Tensor
 
     def logits(self, x: Tensor, support: Comparisons, asked: Comparisons) -> Tensor:
-        """Adapts every user's weights to their support, all users at once."""
+        """Adapt the weights of all users to their support at once, and return the logits of the pairs asked."""
         with torch.no_grad():
             places: Tensor = self.network(x)
-        # Distances to a combination of prototypes need inner products alone: |f|² − 2 w·(P f) + wᵀ(P Pᵀ)w.
+        # Distances to a combination of prototypes need only inner products: |f|² − 2 w·(P f) + wᵀ(P Pᵀ)w.
         squares, products = (places**2).sum(1), places @ self.prototypes.T
         gram = self.prototypes @ self.prototypes.T
 
@@ -110,13 +111,16 @@ class IdealPoints:
 
 
 class PAL:
-    """Fits `IdealPoints`."""
+    """A peer that fits `IdealPoints`."""
 
     published: Setting = (2, 300)
     text_folds = 2
 
     def fit(self, x: Tensor, train: Comparisons, settings: Sequence[Setting] | None) -> Iterator[IdealPoints]:
-        """Cost: a step is one pass of 1,024 texts through the network."""
+        """Fit a model for each setting.
+
+        Cost: per step, one pass of 1,024 texts through the network.
+        """
         tried = settings or [(k, steps) for k in PROTOTYPES for steps in STEPS]
         for k, path in groupby(tried, key=lambda setting: setting[0]):
             yield from _train(x, train, k, [setting[1] for setting in path])

@@ -1,4 +1,4 @@
-"""New users' weights on a simplex, all users at once: what LoRe and PAL-A train when somebody new arrives."""
+"""Training of new users' weights on a simplex, for all users at once. LoRe and PAL-A use it for new users."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from torch.nn.functional import softmax
 from benchmarks.peers.comparisons import Comparisons
 
 Margins = Callable[[Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]]
-"""From weights `[U, K]` to margins `[U, P]`, and to what takes a pull on the margins back to one on the weights.
+"""A function from weights `[U, K]` to margins `[U, P]`, and to a function from a gradient on margins to one on weights.
 
-Gradients by hand: thousands of small steps would be spent in automatic differentiation's overhead."""
+Gradients are written by hand, because automatic differentiation would dominate the cost of thousands of small steps."""
 
 
 @dataclass(frozen=True)
 class Padded:
-    """Comparisons as one row a user, so that a step is a batched product instead of gathers.
+    """Comparisons with one row per user, so that a step is a batched product instead of gathers.
 
     Attributes:
-        winners: `[U, P]` row of the feature matrix; 0 where there is no pair.
-        losers: `[U, P]` likewise.
-        share: `[U, P]` one over the user's number of pairs; 0 where there is none.
+        winners: `[U, P]` row of the winner in the feature matrix; 0 for padding.
+        losers: `[U, P]` row of the loser in the feature matrix; 0 for padding.
+        share: `[U, P]` one over the user's number of pairs; 0 for padding.
     """
 
     winners: Tensor
@@ -31,7 +31,7 @@ class Padded:
 
     @classmethod
     def of(cls, pairs: Comparisons) -> "Padded":
-        """Comparisons must be grouped by user."""
+        """Pad comparisons, which must be grouped by user."""
         counts = torch.bincount(pairs.users, minlength=pairs.n_users)
         first = counts.cumsum(0) - counts
         place = torch.arange(len(pairs)) - first[pairs.users]
@@ -51,17 +51,17 @@ def adapt(
     steps: int,
     rate: float,
 ) -> Tensor:
-    """Trains logits of weights by Adam on every user's mean log-loss.
+    """Train logits of weights by Adam on every user's mean log-loss.
 
     Args:
-        support: What the users said.
-        start: `[K]` where everybody starts.
-        prepare: Gives the margins of the padded support.
-        steps: Of Adam.
-        rate: Its learning rate.
+        support: Comparisons of the users.
+        start: `[K]` logits that every user starts from.
+        prepare: Function that returns the margins of the padded support.
+        steps: Number of steps of Adam.
+        rate: Learning rate of Adam.
 
     Returns:
-        `[U, K]` weights on the simplex; who said nothing keeps those of `start`.
+        `[U, K]` weights on the simplex. Users without support keep those of `start`.
     """
     logits = start.repeat(support.n_users, 1)
     who = torch.unique(support.users)
@@ -82,5 +82,5 @@ def adapt(
 
 
 def softmax_back(weights: Tensor, pull: Tensor) -> Tensor:
-    """Gradient on the logits of a softmax, `[U, K]`, from the one on its weights."""
+    """Return the gradient on the logits of a softmax, `[U, K]`, given the gradient on its weights."""
     return weights * (pull - (pull * weights).sum(1, keepdim=True))

@@ -1,8 +1,9 @@
-"""Tuning a peer on its train users: a quarter of them is held out, and with them texts (cold) or cells (warm).
+"""Tuning of a peer on its training users. A quarter of them is held out, together with texts (cold) or cells (warm).
 
-The held-out users learn from k of their judgements and their held-out comparisons are predicted, as in the test. Of all
-settings the one of least mean log-loss is taken, each at its best temperature; that temperature too. So every peer is
-calibrated, which its publication does not do: without, confident peers lose far more in log-loss.
+The held-out users learn from k of their judgements, and their held-out comparisons are predicted, as in the test. The
+setting with the least mean log-loss is chosen, each setting at its best temperature. The temperature is kept, so every
+peer is calibrated. Its publication does not calibrate it; without calibration, confident peers lose far more in
+log-loss.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,14 +27,14 @@ Setting = tuple[Any, ...]
 VALIDATION_USERS: Final = 150
 VALIDATION_SHOTS: Final = (0, 3, 30)
 TEXT_FOLDS: Final = 5
-"""In `cold` a fifth of the texts is held out. Which ones moves the log-loss by points, so several folds are asked: all
-five of a cheap peer, two of a dear one."""
+"""Number of folds of texts. In `cold`, a fifth of the texts is held out. The choice of texts moves the log-loss by
+points, so several folds are used: all five for a cheap peer, two for an expensive one."""
 
 MIN_SUPPORT: Final = 3
-"""Judgements that a held-out user must have to learn from."""
+"""Minimum judgements that a held-out user must have to learn from."""
 
 MIN_PAIRS: Final = 100
-"""With fewer held-out comparisons the published setting is taken, at temperature 1."""
+"""With fewer held-out comparisons, the published setting is used at temperature 1."""
 
 LOG_TEMPERATURES: Final = (-4.0, 4.0)
 
@@ -43,45 +44,45 @@ class Model(Protocol):
 
     @property
     def setting(self) -> Setting:
-        """What it was fitted with."""
+        """Setting that it was fitted with."""
         ...
 
     def logits(self, x: Tensor, support: Comparisons, asked: Comparisons) -> Tensor:
-        """Logit `[n]` of winner ≻ loser for every pair asked, each user having learned from their support."""
+        """Return the logit `[n]` of winner ≻ loser for every pair asked, each user having learned from their support."""
         ...
 
 
 class Peer(Protocol):
-    """A way of fitting: yields models of different settings, so that a path costs one fit.
+    """A peer that fits models of different settings, so that a path of settings costs one fit.
 
     Attributes:
-        published: The setting without tuning.
-        text_folds: How many folds of texts choose in `cold`.
+        published: The published setting, which is used without tuning.
+        text_folds: Number of folds of texts used to choose in `cold`.
     """
 
     published: Setting
     text_folds: int
 
     def fit(self, x: Tensor, train: Comparisons, settings: Sequence[Setting] | None) -> Iterator[Model]:
-        """Fits on comparisons.
+        """Fit models on comparisons.
 
         Args:
-            x: `[n_items, d]`.
-            train: Of the train users.
-            settings: Only these; None means all that are worth trying.
+            x: `[n_items, d]` features.
+            train: Comparisons of the training users.
+            settings: Settings to fit. None for all that are worth trying.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """Predictions of a tuned peer.
+    """The predictions of a tuned peer.
 
     Attributes:
         better: By k, `[n]` P(better ≻ worse).
-        setting: Chosen.
-        temperature: Chosen.
-        validation_users: How many the choice rests on.
+        setting: Chosen setting.
+        temperature: Chosen temperature.
+        validation_users: Number of held-out users that the choice is based on.
         trials: Mean validation log-loss of every setting.
     """
 
@@ -125,7 +126,7 @@ class _Problem:
 
 
 def predict(peer: Peer, vectors: Vectors, parts: Split, mode: Mode, shots: Sequence[int]) -> Tuned:
-    """Tunes a peer within the train part, fits it on all of that, and predicts the test pairs."""
+    """Tune a peer within the training part, fit it on the whole training part, and predict the test pairs."""
     folds = list(_folds(vectors, parts.train, mode, peer.text_folds))
     users = sum(fold.asked.n_users for fold in folds)
     setting, temperature, trials = peer.published, 1.0, {}
@@ -170,7 +171,7 @@ def _folds(vectors: Vectors, train: Sequence[Judgement], mode: Mode, text_folds:
 
 
 def _best_temperature(folds: Sequence[Mapping[int, NDArray[np.float64]]]) -> tuple[float, float]:
-    """Temperature of least log-loss, and that loss: mean over folds and shots."""
+    """Return the temperature with the least log-loss and that loss, as a mean over folds and shots."""
 
     def loss(log_temperature: float) -> float:
         scale = np.exp(log_temperature)

@@ -1,4 +1,4 @@
-"""The command: `python -m benchmarks.scale`."""
+"""The command `python -m benchmarks.scale`."""
 
 import json
 import subprocess
@@ -16,19 +16,19 @@ from benchmarks.scale.planted import write
 
 
 def main(  # noqa: PLR0917 - the command line's options, in order
-    judgements: Annotated[str, typer.Option(help="Sizes, with commas.")] = "10000,100000,1000000",
-    each: Annotated[int, typer.Option(min=1, help="Judgements a user.")] = 50,
-    texts: Annotated[int, typer.Option(min=2, help="Texts that are judged.")] = 5000,
-    new_texts: Annotated[int, typer.Option(min=2, help="Texts to predict that nobody judged.")] = 500,
-    rank: Annotated[int, typer.Option(min=1, help="Directions of taste.")] = 16,
-    dim: Annotated[int, typer.Option(min=41, help="Features a text, 40 of them as attributes.")] = 424,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="That torch may use.")] = 2,
-    out: Annotated[Path, typer.Option(help="Path of the results, without ending.")] = Path(
+    judgements: Annotated[str, typer.Option(help="Sizes, separated by commas.")] = "10000,100000,1000000",
+    each: Annotated[int, typer.Option(min=1, help="Judgements per user.")] = 50,
+    texts: Annotated[int, typer.Option(min=2, help="Number of judged texts.")] = 5000,
+    new_texts: Annotated[int, typer.Option(min=2, help="Number of unjudged texts to predict.")] = 500,
+    rank: Annotated[int, typer.Option(min=1, help="Number of directions of taste.")] = 16,
+    dim: Annotated[int, typer.Option(min=41, help="Features per text; 40 of them are attributes.")] = 424,
+    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Number of threads that torch may use.")] = 2,
+    out: Annotated[Path, typer.Option(help="Path of the results, without extension.")] = Path(
         "benchmarks/results/scale"
     ),
 ) -> None:
-    """Measures fitting over the number of judgements; exit code 1 where memory goes beyond 4 GiB."""
+    """Measure fitting for growing numbers of judgements. The exit code is 1 if a fit needs more than 4 GiB of memory."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for n in sorted(int(size) for size in judgements.split(",")):
@@ -46,7 +46,7 @@ def main(  # noqa: PLR0917 - the command line's options, in order
 
 
 def _measured(spec: Spec) -> dict[str, Any]:
-    """One size in a process of its own: its memory is then its own."""
+    """Measure one size in a process of its own, so that its memory can be measured separately."""
     command = [sys.executable, "-m", "benchmarks.scale.measure", json.dumps(asdict(spec))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout))

@@ -1,6 +1,6 @@
-"""One size, in this process: read the judgements, index them, fit, and see whether the planted tastes are found.
+"""The measurement of one size: read the judgements, index them, fit, and check that the planted tastes are recovered.
 
-python -m benchmarks.scale.measure SPEC     prints one JSON object
+`python -m benchmarks.scale.measure SPEC` prints one JSON object.
 """
 
 import json
@@ -27,23 +27,23 @@ from penchant.models.taste.reward import RewardModel
 
 CHECKED_USERS: Final = 400
 CHECKED_PAIRS: Final = 20
-"""A user, on texts that were judged and again on texts that were not."""
+"""Comparisons per user, on judged texts and again on new texts."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What to measure.
+    """A size to measure.
 
     Attributes:
-        path: The judgements, written by `planted.write`.
-        judgements: How many.
-        users: How many judged.
-        texts: How many were judged.
-        new_texts: How many more there are.
-        rank: Directions of taste, planted and fitted.
+        path: File of judgements, written by `planted.write`.
+        judgements: Number of judgements.
+        users: Number of users who judged.
+        texts: Number of judged texts.
+        new_texts: Number of further texts that nobody judged.
+        rank: Number of directions of taste, planted and fitted.
         dim: Width of a feature vector.
-        seed: Of world, judgements and fit.
-        threads: That torch may use.
+        seed: Seed of the world, the judgements and the fit.
+        threads: Number of threads that torch may use.
     """
 
     path: str
@@ -57,12 +57,12 @@ class Spec:
     threads: int
 
     def world(self) -> World:
-        """What was planted."""
+        """Return the world that was planted."""
         return World.of(self.users, self.texts + self.new_texts, rank=self.rank, dim=self.dim, seed=self.seed)
 
 
 def measure(spec: Spec) -> dict[str, Any]:
-    """Figures of one size; memory is the most this process ever had, so that it must be a fresh one."""
+    """Return the figures of one size. Memory is the peak of the whole process, so the process must be a fresh one."""
     torch.set_num_threads(spec.threads)
     world = spec.world()
     vectors = {(CONTEXT, text_name(i)): row for i, row in enumerate(world.vectors)}
@@ -89,7 +89,7 @@ def measure(spec: Spec) -> dict[str, Any]:
 
 
 class _Clock:
-    """Seconds by phase."""
+    """A stopwatch of seconds by phase."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -102,7 +102,7 @@ class _Clock:
 
 
 class _Rounds:
-    """Times the rounds of a fit by its reports of progress."""
+    """A timer of the rounds of a fit, driven by its progress reports."""
 
     def __init__(self) -> None:
         self._times: dict[str, list[float]] = defaultdict(list)
@@ -116,7 +116,7 @@ class _Rounds:
 
     @property
     def median(self) -> float:
-        """Of the longest stage, which is that of all directions together."""
+        """Median seconds of a round in the longest stage, in which all directions are fitted together."""
         return float(np.median(np.diff(max(self._times.values(), key=len))))
 
 
@@ -127,7 +127,7 @@ def recovery(
     vectors: dict[tuple[str, str], NDArray[np.float16]],
     spec: Spec,
 ) -> dict[str, Any]:
-    """How well some users' next comparisons are predicted, on judged and on new texts, against the truth itself."""
+    """Return how well the next comparisons of some users are predicted, on judged and on new texts, beside the truth."""
     users = range(min(CHECKED_USERS, spec.users))
     names = {user_name(i) for i in users}
     support: dict[str, list[Judgement]] = {user_name(i): [] for i in users}
@@ -139,7 +139,7 @@ def recovery(
         ("judged", slice(0, spec.texts), 1),
         ("new", slice(spec.texts, spec.texts + spec.new_texts), 2),
     ):
-        # The world's users judge in turn: the first of every turn are the ones checked.
+        # The world's users judge in turn, so the users checked are the first of every turn.
         some = World(world.vectors, world.base, world.directions, world.users[: len(users)])
         user, pairs = some.compared(len(users) * CHECKED_PAIRS, texts=texts, seed=spec.seed + salt)
         test: dict[str, list[TestPair]] = {user_name(i): [] for i in users}

@@ -1,7 +1,8 @@
-"""Judgements of users whose tastes are known: u_i(x) = b_x + z_i·v_x, b and v linear in the features but for a rest.
+"""Judgements of users whose tastes are known.
 
-Everything follows from a seed, so that the process that writes the judgements and the one that checks what was learned
-from them need no file of truths between them.
+The utility is u_i(x) = b_x + z_i·v_x, where b and v are linear in the features, apart from a residual. Everything
+follows from a seed, so the process that writes the judgements and the one that checks what was learned need not share
+a file.
 """
 
 import json
@@ -17,18 +18,18 @@ Vector = NDArray[np.float64]
 CONTEXT: Final = "Which do you like better?"
 COMMON: Final = 64
 UTILITY_STD: Final = 1.0
-"""Of the shared part of a utility over texts."""
+"""Standard deviation of the shared part of a utility over texts."""
 
 TASTE_STD: Final = 1.5
-"""Of the personal part."""
+"""Standard deviation of the personal part."""
 
 EXPLAINED: Final = 0.8
-"""Of the variance of b and v, by features."""
+"""Share of the variance of b and v that the features explain."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Users, texts and what is true of them.
+    """Users, texts and their true tastes.
 
     Attributes:
         vectors: `[n_texts, dim]` float16 features.
@@ -44,7 +45,7 @@ class World:
 
     @classmethod
     def of(cls, n_users: int, n_texts: int, *, rank: int, dim: int, seed: int) -> "World":
-        """Draws a world; half of the variance of its features, as of a real encoder's, lies in 64 dimensions."""
+        """Draw a world. As with a real encoder, half of the variance of its features lies in 64 dimensions."""
         rng = np.random.default_rng([seed, 0])
         common = rng.normal(size=(n_texts, COMMON)) @ rng.normal(size=(COMMON, dim)) / COMMON**0.5
         vectors = ((common + rng.normal(size=(n_texts, dim))) / 2**0.5).astype(np.float16)
@@ -59,12 +60,12 @@ class World:
         )
 
     def difference(self, user: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64]) -> Vector:
-        """How much better user `[n]` likes text a than text b, `[n]`."""
+        """Return how much more user `[n]` likes text a than text b, `[n]`."""
         apart = ((self.directions[a] - self.directions[b]) * self.users[user]).sum(axis=1)
         return np.asarray(self.base[a] - self.base[b] + apart)
 
     def compared(self, n: int, *, texts: slice, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """User `[n]` and texts (winner, loser) `[n, 2]` of comparisons with logistic noise, each user in turn."""
+        """Return users `[n]` and texts `[n, 2]` (winner, loser) of comparisons with logistic noise, by users in turn."""
         rng = np.random.default_rng([seed, 1])
         user = np.arange(n) % len(self.users)
         first, last, _ = texts.indices(len(self.base))
@@ -75,17 +76,17 @@ class World:
 
 
 def text_name(number: int) -> str:
-    """What stands for a text."""
+    """Return the string that represents a text."""
     return f"text {number}"
 
 
 def user_name(number: int) -> str:
-    """What stands for a user."""
+    """Return the name of a user."""
     return f"user {number}"
 
 
 def write(world: World, path: Path, n: int, *, texts: slice, seed: int) -> None:
-    """Comparisons as a judgement file."""
+    """Write comparisons as a judgement file."""
     user, texts_of = world.compared(n, texts=texts, seed=seed)
     with path.open("w", encoding="utf-8") as file:
         for i in range(n):

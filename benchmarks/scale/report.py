@@ -1,4 +1,4 @@
-"""What a run leaves behind: one JSON file, one Markdown file."""
+"""The results files of a run: one in JSON and one in Markdown."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ Figures = Mapping[str, Any]
 
 
 def write(found: Sequence[Figures], out: Path) -> list[str]:
-    """Writes the results of a run.
+    """Write the results of a run.
 
     Returns:
         The goals that were missed.
@@ -35,19 +35,19 @@ def write(found: Sequence[Figures], out: Path) -> list[str]:
 
 
 def exponent(smaller: Figures, larger: Figures) -> float:
-    """Of the power of the judgements that a round's time grows with; 1 is linear."""
+    """Return the power of the number of judgements with which the time of a round grows; 1 is linear."""
     times = math.log(larger["seconds_a_round"] / smaller["seconds_a_round"])
     return times / math.log(larger["judgements"] / smaller["judgements"])
 
 
 def markdown(about: Mapping[str, Any], found: Sequence[Figures], growth: Sequence[float]) -> str:
-    """The figures to read."""
+    """Return the figures as Markdown."""
     first = found[0]
     lines = [
         "# Fitting at scale",
         "",
         f"Comparisons by users whose {first['rank']} directions of taste are planted, fitted at rank {first['rank']} on "
-        f"{first['dim']} features a text. `python -m benchmarks.scale`, seed {first['seed']}, "
+        f"{first['dim']} features per text. `python -m benchmarks.scale`, seed {first['seed']}, "
         f"{first['threads']} threads of {about['processor']}; commit {about['commit']}, "
         + ", ".join(f"{name} {number}" for name, number in about["versions"].items())
         + ".",
@@ -68,9 +68,9 @@ def markdown(about: Mapping[str, Any], found: Sequence[Figures], growth: Sequenc
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        "What was found of the planted tastes: accuracy / log-loss of the next comparisons of "
+        "Recovery of the planted tastes: accuracy / log-loss of the next comparisons of "
         f"up to {max(one['recovery']['users'] for one in found)} users after all of their judgements, on the judged "
-        "texts and on texts nobody judged. *Truth* is who knows every utility.",
+        "texts and on texts that nobody judged. *Truth* predicts from the true utilities.",
         "",
         "| judgements | texts | consensus | personal | truth |",
         "|--:|---|--:|--:|--:|",
