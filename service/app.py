@@ -26,9 +26,8 @@ from penchant.service.errors import ApiError, from_http_status, problem_response
 from penchant.service.runtime import start
 from penchant.service.settings import Settings
 from penchant.service.store.database import StoreError
-from penchant.service.telemetry.metrics import Telemetry, log_failure
+from penchant.service.telemetry.metrics import Telemetry, Tracing, log_failure
 from penchant.service.telemetry.setup import from_environment
-from penchant.service.telemetry.tracing import Tracing
 
 _MODULES: Final = (rank, feedback, users, ops)
 
@@ -106,7 +105,11 @@ def create_app(
     app.state.runtime = None
     app.state.start_failure = None
     app.add_middleware(
-        Edge, telemetry=telemetry, draining=app.state.draining, seconds=settings.request_timeout_seconds
+        Edge,
+        telemetry=telemetry,
+        draining=app.state.draining,
+        seconds=settings.request_timeout_seconds,
+        per_user_paths=frozenset(route.path for route in rank.router.routes if route.per_user),
     )
     app.add_middleware(telemetry.tracing.middleware)  # the outermost
     app.add_exception_handler(ApiError, _api_error)

@@ -15,7 +15,7 @@ from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
 from penchant.service.store.database import Store as PenchantStore
 from penchant.service.users.fold import Fold
-from penchant.service.users.forgetting import Forgetting
+from penchant.service.users.states import Forgetting
 from penchant.service.users.verify import replay
 
 

@@ -2,10 +2,8 @@
 
 In reading order:
 
-- `scopes`: what a key may do
-- `keyring`: from a key to its tenant and scopes
+- `keyring`: what a key may do, and whose it is
 - `tenancy`: what differs from tenant to tenant
-- `limits`: how often a tenant and a key may ask
-- `quotas`: how much a tenant may use in a day
+- `limits`: requests a minute, and candidates, events and users of a tenant
 - `access`: all of them together, kept fresh
 """

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from penchant.service.access import keyring, tenancy
 from penchant.service.access.keyring import KeyRing
-from penchant.service.access.limits import RequestLimiter
-from penchant.service.access.quotas import Quotas
+from penchant.service.access.limits import Quotas, RequestLimiter
 from penchant.service.access.tenancy import Tenancy
 from penchant.service.feed import Feed
 from penchant.service.settings import Settings

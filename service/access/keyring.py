@@ -10,16 +10,28 @@ import hmac
 import secrets
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from sqlalchemy import Connection
 from starlette.datastructures import Headers
 
-from penchant.service.access.scopes import EVERYTHING, Scope
 from penchant.service.errors import ApiError, Code
 from penchant.service.settings import DEFAULT_TENANT
 from penchant.service.store import feed, keys
 from penchant.service.store.keys import StoredKey
+
+
+class Scope(StrEnum):
+    """What a key may do. `admin` may do everything, and alone delete, export and merge users."""
+
+    RANK = "rank"
+    FEEDBACK = "feedback"
+    ADMIN = "admin"
+
+
+EVERYTHING: Final = frozenset(Scope)
+
 
 PREFIX: Final = "pk"
 CHANGE: Final = "keys"

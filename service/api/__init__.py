@@ -3,11 +3,9 @@
 In reading order:
 
 - `middleware`: the outermost layer of every request
-- `routing`: routes, and the scope that each of them asks for
+- `routing`: routes, and what each one declares
 - `context`: who calls, for whom, and the parts of the server
-- `identity`: which user
 - `body`: reading a body, bounded in bytes and time
-- `requests`: bodies that no dialect has
 - `dialects`: the languages of ranking clients: a new one is one file here and a route
 - `routes`: the endpoints
 - `answers`: models of the answers

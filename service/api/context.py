@@ -1,19 +1,20 @@
-"""What a route needs to know of its request: who calls, for whom, and the parts of the server."""
+"""What a route needs to know about its request: the tenant that calls, the user it is for, and the parts of the server."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
+from urllib.parse import unquote_to_bytes
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penchant.service.access.quotas import Kind
-from penchant.service.api.identity import decode_user, resolve_user, split_model
+from penchant.service.access.limits import Kind
 from penchant.service.api.routing import LeanRoute
 from penchant.service.bundles.served_model import ServedModel
-from penchant.service.errors import ApiError, Code
+from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.runtime import Runtime
 from penchant.service.telemetry.metrics import Timings
+from penchant.service.validation import user_fault
 
 USER_HEADER: Final = "x-user-id"
 
@@ -129,3 +130,52 @@ def json_answer(
     if timings is not None:
         all_headers["Server-Timing"] = timings.header()
     return Response(body, 200, all_headers, "application/json")
+
+
+def decode_user(raw: str, pointer: str) -> str:
+    """A percent-encoded user id (path segment or header) in clear.
+
+    Raises:
+        ApiError: It is not UTF-8 (`invalid_encoding`), or not a user id (`validation_failed`).
+    """
+    try:
+        # Headers and raw paths arrive as Latin-1; a client that sent bare UTF-8 is understood as well.
+        user = unquote_to_bytes(raw.encode("latin-1")).decode("utf-8")
+    except UnicodeError:
+        raise ApiError(Code.INVALID_ENCODING, "The user id is not percent-encoded UTF-8.") from None
+    if fault := user_fault(user):
+        raise InvalidRequestError((pointer, fault))
+    return user
+
+
+def split_model(model: str | None, aliases: Iterable[str]) -> str | None:
+    """The user that a model name carries (`penchant:{user}`), or None.
+
+    Raises:
+        ApiError: `model_not_found`, or a bad user id after the colon.
+    """
+    if model is None or model in aliases:
+        return None
+    name, colon, user = model.partition(":")
+    if not colon or name not in aliases:
+        raise ApiError(
+            Code.MODEL_NOT_FOUND,
+            "The model is not in the list of GET /v1/models.",
+            errors=[{"pointer": "/model", "detail": "unknown model"}],
+        )
+    if fault := user_fault(user):
+        raise InvalidRequestError(("/model", fault))
+    return user
+
+
+def resolve_user(*, path: str | None, body: str | None, header: str | None, model: str | None) -> str | None:
+    """The one user that all channels in use agree on; None is the population.
+
+    Raises:
+        ApiError: `user_conflict`.
+    """
+    channels = {"path": path, "body": body, "header": header, "model": model}
+    named = {channel: user for channel, user in channels.items() if user is not None}
+    if len(set(named.values())) > 1:
+        raise ApiError(Code.USER_CONFLICT, f"Different users are named by: {', '.join(named)}.")
+    return next(iter(named.values()), None)

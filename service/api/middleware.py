@@ -1,4 +1,4 @@
-"""The outermost layer of every request: its id, the user in its path, its log line, its last resort."""
+"""The outermost layer of every request: its id, the user in its path, its log line, and the last error handler."""
 
 import asyncio
 import re
@@ -19,37 +19,41 @@ _QUIET: Final = frozenset({"/healthz", "/readyz", "/health", "/metrics"})
 _CLIENT_LEFT: Final = 499
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # bounds the labels
 
-RANKING_PATHS: Final = frozenset(
-    {"/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/v1/best-of-n"}
-)
-"""Routes that may stand behind `/users/{user}`."""
-
 
 class Edge:
-    """ASGI middleware.
+    """ASGI middleware around the whole application.
 
-    It sets in `scope["state"]`: `request_id`, `trace_id`, and `path_user` (percent-encoded, from
-    `/users/{user}/…` before a ranking route). Routes add what the log wants to know, `tenant` and `user`, and
-    `headers` that the answer bears whatever it is.
+    It sets in `scope["state"]`: `request_id`, `trace_id`, and `path_user` (percent-encoded, from `/users/{user}/…`
+    before a route that is served per user). Routes add `tenant` and `user` for the log, and `headers` that the answer
+    must have even if it is an error.
 
     Args:
-        app: What it wraps.
-        telemetry: Counts requests; hashes users.
-        draining: While it is set, each answer closes its connection, so that the next request goes elsewhere.
-        seconds: Within which an answer must begin.
+        app: The wrapped application.
+        telemetry: Counts requests, and hashes users for the log.
+        draining: While it is set, each answer closes its connection, so that the next request goes to another server.
+        seconds: Time within which an answer must begin.
+        per_user_paths: Paths of the routes that are also served under `/users/{user}`.
     """
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, draining: Draining, seconds: float) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        telemetry: Telemetry,
+        draining: Draining,
+        seconds: float,
+        per_user_paths: frozenset[str],
+    ) -> None:
         self._app = app
         self._seconds = seconds
         self._telemetry = telemetry
         self._draining = draining
+        self._per_user_paths = per_user_paths
         self._log = (
             log.bind()
-        )  # made at the first request, when logging is set up; each call would make it anew
+        )  # bound a single time, because each call of the lazy logger would bind it again
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request."""
+        """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -57,7 +61,7 @@ class Edge:
         request_id, trace_id = _ids(scope)
         state = scope.setdefault("state", {})
         state["request_id"], state["trace_id"] = request_id, trace_id
-        instance = _route_by_raw_path(scope)
+        instance = self._route_by_raw_path(scope)
         status, deadline = 0, asyncio.timeout(self._seconds)
 
         async def answer(message: Message) -> None:
@@ -67,7 +71,7 @@ class Edge:
                 headers = message.setdefault("headers", [])
                 headers.append((b"x-request-id", request_id.encode()))
                 headers += [(name.encode(), text.encode()) for name, text in state.get("headers", {}).items()]
-                if self._draining:
+                if self._draining.since is not None:
                     headers.append((b"connection", b"close"))
             await send(message)
 
@@ -91,6 +95,21 @@ class Edge:
         finally:
             self._record(scope, status or _CLIENT_LEFT, time.perf_counter() - started, state)
 
+    def _route_by_raw_path(self, scope: Scope) -> str:
+        """Route by the raw, percent-encoded path, so that user ids may hold any character; return that path.
+
+        `/users/{user}/v1/rerank` becomes `/v1/rerank`, and the user is kept in the state.
+        """
+        raw: str = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
+        if raw.startswith("/users/"):
+            user, slash, rest = raw.removeprefix("/users/").partition("/")
+            if slash and f"/{rest}" in self._per_user_paths:
+                scope["state"]["path_user"] = user
+                scope["path"] = f"/{rest}"
+        elif raw.startswith("/v1/users/"):
+            scope["path"] = raw
+        return raw
+
     def _record(self, scope: Scope, status: int, seconds: float, state: dict[str, Any]) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if route != "unmatched" and scope["method"] in _METHODS else "any"
@@ -113,7 +132,7 @@ class Edge:
 
 
 def _ids(scope: Scope) -> tuple[str, str | None]:
-    """The caller's request id or a new one, and the trace id of a W3C `traceparent`."""
+    """Return the caller's request id or a new one, and the trace id of a W3C `traceparent`."""
     request_id, trace_id = None, None
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
@@ -121,19 +140,3 @@ def _ids(scope: Scope) -> tuple[str, str | None]:
         elif name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value)):
             trace_id = match[1].decode()
     return request_id or secrets.token_hex(16), trace_id
-
-
-def _route_by_raw_path(scope: Scope) -> str:
-    """Lets user ids hold any character: routes see the raw, still percent-encoded path; returns it.
-
-    `/users/{user}/v1/rerank` becomes `/v1/rerank`, the user being kept in the state.
-    """
-    raw: str = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
-    if raw.startswith("/users/"):
-        user, slash, rest = raw.removeprefix("/users/").partition("/")
-        if slash and f"/{rest}" in RANKING_PATHS:
-            scope["state"]["path_user"] = user
-            scope["path"] = f"/{rest}"
-    elif raw.startswith("/v1/users/"):
-        scope["path"] = raw
-    return raw

@@ -12,14 +12,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from penchant.service.access.scopes import Scope
+from penchant.service.access.keyring import Scope
 from penchant.service.api.answers.base import Problem
-from penchant.service.api.dialects.best_of_n import BestOfNRequest
-from penchant.service.api.dialects.cohere import RerankRequest
-from penchant.service.api.dialects.tei import TeiRequest
-from penchant.service.api.dialects.vllm import ScoreRequest
-from penchant.service.api.middleware import RANKING_PATHS
-from penchant.service.api.requests import MergeRequest
 from penchant.service.api.routing import LeanRoute
 from penchant.service.errors import PROBLEM_JSON, STATUS, Code
 from penchant.service.feedback.schemas import EVENT_MODELS, FeedbackBatch
@@ -33,15 +27,6 @@ _TOO_MANY: Final = 429
 _RETRIED: Final = (409, _TOO_MANY, 503, 504)
 _REF: Final = "#/components/schemas/{model}"
 _EVENTS: Final[tuple[type[BaseModel], ...]] = tuple(EVENT_MODELS.values())
-_BODIES: Final[tuple[type[BaseModel], ...]] = (
-    RerankRequest,
-    TeiRequest,
-    ScoreRequest,
-    BestOfNRequest,
-    FeedbackBatch,
-    MergeRequest,
-    *_EVENTS,
-)
 FEEDBACK_BODY: Final[tuple[type[BaseModel], ...]] = (FeedbackBatch, *_EVENTS)
 _USER: Final = {
     "name": "user",
@@ -117,8 +102,8 @@ def describe(
         body: Model of the request's body, or several of which one fits.
     """
     extra: dict[str, Any] = {"parameters": list(_parameters(kind))}
-    if body is not None:
-        bodies = body if isinstance(body, tuple) else (body,)
+    bodies = body if isinstance(body, tuple) else () if body is None else (body,)
+    if bodies:
         extra["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": _any_of(bodies)}},
@@ -138,7 +123,7 @@ def describe(
                 "X-Rank-Id": _header("`id` of the ranking, where the answer is a bare array")
             }
         responses[200] = {"model": answer, "description": "Success", "headers": headers}
-    return {"responses": responses, "openapi_extra": extra}
+    return {"responses": responses, "openapi_extra": extra, "body_models": bodies}
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -151,7 +136,8 @@ def document(app: FastAPI) -> dict[str, Any]:
         openapi_version="3.1.0",
     )
     schemas = found.setdefault("components", {}).setdefault("schemas", {})
-    models: tuple[type[BaseModel], ...] = (*_BODIES, Problem)
+    routes = [route for route in app.routes if isinstance(route, LeanRoute) and route.include_in_schema]
+    models: list[type[BaseModel]] = [Problem, *(model for route in routes for model in route.body_models)]
     _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     schemas.update(definitions["$defs"])
     any_event: Any = Annotated[Union[_EVENTS], Field(discriminator="type")]  # noqa: UP007  (a tuple of classes)
@@ -168,11 +154,10 @@ def document(app: FastAPI) -> dict[str, Any]:
         "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
     found["security"] = [{"bearer": []}, {"key": []}, {}]
-    for route in app.routes:
-        if isinstance(route, LeanRoute) and route.include_in_schema:
-            for method in route.methods or ():
-                _guard(found["paths"][route.path_format][method.lower()], route.required_scope)
-    for path in sorted(RANKING_PATHS):
+    for route in routes:
+        for method in route.methods or ():
+            _guard(found["paths"][route.path_format][method.lower()], route.required_scope)
+    for path in sorted(route.path_format for route in routes if route.per_user):
         found["paths"][f"/users/{{user}}{path}"] = _for_user(found["paths"][path])
     return found
 

@@ -1,30 +1,33 @@
-"""Routes that cost little: found at once, they call their endpoint, and nothing else.
+"""Routes that call their endpoint and do nothing else.
 
-Each route names the scope that a key needs to call it. The OpenAPI document reads the scope from the route.
+Each route declares everything that is known about it: the scope that a key needs to call it, the models of its body,
+and whether it is also served per user. Middleware and the OpenAPI document read that from the route.
 """
 
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Send
 from starlette.types import Scope as Connection
 
-from penchant.service.access.scopes import Scope
+from penchant.service.access.keyring import Scope
 
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class LeanRoute(APIRoute):
-    """For endpoints that take the request and give the response.
+    """A route whose endpoint takes the request and returns the response.
 
-    There is nothing to be found out about their arguments and nothing to be converted. What they raise is handled where
-    the application handles it for all routes.
+    FastAPI neither inspects its arguments nor converts its result. Exceptions are handled by the application.
 
     Attributes:
-        required_scope: What a key needs to call it; None where no key is asked for.
+        required_scope: Scope that a key needs to call it. None if no key is needed.
+        body_models: Models of the request's body, of which one must fit. Empty if there is no body.
+        per_user: Whether the route is also served under `/users/{user}`.
     """
 
     def __init__(
@@ -33,18 +36,22 @@ class LeanRoute(APIRoute):
         endpoint: Endpoint,
         *,
         required_scope: Scope | None,
+        body_models: tuple[type[BaseModel], ...] = (),
+        per_user: bool = False,
         **options: Any,  # noqa: ANN401 - FastAPI's own
     ) -> None:
         super().__init__(path, endpoint, generate_unique_id_function=lambda route: route.name, **options)
         self.required_scope = required_scope
+        self.body_models = body_models
+        self.per_user = per_user
 
     def get_route_handler(self) -> Endpoint:
-        """The endpoint itself."""
+        """Return the endpoint itself."""
         handler: Endpoint = self.endpoint
         return handler
 
     async def handle(self, scope: Connection, receive: Receive, send: Send) -> None:
-        """Answers a request that matches; 405 where the path alone does."""
+        """Answer a request that matches the route. The answer is 405 if only the path matches."""
         if scope["method"] not in (self.methods or ()):
             await super().handle(scope, receive, send)
             return
@@ -53,20 +60,22 @@ class LeanRoute(APIRoute):
 
 
 class LeanRouter:
-    """Collects such routes, each known by its endpoint's name.
+    """Collects routes. Each is named after its endpoint.
 
     Args:
-        tags: Of all of them, for the OpenAPI document.
-        prefix: What all their paths begin with.
+        tags: Tags of all routes in the OpenAPI document.
+        prefix: Prefix of all paths.
+        per_user: Whether the routes are also served under `/users/{user}`.
 
     Attributes:
-        routes: What an application adds to its own: in a router that it includes each is looked for twice.
+        routes: The routes. An application adds them to its own; including the router would match each path twice.
     """
 
-    def __init__(self, *, tags: Sequence[str], prefix: str = "") -> None:
+    def __init__(self, *, tags: Sequence[str], prefix: str = "", per_user: bool = False) -> None:
         self.routes: list[LeanRoute] = []
         self._tags = [*tags]
         self._prefix = prefix
+        self._per_user = per_user
 
     def get(
         self,
@@ -75,14 +84,14 @@ class LeanRouter:
         scope: Scope | None,
         **options: Any,  # noqa: ANN401 - FastAPI's own
     ) -> Callable[[Endpoint], Endpoint]:
-        """Registers an endpoint for GET.
+        """Register an endpoint for GET.
 
         Args:
-            path: Behind the prefix.
-            scope: What a key needs to call it; None where no key is asked for.
-            options: How FastAPI documents it.
+            path: Path after the prefix.
+            scope: Scope that a key needs to call it. None if no key is needed.
+            options: Further options of `LeanRoute` and of FastAPI's routes, as `openapi.describe` returns them.
         """
-        return self._adding("GET", path, scope, options)
+        return self._register("GET", path, scope, options)
 
     def post(
         self,
@@ -91,8 +100,8 @@ class LeanRouter:
         scope: Scope | None,
         **options: Any,  # noqa: ANN401 - FastAPI's own
     ) -> Callable[[Endpoint], Endpoint]:
-        """Registers an endpoint for POST; the arguments are those of `get`."""
-        return self._adding("POST", path, scope, options)
+        """Register an endpoint for POST, with the arguments of `get`."""
+        return self._register("POST", path, scope, options)
 
     def delete(
         self,
@@ -101,10 +110,10 @@ class LeanRouter:
         scope: Scope | None,
         **options: Any,  # noqa: ANN401 - FastAPI's own
     ) -> Callable[[Endpoint], Endpoint]:
-        """Registers an endpoint for DELETE; the arguments are those of `get`."""
-        return self._adding("DELETE", path, scope, options)
+        """Register an endpoint for DELETE, with the arguments of `get`."""
+        return self._register("DELETE", path, scope, options)
 
-    def _adding(
+    def _register(
         self, method: str, path: str, scope: Scope | None, options: dict[str, Any]
     ) -> Callable[[Endpoint], Endpoint]:
         def add(endpoint: Endpoint) -> Endpoint:
@@ -114,6 +123,7 @@ class LeanRouter:
                 required_scope=scope,
                 methods=[method],
                 tags=[*self._tags],
+                per_user=self._per_user,
                 **options,
             )
             self.routes.append(route)

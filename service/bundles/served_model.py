@@ -11,8 +11,7 @@ from typing import Final
 from penchant.models.bundle import Bundle
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.service.encoding.batching import MicroBatcher
-from penchant.service.encoding.feature_cache import FeatureCache
-from penchant.service.encoding.featurizer import Featurizer
+from penchant.service.encoding.featurizer import FeatureCache, Featurizer
 from penchant.service.feedback.ledger import Ledger
 from penchant.service.feedback.trust import TrustPolicy
 from penchant.service.ranking.describer import Describer
@@ -25,9 +24,8 @@ from penchant.service.telemetry.metrics import Telemetry
 from penchant.service.users.catching_up import Reader
 from penchant.service.users.current import UserStates
 from penchant.service.users.fold import Fold
-from penchant.service.users.forgetting import Forgetting
 from penchant.service.users.replayer import BatchedReader, Replayer
-from penchant.service.users.states import StateCache
+from penchant.service.users.states import Forgetting, StateCache
 
 _HOUR: Final = 3600.0
 
@@ -64,6 +62,7 @@ class ServedModel:
         scorer: Ranks.
         explainer: Says why.
         ledger: Learns from feedback.
+        featurizer: Finds the features of texts or has them computed; that of `source`.
     """
 
     bundle: Bundle
@@ -76,23 +75,20 @@ class ServedModel:
     scorer: Scorer
     explainer: Explainer
     ledger: Ledger
-
-    @property
-    def featurizer(self) -> Featurizer:
-        """Finds the features of texts, or has them computed."""
-        return self.source.featurizer
+    featurizer: Featurizer
 
 
 class Models:
-    """The models that a server holds. Any thread may read; each change is one assignment."""
+    """The models that a server holds. Any thread may read them.
+
+    Attributes:
+        current: The model that ranks and learns. Set as soon as a model was added.
+    """
+
+    current: ServedModel
 
     def __init__(self) -> None:
         self._held: tuple[ServedModel, ...] = ()
-
-    @property
-    def current(self) -> ServedModel:
-        """The one that ranks and learns."""
-        return self._held[0]
 
     @property
     def held(self) -> tuple[ServedModel, ...]:
@@ -105,12 +101,14 @@ class Models:
         return tuple({id(model.source): model.source for model in self._held}.values())
 
     def add(self, model: ServedModel) -> None:
-        """Holds one more; the first is current."""
+        """Hold another model. The first one is the current one."""
         self._held = (*self._held, model)
+        self.current = self._held[0]
 
     def switch(self, model: ServedModel) -> None:
         """Makes another the current one. Only between two groups of the writer, who publishes states to it."""
         self._held = (model, *(other for other in self._held if other is not model))
+        self.current = model
 
     def remove(self, model: ServedModel) -> None:
         """Holds it no more."""
@@ -164,7 +162,7 @@ class ModelBuilder:
         policy = TrustPolicy(
             settings.max_daily_information, settings.burst_events, settings.sustained_events_per_minute
         )
-        describer = Describer(bundle.reward, source.featurizer, settings.item_cache_bytes)
+        describer = Describer(bundle.reward, source.featurizer, settings.item_cache_bytes, self.telemetry)
         return ServedModel(
             bundle=bundle,
             source=source,
@@ -176,6 +174,7 @@ class ModelBuilder:
             scorer=Scorer(bundle, describer, states, self.rankings, self.telemetry),
             explainer=Explainer(bundle.reward, source.extractor.identity, self.store),
             ledger=Ledger(fold, cache, settings.idempotency_ttl_hours * _HOUR, policy),
+            featurizer=source.featurizer,
         )
 
     def replayer(self, fold: Fold, cache: StateCache, reader: Reader) -> Replayer:

@@ -89,7 +89,7 @@ def openapi() -> None:
     # The whole service: a second, and only this command and `serve` need it.
     from penchant.service.api.openapi import document, serialize
     from penchant.service.app import create_app
-    from penchant.service.telemetry.tracing import Tracing
+    from penchant.service.telemetry.metrics import Tracing
 
     sys.stdout.buffer.write(serialize(document(create_app(settings_of(None), tracing=Tracing()))))
 

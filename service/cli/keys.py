@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from penchant.service.access.scopes import Scope
+from penchant.service.access.keyring import Scope
 from penchant.service.cli.inputs import Json
 from penchant.service.cli.store_access import DataDir, StoreUrl, open_store, settings_of
 from penchant.service.cli.terminal import note, out, stop

@@ -196,7 +196,7 @@ def replay(
     import time
 
     from penchant.service.users.fold import Fold
-    from penchant.service.users.forgetting import Forgetting
+    from penchant.service.users.states import Forgetting
     from penchant.service.users.verify import TOLERANCE
     from penchant.service.users.verify import replay as replay_store
 

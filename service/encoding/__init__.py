@@ -3,7 +3,6 @@
 In reading order:
 
 - `featurizer`: features by the cheapest way: memory, the store, or the encoder
-- `feature_cache`: features in memory
 - `fair_queue`: whose turn it is
 - `batching`: the threads that feed and own the encoder
 """

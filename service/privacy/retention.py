@@ -16,8 +16,7 @@ from penchant.service.store.events import drop_events, older_events, seqs_of, us
 from penchant.service.store.rankings import drop_older_rankings
 from penchant.service.store.users import drop_states, drop_user, find_user, set_user
 from penchant.service.telemetry.metrics import Telemetry
-from penchant.service.users.forgetting import Evidence
-from penchant.service.users.states import UserKey, UserState, unlearned
+from penchant.service.users.states import Evidence, UserKey, UserState, unlearned
 
 _DAY: Final = 86_400.0
 

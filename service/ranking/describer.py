@@ -9,7 +9,7 @@ from penchant.models.taste.items import Items
 from penchant.models.taste.reward import RewardModel, item_keys
 from penchant.service.cache import BoundedCache
 from penchant.service.encoding.featurizer import Featurizer
-from penchant.service.telemetry.metrics import Timings
+from penchant.service.telemetry.metrics import Telemetry, Timings
 
 _OVERHEAD_BYTES: Final = 400
 
@@ -49,11 +49,15 @@ class Describer:
         reward: Describes features.
         featurizer: Gives features of texts that are new here.
         max_bytes: Bound of what is remembered.
+        telemetry: Counts texts that are remembered.
     """
 
-    def __init__(self, reward: RewardModel, featurizer: Featurizer, max_bytes: int) -> None:
+    def __init__(
+        self, reward: RewardModel, featurizer: Featurizer, max_bytes: int, telemetry: Telemetry
+    ) -> None:
         self.featurizer = featurizer
         self._reward = reward
+        self._telemetry = telemetry
         self._known: BoundedCache[tuple[str, bytes], _Known] = BoundedCache(max_bytes, size=_memory_of)
 
     async def describe(
@@ -72,7 +76,7 @@ class Describer:
                 missing[key] = i
             else:
                 found.append(known)
-        self.featurizer.count_hits(len(keys) - len(missing))
+        self._telemetry.cache_hits.inc(len(keys) - len(missing))
         if missing:
             new = await self._described(tenant, missing, texts, prompts, timings)
             old = iter(found)

@@ -1,4 +1,4 @@
-"""The task of a ranking, and its result."""
+"""What a dialect asks of a ranking, and what the ranking returns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,20 +7,50 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from penchant.service.errors import InvalidRequestError
+from penchant.service.settings import Settings
+
 
 @dataclass(frozen=True)
 class Task:
-    """n texts, each to be judged as an answer to its prompt.
+    """n texts to be ranked as answers to their prompts.
 
     Attributes:
         prompts: n prompts.
         texts: n texts.
-        field: Name of the request field that held the texts.
+        field: Name of the request field that holds the texts.
     """
 
     prompts: tuple[str, ...]
     texts: tuple[str, ...]
     field: str
+
+    @classmethod
+    def within_limits(
+        cls, prompts: tuple[str, ...], prompt_field: str, texts: Sequence[str], field: str, settings: Settings
+    ) -> "Task":
+        """Return a task after checking it against the limits.
+
+        Args:
+            prompts: One prompt for all texts, or one for each.
+            prompt_field: Name of the request field that holds the prompts.
+            texts: n texts.
+            field: Name of the request field that holds the texts.
+            settings: The limits.
+
+        Raises:
+            InvalidRequestError: If there are too many texts, or a prompt or text is too long.
+        """
+        if len(texts) > settings.max_candidates:
+            fault = f"The request has {len(texts)} texts; the limit is {settings.max_candidates}."
+            raise InvalidRequestError((f"/{field}", fault))
+        for values, name, is_single in ((prompts, prompt_field, len(prompts) == 1), (texts, field, False)):
+            for i, text in enumerate(values):
+                if len(text) > settings.max_text_chars:
+                    pointer = f"/{name}" if is_single else f"/{name}/{i}"
+                    fault = f"The text has {len(text)} characters; the limit is {settings.max_text_chars}."
+                    raise InvalidRequestError((pointer, fault))
+        return cls(prompts if len(prompts) == len(texts) else prompts * len(texts), tuple(texts), field)
 
 
 Vector = NDArray[np.float64]
@@ -29,7 +59,14 @@ MAX_WARNED: Final = 20
 
 
 class Personal(NamedTuple):
-    """Whose taste was used, as told in answers."""
+    """The user whose taste a ranking follows, as answers report it.
+
+    Attributes:
+        user: User id. None for the population.
+        is_personal: Whether anything was learned about the user.
+        feedback_events: Events in the user's log.
+        posterior_version: Version of the user's state.
+    """
 
     user: str | None
     is_personal: bool = False
@@ -38,24 +75,24 @@ class Personal(NamedTuple):
 
     @property
     def state(self) -> Literal["population", "personal"]:
-        """`population` until something was learned of the user."""
+        """`population` until something was learned about the user."""
         return "personal" if self.is_personal else "population"
 
 
 class Ranked(NamedTuple):
-    """A task's result, all arrays in the order of the request.
+    """The result of a task. All arrays are in the order of the request.
 
     Attributes:
-        rank_id: Join key for feedback.
-        model: Bundle that ranked.
-        personal: Whose taste.
-        mean: `[n]` utility.
-        std: `[n]` its standard deviation.
+        rank_id: Id by which feedback refers to the ranking.
+        model: Name of the bundle.
+        personal: User whose taste the ranking follows.
+        mean: `[n]` posterior mean of each utility.
+        std: `[n]` posterior standard deviation of each utility.
         probability: `[n]` relevance: P(the user prefers the text to the reference answer).
-        order: `[n]` indices, best first, by whatever the dialect sorts by.
-        tokens: Tokens read.
-        warnings: For the caller.
-        explanations: By index of the text, of those that are to be explained.
+        order: `[n]` indices, best first, by relevance or by utility.
+        tokens: Tokens in all texts.
+        warnings: Warnings for the caller.
+        explanations: Explanations by index of the text, if they were asked for.
     """
 
     rank_id: str
@@ -71,7 +108,16 @@ class Ranked(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Best-of-n: `[n]` in the order of the request."""
+    """The result of best-of-n. All arrays are in the order of the request.
+
+    Attributes:
+        rank_id: Id by which feedback refers to the choice.
+        mean: `[n]` posterior mean of each utility.
+        best: `[n]` P(the candidate has the highest utility).
+        acceptable: `[n]` P(the candidate is good enough).
+        order: `[n]` indices by mean utility, best first.
+        explanations: Explanations by index of the candidate, if they were asked for.
+    """
 
     rank_id: str
     mean: Vector
@@ -82,8 +128,19 @@ class Choice(NamedTuple):
 
 
 def truncation_warnings(task: Task, truncated: Sequence[int], max_tokens: int) -> tuple[str, ...]:
-    """What `meta.warnings` says of texts that the encoder saw in part."""
+    """Return a warning about texts that the encoder truncated, if there are any."""
     if not truncated:
         return ()
     listed = ", ".join(map(str, truncated[:MAX_WARNED])) + (", …" if len(truncated) > MAX_WARNED else "")
     return (f"{len(truncated)} of {len(task.texts)} {task.field} truncated to {max_tokens} tokens: {listed}",)
+
+
+def with_explanation(result: dict[str, Any], explanations: Explanations) -> dict[str, Any]:
+    """Return an answer's result with the explanation of its text, if there is one."""
+    explanation = explanations.get(result["index"])
+    return result if explanation is None else {**result, "explanation": explanation}
+
+
+def usage(tokens: int) -> dict[str, int]:
+    """Return an answer's `usage`, in the form that OpenAI's clients read."""
+    return {"prompt_tokens": tokens, "total_tokens": tokens}

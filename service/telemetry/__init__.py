@@ -2,8 +2,7 @@
 
 In reading order:
 
-- `metrics`: logs, Prometheus metrics and Server-Timing
-- `tracing`: spans, which cost nothing where nobody asked for them
+- `metrics`: logs, Prometheus metrics, spans and Server-Timing
 - `otel`: spans through OpenTelemetry, an extra
 - `setup`: traces as the environment asks for them
 """

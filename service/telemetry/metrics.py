@@ -1,4 +1,13 @@
-"""What the operator sees: JSON logs without texts or user ids, Prometheus metrics, Server-Timing."""
+"""What operators see: JSON logs without texts or user ids, Prometheus metrics, spans and Server-Timing.
+
+Spans are off unless the environment names a place to send them to. OpenTelemetry (`penchant.service.telemetry.otel`, an
+extra) then records them. No span holds a text or a user's id.
+
+request (continues the caller's `traceparent`)
+  ├─ rank     candidates → order
+  │    └─ encode   texts that were in no cache
+  └─ commit   feedback, until it is durable
+"""
 
 import hashlib
 import logging
@@ -6,6 +15,7 @@ import secrets
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -16,8 +26,30 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+from starlette.types import ASGIApp
 
-from penchant.service.telemetry.tracing import Tracing
+_NOTHING: Final = nullcontext()
+
+Attribute = str | int | float | bool
+
+
+class Tracing:
+    """No tracing: every span is nothing, and costs a call.
+
+    Spans lie within each other as their `with` blocks do, across `await` as well.
+    """
+
+    def span(self, name: str, **attributes: Attribute) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Times a step within a request; its attributes are `penchant.` + name."""
+        return _NOTHING
+
+    def middleware(self, app: ASGIApp) -> ASGIApp:
+        """Wraps an application: its requests are timed."""
+        return app
+
+    def stop(self) -> None:
+        """Sends what waits to be sent; may take seconds."""
+
 
 log: Final = structlog.get_logger("penchant")
 

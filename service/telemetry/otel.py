@@ -14,7 +14,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from penchant.service.telemetry.tracing import Attribute, Tracing
+from penchant.service.telemetry.metrics import Attribute, Tracing
 
 _CARRIED: Final = frozenset({b"traceparent", b"tracestate"})  # baggage may hold anything: it stays outside
 _QUIET: Final = frozenset({"/healthz", "/readyz", "/health", "/metrics"})

@@ -3,7 +3,7 @@
 import os
 from typing import Final
 
-from penchant.service.telemetry.tracing import Tracing
+from penchant.service.telemetry.metrics import Tracing
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 

@@ -3,8 +3,7 @@
 In reading order:
 
 - `fold`: what a state is
-- `forgetting`: how judgements lose weight as time passes
-- `states`: states in memory, seen only when they are durable
+- `states`: a user's state, how it ages, and states in memory
 - `catching_up`: from a saved state to what the log says now
 - `current`: the event loop's way to a state
 - `replayer`: states that were left behind, caught up in the background

@@ -20,8 +20,7 @@ from penchant.service.store import users
 from penchant.service.store.events import payloads
 from penchant.service.store.judged import LoggedJudgement, replay_events
 from penchant.service.users.fold import Fold
-from penchant.service.users.forgetting import Evidence
-from penchant.service.users.states import UserKey, UserState
+from penchant.service.users.states import Evidence, UserKey, UserState
 
 _TEXTS_AT_ONCE: Final = 256
 

@@ -1,9 +1,9 @@
-"""What is known of users, in memory over the store. A state is seen here only after it is durable."""
+"""A user's state: what was learned from the user's log, how it ages, and the cache of states that are durable."""
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,40 @@ from numpy.typing import NDArray
 from penchant.models.taste.posterior import UserPosterior
 from penchant.service.cache import BoundedCache
 from penchant.service.store.statements import AnyRow
-from penchant.service.users.forgetting import Evidence
+
+_DAY: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was learned of a user.
+
+    Attributes:
+        posterior: As it stood
+        as_of: then: when the last judgement was learned, Unix seconds.
+    """
+
+    posterior: UserPosterior
+    as_of: float = 0.0
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """After every half-life what was learned counts half as much.
+
+    Attributes:
+        half_life_days: None: nothing is ever forgotten.
+    """
+
+    half_life_days: float | None = None
+
+    def aged(self, evidence: Evidence, now: float) -> UserPosterior:
+        """What is left at `now` (Unix seconds). A clock that was set back makes nothing younger."""
+        posterior, elapsed = evidence.posterior, now - evidence.as_of
+        if self.half_life_days is None or elapsed <= 0 or posterior.judgements == 0:
+            return posterior
+        return posterior.forget(elapsed, self.half_life_days * _DAY)
+
 
 UserKey = tuple[str, str]
 """(tenant, user)"""

@@ -14,8 +14,7 @@ from penchant.service.store.database import Store
 from penchant.service.store.users import find_users
 from penchant.service.users.catching_up import LackingFeaturesError, caught_up, replayed
 from penchant.service.users.fold import Fold
-from penchant.service.users.forgetting import Evidence
-from penchant.service.users.states import UserKey, UserState, state_row
+from penchant.service.users.states import Evidence, UserKey, UserState, state_row
 
 TOLERANCE: Final = 1e-6
 """On the mean and the covariance of what is believed of a user, in standard deviations of the population."""

@@ -9,9 +9,8 @@ from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.testing import tiny_bundle
-from penchant.service.encoding.feature_cache import OVERHEAD_BYTES, CachedFeature, FeatureCache
-from penchant.service.users.forgetting import Evidence
-from penchant.service.users.states import StateCache, UserState
+from penchant.service.encoding.featurizer import OVERHEAD_BYTES, CachedFeature, FeatureCache
+from penchant.service.users.states import Evidence, StateCache, UserState
 
 DIM = 10
 ENTRY = DIM * 2 + OVERHEAD_BYTES

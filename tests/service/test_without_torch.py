@@ -13,7 +13,7 @@ SERVER = """
 import json, sys
 from pathlib import Path
 from starlette.testclient import TestClient
-from penchant.service.api.middleware import RANKING_PATHS
+from penchant.service.api.routes import rank
 from penchant.service.app import create_app
 from penchant.service.feedback.schemas import EVENT_MODELS
 from penchant.service.settings import Settings
@@ -28,7 +28,7 @@ RANKINGS = {
     "/v1/score": {"queries": "Which bread?", "documents": TEXTS, "users": ["ana", "bo"]},
     "/v1/best-of-n": {"prompt": "Which bread?", "candidates": TEXTS, "accept_threshold": 0.1},
 }
-assert set(RANKINGS) == set(RANKING_PATHS)
+assert set(RANKINGS) == {route.path for route in rank.router.routes}
 
 with TestClient(create_app(Settings(data_dir=Path(sys.argv[1]), encoder_backend="openvino"))) as client:
 

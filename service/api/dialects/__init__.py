@@ -2,7 +2,6 @@
 
 In reading order:
 
-- `shared`: limits and fields that all of them have
 - `cohere`: Cohere, Jina and vLLM: rerank
 - `tei`: text-embeddings-inference: rerank
 - `vllm`: vLLM: score

@@ -6,8 +6,7 @@ from pydantic import Field
 
 from penchant.service.api.answers.base import Answer
 from penchant.service.api.answers.ranking import EXPLANATION, Explanation
-from penchant.service.api.dialects.shared import bounded_task, explained
-from penchant.service.ranking.results import Choice, Task
+from penchant.service.ranking.results import Choice, Task, with_explanation
 from penchant.service.settings import Settings
 from penchant.service.validation import Exact, UserId
 
@@ -28,7 +27,7 @@ class BestOfNRequest(Exact):
 
 def best_of_n_task(request: BestOfNRequest, settings: Settings) -> Task:
     """The task of a best-of-n request."""
-    return bounded_task((request.prompt or "",), "prompt", request.candidates, "candidates", settings)
+    return Task.within_limits((request.prompt or "",), "prompt", request.candidates, "candidates", settings)
 
 
 class CandidateScore(Answer):
@@ -54,7 +53,7 @@ def best_of_n_answer(request: BestOfNRequest, choice: Choice) -> dict[str, Any]:
     """The best candidate that is good enough, and all by descending score."""
     mean, best, acceptable = choice.mean.tolist(), choice.best.tolist(), choice.acceptable.tolist()
     results = [
-        explained(
+        with_explanation(
             {
                 "index": i,
                 "score": mean[i],

@@ -7,9 +7,8 @@ from pydantic import Field, WithJsonSchema
 
 from penchant.service.api.answers.base import Answer
 from penchant.service.api.answers.ranking import EXPLANATION, Explanation, Usage
-from penchant.service.api.dialects.shared import bounded_task, explained, usage
 from penchant.service.errors import InvalidRequestError
-from penchant.service.ranking.results import Ranked, Task
+from penchant.service.ranking.results import Ranked, Task, usage, with_explanation
 from penchant.service.settings import Settings
 from penchant.service.validation import Lenient, UserId
 
@@ -44,7 +43,7 @@ class RerankRequest(Lenient):
 def rerank_task(request: RerankRequest, settings: Settings) -> Task:
     """The task of a Cohere, Jina or vLLM request."""
     texts = [_document_text(document, i, request.rank_fields) for i, document in enumerate(request.documents)]
-    return bounded_task((request.query,), "query", texts, "documents", settings)
+    return Task.within_limits((request.query,), "query", texts, "documents", settings)
 
 
 def _document_text(document: object, index: int, rank_fields: Sequence[str] | None) -> str:
@@ -137,7 +136,7 @@ def rerank_answer(request: RerankRequest, task: Task, ranked: Ranked, version: s
         result: dict[str, Any] = {"index": i, "relevance_score": probability[i], "score_std": std[i]}
         if request.return_documents:
             result["document"] = {"text": task.texts[i]}
-        results.append(explained(result, ranked.explanations))
+        results.append(with_explanation(result, ranked.explanations))
     personal = ranked.personal
     return {
         "id": ranked.rank_id,

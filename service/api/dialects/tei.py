@@ -6,8 +6,7 @@ from pydantic import Field
 
 from penchant.service.api.answers.base import Answer
 from penchant.service.api.answers.ranking import EXPLANATION, Explanation
-from penchant.service.api.dialects.shared import bounded_task, explained
-from penchant.service.ranking.results import Ranked, Task
+from penchant.service.ranking.results import Ranked, Task, with_explanation
 from penchant.service.settings import Settings
 from penchant.service.validation import Lenient, UserId
 
@@ -27,7 +26,7 @@ class TeiRequest(Lenient):
 
 def tei_task(request: TeiRequest, settings: Settings) -> Task:
     """The task of a TEI request."""
-    return bounded_task((request.query,), "query", request.texts, "texts", settings)
+    return Task.within_limits((request.query,), "query", request.texts, "texts", settings)
 
 
 class TeiResult(Answer):
@@ -47,5 +46,5 @@ def tei_answer(request: TeiRequest, task: Task, ranked: Ranked) -> list[dict[str
         result: dict[str, Any] = {"index": i, "score": scores[i]}
         if request.return_text:
             result["text"] = task.texts[i]
-        results.append(explained(result, ranked.explanations))
+        results.append(with_explanation(result, ranked.explanations))
     return results

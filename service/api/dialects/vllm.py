@@ -7,9 +7,8 @@ from pydantic import Field, WithJsonSchema
 
 from penchant.service.api.answers.base import Answer
 from penchant.service.api.answers.ranking import EXPLANATION, Explanation, Usage
-from penchant.service.api.dialects.shared import bounded_task, explained, usage
 from penchant.service.errors import ApiError, Code, InvalidRequestError
-from penchant.service.ranking.results import Ranked, Task
+from penchant.service.ranking.results import Ranked, Task, usage, with_explanation
 from penchant.service.settings import Settings
 from penchant.service.validation import Lenient, UserId
 
@@ -45,7 +44,7 @@ def score_task(request: ScoreRequest, settings: Settings) -> Task:
     if len(prompt_list) not in (1, len(text_list)):
         fault = f"{len(prompt_list)} prompts do not fit {len(text_list)} texts: send one, or one a text."
         raise InvalidRequestError((f"/{names[0]}", fault))
-    return bounded_task(tuple(prompt_list), names[0], text_list, names[1], settings)
+    return Task.within_limits(tuple(prompt_list), names[0], text_list, names[1], settings)
 
 
 def score_users(
@@ -125,7 +124,7 @@ def _scored(ranked: Ranked, named: bool) -> list[dict[str, Any]]:
     rows = zip(ranked.mean.tolist(), ranked.std.tolist(), ranked.probability.tolist(), strict=True)
     whose = {"user": ranked.personal.user} if named else {}
     return [
-        explained(
+        with_explanation(
             {"index": i, "object": "score", "score": mean, "std": std, "probability": probability, **whose},
             ranked.explanations,
         )

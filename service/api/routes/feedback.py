@@ -3,7 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penchant.service.access.scopes import Scope
+from penchant.service.access.keyring import Scope
 from penchant.service.api.answers.feedback import FeedbackResponse
 from penchant.service.api.body import read_object
 from penchant.service.api.context import header_user, json_answer, runtime, served_model, tenant

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penchant.service.access.scopes import Scope
+from penchant.service.access.keyring import Scope
 from penchant.service.api.answers import ops as answers
 from penchant.service.api.context import json_answer, model_names, runtime, served_model, tenant
 from penchant.service.api.openapi import describe

@@ -5,7 +5,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penchant.service.access.scopes import Scope
+from penchant.service.access.keyring import Scope
 from penchant.service.api.body import read_object
 from penchant.service.api.context import (
     json_answer,
@@ -35,7 +35,7 @@ from penchant.service.api.routing import LeanRouter
 from penchant.service.telemetry.metrics import Timings
 from penchant.service.validation import validate
 
-router = LeanRouter(tags=["ranking"])
+router = LeanRouter(tags=["ranking"], per_user=True)
 
 _RERANK = describe("ranking", RerankResponse, RerankRequest)
 

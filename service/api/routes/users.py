@@ -4,26 +4,32 @@ from datetime import UTC, datetime
 from typing import Final
 
 import orjson
+from pydantic import Field
 from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penchant.service.access.scopes import Scope
+from penchant.service.access.keyring import Scope
 from penchant.service.api.answers import users as answers
 from penchant.service.api.body import read_object
 from penchant.service.api.context import json_answer, path_user, runtime, served_model, tenant
 from penchant.service.api.openapi import describe
-from penchant.service.api.requests import MergeRequest
 from penchant.service.api.routing import LeanRouter
 from penchant.service.bundles.served_model import ServedModel
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.store.events import page_events
 from penchant.service.users.states import UserState, share_of_prior_std
-from penchant.service.validation import validate
+from penchant.service.validation import Exact, UserId, validate
 
 router = LeanRouter(prefix="/v1/users", tags=["users"])
 
 DEFAULT_LIMIT: Final = 20
+
+
+class MergeRequest(Exact):
+    """A provisional user who turns out to be a known one."""
+
+    source: UserId = Field(alias="from", description="whose feedback is given to the user of the path")
 
 
 @router.get(

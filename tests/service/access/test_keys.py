@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 from penchant import Client, PermissionDeniedError
 from penchant.service import app as app_module
 from penchant.service.access import keyring
-from penchant.service.access.keyring import create_key, revoke_key
-from penchant.service.access.scopes import Scope
+from penchant.service.access.keyring import Scope, create_key, revoke_key
 from penchant.service.bundles.loading import StartError
 from penchant.service.cli.app import app as command
 from penchant.service.server import check_exposure

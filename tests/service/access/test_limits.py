@@ -8,10 +8,9 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy.exc import OperationalError
 
-from penchant.service.access import quotas as quotas_module
-from penchant.service.access.keyring import create_key
-from penchant.service.access.quotas import DAY, Kind, Quotas
-from penchant.service.access.scopes import Scope
+from penchant.service.access import limits as quotas_module
+from penchant.service.access.keyring import Scope, create_key
+from penchant.service.access.limits import DAY, Kind, Quotas
 from penchant.service.access.tenancy import Tenancy, TenantSettings, put_settings
 from penchant.service.settings import Settings
 from penchant.service.store.keys import usage

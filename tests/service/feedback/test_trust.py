@@ -23,7 +23,7 @@ from penchant.service.feedback.trust import (
 from penchant.service.settings import Settings
 from penchant.service.store.database import Store
 from penchant.service.users.fold import Fold
-from penchant.service.users.forgetting import Forgetting
+from penchant.service.users.states import Forgetting
 from penchant.service.users.verify import replay
 
 START = 1_800_000_000.0  # 08:00 UTC

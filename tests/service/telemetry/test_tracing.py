@@ -12,9 +12,9 @@ from opentelemetry.trace import SpanKind, StatusCode
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
 from penchant.service.app import create_app
+from penchant.service.telemetry.metrics import Tracing
 from penchant.service.telemetry.otel import OpenTelemetry
 from penchant.service.telemetry.setup import TracingError, from_environment
-from penchant.service.telemetry.tracing import Tracing
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01", "baggage": "secret=baggage"}

@@ -11,7 +11,7 @@ from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import item_key
 from penchant.models.testing import tiny_bundle
 from penchant.service.settings import Settings
-from penchant.service.users.forgetting import Evidence, Forgetting
+from penchant.service.users.states import Evidence, Forgetting
 
 DAY = 86_400.0
 TEXTS = ["boats", "trees and many other plants", "rain, rain and then more rain"]
