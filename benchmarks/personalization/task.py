@@ -45,7 +45,7 @@ class Task:
 
     @cached_property
     def asked(self) -> "Asked":
-        """Return the test pairs by index."""
+        """Test pairs by index."""
         return Asked.of(self.parts.test)
 
 
