@@ -1,8 +1,8 @@
 # docker build -t penchant .
 # docker run -p 8642:8642 -v penchant:/data -e PENCHANT_API_KEY=… penchant
 #
-# The encoder's weights and the default bundle come in packages: the container itself needs no network.
-# Give pip a configuration of your own with: --secret id=pip,src=pip.conf
+# The encoder's weights and the default bundle are in packages, so the container needs no network.
+# To give pip your own configuration, add: --secret id=pip,src=pip.conf
 
 FROM python:3.11-slim AS build
 WORKDIR /src
@@ -28,6 +28,6 @@ VOLUME /data
 EXPOSE 8642
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
     CMD ["python", "-c", "import sys, penchant; sys.exit(not penchant.Client(base_url='http://127.0.0.1:8642').ready())"]
-# Beyond loopback the server starts only with PENCHANT_API_KEY set.
+# The server listens beyond loopback here, so it only starts if PENCHANT_API_KEY is set.
 ENTRYPOINT ["penchant"]
 CMD ["serve"]

@@ -1,8 +1,8 @@
-# make serve   installs if need be, then serves on 127.0.0.1:8642 (PORT=…)
-# make test    installs if need be, then runs every check and every test
-# make demo    walks through the README's tour against a server that runs (URL=…)
+# make serve   Install if needed, then serve on 127.0.0.1:8642 (PORT=…).
+# make test    Install if needed, then run every check and every test.
+# make demo    Walk through the README's tour against a running server (URL=…).
 #
-# Needs Python 3.11 or newer, nothing else. VENV=… puts the environment elsewhere.
+# This needs Python 3.11 or newer and nothing else. VENV=… sets the folder of the virtual environment.
 
 VENV ?= .venv
 PORT ?= 8642

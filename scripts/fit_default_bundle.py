@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Fits the bundle that ships with penchant, and measures it.
+"""Fit the bundle that ships with penchant, and measure it.
 
 Usage: scripts/fit_default_bundle.py DATA_FOLDER [--out FOLDER] [--repetitions N]
 
-DATA_FOLDER holds one folder a set (the four below), each with data.jsonl.gz, and nothing else of it is used. The shipped
-weights are fitted on all of it; the figures in the manifest come from the same recipe fitted on the train parts of the
-cold split alone and evaluated on users and texts that it never saw.
+DATA_FOLDER must contain one folder for each of the four sets below, each with data.jsonl.gz. Other content is ignored.
+The shipped weights are fitted on all of these data. The figures in the manifest come from the same recipe, fitted on the
+training parts of the cold split and evaluated on unseen users and texts.
 """
 
 import argparse
@@ -53,7 +53,7 @@ POLIS_LINKS = (
 
 @dataclass(frozen=True)
 class Source:
-    """A set that may ship: where it is from and what its licence asks for."""
+    """A set that may be used for the shipped bundle, with its origin and the attribution that its licence requires."""
 
     name: str
     scale: tuple[float, float] | None
@@ -98,13 +98,14 @@ SOURCES = (
 )
 RANKS = (0, 2, 4)
 TASTE = ("length+content-32", 0.2)
-"""Declared, not fitted: short statements and arguments cannot teach that people differ in how long an answer should
-be. With 0.2 three preferences turn the order of a long and a short answer; the manifest tells what it costs here."""
+"""Taste families and their variance. They are declared instead of fitted, because short statements and arguments cannot
+show that people differ in how long an answer should be. With 0.2, three preferences reverse the order of a long and a
+short answer. The manifest shows what this costs on the data."""
 CITATION = re.compile(r"\s*\[\d+(,\s*\d+)*\]")
 
 
 def load(source: Source, folder: Path) -> list[Judgement]:
-    """The set's judgements, users named apart from other sets' users."""
+    """Return the set's judgements, with the name of the set in front of every user's name."""
     path = folder / source.name / "data.jsonl.gz"
     rows = []
     for j in read(path, source=source.name):
@@ -117,7 +118,7 @@ def load(source: Source, folder: Path) -> list[Judgement]:
 
 
 def card(source: Source, folder: Path, rows: Sequence[Judgement]) -> dict[str, Any]:
-    """The manifest's entry of a set."""
+    """Return the manifest's entry for a set."""
     content = (folder / source.name / "data.jsonl.gz").read_bytes()
     return {
         "name": source.name,
@@ -133,7 +134,7 @@ def card(source: Source, folder: Path, rows: Sequence[Judgement]) -> dict[str, A
 def cached(
     path: Path | None, judgements: Sequence[Judgement], extractor: FeatureExtractor, progress: ProgressCall
 ) -> dict[tuple[str, str], NDArray[np.float16]]:
-    """Features of all texts, kept in a file between runs where one is named."""
+    """Return the features of all texts. If `path` is given, they are cached in that file between runs."""
     if path is not None and path.exists():
         with np.load(path) as file:
             known = dict(zip(map(bytes, file["keys"]), file["vectors"], strict=True))
@@ -149,7 +150,7 @@ def cached(
 def measure(
     sets: dict[str, list[Judgement]], vectors: Vectors, repetitions: int, bars: Progress
 ) -> dict[str, Any]:
-    """The recipe on the train parts of all sets, evaluated on each set's unseen users and texts."""
+    """Run the recipe on the training parts of all sets, and evaluate it on each set's unseen users and texts."""
     found: dict[str, list[Predictions]] = {name: [] for name in sets}
     for repetition in range(repetitions):
         parts = {name: split(rows, "cold", repetition) for name, rows in sets.items()}
@@ -180,7 +181,7 @@ def measure(
 
 
 def recipe(judgements: list[Judgement], vectors: Vectors, bars: Progress, label: str) -> Tuned:
-    """How the default bundle is fitted: for new texts, and without an item memory."""
+    """Fit as for the default bundle: for new texts, and without an item memory."""
     task = bars.add_task(label, total=None)
     tuned = fit_reward(
         judgements,
@@ -199,7 +200,7 @@ def recipe(judgements: list[Judgement], vectors: Vectors, bars: Progress, label:
 
 
 def table(metrics: dict[str, Any]) -> str:
-    """The figures as Markdown."""
+    """Return the figures as Markdown."""
     lines = [
         "| set | unseen users | k = 0 | 3 | 10 | 30 | 100 | measurably worse than k = 0 |",
         "|---|---|---|---|---|---|---|---|",
@@ -213,7 +214,7 @@ def table(metrics: dict[str, Any]) -> str:
 
 
 def write_card(path: Path, figures: str) -> None:
-    """Puts the figures between the markers of the model card."""
+    """Replace the figures between the markers of the model card."""
     text = path.read_text(encoding="utf-8")
     before, rest = text.split("<!-- figures -->", 1)
     after = rest.split("<!-- /figures -->", 1)[1]
@@ -221,12 +222,14 @@ def write_card(path: Path, figures: str) -> None:
 
 
 def main() -> None:
-    """Fits, measures, writes."""
+    """Fit, measure and write the bundle."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=DEFAULT_BUNDLE)
     parser.add_argument("--card", type=Path, default=Path(__file__).parents[1] / "docs" / "model-card.md")
-    parser.add_argument("--vectors", type=Path, help="keep the texts' features in this .npz between runs")
+    parser.add_argument(
+        "--vectors", type=Path, help="file (.npz) that caches the texts' features between runs"
+    )
     parser.add_argument("--repetitions", type=int, default=3)
     arguments = parser.parse_args()
     extractor = FeatureExtractor(load_encoder())
@@ -246,7 +249,7 @@ def main() -> None:
         about = {"fit": summary(tuned), "inspection": inspection(tuned.reward, kept, vectors)}
         manifest = Manifest("default", EncoderCard.of(extractor), data, about)
         bundle = Bundle(tuned.reward, manifest)
-        bundle.save(arguments.out)  # usable from now on; measuring it takes longer than fitting it
+        bundle.save(arguments.out)  # the bundle is usable from here; measuring takes longer than fitting
         evaluation = measure(sets, vectors, arguments.repetitions, bars)
     bundle = Bundle(tuned.reward, replace(manifest, metrics={**manifest.metrics, "evaluation": evaluation}))
     bundle.save(arguments.out)

@@ -1,4 +1,4 @@
-"""The command: `python -m benchmarks.personalization --data FOLDER`."""
+"""The command `python -m benchmarks.personalization --data FOLDER`."""
 
 from functools import cache
 from pathlib import Path
@@ -14,35 +14,35 @@ from penchant.models.encoding.loading import load_encoder
 
 
 def main(  # noqa: PLR0917 - the command line's options, in order
-    data: Annotated[Path, typer.Option(help="A folder of folders, each with data.jsonl.gz.")],
-    sets: Annotated[
-        str | None, typer.Option(help="Names, with commas; all of the folder unless given.")
-    ] = None,
+    data: Annotated[Path, typer.Option(help="Folder of data sets; each is a folder with data.jsonl.gz.")],
+    sets: Annotated[str | None, typer.Option(help="Sets, separated by commas. All sets by default.")] = None,
     splits: Annotated[
         str, typer.Option(help="cold (new texts), warm (texts that recur), or both.")
     ] = "cold,warm",
-    repetitions: Annotated[int, typer.Option(min=1, help="Random splits of each.")] = 5,
+    repetitions: Annotated[int, typer.Option(min=1, help="Random splits of each set.")] = 5,
     peer_repetitions: Annotated[
-        int, typer.Option(min=1, help="Of LoRe, PAL-A and the Hebbian baseline, which take most of the time.")
+        int, typer.Option(min=1, help="Repetitions of LoRe, PAL-A and Hebbian, which take most of the time.")
     ] = 5,
-    systems: Annotated[str, typer.Option(help="With commas.")] = ",".join(SYSTEMS),
-    parts: Annotated[str, typer.Option(help="Of the benchmark, with commas.")] = ",".join(PARTS),
+    systems: Annotated[str, typer.Option(help="Systems, separated by commas.")] = ",".join(SYSTEMS),
+    parts: Annotated[str, typer.Option(help="Parts, separated by commas.")] = ",".join(PARTS),
     jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 1,
-    out: Annotated[Path, typer.Option(help="Path of the results, without ending.")] = Path(
+    out: Annotated[Path, typer.Option(help="Path of the results, without extension.")] = Path(
         "benchmarks/results/personalization"
     ),
     pictures: Annotated[Path, typer.Option(help="Folder of the learning curves.")] = Path("docs/benchmarks"),
-    cache_folder: Annotated[Path, typer.Option("--cache", help="Features, and results so far.")] = Path(
-        ".penchant/benchmarks"
-    ),
-    encoder: Annotated[str, typer.Option(help="Text encoder, as of `penchant fit`.")] = "embedded",
-    force: Annotated[bool, typer.Option(help="Compute again what is there already.")] = False,
-    speed: Annotated[bool, typer.Option(help="Time fitting against LoRe's training, on all cores.")] = False,
+    cache_folder: Annotated[
+        Path, typer.Option("--cache", help="Folder of cached features and results.")
+    ] = Path(".penchant/benchmarks"),
+    encoder: Annotated[str, typer.Option(help="Text encoder, as in `penchant fit`.")] = "embedded",
+    force: Annotated[bool, typer.Option(help="Compute existing results again.")] = False,
+    speed: Annotated[
+        bool, typer.Option(help="Also time fitting against LoRe's training, on all cores.")
+    ] = False,
     reverse_labels: Annotated[
-        bool, typer.Option(help="Turn the test labels of the probes round: the command must then fail.")
+        bool, typer.Option(help="Reverse the probes' test labels. The command must then fail.")
     ] = False,
 ) -> None:
-    """Measures how well systems know a user they have a few judgements of; exit code 1 where a probe fails."""
+    """Measure how well systems predict a user after a few judgements. The exit code is 1 if a probe fails."""
     try:
         options = Options.of(
             splits,

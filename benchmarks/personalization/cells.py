@@ -1,4 +1,4 @@
-"""Cells: keys, files, and the processes that fill them."""
+"""Cells: their keys and files, and the processes that fill them."""
 
 import json
 import multiprocessing
@@ -15,19 +15,19 @@ import numpy as np
 from benchmarks.personalization.task import Answer, Asked
 
 THREADS: Final = 1
-"""Of every process: with one process a core, more would only be in each other's way."""
+"""Threads of every process. With one process per core, more threads would only compete."""
 
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One result.
+    """The identity of one result.
 
     Attributes:
-        part: Which part of the benchmark.
-        set: Of judgements.
+        part: Part of the benchmark.
+        set: Name of the set of judgements.
         split: `cold` or `warm`.
-        repetition: Of the split.
-        system: Who answers, or which variant.
+        repetition: Number of the repetition of the split.
+        system: Name of the system or variant that answers.
     """
 
     part: str
@@ -45,10 +45,10 @@ class Result:
     """A filled cell.
 
     Attributes:
-        cell: Which.
+        cell: The cell.
         asked: The test pairs.
         answer: The predictions.
-        seconds: That it took.
+        seconds: Time that it took, in seconds.
     """
 
     cell: Cell
@@ -61,14 +61,14 @@ class Store:
     """Results on disk, each as an array file and a small JSON file that is written last.
 
     Attributes:
-        folder: Where.
+        folder: Folder of the files.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def has(self, cell: Cell, key: str) -> bool:
-        """Whether the result is there and was computed under this very key."""
+        """Whether the result exists and was computed under exactly this key."""
         path = self._path(cell, "json")
         try:
             return bool(json.loads(path.read_text("utf-8"))["key"] == key)
@@ -76,7 +76,7 @@ class Store:
             return False
 
     def write(self, result: Result, key: str) -> None:
-        """Stores a result; a reader sees all of it or nothing."""
+        """Store a result. A reader sees all of it or nothing."""
         arrays = {f"better_{k}": p.astype(np.float32) for k, p in result.answer.better.items()}
         asked = {name: value for name, value in asdict(result.asked).items() if name != "context_names"}
         path = self._path(result.cell, "npz")
@@ -97,10 +97,10 @@ class Store:
         told.rename(self._path(result.cell, "json"))
 
     def read(self, cell: Cell) -> Result:
-        """A stored result.
+        """Return a stored result.
 
         Raises:
-            FileNotFoundError: There is none.
+            FileNotFoundError: If it does not exist.
         """
         about: dict[str, Any] = json.loads(self._path(cell, "json").read_text("utf-8"))
         with np.load(self._path(cell, "npz")) as arrays:
@@ -118,29 +118,29 @@ class Store:
 
 
 def key_of(cell: Cell, **depends_on: object) -> str:
-    """Hash of the cell and of all that its result depends on."""
+    """Return a hash of the cell and of everything that its result depends on."""
     content = json.dumps({"cell": asdict(cell), **depends_on}, sort_keys=True)
     return blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 Fill = Callable[[Sequence[Cell]], Iterable[Result]]
-"""Computes the cells of one (set, split, repetition), one after the other."""
+"""A function that computes the cells of one (set, split, repetition), one after the other."""
 
 
 def run(
     groups: Sequence[Sequence[Cell]], fill: Fill, store: Store, keys: Mapping[Cell, str], jobs: int
 ) -> None:
-    """Fills cells, a process a group, `jobs` at a time; with one job in this process.
+    """Fill cells, with one process per group and `jobs` processes at a time. With one job, fill them in this process.
 
     Args:
-        groups: Cells that share a task; the long ones first, so that the end is not one process's alone.
-        fill: Picklable.
-        store: Where results go as soon as they are there.
-        keys: Of every cell.
-        jobs: Processes.
+        groups: Cells that share a task. The long groups come first, so that no single process is left at the end.
+        fill: Picklable function that computes a group.
+        store: Store that receives every result as soon as it is computed.
+        keys: Key of every cell.
+        jobs: Number of processes.
 
     Raises:
-        BaseExceptionGroup: What went wrong in single groups, once all others are done.
+        BaseExceptionGroup: If groups failed; raised after all other groups are done.
     """
     total, done, start = sum(map(len, groups)), 0, time.perf_counter()
 
@@ -187,7 +187,7 @@ def _fill_all(group: Sequence[Cell], fill: Fill, store: Store, keys: Mapping[Cel
 
 
 class Timer:
-    """Wall time of a block, in `seconds`."""
+    """A timer of the wall time of a block, in `seconds`."""
 
     seconds = 0.0
 

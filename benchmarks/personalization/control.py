@@ -1,12 +1,13 @@
-"""Semi-synthetic control: real texts, users whose taste is known.
+"""Semi-synthetic control: real texts, with users whose taste is known.
 
-As LoRe's study on PersonalLLM (github.com/facebookresearch/LoRe, PersonalLLM/train_basis.py): a user's reward is a
-combination, drawn from Dirichlet(0.1), of ten reward functions, and of eight texts the user prefers the best to the
-worst. 1,000 seen users give 45 such pairs; 500 others 3, 9 or 20. Everybody is asked about texts that nobody judged.
+It follows LoRe's study on PersonalLLM (github.com/facebookresearch/LoRe, PersonalLLM/train_basis.py). A user's reward
+is a combination of ten reward functions, drawn from Dirichlet(0.1), and of eight texts the user prefers the best to
+the worst. 1,000 seen users give 45 such pairs; 500 others give 3, 9 or 20. All users are tested on texts that nobody
+judged.
 
-The ten reward functions there are reward models; here they are attributes of the text, standardised, which the systems
-do *not* get: all see the embedding alone. A seen user is one who gave all 45 pairs. Ours may choose rank 9, which beside
-the consensus spans what LoRe's ten basis rewards do.
+In LoRe's study, the ten reward functions are reward models. Here they are standardised attributes of the text, which
+the systems do *not* get: all of them see the embedding alone. A seen user is one who gave all 45 pairs. penchant may
+choose rank 9, which together with the consensus spans the same space as LoRe's ten basis rewards.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from penchant.models.evaluation.split import Split, TestPair
 from penchant.models.judgements.judgement import Judgement
 
 TEXTS: Final = "stanford_politeness"
-"""Whose texts: the most of any set that may be used."""
+"""Set that supplies the texts. It has the most texts of all sets that may be used."""
 
 SYSTEMS: Final = ("penchant", "lore", "bt")
 REWARDS: Final = (
@@ -55,7 +56,7 @@ SEED: Final = 20_250_419
 
 
 def task(source: Source, *, seen: int = SEEN, unseen: int = UNSEEN) -> Task:
-    """Draws users and what they say."""
+    """Draw users and their judgements."""
     by_text = {text: vector for (_, text), vector in source.vectors().items()}
     return draw(by_text, np.random.default_rng(SEED), seen=seen, unseen=unseen)
 
@@ -63,7 +64,7 @@ def task(source: Source, *, seen: int = SEEN, unseen: int = UNSEEN) -> Task:
 def draw(
     by_text: Mapping[str, NDArray[np.float16]], rng: np.random.Generator, *, seen: int, unseen: int
 ) -> Task:
-    """Draws users and what they say about texts with the given features (embedding, then attributes)."""
+    """Draw users and their judgements of texts with the given features (embedding, then attributes)."""
     texts = np.array(list(by_text), dtype=object)
     wide = np.stack(list(by_text.values()))
     columns = [wide.shape[1] - len(ATTRIBUTE_NAMES) + ATTRIBUTE_NAMES.index(name) for name in REWARDS]
@@ -95,10 +96,10 @@ def draw(
 
 
 def peer(system: str) -> tuning.Peer:
-    """A peer as it takes part: LoRe at rank 10 on all users, the consensus without effects of single texts.
+    """Return a peer as it takes part: LoRe at rank 10 on all users, the consensus without effects of single texts.
 
     Raises:
-        ValueError: The system takes no part.
+        ValueError: If the system takes no part.
     """
     match system:
         case "lore":

@@ -1,4 +1,4 @@
-"""The sets of a folder: judgements, hashes, and where their features are."""
+"""The sets of a folder: judgements, hashes, and the files of their features."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,14 @@ FILE: Final = "data.jsonl.gz"
 
 @dataclass(frozen=True)
 class Source:
-    """One set on disk.
+    """A set on disk.
 
     Attributes:
-        name: Of its folder.
-        path: The gzip JSON Lines file.
-        sha256: Of that file.
-        features: The NumPy file of its feature vectors, or of where they will be.
-        identity: Of the extractor that they come from.
+        name: Name of its folder.
+        path: Its gzip JSON Lines file.
+        sha256: Hash of that file.
+        features: NumPy file of its feature vectors, which may not exist yet.
+        identity: Identity of the extractor of the features.
     """
 
     name: str
@@ -38,25 +38,25 @@ class Source:
     identity: str
 
     def judgements(self) -> list[Judgement]:
-        """All of them, in file order; the last set read is kept."""
+        """Return all judgements in file order. The last set read is cached."""
         return _judgements(self.path)
 
     def vectors(self) -> Vectors:
-        """Feature vector of every (context, text)."""
+        """Return the feature vector of every (context, text)."""
         stored: NDArray[np.float16] = np.load(self.features)
         return dict(zip(items(self.judgements()), stored, strict=True))
 
 
 def items(judgements: Sequence[Judgement]) -> list[tuple[str, str]]:
-    """Every (context, text), in order of first appearance: the order of the stored features."""
+    """Return every (context, text) in order of first appearance, which is the order of the stored features."""
     return list(dict.fromkeys((j.context, text) for j in judgements for text in j.texts))
 
 
 def sources(folder: Path, names: Sequence[str] | None, identity: str, cache_folder: Path) -> list[Source]:
-    """The sets of a folder: those named, or every folder that holds data.jsonl.gz.
+    """Return the named sets of a folder, or all of its folders that hold data.jsonl.gz.
 
     Raises:
-        FileNotFoundError: A set that was asked for is not there, or none is.
+        FileNotFoundError: If a named set does not exist, or the folder holds no set.
     """
     found = sorted(path.parent.name for path in folder.glob(f"*/{FILE}"))
     wanted = found if names is None else list(names)

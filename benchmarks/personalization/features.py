@@ -1,4 +1,4 @@
-"""Features on disk: every set is encoded once."""
+"""Features on disk. Every set is encoded once."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from penchant.models.encoding.features import FeatureExtractor
 
 
 def encode(source: Source, extractor: Callable[[], FeatureExtractor]) -> None:
-    """Encodes what is not in the cache yet; the extractor is loaded only then."""
+    """Encode the texts that are not in the cache. The extractor is only loaded if there are any."""
     if source.features.exists():
         return
     print(f"{source.name}: encoding", flush=True)
@@ -25,7 +25,7 @@ def encode(source: Source, extractor: Callable[[], FeatureExtractor]) -> None:
 
 
 def extractor_identity(encoder: str, extractor: Callable[[], FeatureExtractor], cache_folder: Path) -> str:
-    """Identity of the extractor; of the embedded encoder it is remembered, so that a resumed run loads no weights."""
+    """Return the extractor's identity. That of the embedded encoder is cached, so a resumed run loads no weights."""
     if encoder != "embedded":
         return extractor().identity
     index = cache_folder / "embedded.json"

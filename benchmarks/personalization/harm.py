@@ -1,13 +1,13 @@
-"""Who is measurably worse off with a model that knows their judgements than without.
+"""Tests of harm: users who are measurably worse off with a model that knows their judgements than without.
 
-Two tests of the same paired differences of log-loss, one user at a time, p < .01:
+Both tests use the same paired differences of log-loss, one user at a time, at p < .01:
 
-    harmed_users    permutation of the signs of the user's pairs: takes them for independent
-    changed_users   a t-test whose variance counts that pairs share texts (Aronow, Samii & Assenova 2015,
-                    *Cluster-robust variance estimation for dyadic data*, Political Analysis 23(4))
+- `harmed_users`: a permutation of the signs of the user's pairs, which treats the pairs as independent.
+- `changed_users`: a t-test whose variance accounts for pairs that share texts (Aronow, Samii & Assenova 2015,
+  *Cluster-robust variance estimation for dyadic data*, Political Analysis 23(4)).
 
-Where a user's test pairs are all pairs among a few texts, they are far from independent: a surprise about one text is
-in every pair with it. When nothing but such surprises of mean zero distinguishes two models, the permutation calls one
+If a user's test pairs are all pairs among a few texts, they are far from independent, because a surprise about one
+text affects every pair with it. If two models differ only by such surprises of mean zero, the permutation calls one
 user in ten (5 texts) to three in ten (20 texts) worse off, the t-test one to three in a hundred.
 """
 
@@ -28,11 +28,11 @@ _LEAST_TEXTS: Final = 3
 
 
 def harmed_users(users: NDArray[np.int64], change: Vector) -> NDArray[np.bool_]:
-    """Per user: is the log-loss higher, by sign-flip permutation of the paired differences?
+    """Return for each user whether the log-loss is higher, by a sign-flip permutation of the paired differences.
 
     Args:
         users: `[n]` ascending index of each pair's user.
-        change: `[n]` of its log-loss.
+        change: `[n]` change of each pair's log-loss.
     """
     rng = np.random.default_rng(SEED)
     spans = list(_spans(users))
@@ -53,15 +53,15 @@ def harmed_users(users: NDArray[np.int64], change: Vector) -> NDArray[np.bool_]:
 def changed_users(
     users: NDArray[np.int64], texts: NDArray[np.int64], change: Vector
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Per user: is the log-loss higher, and is it lower, pairs with a text in common being correlated?
+    """Return for each user whether the log-loss is higher and whether it is lower; pairs that share texts correlate.
 
     Args:
         users: `[n]` ascending index of each pair's user.
-        texts: `[n, 2]` index of the pair's texts.
-        change: `[n]` of its log-loss.
+        texts: `[n, 2]` index of each pair's texts.
+        change: `[n]` change of each pair's log-loss.
 
     Returns:
-        `[n_users]` worse, `[n_users]` better. Neither where the user's pairs are of fewer than three texts.
+        `[n_users]` worse, `[n_users]` better. Both are False if the user's pairs have fewer than three texts.
     """
     found = np.array([_t_statistic(change[a:b], texts[a:b]) for a, b in _spans(users)])
     statistic, freedom = found[:, 0], np.maximum(found[:, 1], 1)
@@ -74,7 +74,7 @@ def _spans(users: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
 
 
 def _t_statistic(change: Vector, texts: NDArray[np.int64]) -> tuple[float, int]:
-    """Mean over its standard error, and degrees of freedom: texts less the two that a pair takes."""
+    """Return the mean over its standard error, and the degrees of freedom: texts less the two of a pair."""
     _, places = np.unique(texts, return_inverse=True)
     places = places.reshape(-1, 2)
     g = int(places.max()) + 1
@@ -83,7 +83,7 @@ def _t_statistic(change: Vector, texts: NDArray[np.int64]) -> tuple[float, int]:
     rest = change - change.mean()
     alone = float(rest @ rest)
     of_text = np.bincount(places[:, 0], rest, g) + np.bincount(places[:, 1], rest, g)
-    # A pair is in the sums of both its texts; with few texts the estimate may fall below that of independent pairs.
+    # A pair is in the sums of both its texts. With few texts, the estimate may fall below that of independent pairs.
     variance = max(float(of_text @ of_text) - alone, alone) * g / (g - 1)
     if not variance:
         return float(np.sign(change.sum()) * np.inf) if change.any() else 0.0, g - 2

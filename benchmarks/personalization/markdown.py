@@ -11,13 +11,13 @@ Entry = Mapping[str, Any]
 
 
 def render(found: Entry, pictures: Mapping[str, str]) -> str:
-    """All sections that the run has figures for.
+    """Return all sections for which the run has figures.
 
     Args:
-        found: As in the JSON file.
-        pictures: By set, where its learning curves lie, as seen from the Markdown file.
+        found: Figures, as in the JSON file.
+        pictures: Path of each set's learning curves, relative to the Markdown file.
     """
-    lines = ["# Personalization: does it know the user?", "", *_about(found["about"])]
+    lines = ["# Personalization benchmark", "", *_about(found["about"])]
     places = [place for place in found.get("curves", []) if "systems" in place]
     if "curves" in found:
         lines += ["## Learning curves", "", *_reading()]
@@ -42,7 +42,7 @@ def render(found: Entry, pictures: Mapping[str, str]) -> str:
 
 def _about(about: Entry) -> Iterator[str]:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    yield "Written by `python -m benchmarks.personalization`; the JSON file beside it holds all intervals."
+    yield "Written by `python -m benchmarks.personalization`. The JSON file beside this one holds all intervals."
     yield ""
     yield f"- Commit {about['commit']}; {about['processor']}, {about['cores']} cores, {about['system']}; {versions}."
     yield f"- Encoder {about['encoder']}, features {about['features']}."
@@ -53,10 +53,10 @@ def _about(about: Entry) -> Iterator[str]:
 
 
 def _reading() -> Iterator[str]:
-    yield "Accuracy (mean over users) / log-loss (mean over pairs) of the test comparisons of users the model never saw,"
-    yield "after k judgements of their own; means of the repetitions."
-    yield "`cold`: texts nobody judged before. `warm`: texts that recur."
-    yield "All peers get the features that ours gets and are tuned on train users, temperature included."
+    yield "The tables show accuracy (mean over users) / log-loss (mean over pairs) on the test comparisons of users that"
+    yield "the model has never seen, after k of their own judgements, as means over the repetitions. In the split"
+    yield "`cold`, nobody has judged the texts before; in `warm`, texts recur. All peers get the same features as"
+    yield "penchant and are tuned on training users, temperature included."
     yield ""
 
 
@@ -92,7 +92,7 @@ def _curve(place: Entry) -> Iterator[str]:
 
 
 def _fewer(system: Entry, place: Entry) -> str:
-    """Where a system did not run all repetitions: it is then compared with ours on those alone."""
+    """Return a note for a system that did not run all repetitions. It is compared with penchant on those it ran."""
     ran: int = system["repetitions"]
     if ran == place["repetitions"]:
         return ""
@@ -100,9 +100,9 @@ def _fewer(system: Entry, place: Entry) -> str:
 
 
 def _labels(places: Sequence[Entry]) -> Iterator[str]:
-    yield "## What labels are worth"
+    yield "## Gain from labels"
     yield ""
-    yield "Change against k = 0, paired by user and text, with 95 % intervals: user-mean log-loss, accuracy in points."
+    yield "Change against k = 0, with 95 % intervals, paired by user and text: user-mean log-loss; accuracy in points."
     yield ""
     for name, scale, digits in (("user_log_loss", 1.0, 4), ("accuracy", 100.0, 1)):
         rows = [
@@ -116,9 +116,9 @@ def _against(places: Sequence[Entry]) -> Iterator[str]:
     peers = list(dict.fromkeys(name for place in places for name in place["against"]))
     if not peers:
         return
-    yield "## Against the peers"
+    yield "## Comparison with the peers"
     yield ""
-    yield "Accuracy of ours less the peer's, in points, paired, with 95 % intervals."
+    yield "Accuracy of penchant minus accuracy of the peer, in points, paired, with 95 % intervals."
     yield ""
     for peer in peers:
         rows = [
@@ -136,7 +136,7 @@ def _floor(places: Sequence[Entry]) -> Iterator[str]:
     reached = sum(cell["reached"] for _, cell in cells)
     yield "## The floor"
     yield ""
-    yield f"Figures of the prototype that every release has to reach: {reached} of {len(cells)} cells."
+    yield f"Every release has to reach the figures of the prototype. This run reaches {reached} of {len(cells)} cells."
     yield ""
     rows = [
         [
@@ -154,11 +154,12 @@ def _floor(places: Sequence[Entry]) -> Iterator[str]:
 def _goals(places: Sequence[Entry]) -> Iterator[str]:
     yield "## Goals"
     yield ""
-    yield "*No worse* and *never falls*: not beyond the 95 % interval of the paired difference."
-    yield "*Of chance*: what nineteen of twenty perfectly calibrated models stay below on as many pairs."
-    yield "*Pairs permuted* takes a user's pairs for independent, though they share texts: where nothing but surprises"
-    yield "about single texts distinguishes two models, it calls one to three users in ten worse; *texts as clusters*"
-    yield "one to three in a hundred (`benchmarks/personalization/harm.py`)."
+    yield "- *No worse* and *never falls* mean not beyond the 95 % interval of the paired difference."
+    yield "- *Of chance* is the calibration error that nineteen of twenty perfectly calibrated models stay below on as"
+    yield "  many pairs."
+    yield "- *Pairs permuted* treats a user's pairs as independent, although they share texts. If two models differ only"
+    yield "  by surprises about single texts, it calls one to three users in ten worse; *texts as clusters* calls one to"
+    yield "  three in a hundred worse (`benchmarks/personalization/harm.py`)."
     yield ""
     found = {_name(place): targets.goals(place) for place in places}
     names = list(dict.fromkeys(name for goals in found.values() for name in goals))
@@ -174,7 +175,7 @@ def _contexts(places: Sequence[Entry]) -> Iterator[str]:
             continue
         yield f"## {_name(place)}, context by context"
         yield ""
-        yield "Accuracy, mean over the users with test pairs in the context, with 95 % intervals."
+        yield "Mean accuracy over the users with test pairs in the context, with 95 % intervals."
         yield ""
         rows = []
         for row in place["contexts"]:
@@ -193,7 +194,7 @@ def _contexts(places: Sequence[Entry]) -> Iterator[str]:
 
 
 def _probes(checks: Sequence[Entry]) -> Iterator[str]:
-    yield "## Honesty probes"
+    yield "## Sanity probes"
     yield ""
     rows = [
         [c["place"], c["probe"], c["claim"], _interval(c["figure"], 1, 3), _verdict(c["passed"])]
@@ -217,8 +218,8 @@ def _robustness(effects: Sequence[Entry]) -> Iterator[str]:
 def _control(systems: Sequence[Entry]) -> Iterator[str]:
     yield "## Semi-synthetic control"
     yield ""
-    yield "Users drawn Dirichlet(0.1) over ten attribute rewards, best against worst of eight real texts."
-    yield "Accuracy on new texts."
+    yield "Users are drawn from Dirichlet(0.1) over ten attribute rewards. Of eight real texts, they prefer the best to"
+    yield "the worst. The figures are accuracy on new texts."
     yield ""
     shots = list(systems[0]["unseen"])
     rows = [

@@ -1,10 +1,10 @@
 """Figures with intervals: user-mean accuracy, log-loss, calibration, harm, and paired differences.
 
 A figure is the mean over repetitions. Its 95 % interval is a two-way bootstrap: every user and every text is drawn a
-Poisson(1) number of times and a pair counts as often as its user and both its texts (Owen & Eckles 2012, *Bootstrapping
-data arrays of arbitrary order*, Ann. Appl. Stat. 6(3)). A user or text that occurs in several repetitions is drawn as
-often in each, so that what repetitions share is not counted as independent evidence. All systems see the same draws:
-differences are paired.
+Poisson(1) number of times, and a pair counts as often as its user and both its texts (Owen & Eckles 2012,
+*Bootstrapping data arrays of arbitrary order*, Ann. Appl. Stat. 6(3)). A user or text that occurs in several
+repetitions is drawn the same number of times in each, so that data shared by repetitions does not count as independent
+evidence. All systems see the same draws, so differences are paired.
 """
 
 import itertools
@@ -37,33 +37,33 @@ class Figure:
 
 @dataclass(frozen=True)
 class Statistic:
-    """One figure of every repetition, and what it would be in every draw.
+    """A figure of every repetition, and its value in every draw.
 
     Attributes:
         values: `[repetitions]`.
-        draws: `[repetitions, DRAWS]`; NaN where a draw holds nothing.
+        draws: `[repetitions, DRAWS]`; NaN if a draw holds nothing.
     """
 
     values: Vector
     draws: Vector
 
     def figure(self) -> Figure:
-        """The mean over repetitions."""
+        """Return the mean over repetitions, with its interval."""
         draws = self.draws.mean(axis=0)
         low, high = np.quantile(draws[np.isfinite(draws)], [0.025, 0.975])
         return Figure(float(self.values.mean()), float(low), float(high))
 
     def only(self, row: int) -> "Statistic":
-        """One row alone."""
+        """Return a single row."""
         return Statistic(self.values[row : row + 1], self.draws[row : row + 1])
 
     def __sub__(self, other: "Statistic") -> "Statistic":
-        """The paired difference."""
+        """Return the paired difference."""
         return Statistic(self.values - other.values, self.draws - other.draws)
 
 
 class Repetition:
-    """Test pairs of one repetition and how often each draw counts them.
+    """The test pairs of one repetition, and how often each draw counts them.
 
     Args:
         asked: The pairs.
@@ -80,11 +80,11 @@ class Repetition:
         self._users = user_draws
 
     def user_means(self, values: Vector, among: NDArray[np.bool_] | None = None) -> tuple[Vector, Vector]:
-        """Mean over users of their mean over pairs, for m quantities: `[m]`, and `[m, DRAWS]` of the draws.
+        """Return the mean over users of their mean over pairs, for m quantities: `[m]`, and `[m, DRAWS]` for the draws.
 
         Args:
             values: `[n_pairs, m]`.
-            among: `[n_pairs]` pairs that count; all unless given.
+            among: `[n_pairs]` pairs that count. All pairs if None.
         """
         counted = np.ones(len(values), np.float32) if among is None else among.astype(np.float32)
         plain, drawn = [], []
@@ -102,14 +102,14 @@ class Repetition:
         return np.mean(plain, axis=0), _ratio(np.asarray(numerator), np.asarray(denominator)).T
 
     def pooled(self, values: Vector) -> tuple[Vector, Vector]:
-        """Mean over pairs, likewise."""
+        """Return the mean over pairs for m quantities: `[m]`, and `[m, DRAWS]` for the draws."""
         weights = self._texts * self._users[:, self.asked.users]
         total = weights.sum(axis=1, keepdims=True, dtype=np.float64)
         return values.mean(axis=0), _ratio((weights @ values.astype(np.float32)).astype(np.float64), total).T
 
 
 def repetitions(asked: Sequence[Asked]) -> list[Repetition]:
-    """All repetitions of a set and split, drawn together."""
+    """Return all repetitions of a set and split, drawn together."""
     rng = np.random.default_rng(SEED)
     users, texts = (
         np.unique(np.concatenate([getattr(a, ids) for a in asked])) for ids in ("user_ids", "text_ids")
@@ -131,14 +131,14 @@ class Curve:
     """A system's learning curve on a set and split, by k.
 
     Attributes:
-        accuracy: Mean over users of pair accuracy, a tie counting half.
+        accuracy: Mean over users of pair accuracy; a tie counts half.
         log_loss: −log P(better ≻ worse), mean over pairs.
-        user_log_loss: Its mean over users.
+        user_log_loss: Mean over users of the log-loss.
         calibration: Expected calibration error, 15 equal-mass bins, pooled over repetitions.
         harmed: Share of users worse than at the smallest k, by `harmed_users`.
         changed: Shares of users worse and better, by `changed_users`.
-        users: Over all repetitions.
-        pairs: Likewise.
+        users: Number of users over all repetitions.
+        pairs: Number of pairs over all repetitions.
     """
 
     accuracy: Mapping[int, Statistic]
@@ -152,7 +152,7 @@ class Curve:
 
 
 def curve(drawn: Sequence[Repetition], better: Sequence[Mapping[int, Vector]]) -> Curve:
-    """Scores one system's predictions, one mapping from k to `[n_pairs]` a repetition."""
+    """Score one system's predictions, given as a mapping from k to `[n_pairs]` for each repetition."""
     shots = sorted(better[0])
     by_user: list[tuple[Vector, Vector]] = []
     by_pair: list[tuple[Vector, Vector]] = []
@@ -182,9 +182,9 @@ def curve(drawn: Sequence[Repetition], better: Sequence[Mapping[int, Vector]]) -
 
 
 def calibration_noise(better: Vector) -> float:
-    """What calibration error chance gives a perfectly calibrated model of these probabilities: the 95 % quantile.
+    """Return the 95 % quantile of the calibration error of a perfectly calibrated model with these probabilities.
 
-    Pairs are drawn one by one; that users and texts recur makes it larger still.
+    Pairs are drawn one by one. Users and texts that recur would make the error larger still.
     """
     confidence = np.sort(np.maximum(better, 1 - better))
     starts = np.concatenate([[0], np.cumsum([len(b) for b in np.array_split(confidence, BINS)])[:-1]])
@@ -199,7 +199,7 @@ def calibration_noise(better: Vector) -> float:
 def accuracy_among(
     drawn: Sequence[Repetition], better: Sequence[Mapping[int, Vector]], context: str
 ) -> tuple[dict[int, Statistic], dict[int, Statistic], int] | None:
-    """Accuracy and user-mean log-loss by k on one context's pairs, and its users; None where a repetition has none."""
+    """Return accuracy and user-mean log-loss by k in a context, and its users. None if a repetition has no pairs."""
     shots = sorted(better[0])
     found, users = [], 0
     for repetition, predicted in zip(drawn, better, strict=True):
@@ -220,12 +220,12 @@ def accuracy_among(
 
 
 def hit(better: Vector) -> Vector:
-    """1 where the better text is predicted, ½ at a tie."""
+    """Return 1 if the better text is predicted, ½ at a tie."""
     return np.where(better == 0.5, 0.5, (better > 0.5).astype(np.float64))
 
 
 def loss(better: Vector) -> Vector:
-    """−log P(better ≻ worse)."""
+    """Return −log P(better ≻ worse)."""
     found: Vector = -np.log(np.maximum(better, 1e-12))
     return found
 

@@ -1,4 +1,4 @@
-"""Our own system: fitted on the train part, everything chosen within it."""
+"""penchant as a system: fitted on the training part, with every choice made within it."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from penchant.models.taste.reward import RewardModel
 
 
 class Fitted:
-    """A reward model fitted to one task's train judgements.
+    """A reward model fitted to the training judgements of one task.
 
     Attributes:
-        reward: As a bundle on disk would hold it.
-        notes: What was chosen, and the seconds that the fit took.
+        reward: Model as a bundle on disk would hold it.
+        notes: Chosen settings, and the seconds that the fit took.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Fitted:
         *,
         shots: Sequence[int] = SHOTS,
     ) -> Answer:
-        """Predictions for the task's users, or with other support or other test pairs."""
+        """Return predictions for the task's users, optionally with other support or other test pairs."""
         parts = self.task.parts
         start = time.perf_counter()
         adapted = adapt(
@@ -60,7 +60,7 @@ _last: tuple[object, Fitted] | None = None
 
 
 def fitted(task: Task) -> Fitted:
-    """The fit to a task; the last one is kept, for the probes ask the very model whose curve is drawn."""
+    """Return the fit to a task. The last one is cached, because the probes use the same model as the learning curve."""
     global _last  # noqa: PLW0603 - one fit is kept, not all of a process's
     name = (task.name, task.mode, task.repetition)
     if _last is None or _last[0] != name or _last[1].task is not task:

@@ -1,4 +1,4 @@
-"""Learning curves as pictures: one figure a set, accuracy and log-loss of every system, with intervals."""
+"""Learning curves as pictures: one figure per set, with accuracy and log-loss of every system and their intervals."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ COLOURS: Final = {
 }
 QUANTITIES: Final = {"accuracy": "accuracy (user mean)", "log_loss": "log-loss"}
 SPACING: Final = 0.06
-"""Between the peers' bars."""
+"""Distance between the peers' bars."""
 
 STYLE: Final[dict[Any, Any]] = {
     "font.size": 9,
@@ -28,12 +28,12 @@ STYLE: Final[dict[Any, Any]] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
-    "svg.hashsalt": "penchant",  # the same figures give the same file
+    "svg.hashsalt": "penchant",  # equal figures give equal files
 }
 
 
 def draw(places: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """Draws every set of `summary.curves` as PNG and SVG; returns the files."""
+    """Draw every set of `summary.curves` as PNG and SVG, and return the files."""
     by_set: dict[str, list[Mapping[str, Any]]] = {}
     for place in places:
         if "systems" in place:
@@ -67,7 +67,7 @@ def _figure(name: str, places: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _lines(axes: Axes, place: Mapping[str, Any], quantity: str) -> None:
-    """Ours with a band, the peers with thin bars, side by side."""
+    """Draw penchant with a band, and the peers with thin bars side by side."""
     peers = [name for name in place["systems"] if name != PENCHANT]
     for name, system in place["systems"].items():
         shots = [point["k"] for point in system["curve"]]
@@ -84,6 +84,6 @@ def _lines(axes: Axes, place: Mapping[str, Any], quantity: str) -> None:
             axes.fill_between(where, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
         else:
             where += SPACING * (peers.index(name) + 1)
-            bars = np.maximum([value - low, high - value], 0)  # of few users an interval may miss the mean
+            bars = np.maximum([value - low, high - value], 0)  # with few users, an interval may miss the mean
             axes.errorbar(where, value, bars, linewidth=1.0, elinewidth=0.6, **drawn)
         axes.set_xticks(range(len(shots)), [str(k) for k in shots])

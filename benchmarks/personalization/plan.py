@@ -1,4 +1,4 @@
-"""What is computed: the cells of a run, their keys, in groups that share a task, and the function that fills them."""
+"""The plan of a run: its cells and their keys, in groups that share a task, and the function that fills them."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,15 +27,15 @@ SPLITS: Final[tuple[Mode, ...]] = ("cold", "warm")
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for.
+    """The options of a run.
 
     Attributes:
         splits: `cold`, `warm`.
-        repetitions: How many of each.
-        peer_repetitions: How many of the peers that train by gradient steps, which take most of the time.
-        systems: Ours and peers.
-        parts: Of the benchmark.
-        reverse_labels: Turn every test label round, to see the probes fail.
+        repetitions: Number of repetitions of each split.
+        peer_repetitions: Number of repetitions of the peers that train by gradient steps, which take most of the time.
+        systems: Names of penchant and peers.
+        parts: Parts of the benchmark.
+        reverse_labels: Whether to reverse every test label, which must make the probes fail.
     """
 
     splits: tuple[Mode, ...]
@@ -56,10 +56,10 @@ class Options:
         reverse_labels: bool = False,
         peer_repetitions: int = 5,
     ) -> "Options":
-        """From lists with commas.
+        """Return options from comma-separated lists.
 
         Raises:
-            ValueError: A name that there is not.
+            ValueError: If a name is unknown.
         """
         wanted = _among(splits, SPLITS)
         return cls(
@@ -73,7 +73,7 @@ class Options:
 
 
 def cells(options: Options, sources: Mapping[str, Source]) -> list[Cell]:
-    """All cells of a run."""
+    """Return all cells of a run."""
     found = []
     if CURVES in options.parts:
         found += [
@@ -110,7 +110,7 @@ def cells(options: Options, sources: Mapping[str, Source]) -> list[Cell]:
 
 
 def key(cell: Cell, sources: Mapping[str, Source]) -> str:
-    """Of a cell's result: its code, options and data."""
+    """Return the key of a cell's result, from its code, options and data."""
     source = sources[cell.set]
     return key_of(cell, code=_code(cell), data=source.sha256, features=source.identity, shots=SHOTS)
 
@@ -128,7 +128,7 @@ def _code(cell: Cell) -> str:
 
 
 def groups(missing: Sequence[Cell], sources: Mapping[str, Source]) -> list[list[Cell]]:
-    """Cells by (set, split, repetition); the largest sets first."""
+    """Return the cells grouped by (set, split, repetition), the largest sets first."""
 
     def task_of(cell: Cell) -> tuple[int, str, str, int, bool]:
         size = -sources[cell.set].path.stat().st_size
@@ -138,7 +138,7 @@ def groups(missing: Sequence[Cell], sources: Mapping[str, Source]) -> list[list[
 
 
 def fill(group: Sequence[Cell], sources: Mapping[str, Source]) -> Iterator[Result]:
-    """Computes a group."""
+    """Compute a group."""
     first = group[0]
     mode: Mode = "cold" if first.split == "cold" else "warm"
     if first.part == CONTROL:
@@ -168,7 +168,7 @@ def _answer(cell: Cell, task: Task) -> tuple[Asked, Answer]:
 
 
 def timed(sources: Mapping[str, Source], cache_folder: Path) -> list[dict[str, Any]]:
-    """Times fitting where a set for it is there; done once for the same code and data."""
+    """Time fitting if a set for it exists. It is done once for the same code and data."""
     path = cache_folder / "speed.json"
     known: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     found = []

@@ -1,15 +1,15 @@
-"""Honesty probes: does the model learn the user, and nothing it must not know?
+"""Sanity probes: does the model learn the user, and nothing that it must not know?
 
-Where a personal signal exists (votes and jokes, texts that recur), each of these must come out as stated, or the command
+If a personal signal exists (votes and jokes, texts that recur), each probe must come out as stated, or the command
 fails:
 
-    own      30 of the user's own judgements beat none
-    flip     30 reversed ones are worse than none
-    swap     30 of another user's are no better than none
-    nobody   a model that never asks who the user is loses to the model that knows 30 judgements
-    format   length and first characters alone stay near the consensus and below the model
+- `own`: 30 of the user's own judgements are better than none.
+- `flip`: 30 reversed judgements are worse than none.
+- `swap`: 30 judgements of another user are no better than none.
+- `nobody`: A model that ignores who the user is loses to the model that knows 30 judgements.
+- `format`: Length and first characters alone stay near the consensus and below the model.
 
-Reversing the test labels in this very code (`--reverse-labels`) must make the probes fail: a benchmark that cannot tell
+Reversing the test labels in this code (`--reverse-labels`) must make the probes fail. A benchmark that cannot tell
 which text was preferred would pass with any figures.
 """
 
@@ -33,22 +33,22 @@ PROBED: Final = (("polis_opendata_en", "warm"), ("jester5k", "warm"))
 VARIANTS: Final = ("own", "flip", "swap", "nobody", "format")
 SHOTS: Final = (0, 10, 30)
 NEAR: Final = 0.02
-"""Format alone may exceed the consensus by this much accuracy."""
+"""Maximum accuracy by which format alone may exceed the consensus."""
 
 FIRST_CHARACTERS: Final = 3
 BUCKETS: Final = 32
 
 
 def answer(variant: str, task: Task, *, reverse_labels: bool = False) -> tuple[Asked, Answer]:
-    """Predictions under one probe.
+    """Return predictions under one probe.
 
     Args:
         variant: One of `VARIANTS`.
         task: The task.
-        reverse_labels: Turn the test pairs round.
+        reverse_labels: Whether to reverse the test pairs.
 
     Raises:
-        ValueError: There is no such probe.
+        ValueError: If the probe does not exist.
     """
     parts = task.parts
     if reverse_labels:
@@ -73,13 +73,13 @@ def answer(variant: str, task: Task, *, reverse_labels: bool = False) -> tuple[A
 
 
 def swapped(support: Mapping[str, Sequence[Judgement]]) -> dict[str, Sequence[Judgement]]:
-    """Everybody gets somebody else's support, of the same context where there is another user in it."""
+    """Give every user the support of another user, of the same context if another user has one."""
     order = sorted(support, key=lambda user: (support[user][0].context, bucket("swap", user)))
     return {user: support[order[(place + 1) % len(order)]] for place, user in enumerate(order)}
 
 
 def format_features(text: str) -> "np.ndarray[tuple[int], np.dtype[np.float16]]":
-    """Length and first characters, and nothing else."""
+    """Return length and first characters, and nothing else."""
     first = np.zeros((FIRST_CHARACTERS, BUCKETS))
     for place, character in enumerate(text[:FIRST_CHARACTERS]):
         first[place, ord(character) % BUCKETS] = 1
@@ -89,14 +89,14 @@ def format_features(text: str) -> "np.ndarray[tuple[int], np.dtype[np.float16]]"
 
 @dataclass(frozen=True)
 class Check:
-    """A probe's outcome.
+    """The outcome of a probe.
 
     Attributes:
         place: Set and split.
-        probe: Its name.
-        claim: What must be so.
-        figure: The number that the claim is about, with its interval.
-        passed: Whether it is so.
+        probe: Name of the probe.
+        claim: Statement that must hold.
+        figure: Number that the claim is about, with its interval.
+        passed: Whether the claim holds.
     """
 
     place: str
@@ -107,7 +107,7 @@ class Check:
 
 
 def check(results: Mapping[str, Result]) -> list[Check]:
-    """Tests the claims on the results of one set and split, by probe."""
+    """Test the claims on the results of one set and split, given by probe."""
     own = results["own"]
     drawn = metrics.repetitions([own.asked])
     curves = {name: metrics.curve(drawn, [result.answer.better]) for name, result in results.items()}

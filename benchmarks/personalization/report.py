@@ -1,4 +1,4 @@
-"""What a run leaves behind: one JSON file, one Markdown file, pictures."""
+"""The results of a run: one JSON file, one Markdown file, and pictures."""
 
 import json
 import os
@@ -27,20 +27,20 @@ def write(
     encoder: str,
     speed: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
-    """Writes the results of a run.
+    """Write the results of a run.
 
     Args:
-        store: Holds all cells.
-        cells: Of the run.
+        store: Store that holds all cells.
+        cells: Cells of the run.
         sources: The sets.
-        options: What was asked for.
-        out: Path of the JSON and the Markdown file, without ending.
-        folder: Of the pictures.
-        encoder: Its name.
-        speed: What `speed.measure` found, if it was asked.
+        options: Options of the run.
+        out: Path of the JSON and the Markdown file, without extension.
+        folder: Folder of the pictures.
+        encoder: Name of the encoder.
+        speed: Result of `speed.measure`, if it was requested.
 
     Returns:
-        Every probe that did not come out as it must.
+        Every probe that failed.
     """
     found: dict[str, Any] = {"about": about(sources, options, encoder)}
     for part, summarise in SUMMARIES.items():
@@ -68,7 +68,7 @@ SUMMARIES: Final = {
 
 
 def about(sources: Mapping[str, Source], options: plan.Options, encoder: str) -> dict[str, Any]:
-    """What the figures rest on."""
+    """Return the commit, data and settings that the figures are based on."""
     return {
         **machine(LIBRARIES),
         "encoder": encoder,

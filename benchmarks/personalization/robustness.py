@@ -1,11 +1,12 @@
-"""What wrong and hostile train labels do to other people: labels flipped, and one account that lies a thousand times.
+"""The effect of wrong and hostile training labels on other users: flipped labels, and an account with 1,000 lies.
 
-The unseen users' own judgements stay as they are; only what the shared model was fitted on changes. Every variant is
-compared with the clean fit on the same pairs.
+The unseen users' own judgements stay unchanged. Only the data that the shared model is fitted on changes. Every
+variant is compared with the clean fit on the same pairs.
 
-Reversing a share ε of the labels at random leaves of each (1 − 2ε)² of what it tells (the Fisher information of a weak
-effect seen through a binary symmetric channel), even to a fit that knows ε. `thin10` and `thin30` leave out so many
-labels that as much is lost: what flips cost beyond that is what a better fit could win back.
+Reversing a share ε of the labels at random keeps (1 − 2ε)² of each label's information (the Fisher information of a
+weak effect seen through a binary symmetric channel), even for a fit that knows ε. `thin10` and `thin30` leave out so
+many labels that the same amount of information is lost. A better fit could only win back the additional loss that
+flips cause.
 """
 
 from collections import Counter, defaultdict
@@ -28,9 +29,9 @@ VARIANTS: Final = ("clean", "flip10", "thin10", "flip30", "thin30", "poison")
 TITLES: Final = {
     "clean": "clean",
     "flip10": "10 % of the train labels reversed",
-    "thin10": "36 % of the train labels left out, which tell as much",
+    "thin10": "36 % of the train labels left out, with the same loss of information",
     "flip30": "30 % of the train labels reversed",
-    "thin30": "84 % of the train labels left out, which tell as much",
+    "thin30": "84 % of the train labels left out, with the same loss of information",
     "poison": "one account adds 1,000 judgements against the consensus",
 }
 SHOTS: Final = (0, 10)
@@ -39,10 +40,10 @@ ACCOUNT: Final = "\N{BIOHAZARD SIGN} poisoned"
 
 
 def answer(variant: str, task: Task) -> Answer:
-    """Predictions of a model fitted on spoilt train judgements.
+    """Return predictions of a model fitted on corrupted training judgements.
 
     Raises:
-        ValueError: There is no such variant.
+        ValueError: If the variant does not exist.
     """
     train = task.parts.train
     match variant:
@@ -64,18 +65,18 @@ def answer(variant: str, task: Task) -> Answer:
 
 
 def flipped(train: Sequence[Judgement], share: float) -> list[Judgement]:
-    """Reverses a share of the judgements, chosen by hash of user and texts."""
+    """Reverse a share of the judgements, chosen by hash of user and texts."""
     return [reversed_judgement(j) if bucket("flip", j.user, *j.texts) < share else j for j in train]
 
 
 def thinned(train: Sequence[Judgement], share: float) -> list[Judgement]:
-    """Leaves out so many judgements, chosen by hash, that the others tell as much as all do with a share reversed."""
+    """Leave out judgements, chosen by hash, until the rest has as much information as all with a share reversed."""
     kept = (1 - 2 * share) ** 2
     return [j for j in train if bucket("thin", j.user, *j.texts) < kept]
 
 
 def poison(train: Sequence[Judgement]) -> list[Judgement]:
-    """1,000 judgements of one account: the opposite of what most people say, of the texts that most people judged."""
+    """Return 1,000 judgements of one account: the opposite of the majority's, on the texts that most people judged."""
     rated: dict[tuple[str, str], list[Judgement]] = defaultdict(list)
     compared: Counter[tuple[str, str, str]] = Counter()
     for j in train:
@@ -100,13 +101,13 @@ def _against(rows: Sequence[Judgement]) -> Judgement:
 
 @dataclass(frozen=True)
 class Effect:
-    """What a variant did to other users' accuracy.
+    """The effect of a variant on other users' accuracy.
 
     Attributes:
         place: Set and split.
-        variant: Its name.
-        k: Judgements of the user's own.
-        change: Of accuracy against the clean fit.
+        variant: Name of the variant.
+        k: Number of the user's own judgements.
+        change: Change of accuracy against the clean fit.
     """
 
     place: str
@@ -116,7 +117,7 @@ class Effect:
 
 
 def effects(results: Mapping[str, Result]) -> list[Effect]:
-    """Paired with the clean fit, for one set and split."""
+    """Return the effects on one set and split, paired with the clean fit."""
     clean = results["clean"]
     drawn = metrics.repetitions([clean.asked])
     curves = {name: metrics.curve(drawn, [result.answer.better]) for name, result in results.items()}

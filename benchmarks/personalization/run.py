@@ -13,12 +13,12 @@ from penchant.models.encoding.features import FeatureExtractor
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run reads and writes.
+    """The paths that a run reads and writes.
 
     Attributes:
-        out: Path of the JSON and the Markdown file, without ending.
+        out: Path of the JSON and the Markdown file, without extension.
         pictures: Folder of the learning curves.
-        cache: Folder of features and of results so far.
+        cache: Folder of features and of stored results.
     """
 
     out: Path
@@ -38,21 +38,21 @@ def measure(
     force: bool = False,
     speed: bool = False,
 ) -> list[str]:
-    """Computes what is not there yet and writes the report.
+    """Compute all missing results and write the report.
 
     Args:
-        data: A folder of folders, each with data.jsonl.gz.
-        sets: Which of them; None means all.
-        options: What is measured.
+        data: Folder of folders, each with data.jsonl.gz.
+        sets: Names of the sets. None for all.
+        options: Options of the run.
         encoder: Name of the text encoder.
-        extractor: Loads it; called only where a text has to be encoded.
-        place: Where things are.
-        jobs: Processes.
-        force: Compute everything again.
-        speed: Time fitting as well.
+        extractor: Function that loads the encoder. It is only called if a text has to be encoded.
+        place: Paths of the run.
+        jobs: Number of processes.
+        force: Whether to compute everything again.
+        speed: Whether to time fitting as well.
 
     Returns:
-        Every probe that did not come out as it must.
+        Every probe that failed.
     """
     identity = extractor_identity(encoder, extractor, place.cache)
     found = {source.name: source for source in sources(data, sets, identity, place.cache)}

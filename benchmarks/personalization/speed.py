@@ -1,13 +1,13 @@
-"""How long fitting takes beside LoRe's training on the same judgements: alternating, ratio of medians.
+"""Fitting time of penchant and of LoRe's training on the same judgements: alternating runs, ratio of medians.
 
-Ours is timed twice: one fit of rank 4, and the whole of `fit_reward`, which fits many models to choose among them. LoRe
-(B = 5, 500 steps, nothing chosen) is timed in three ways that compute the same:
+penchant is timed twice: one fit of rank 4, and the whole of `fit_reward`, which fits many models to choose among them.
+LoRe (B = 5, 500 steps, without any choice) is timed in three implementations of the same computation:
 
-    loop      as its published class `LoRe`: every step a Python loop over users, automatic differentiation
-    packed    all pairs' feature differences in one matrix, one product a step
-    shared    as `benchmarks.peers.lore`: products over the texts, which pairs share, gradients by hand
+- `loop`: like its published class `LoRe`; every step is a Python loop over users with automatic differentiation.
+- `packed`: the feature differences of all pairs in one matrix, with one product per step.
+- `shared`: as `benchmarks.peers.lore`; products over the texts, which pairs share, with gradients written by hand.
 
-A step always costs the same, so the slow two are timed over a few steps and multiplied.
+A step always costs the same, so the two slow implementations are timed over a few steps and multiplied.
 """
 
 import statistics
@@ -37,7 +37,7 @@ TIMED_STEPS: Final = 3
 
 
 def measure(task: Task, *, rounds: int = ROUNDS) -> dict[str, Any]:
-    """Seconds of every way, by round, and ratios of medians."""
+    """Return the seconds of every implementation, by round, and the ratios of medians."""
     train = task.parts.train
     catalogue = Catalogue(task.vectors, train)
     pairs = catalogue.comparisons(group_by_user(train), most=TRAIN_PAIRS)
@@ -80,7 +80,7 @@ def _fit(task: Task) -> Fit:
 
 
 def _packed(x: Tensor, pairs: Comparisons, steps: int) -> None:
-    """Feature differences `[n_pairs, d]` in one matrix."""
+    """Train with the feature differences `[n_pairs, d]` in one matrix."""
     difference = x[pairs.winners] - x[pairs.losers]
     basis, logits, optimizer = _parameters(x, pairs)
     share = 1 / torch.bincount(pairs.users, minlength=pairs.n_users)[pairs.users]
@@ -92,7 +92,7 @@ def _packed(x: Tensor, pairs: Comparisons, steps: int) -> None:
 
 
 def _loop(x: Tensor, pairs: Comparisons, steps: int) -> None:
-    """One product and one term of the loss a user, as published."""
+    """Train with one product and one loss term per user, as published."""
     rows = [x[pairs.winners[mine]] - x[pairs.losers[mine]] for mine in _by_user(pairs)]
     basis, logits, optimizer = _parameters(x, pairs)
     for _ in range(steps):

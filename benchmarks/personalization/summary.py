@@ -1,4 +1,4 @@
-"""From filled cells to figures: plain data for the JSON file."""
+"""Figures from filled cells, as plain data for the JSON file."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +15,11 @@ from benchmarks.personalization.task import SHOTS
 
 MIN_CONTEXT_USERS: Final = 20
 MOST_CONTEXTS: Final = 15
-"""A set of more contexts than this is not reported context by context."""
+"""A set with more contexts than this is not reported context by context."""
 
 
 def curves(store: Store, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """One entry a set and split; a system that ran the first repetitions only is compared on those."""
+    """Return one entry per set and split. A system that ran only the first repetitions is compared on those."""
     places = dict.fromkeys((cell.set, cell.split) for cell in cells)
     return [_place(store, [c for c in cells if (c.set, c.split) == place]) for place in places]
 
@@ -77,7 +77,7 @@ def _points(curve: Curve) -> list[dict[str, Any]]:
 
 
 def _with_labels(curve: Curve) -> list[dict[str, Any]]:
-    """What labels change, paired: against k = 0, and against the k before."""
+    """Return the paired change that labels make, against k = 0 and against the previous k."""
     shots = sorted(curve.accuracy)
     return [
         {
@@ -131,7 +131,7 @@ def _contexts(
 
 
 def probed(store: Store, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Every claim of the honesty probes, and whether it holds."""
+    """Return every claim of the sanity probes, and whether it holds."""
     return [
         {**asdict(check), "figure": figure(check.figure)}
         for results in _by_place(store, cells)
@@ -140,7 +140,7 @@ def probed(store: Store, cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def spoilt(store: Store, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """What wrong and hostile train labels do to other users' accuracy."""
+    """Return the effect of wrong and hostile training labels on other users' accuracy."""
     return [
         {**asdict(effect), "change": figure(effect.change)}
         for results in _by_place(store, cells)
@@ -149,12 +149,12 @@ def spoilt(store: Store, cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def controlled(store: Store, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Accuracy in the semi-synthetic control: seen users, and unseen ones by number of pairs."""
+    """Return accuracy in the semi-synthetic control: of seen users, and of unseen users by number of pairs."""
     rows = []
     for cell in cells:
         result = store.read(cell)
         (drawn,) = metrics.repetitions([result.asked])
-        is_seen = result.asked.users < control.SEEN  # they come first
+        is_seen = result.asked.users < control.SEEN  # seen users come first
         hits = np.stack([metrics.hit(result.answer.better[k]) for k in control.SHOTS], axis=1)
         seen, unseen = (Statistic(*drawn.user_means(hits, who)) for who in (is_seen, ~is_seen))
         rows.append(
@@ -177,6 +177,6 @@ def _by_place(store: Store, cells: Sequence[Cell]) -> Iterator[dict[str, Result]
 
 
 def figure(statistic: Statistic | Figure) -> list[float]:
-    """[value, low, high], rounded."""
+    """Return [value, low, high], rounded."""
     found = statistic.figure() if isinstance(statistic, Statistic) else statistic
     return [round(number, 5) for number in (found.value, found.low, found.high)]

@@ -1,4 +1,4 @@
-"""Systems by name: each answers a task."""
+"""Systems by name. Each of them answers a task."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -32,10 +32,10 @@ _OURS: Final = "benchmarks.personalization.ours"
 
 
 def answer(system: str, task: Task) -> Answer:
-    """A system's predictions of a task's test pairs.
+    """Return a system's predictions of a task's test pairs.
 
     Raises:
-        KeyError: There is no such system.
+        KeyError: If the system does not exist.
     """
     if system == PENCHANT:
         return fitted(task).answer()
@@ -43,14 +43,14 @@ def answer(system: str, task: Task) -> Answer:
 
 
 def control_answer(system: str, task: Task) -> Answer:
-    """A system's predictions in the semi-synthetic control."""
+    """Return a system's predictions in the semi-synthetic control."""
     if system == PENCHANT:
         return Fitted(task, ranks=control.RANKS).answer(shots=control.SHOTS)
     return peer_answer(control.peer(system), task, control.SHOTS)
 
 
 def peer_answer(peer: tuning.Peer, task: Task, shots: Sequence[int]) -> Answer:
-    """Tunes, fits and asks a peer."""
+    """Tune and fit a peer, and return its predictions."""
     found = tuning.predict(peer, task.vectors, task.parts, task.mode, shots)
     notes = {
         "setting": list(found.setting),
@@ -62,6 +62,6 @@ def peer_answer(peer: tuning.Peer, task: Task, shots: Sequence[int]) -> Answer:
 
 
 def system_hash(system: str, *also: str) -> str:
-    """Hash of the code that a system's predictions depend on."""
+    """Return a hash of the code that a system's predictions depend on."""
     module = _OURS if system == PENCHANT else PEERS[system].__module__
     return code_hash(module, "benchmarks.personalization.task", *also)

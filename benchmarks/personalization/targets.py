@@ -1,4 +1,4 @@
-"""What a release has to reach: the figures of an earlier prototype on frozen embeddings, accuracy and log-loss by k."""
+"""Targets of a release: the figures of an earlier prototype on frozen embeddings, as accuracy and log-loss by k."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -52,7 +52,7 @@ HARMED: Final = 0.05
 
 
 def floor(place: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Cells of one set and split against the floor: reached where both figures, rounded alike, are at least as good."""
+    """Compare a set and split with the floor. A cell is reached if both figures, rounded alike, are no worse."""
     wanted = FLOOR.get((place["set"], place["split"]), {})
     points = {p["k"]: p for p in place["systems"]["penchant"]["curve"]}
     return [
@@ -68,7 +68,7 @@ def floor(place: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def goals(place: Mapping[str, Any]) -> dict[str, bool]:
-    """The goals that hold for every set and split, by what they say."""
+    """Return the goals for every set and split, by their description, and whether they are met."""
     curve, gains = place["systems"]["penchant"]["curve"], place["with_labels"]
     found = {
         "calibration error at most 0.02, or of chance": all(

@@ -1,4 +1,4 @@
-"""One repetition of a split of a set, exactly as every system gets it, and what a system answers."""
+"""One repetition of a split of a set, as every system gets it, and a system's answer."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -14,17 +14,17 @@ from penchant.models.evaluation.split import Mode, Split, TestPair, split
 from penchant.models.judgements.judgement import Judgement
 
 SHOTS: Final = (0, 3, 10, 30, 100)
-"""Judgements of their own that an unseen user gives; beyond what a user has, all they have."""
+"""Numbers of own judgements that an unseen user gives, or all of them if the user has fewer."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Train judgements, unseen users' support and test pairs, and features.
+    """Training judgements, unseen users' support and test pairs, and features.
 
     Attributes:
-        name: Of the set.
+        name: Name of the set.
         mode: `cold` or `warm`.
-        repetition: Which of the random splits.
+        repetition: Number of the random split.
         parts: The split.
         vectors: Feature vector of every (context, text) of the set.
     """
@@ -37,7 +37,7 @@ class Task:
 
     @classmethod
     def of(cls, source: Source, mode: Mode, repetition: int) -> "Task":
-        """Reads, splits, and loads features; what only the left-out users judged is not carried along."""
+        """Read a set, split it, and load features. Texts that only left-out users judged are not kept."""
         parts = split(source.judgements(), mode, repetition)
         vectors = source.vectors()
         needed = dict.fromkeys(_items(parts))
@@ -45,7 +45,7 @@ class Task:
 
     @cached_property
     def asked(self) -> "Asked":
-        """The test pairs by index."""
+        """Test pairs by index."""
         return Asked.of(self.parts.test)
 
 
@@ -57,9 +57,9 @@ class Asked:
         users: `[n]` index of the user.
         texts: `[n, 2]` index of (better, worse) text.
         contexts: `[n]` index of the context.
-        user_ids: `[U]` hash of the name, so that repetitions can be drawn together.
-        text_ids: `[T]` likewise.
-        context_names: Contexts.
+        user_ids: `[U]` hash of the user's name, so that repetitions can be drawn together.
+        text_ids: `[T]` hash of the text, so that repetitions can be drawn together.
+        context_names: Names of the contexts.
     """
 
     users: NDArray[np.int64]
@@ -71,7 +71,7 @@ class Asked:
 
     @classmethod
     def of(cls, test: Mapping[str, Sequence[TestPair]]) -> "Asked":
-        """Indexes test pairs in their order."""
+        """Index test pairs in their order."""
         texts: dict[str, int] = {}
         contexts: dict[str, int] = {}
         users, rows, where = [], [], []
@@ -92,11 +92,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a system predicts for one task.
+    """A system's predictions for one task.
 
     Attributes:
         better: By k, `[n]` P(better ≻ worse) of every test pair.
-        notes: What it chose, and the seconds it took.
+        notes: Chosen settings, and the seconds that it took.
     """
 
     better: Mapping[int, NDArray[np.float64]]
@@ -104,7 +104,7 @@ class Answer:
 
 
 def reversed_judgement(judgement: Judgement) -> Judgement:
-    """The same judgement with the opposite opinion."""
+    """Return the judgement with the opposite opinion."""
     match judgement.kind:
         case "rating":
             return replace(judgement, value=sum(judgement.scale) - judgement.value)

@@ -1,1 +1,1 @@
-"""Speed of the service beside its peers, on one machine, in alternation: `python -m benchmarks.serving`."""
+"""Speed of the service in comparison with its peers, alternating on one machine: `python -m benchmarks.serving`."""

@@ -1,4 +1,4 @@
-"""The command: `python -m benchmarks.serving`."""
+"""The command `python -m benchmarks.serving`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,19 +13,19 @@ PARTS = ("rerank", "cached", "profile", "posterior", "start", "feedback", "growt
 
 
 def main(
-    wanted: Annotated[str, typer.Option("--parts", help="With commas.")] = ",".join(PARTS),
+    wanted: Annotated[str, typer.Option("--parts", help="Parts, separated by commas.")] = ",".join(PARTS),
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="Of each load; overload takes six times as long.")
+        float, typer.Option(min=0.1, help="Duration of each load. Overload takes six times as long.")
     ] = 10.0,
-    peers: Annotated[
-        bool, typer.Option(help="Rerank beside the peers; installs them where they are not.")
-    ] = True,
-    out: Annotated[Path, typer.Option(help="Path of the results, without ending.")] = Path(
+    peers: Annotated[bool, typer.Option(help="Compare with the peers, and install missing ones.")] = True,
+    out: Annotated[Path, typer.Option(help="Path of the results, without extension.")] = Path(
         "benchmarks/results/serving"
     ),
-    pictures_in: Annotated[Path, typer.Option("--pictures", help="Folder.")] = Path("docs/benchmarks"),
+    pictures_in: Annotated[Path, typer.Option("--pictures", help="Folder of the pictures.")] = Path(
+        "docs/benchmarks"
+    ),
 ) -> None:
-    """Measures how fast the service answers; exit code 1 where a goal is missed."""
+    """Measure how fast the service answers. The exit code is 1 if a goal is missed."""
     runs: dict[str, Callable[[], Outcome]] = {
         "rerank": lambda: parts.rerank(seconds, peers),
         "cached": lambda: parts.cached(seconds),
@@ -39,7 +39,7 @@ def main(
     outcomes: list[Outcome] = []
     for name in [part.strip() for part in wanted.split(",")]:
         if name not in runs:
-            raise typer.BadParameter(f"{name}: none of {', '.join(PARTS)}")
+            raise typer.BadParameter(f"Unknown part: {name}. Choose from {', '.join(PARTS)}.")
         outcomes.append(runs[name]())
         print(
             f"{name}: " + "; ".join(f"{goal.name} {goal.value:.3g}" for goal in outcomes[-1].goals),

@@ -1,6 +1,7 @@
-"""The load, as a process of its own: `python -m benchmarks.serving.client SPEC`; prints what it measured as JSON.
+"""The load, as a process of its own: `python -m benchmarks.serving.client SPEC` prints what it measured as JSON.
 
-Bare asyncio streams: a client that parses and validates would take more of the machine than the server it measures.
+It uses bare asyncio streams. A client that parses and validates would use more of the machine than the server it
+measures.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ _OK: Final = 200
 _HEADER_END: Final = b"\r\n\r\n"
 _MAX_WAITING: Final = 2000
 _PAUSE_SECONDS: Final = 0.05
-"""Of a client that was refused and not told when to come again."""
+"""Pause of a client that was refused without `Retry-After`, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,13 @@ class Spec:
     """A load.
 
     Attributes:
-        port: Where the server listens on loopback.
-        path: What is posted to.
-        kind: `new` (each request ranks texts nobody has seen), `same` (always the same ones), or `vote`.
-        seconds: For how long.
-        concurrency: Clients that wait for each answer before they ask again.
-        rate: Requests a second, whatever the answers, in place of `concurrency`.
-        seed: Of the texts.
+        port: Port of the server on loopback.
+        path: Path of the requests.
+        kind: `new` (each request ranks new texts), `same` (all requests rank the same texts), or `vote`.
+        seconds: Duration.
+        concurrency: Number of clients, each of which waits for an answer before its next request.
+        rate: Requests per second regardless of the answers, in place of `concurrency`.
+        seed: Seed of the texts.
         more: Further fields of the body.
     """
 
@@ -51,13 +52,13 @@ class Spec:
 
 @dataclass(frozen=True)
 class Load:
-    """What came of it.
+    """The result of a load.
 
     Attributes:
-        seconds: From the first request to the last answer.
-        statuses: How many answers of each; 0 for a broken connection, -1 for requests that could not be sent.
-        latencies: Of the answers with status 200, in seconds, sorted.
-        without_retry: 429s without `Retry-After`.
+        seconds: Time from the first request to the last answer.
+        statuses: Number of answers by status; 0 for a broken connection, -1 for requests that could not be sent.
+        latencies: Latencies of the answers with status 200, in seconds, sorted.
+        without_retry: Number of 429 answers without `Retry-After`.
     """
 
     seconds: float
@@ -67,18 +68,18 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Good answers a second."""
+        """Answers with status 200 per second."""
         return len(self.latencies) / self.seconds
 
     def quantile(self, share: float) -> float:
-        """Of the latencies; infinite where there are none."""
+        """Return a quantile of the latencies. Infinite if there are none."""
         if not self.latencies:
             return float("inf")
         return self.latencies[min(len(self.latencies) - 1, int(share * len(self.latencies)))]
 
 
 def bodies(spec: Spec) -> Iterator[bytes]:
-    """What is sent, request after request."""
+    """Return the bodies of the requests, one after the other."""
     texts = Texts(spec.seed)
     if spec.kind == "vote":
         users, events = spec.more["users"], itertools.count()
@@ -95,13 +96,13 @@ def bodies(spec: Spec) -> Iterator[bytes]:
 
 
 async def measured(spec: Spec) -> Load:
-    """Sends the load; takes `seconds`, and as long as the last answers take."""
+    """Send the load. It takes `seconds`, plus the time of the last answers."""
     supply, statuses, latencies, bare = bodies(spec), Counter[str](), [], 0
     started = time.perf_counter()
     end = started + spec.seconds
 
     async def one(connection: "Connection") -> tuple[int, float]:
-        """Its status, and seconds after which to come again."""
+        """Send a request. Return its status and the seconds to wait before the next attempt."""
         nonlocal bare
         asked = time.perf_counter()
         status, headers = await connection.post(spec.path, next(supply))
@@ -120,7 +121,7 @@ async def measured(spec: Spec) -> Load:
             connection = Connection(spec.port)
             while time.perf_counter() < end:
                 status, wait = await one(connection)
-                if status != _OK:  # refused: at once again would be another load
+                if status != _OK:  # refused; an immediate retry would be another load
                     await asyncio.sleep(max(0.0, min(wait, end - time.perf_counter())))
             await connection.close()
 
@@ -137,7 +138,7 @@ def _retry_after(headers: bytes) -> float | None:
 
 
 async def _at_rate(spec: Spec, end: float, one: Callable[["Connection"], Any]) -> Counter[str]:
-    """Sends at a rate; connections are used again, and there are as many as are needed, up to a bound."""
+    """Send at a rate. Connections are reused, and new ones are opened when needed, up to a bound."""
     free: list[Connection] = []
     waiting: set[asyncio.Task[None]] = set()
     missed: Counter[str] = Counter()
@@ -165,14 +166,14 @@ async def _at_rate(spec: Spec, end: float, one: Callable[["Connection"], Any]) -
 
 
 class Connection:
-    """A kept connection to a server on loopback."""
+    """A persistent connection to a server on loopback."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """Status and headers of the answer; status 0 where the connection broke."""
+        """Return status and headers of the answer. The status is 0 if the connection broke."""
         head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
@@ -197,7 +198,7 @@ class Connection:
         return int(headers[9:12]), headers
 
     async def close(self) -> None:
-        """Ends it; the next request makes a new one."""
+        """Close the connection. The next request opens a new one."""
         if self._streams is not None:
             (_, writer), self._streams = self._streams, None
             writer.close()
@@ -206,7 +207,7 @@ class Connection:
 
 
 def load(spec: Spec) -> Load:
-    """Sends a load from another process."""
+    """Send a load from another process."""
     command = [sys.executable, "-m", "benchmarks.serving.client", json.dumps(asdict(spec))]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=spec.seconds + 300)
     return Load(**json.loads(done.stdout))

@@ -1,4 +1,4 @@
-"""A CrossEncoder behind FastAPI as people write it: `python -m benchmarks.serving.cross_encoder_app DIR PORT DEVICE`."""
+"""A typical CrossEncoder behind FastAPI: `python -m benchmarks.serving.cross_encoder_app DIR PORT DEVICE`."""
 
 import sys
 from typing import Any
@@ -13,7 +13,7 @@ model = CrossEncoder(sys.argv[1], device=sys.argv[3]) if __name__ == "__main__" 
 
 
 class Body(BaseModel):
-    """What a rerank request holds."""
+    """The body of a rerank request."""
 
     query: str
     documents: list[str]
@@ -21,7 +21,7 @@ class Body(BaseModel):
 
 @app.post("/rerank")
 def rerank(body: Body) -> dict[str, Any]:
-    """Documents by descending score; a `def` endpoint, so that the event loop goes on."""
+    """Return documents by descending score. The endpoint is a plain `def`, so it does not block the event loop."""
     if model is None:
         raise RuntimeError("no model was loaded")
     ranks = model.rank(body.query, body.documents)
@@ -32,7 +32,7 @@ def rerank(body: Body) -> dict[str, Any]:
 
 @app.get("/health")
 def health() -> dict[str, str]:
-    """Is ready as soon as it answers."""
+    """Answer as soon as the server is ready."""
     return {"status": "ok"}
 
 

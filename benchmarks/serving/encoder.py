@@ -1,8 +1,9 @@
-"""The command: `python -m benchmarks.serving.encoder`. Documents a second by backend, in this process.
+"""The command `python -m benchmarks.serving.encoder`. It measures documents per second by backend, in this process.
 
-The anchor is what one would write by hand: transformers' model in float32 on torch, texts as they come in batches padded
-to the longest, torch's threads sharing each batch. All take turns in every round; ratios are taken within rounds.
-On CUDA all of them, the anchor too, compute there, and growing batches say where the device is full.
+The anchor is a typical hand-written implementation: transformers' model in float32 on torch, with texts in their given
+order, in batches padded to the longest text, and torch's threads sharing each batch. The backends take turns in every
+round, and ratios are taken within rounds. On CUDA all of them compute there, the anchor included, and growing batches
+show at which size the device is saturated.
 """
 
 import multiprocessing
@@ -51,9 +52,9 @@ class Work:
     """Texts to encode.
 
     Attributes:
-        name: How the table calls it.
-        lengths: `[n]` words, which are tokens (two special ones come on top).
-        batch: Texts that the anchor pads together.
+        name: Name in the table.
+        lengths: `[n]` words, each of which is one token; two special tokens are added.
+        batch: Number of texts that the anchor pads together.
     """
 
     name: str
@@ -61,12 +62,12 @@ class Work:
     batch: int
 
     def texts(self) -> list[str]:
-        """That many words each."""
+        """Return texts with these numbers of words."""
         return [" ".join(_WORDS[(i + j) % len(_WORDS)] for j in range(n)) for i, n in enumerate(self.lengths)]
 
 
 def works() -> list[Work]:
-    """Same lengths at several batch sizes, and mixed lengths as they come."""
+    """Return work with equal lengths at several batch sizes, and work with unsorted mixed lengths."""
     same = [
         Work(f"{n} × {length} tokens", (length - 2,) * n, n)
         for n, length in [(1, 128), (16, 32), (16, 128), (64, 64)]
@@ -78,7 +79,7 @@ def works() -> list[Work]:
 def measured(
     work: Work, anchor: Anchor, encoders: Mapping[str, TwoStepEncoder], rounds: int, seconds: float
 ) -> dict[str, Any]:
-    """Seconds of everyone in every round; rounds end early when the time is up."""
+    """Return the seconds of every backend in every round. No further round starts when the time is up."""
     tokens = next(iter(encoders.values())).tokenize(work.texts())
     runs: dict[str, Callable[[], object]] = {ANCHOR: lambda: anchor(tokens, work.batch)}
     runs |= {name: partial(encoder.encode_tokens, tokens) for name, encoder in encoders.items()}
@@ -122,7 +123,7 @@ def _summary(times: Sequence[float], anchors: Sequence[float], documents: int) -
 
 @contextmanager
 def busy_core(*, busy: bool) -> Iterator[None]:
-    """Another process that takes one core, or tries to."""
+    """Run another process that tries to use one core fully."""
     if not busy:
         yield
         return
@@ -141,7 +142,7 @@ def _spin() -> None:
 
 
 def on_processor(threads: Sequence[int], rounds: int, seconds: float) -> tuple[list[Figures], dict[str, str]]:
-    """Every kind of work with each number of threads, one of them again while another process takes a core."""
+    """Measure every kind of work with each number of threads, and one again while another process uses a core."""
     found: list[Figures] = []
     absent: dict[str, str] = {}
     for number in threads:
@@ -161,7 +162,7 @@ def on_processor(threads: Sequence[int], rounds: int, seconds: float) -> tuple[l
 def on_device(
     device: str, rounds: int, seconds: float, sizes: Sequence[int], peaks: Mapping[str, Peak]
 ) -> tuple[list[Figures], dict[str, str], Figures]:
-    """Every kind of work on a device, and growing batches; what they came to, what is absent and why, and saturation."""
+    """Measure work and growing batches on a device. Return figures, reasons for absent ones, and saturation."""
     serving, absent = encoder_backends.on_torch(device)
     anchor = Anchor(1, device)
     found: list[Figures] = []
@@ -173,38 +174,38 @@ def on_device(
 
 
 def peaks_of(text: str) -> dict[str, Peak]:
-    """`float32=67,bfloat16=989` as peaks; nothing for an empty text.
+    """Parse peaks such as `float32=67,bfloat16=989`. An empty text gives none.
 
     Raises:
-        typer.BadParameter: It is not written so.
+        typer.BadParameter: If the text has another form.
     """
     try:
         named = [one.split("=") for one in text.split(",") if one]
-        peaks = {precision: Peak(float(tflops), "given, as of the data sheet") for precision, tflops in named}
+        peaks = {precision: Peak(float(tflops), "from the data sheet") for precision, tflops in named}
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not like float32=67,bfloat16=989") from error
+        raise typer.BadParameter(f"{text!r} must have the form float32=67,bfloat16=989") from error
     if not peaks.keys() <= {"float32", "bfloat16"} or not all(peak.tflops > 0 for peak in peaks.values()):
-        raise typer.BadParameter(f"{text!r}: positive TFLOP/s of float32 and bfloat16 are possible")
+        raise typer.BadParameter(f"{text!r} must give positive TFLOP/s of float32 or bfloat16")
     return peaks
 
 
 def main(
     *,
-    device: Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")] = "auto",
-    threads: Annotated[str, typer.Option(help="Numbers of cores, with commas; not on CUDA.")] = "1,2",
+    device: Annotated[Device, typer.Option(help="auto uses CUDA if it is available.")] = "auto",
+    threads: Annotated[str, typer.Option(help="Numbers of cores, separated by commas. Not on CUDA.")] = "1,2",
     rounds: Annotated[int, typer.Option(min=3, help="Rounds of each kind of work.")] = 7,
-    seconds: Annotated[float, typer.Option(min=0, help="After which no further round of it begins.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Time after which no further round begins.")] = 10.0,
     sizes: Annotated[
-        str, typer.Option(help="On CUDA: documents in a batch, with commas, growing.")
+        str, typer.Option(help="On CUDA: batch sizes in documents, ascending, with commas.")
     ] = ",".join(map(str, saturation.SIZES)),
     peak_tflops: Annotated[
-        str, typer.Option(help="On CUDA, of the data sheet: float32=67,bfloat16=989. Else measured.")
+        str, typer.Option(help="On CUDA: peaks such as float32=67,bfloat16=989. Default: measured.")
     ] = "",
-    out: Annotated[Path, typer.Option(help="Path of the results, without ending.")] = Path(
+    out: Annotated[Path, typer.Option(help="Path of the results, without extension.")] = Path(
         "benchmarks/results/encoder"
     ),
 ) -> None:
-    """Measures the encoder's backends; minutes, bounded by `seconds` for each kind of work."""
+    """Measure the encoder's backends. It takes minutes, bounded by `seconds` for each kind of work."""
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         raise typer.BadParameter("this machine has no CUDA device")

@@ -1,4 +1,4 @@
-"""Who computes in the encoder benchmark: the anchor, and the backends that a processor or a device is tried with."""
+"""The contestants of the encoder benchmark: the anchor, and the backends tried on a processor or a device."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -29,10 +29,10 @@ _PROBE_TOKENS: Final = 128
 
 
 class Anchor:
-    """transformers' model, called by hand.
+    """transformers' model, called directly.
 
     Args:
-        threads: That share a batch on a processor; a device does not care.
+        threads: Number of threads that share a batch on a processor. It has no effect on a device.
         device: `cpu` or `cuda`.
     """
 
@@ -44,7 +44,7 @@ class Anchor:
 
     @torch.inference_mode()
     def __call__(self, tokens: Tokens, batch: int) -> None:
-        """Mean-pooled unit vectors of all texts, in batches as they come; they are on the host when it returns."""
+        """Compute mean-pooled unit vectors of all texts, in batches in the given order, and copy them to the host."""
         if self._device.type == "cpu":
             torch.set_num_threads(self._threads)
         ends = np.cumsum(tokens.lengths)
@@ -59,7 +59,7 @@ class Anchor:
 
 
 def on_processor(threads: int) -> tuple[dict[str, TwoStepEncoder], dict[str, str]]:
-    """Every backend that serves on this processor by name, and why the others do not."""
+    """Return every backend that serves on this processor by name, and the reasons why the others do not."""
     serving: dict[str, TwoStepEncoder] = {}
     absent: dict[str, str] = {}
     for backend, precision in _KINDS:
@@ -79,12 +79,12 @@ def on_processor(threads: int) -> tuple[dict[str, TwoStepEncoder], dict[str, str
 
 @dataclass(frozen=True)
 class OnTorch:
-    """The embedded encoder on torch, and what is inside it.
+    """The embedded encoder on torch, and its parts.
 
     Attributes:
-        encoder: As it serves.
+        encoder: Encoder as it serves.
         backend: Its forward pass.
-        config: The model's, as transformers knows it.
+        config: Configuration of the model, from transformers.
     """
 
     encoder: TransformerEncoder
@@ -93,9 +93,9 @@ class OnTorch:
 
 
 def on_torch(device: str, threads: int = 1) -> tuple[dict[str, OnTorch], dict[str, str]]:
-    """Every way to compute on torch that the service would try on a device, and why those that fail do not serve.
+    """Return every torch variant that the service would try on a device, and why the failing ones do not serve.
 
-    The service takes one of them, by its own measurement; here each is built by itself and must pass the same test.
+    The service takes one of them, by its own measurement. Here each is built separately and must pass the same test.
     """
     request = BackendRequest(
         name="embedded",
@@ -127,7 +127,7 @@ def on_torch(device: str, threads: int = 1) -> tuple[dict[str, OnTorch], dict[st
         try:
             backend = built(candidate)
             wrong = fault(backend, probes, card.pad)
-        except Exception as error:  # as the service does: a compiler may be missing, or fail in its own way
+        except Exception as error:  # like the service: a compiler may be missing, or fail in its own way
             wrong = f"{type(error).__name__}: {error}".partition("\n")[0]
         if wrong is None:
             backends[candidate] = backend

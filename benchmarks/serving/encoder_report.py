@@ -1,4 +1,4 @@
-"""What a run of the encoder benchmark leaves behind: one JSON file, one Markdown file."""
+"""The results files of the encoder benchmark: one in JSON and one in Markdown."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def write(
     accelerator: str | None = None,
     saturation: Figures | None = None,
 ) -> None:
-    """Writes the results of a run; what was computed on an accelerator has its name, and growing batches."""
+    """Write the results of a run. Results from an accelerator have its name, and those of growing batches."""
     about = machine(("torch", "transformers", "numpy", *(["openvino"] if _has("openvino") else [])))
     about["load_average"] = os.getloadavg()[0]
     about["accelerator"] = accelerator
@@ -33,7 +33,7 @@ def write(
 
 
 def line(one: Figures) -> str:
-    """One kind of work on one line."""
+    """Return the result of one kind of work on one line."""
     cells = [
         f"{name} {b['documents_a_second']:.1f}/s ×{b['ratio']:.2f}" for name, b in one["backends"].items()
     ]
@@ -47,15 +47,15 @@ def markdown(
     starts: Sequence[Figures],
     anchor: str,
 ) -> str:
-    """The figures to read."""
+    """Return the figures as Markdown."""
     names = [name for name in found[0]["backends"] if name != anchor]
     accelerator = about["accelerator"]
     where = f"{'' if accelerator is None else f'{accelerator}, beside '}{about['cores']} cores of {about['processor']}"
     lines = [
         "# Encoder, in one process",
         "",
-        f"Documents a second, and the ratio to {anchor} (median of the rounds' ratios, least and most in brackets); "
-        f"all take turns in every round. all-MiniLM-L6-v2, `python -m benchmarks.serving.encoder` on "
+        f"Documents per second, and the ratio to {anchor} (median, minimum and maximum of the rounds' ratios). All "
+        f"backends take turns in every round. all-MiniLM-L6-v2, `python -m benchmarks.serving.encoder` on "
         f"{where}; load average at the end {about['load_average']:.1f}; "
         f"commit {about['commit']}, "
         + ", ".join(f"{name} {number}" for name, number in about["versions"].items())
@@ -89,15 +89,15 @@ def markdown(
 
 
 def saturated(figures: Figures) -> str:
-    """Growing batches to read: a table for each backend."""
+    """Return the figures of growing batches as Markdown, with a table for each backend."""
     lines = [
         "",
         f"## Growing batches of documents of {figures['length']} tokens",
         "",
-        "Documents a second as they are served (`encode_tokens`, vectors on the host) and of the bare forward pass over "
-        "one batch that is on the device. TFLOP/s and the share of the peak are the bare forward pass's: twice the "
-        "weights of its linear layers for each token, and attention's products. A batch saturates from where it reaches "
-        "95 % of the most documents a second.",
+        "The tables show documents per second as served (`encode_tokens`, vectors on the host) and in the bare forward "
+        "pass over one batch that is already on the device. TFLOP/s and the share of the peak refer to the bare forward "
+        "pass: twice the weights of its linear layers for each token, plus attention's products. A device is saturated "
+        "by the smallest batch that reaches 95 % of the highest rate.",
         "",
     ]
     lines += [
@@ -122,7 +122,7 @@ def saturated(figures: Figures) -> str:
     if any(one["precision"] == "bfloat16" for one in figures["backends"].values()):
         lines += [
             "",
-            "In bfloat16 attention's products stay in float32; the share is of the bfloat16 peak all the same.",
+            "In bfloat16, attention's products stay in float32. The share still refers to the bfloat16 peak.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""How soon an encoder is ready, in fresh processes, and what it takes of memory then."""
+"""Time until an encoder is ready in a fresh process, and its memory."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ print(json.dumps({"backend": encoder.backend, "seconds": ready, "rss_bytes": rss
 
 
 def starts(threads: int, device: str) -> list[dict[str, Any]]:
-    """Seconds from nothing to the first vector, and memory after work, in fresh processes; the conversion is there."""
+    """Return seconds from start to the first vector, and memory after work, in fresh processes. A conversion exists."""
     found = []
     for backend in ("torch", "openvino") if device == "cpu" else ("torch",):
         command = [sys.executable, "-c", _START, backend, str(threads), device]

@@ -1,4 +1,4 @@
-"""What is measured in this process: one posterior update, and how scoring grows with candidates, users and k."""
+"""Measurements in this process: one posterior update, and the growth of scoring with candidates, users and k."""
 
 import statistics
 import time
@@ -19,7 +19,7 @@ from penchant.models.testing import tiny_bundle
 
 K: Final = 16
 LORE_SECONDS: Final = 0.03
-"""LoRe's adaptation to a user: 500 steps, as measured on the reference machine."""
+"""Duration of LoRe's adaptation to a user: 500 steps, as measured on the reference machine."""
 
 CANDIDATES: Final = (1, 4, 16, 64, 256, 1000)
 USERS: Final = (1, 4, 16, 64, 256, 1000)
@@ -29,7 +29,7 @@ _MICRO: Final = 1e6
 
 
 def posterior(seconds: float) -> Outcome:
-    """One pair learned by somebody who has said twenty things, k = 16."""
+    """Measure learning one pair, for a user with twenty judgements and k = 16."""
     reward = _reward(K)
     one, *pairs = [_pair(reward, seed) for seed in range(21)]
     user = UserPosterior.at_prior(reward.population)
@@ -59,7 +59,7 @@ def posterior(seconds: float) -> Outcome:
 
 
 def growth(seconds: float) -> Outcome:
-    """Utilities and relevance over candidates (one user), users (16 candidates) and k (16 candidates, one user)."""
+    """Time utilities and relevance by candidates (one user), users (16 candidates) and k (16 candidates, one user)."""
     each = seconds / (len(CANDIDATES) + len(USERS) + len(RANKS))
     at_k = {k: _reward(k) for k in {*RANKS, K}}
     curves: dict[str, list[tuple[int, float]]] = {
@@ -80,7 +80,7 @@ def _scoring(reward: RewardModel, users: int, candidates: int, seconds: float) -
 
 
 def _time(work: Callable[[], object], seconds: float) -> float:
-    """Seconds of one call: the median over at least three."""
+    """Return the seconds of one call, as the median of at least three calls."""
     work()
     taken: list[float] = []
     end = time.perf_counter() + seconds
@@ -92,7 +92,7 @@ def _time(work: Callable[[], object], seconds: float) -> float:
 
 
 def _reward(k: int) -> RewardModel:
-    return tiny_bundle(FeatureExtractor(HashingEncoder()), rank=k - 1).reward  # and one direction for length
+    return tiny_bundle(FeatureExtractor(HashingEncoder()), rank=k - 1).reward  # plus one direction for length
 
 
 def _items(reward: RewardModel, n: int, seed: int) -> Items:

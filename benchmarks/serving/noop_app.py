@@ -1,4 +1,4 @@
-"""A FastAPI route that parses a rerank request and answers nothing: `python -m benchmarks.serving.noop_app PORT`."""
+"""A FastAPI route that parses a rerank request and does nothing: `python -m benchmarks.serving.noop_app PORT`."""
 
 import sys
 from typing import Any
@@ -11,7 +11,7 @@ app = FastAPI()
 
 
 class Body(BaseModel):
-    """What a rerank request holds."""
+    """The body of a rerank request."""
 
     query: str
     documents: list[str]
@@ -20,13 +20,13 @@ class Body(BaseModel):
 
 @app.post("/v1/rerank")
 async def rerank(body: Body) -> dict[str, Any]:
-    """Counts the documents."""
+    """Count the documents."""
     return {"documents": len(body.documents)}
 
 
 @app.get("/health")
 async def health() -> dict[str, str]:
-    """Is ready as soon as it answers."""
+    """Answer as soon as the server is ready."""
     return {"status": "ok"}
 
 

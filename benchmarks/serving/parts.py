@@ -1,4 +1,4 @@
-"""What is measured against servers: each part gives figures and the goals of the project that they answer to."""
+"""The measurements on servers. Each part returns figures and the project's goals for them."""
 
 import itertools
 import json
@@ -32,13 +32,13 @@ _SEEDS: Final = itertools.count(1000)
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure and what it should be.
+    """A figure and its goal.
 
     Attributes:
-        name: What it is.
-        value: What it came to.
-        bound: What it may be at most, or at least.
-        at_least: Which of the two.
+        name: Name of the figure.
+        value: Measured value.
+        bound: Largest or smallest acceptable value.
+        at_least: Whether the bound is the smallest acceptable value.
     """
 
     name: str
@@ -48,19 +48,19 @@ class Goal:
 
     @property
     def met(self) -> bool:
-        """Whether it is as it should be."""
+        """Whether the goal is met."""
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
 
 @dataclass
 class Outcome:
-    """What a part found.
+    """The result of a part.
 
     Attributes:
-        part: Its name.
-        table: Rows for people to read: the header, then the figures.
-        goals: What is wanted of them.
-        figures: Everything, for programs.
+        part: Name of the part.
+        table: Rows to read: the header, then the figures.
+        goals: Goals for the figures.
+        figures: All figures in machine-readable form.
     """
 
     part: str
@@ -72,7 +72,7 @@ class Outcome:
 def alternated(
     servers: Sequence[Server], spec: Callable[[Server], Spec], rounds: int
 ) -> dict[str, list[Load]]:
-    """The same load for each server in turn, so many times: what disturbs the machine disturbs all of them."""
+    """Send the same load to each server in turn, several times, so that disturbances affect all of them."""
     loads: dict[str, list[Load]] = {server.name: [] for server in servers}
     for _ in range(rounds):
         for server in servers:
@@ -81,20 +81,20 @@ def alternated(
 
 
 def median_rate(loads: Sequence[Load]) -> float:
-    """Good answers a second."""
+    """Return the median number of answers with status 200 per second."""
     return statistics.median(one.rate for one in loads)
 
 
 def median_quantile(loads: Sequence[Load], share: float) -> float:
-    """Of the latencies, in seconds."""
+    """Return the median over loads of a quantile of the latencies, in seconds."""
     return statistics.median(one.quantile(share) for one in loads)
 
 
 def rerank(seconds: float, with_peers: bool) -> Outcome:
-    """16 texts of 128 tokens that nobody has seen, beside the peers."""
+    """Measure ranking 16 new texts of 128 tokens, in comparison with the peers."""
     others: list[Recipe] = []
     if with_peers:
-        device = "cpu" if accelerator() is None else "cuda"  # as the service chooses by itself
+        device = "cpu" if accelerator() is None else "cuda"  # the same choice as the service's
         others = [peers.infinity(device, bf16=False), peers.infinity(device, bf16=True)]
         others.append(peers.cross_encoder(device))
     with ExitStack() as stack:
@@ -137,7 +137,7 @@ def rerank(seconds: float, with_peers: bool) -> Outcome:
 
 
 def cached(seconds: float) -> Outcome:
-    """The same 16 texts again and again, beside a route that does nothing."""
+    """Measure ranking the same 16 texts repeatedly, in comparison with a route that does nothing."""
     with ours() as server, serving(weightless()) as nothing:
         more = {"user": "u1"}
         load(Spec(server.port, kind="same", seconds=_WARM_SECONDS, more=more))
@@ -162,7 +162,7 @@ def cached(seconds: float) -> Outcome:
 
 
 def start(starts: int = 3) -> Outcome:
-    """From nothing to ready, with an empty store; memory then."""
+    """Measure the time from start to readiness with an empty store, and the memory at that point."""
     seconds, memory = [], []
     for _ in range(starts):
         with ours() as server:
@@ -182,7 +182,7 @@ def start(starts: int = 3) -> Outcome:
 
 
 def feedback(seconds: float, users: int = 500) -> Outcome:
-    """One vote a request on texts that were ranked, beside bare commits of the same row."""
+    """Measure one vote per request on ranked texts, in comparison with bare commits of the same row."""
     with tempfile.TemporaryDirectory() as folder, ours(data_dir=folder) as server:
         ranked = httpx.post(
             f"http://127.0.0.1:{server.port}/v1/rerank",
@@ -211,7 +211,7 @@ def feedback(seconds: float, users: int = 500) -> Outcome:
 
 
 def overload(seconds: float) -> Outcome:
-    """Five times what it can do, for as long; how it answers, and how soon it is itself again."""
+    """Measure the answers under five times the server's capacity, and how soon it recovers afterwards."""
     with ours() as server:
         most = CONCURRENCIES[-1]
         load(_new(server, most, _WARM_SECONDS))
@@ -276,7 +276,7 @@ def _ratio(ours_: float, theirs: float) -> float:
 
 
 def _commits(folder: Path, seconds: float) -> float:
-    """Commits a second of one row each, as the server wrote it, in a database of its own on the same disk."""
+    """Return the commits per second of single rows like the server's, in a separate database on the same disk."""
     with sqlite3.connect(folder / "penchant.sqlite3") as source:
         schema = source.execute("SELECT sql FROM sqlite_master WHERE name = 'feedback_events'").fetchone()[0]
         cursor = source.execute("SELECT * FROM feedback_events LIMIT 1")
@@ -306,7 +306,7 @@ def _weigh(server: Server, ended: threading.Event, weights: list[float]) -> None
 
 
 def _recovery(server: Server, normal: float, most: float = 30.0) -> float:
-    """Seconds until three requests in a row are accepted and answered as fast as `normal`."""
+    """Return the seconds until three requests in a row are accepted and answered as fast as `normal`."""
     began, good, started = time.perf_counter(), 0, 0.0
     while time.perf_counter() - began < most:
         asked = time.perf_counter()

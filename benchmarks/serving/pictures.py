@@ -1,4 +1,4 @@
-"""How scoring grows, as a picture."""
+"""A picture of how scoring grows."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ _STYLE: Final[dict[Any, Any]] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
-    "svg.hashsalt": "penchant",  # the same figures give the same file
+    "svg.hashsalt": "penchant",  # equal figures give equal files
 }
 _TITLES: Final = {
     "candidates": "one user, k = 16",
@@ -23,7 +23,7 @@ _TITLES: Final = {
 
 
 def draw(curves: Mapping[str, Sequence[Sequence[float]]], folder: Path) -> list[Path]:
-    """Draws every curve of `inside.growth` in one figure, as PNG and SVG; returns the files."""
+    """Draw every curve of `inside.growth` in one figure, as PNG and SVG, and return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     with mpl.rc_context(_STYLE):

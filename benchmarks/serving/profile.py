@@ -1,7 +1,7 @@
-"""Where the time of a ranking of cached texts goes, in this process and without a network: by function, from cProfile.
+"""A profile of ranking cached texts, in this process and without a network: time by function, from cProfile.
 
-A profiler makes small functions look dearer than they are; the shares tell what to look at, the median beside them,
-taken without it, how long a request takes.
+A profiler makes small functions look more expensive than they are. Use the shares to see where to look. The median
+beside them is taken without the profiler and is the real duration of a request.
 """
 
 import asyncio
@@ -37,13 +37,13 @@ STAGES: Final = (
     ("JSON", "service/api/context.py", "json_answer"),
     ("log line and metrics of the request", "service/api/middleware.py", "_record"),
 )
-"""Title, file and function; one without a title belongs to the one before it."""
+"""Title, file and function of every stage. A function without a title belongs to the stage before it."""
 
 App = Callable[..., Awaitable[None]]
 
 
 def profile(seconds: float) -> Outcome:
-    """Microseconds of a request, and each stage's share of it."""
+    """Measure the microseconds of a request, and the share of each stage."""
     took, stats = asyncio.run(_measured(seconds))
     shares: dict[str, float] = {}
     title = ""
@@ -84,7 +84,7 @@ async def _measured(seconds: float) -> tuple[list[float], pstats.Stats]:
 
 
 async def _for(seconds: float, app: App, body: bytes) -> list[float]:
-    """Requests one after the other; their times."""
+    """Send requests one after the other, and return their times."""
     took: list[float] = []
     end = time.perf_counter() + seconds
     while not took or time.perf_counter() < end:
@@ -132,7 +132,7 @@ async def _request(app: App, body: bytes) -> None:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Log lines are made and go nowhere."""
+    """Discard log lines after they are made."""
     import structlog  # noqa: PLC0415
 
     from penchant.service.telemetry.metrics import configure_logging  # noqa: PLC0415
@@ -147,7 +147,7 @@ def _silent() -> Iterator[None]:
 
 
 def _cumulative(stats: pstats.Stats, file: str, function: str) -> float:
-    """Seconds in a function and in all that it called."""
+    """Return the seconds in a function and in everything that it called."""
     found: dict[tuple[str, int, str], tuple[int, int, float, float, Any]] = stats.stats  # type: ignore[attr-defined]
     seconds = [row[3] for (path, _, name), row in found.items() if path.endswith(file) and name == function]
     if not seconds:

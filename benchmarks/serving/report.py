@@ -1,4 +1,4 @@
-"""What a run leaves behind: one JSON file, one Markdown file."""
+"""The results files of a run: one in JSON and one in Markdown."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ from benchmarks.machine import accelerator, machine
 from benchmarks.serving.parts import Goal, Outcome
 
 _LIMITS: Final = Path(__file__).with_name("limits.md")
-"""What limits each figure and what was tried, written by hand."""
+"""Hand-written text on what limits each figure and what was tried."""
 
 
 def write(outcomes: Sequence[Outcome], seconds: float, out: Path) -> list[Goal]:
-    """Writes the results of a run.
+    """Write the results of a run.
 
     Returns:
         The goals that were missed.
@@ -32,19 +32,23 @@ def write(outcomes: Sequence[Outcome], seconds: float, out: Path) -> list[Goal]:
 
 
 def markdown(about: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """The figures to read."""
+    """Return the figures as Markdown."""
     device = about["accelerator"]
     lines = [
         "# Serving",
         "",
-        f"`python -m benchmarks.serving --seconds {about['seconds']:g}`: servers as processes, load from another "
-        f"process on loopback, in alternation; medians of the rounds. {about['cores']} cores of {about['processor']}; "
+        f"`python -m benchmarks.serving --seconds {about['seconds']:g}`. The servers are processes and are loaded in "
+        f"turn from another process on loopback; figures are medians of the rounds. "
+        f"{about['cores']} cores of {about['processor']}; "
         f"commit {about['commit']}, "
         + ", ".join(f"{name} {number}" for name, number in about["versions"].items())
         + ".",
     ]
     if device is not None:
-        lines += ["", f"Encoders, the peers' too, compute on {device}; the goals are those of a processor."]
+        lines += [
+            "",
+            f"All encoders, including the peers', compute on {device}. The goals are set for a processor.",
+        ]
     for outcome in outcomes:
         header, *rows = outcome.table
         lines += ["", f"## {outcome.part}", "", _row(header), _row(["---"] * len(header)), *map(_row, rows)]

@@ -1,7 +1,8 @@
-"""How documents a second grow with the batch, and what share of the device's peak that is.
+"""The growth of documents per second with the batch, and the share of the device's peak that it reaches.
 
-Each batch is measured twice: as it is served (`encode_tokens`: cut, sent, computed, vectors back on the host) and as the
-bare forward pass over one batch that is on the device already. The share of the peak is that of the bare forward pass.
+Each batch is measured twice: as it is served (`encode_tokens`: cut, sent, computed, vectors back on the host), and as
+the bare forward pass over one batch that is already on the device. The share of the peak refers to the bare forward
+pass.
 """
 
 import math
@@ -25,7 +26,7 @@ SIZES: Final = tuple(2**i for i in range(13))
 SQUARES: Final = tuple(2**i for i in range(10, 15))
 WAYS: Final = ("served", "forward")
 ENOUGH: Final = 0.95
-"""Share of the best rate at which a batch counts as large enough."""
+"""Share of the best rate from which a batch counts as large enough."""
 
 _TERA: Final = 1e12
 _WORD: Final = "time"  # one token; two special ones come on top
@@ -33,11 +34,11 @@ _WORD: Final = "time"  # one token; two special ones come on top
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure.
+    """The duration of the measurement.
 
     Attributes:
-        rounds: In which all take turns.
-        turn_seconds: That a turn lasts at least, by repeating what is shorter.
+        rounds: Number of rounds, in each of which all runs take turns.
+        turn_seconds: Minimum duration of a turn; shorter calls are repeated.
     """
 
     rounds: int = 5
@@ -49,11 +50,11 @@ PRESET: Final = Effort()
 
 @dataclass(frozen=True)
 class Peak:
-    """What a device could reach.
+    """The peak performance of a device.
 
     Attributes:
-        tflops: 10¹² floating-point operations a second.
-        source: Where the figure comes from.
+        tflops: 10¹² floating-point operations per second.
+        source: Origin of the figure.
     """
 
     tflops: float
@@ -61,10 +62,11 @@ class Peak:
 
 
 def flops(config: PreTrainedConfig, length: int) -> int:
-    """Floating-point operations that a document of n tokens costs in a model of BERT's shape.
+    """Return the floating-point operations that a document of n tokens costs in a model of BERT's shape.
 
-    2·weights·n of the linear layers (four of h × h and two of h × intermediate in each layer), and 4·layers·n²·h of
-    attention's two products. Norms, softmax, embeddings and pooling are left out: under 0.1 % at 128 tokens.
+    They are 2·weights·n for the linear layers (four of h × h and two of h × intermediate in each layer), and
+    4·layers·n²·h for attention's two products. Norms, softmax, embeddings and pooling are left out; they are under 0.1
+    % at 128 tokens.
     """
     hidden, layers = config.hidden_size, config.num_hidden_layers
     weights = layers * (4 * hidden**2 + 2 * hidden * config.intermediate_size)
@@ -72,13 +74,13 @@ def flops(config: PreTrainedConfig, length: int) -> int:
 
 
 def saturating(rates: Mapping[int, float]) -> int:
-    """The smallest batch that reaches 95 % of the best of `rates`, documents a second by documents in a batch."""
+    """Return the smallest batch that reaches 95 % of the best rate, given documents per second by batch size."""
     enough = ENOUGH * max(rates.values())
     return min(size for size, rate in rates.items() if rate >= enough)
 
 
 def measured_peak(precision: str, device: str, squares: Sequence[int], effort: Effort = PRESET) -> Peak:
-    """The fastest product of two square matrices of random numbers in a precision, whichever size that is."""
+    """Measure the fastest product of two square random matrices in a precision, over all given sizes."""
     best, at = 0.0, 0
     for n in squares:
         try:
@@ -101,18 +103,18 @@ def measured(
     peaks: Mapping[str, Peak] | None = None,
     effort: Effort = PRESET,
 ) -> dict[str, Any]:
-    """Every backend at every batch size, all taking turns; where the memory does not hold a batch, there is no figure.
+    """Measure every backend at every batch size, all taking turns. A batch that exceeds the memory has no figure.
 
     Args:
-        backends: By name.
-        device: Where they compute.
-        sizes: Documents in a batch, ascending.
+        backends: Backends by name.
+        device: Device that they compute on.
+        sizes: Numbers of documents in a batch, ascending.
         length: Tokens of a document, special ones included; a multiple of 16, so that nothing is padded.
-        squares: Sides of the matrices of which the fastest product is the peak.
-        peaks: Peaks that are known, by precision; the others are measured.
-        effort: How long to measure.
+        squares: Sides of the matrices whose fastest product is the peak.
+        peaks: Known peaks by precision; the others are measured.
+        effort: Duration of the measurement.
 
-    Cost: about a minute on a device as it is preset.
+    Cost: about a minute on a device with the default effort.
     """
     rates: dict[str, dict[str, dict[int, float]]] = {name: {way: {} for way in WAYS} for name in backends}
     for size in sizes:
@@ -133,7 +135,7 @@ def measured(
 
 
 def _runs(backends: Mapping[str, OnTorch], device: str, size: int, length: int) -> _Runs:
-    """What is timed of every backend at one batch size."""
+    """Return the functions to time for every backend at one batch size."""
     tokens = next(iter(backends.values())).encoder.tokenize([" ".join([_WORD] * (length - 2))] * size)
     if set(tokens.lengths.tolist()) != {length}:
         raise ValueError(f"documents of {set(tokens.lengths.tolist())} tokens, not of {length}")
@@ -153,10 +155,10 @@ def _forward(one: OnTorch, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tenso
 
 
 def _turns(runs: _Runs, device: str, effort: Effort) -> dict[tuple[str, str], list[float]]:
-    """Seconds of one call of each run in every round; without the runs that the memory does not hold.
+    """Return the seconds of one call of each run in every round, without the runs that exceed the memory.
 
-    Each is called twice before that: the first call compiles and allocates, the second says how often it must be called
-    to fill its turn.
+    Each run is called twice before that. The first call compiles and allocates. The second call determines how many
+    calls fill a turn.
     """
     calls: dict[tuple[str, str], int] = {}
     for key, run in runs.items():
@@ -171,7 +173,7 @@ def _turns(runs: _Runs, device: str, effort: Effort) -> dict[tuple[str, str], li
 
 
 def _seconds(run: Callable[[], object], device: str, calls: int) -> float:
-    """Seconds of one of so many calls in a row, from a device that is idle until it is idle again."""
+    """Return the seconds per call of several calls in a row, from idle device to idle device."""
     _synchronize(device)
     start = time.perf_counter()
     for _ in range(calls):

@@ -1,4 +1,4 @@
-"""Servers as processes: started, waited for, weighed, stopped."""
+"""Servers as processes: start them, wait for them, measure their memory, stop them."""
 
 import os
 import socket
@@ -21,7 +21,7 @@ MIB: Final = 2**20
 
 
 class ServerFailedError(RuntimeError):
-    """A server ended, or was not ready in time; its log is the message."""
+    """An error for a server that ended or was not ready in time. The message is its log."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Server:
     """A server that is ready.
 
     Attributes:
-        name: In the report.
-        process: Its process.
-        port: Where it listens.
-        path: Where it reranks.
-        model: Name of the model that it wants to hear, if any.
-        ready_seconds: From its start until it was ready.
+        name: Name in the report.
+        process: Process of the server.
+        port: Port that it listens on.
+        path: Path of its rerank route.
+        model: Name of the model that its requests must have, if any.
+        ready_seconds: Seconds from its start until it was ready.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Server:
 
     @property
     def rss_mib(self) -> float:
-        """Memory of the process and its children."""
+        """Resident memory of the process and its children, in MiB."""
         process = psutil.Process(self.process.pid)
         return sum(one.memory_info().rss for one in [process, *process.children(recursive=True)]) / MIB
 
@@ -58,16 +58,16 @@ class Server:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a server is started; `{port}` in the command becomes its port.
+    """Instructions to start a server; `{port}` in the command becomes its port.
 
     Attributes:
-        name: In the report.
+        name: Name in the report.
         command: Program and arguments.
-        environment: Beside the one of this process.
-        path: Where it reranks.
-        ready: What answers 200 once it is ready.
-        model: Name of the model that it wants to hear, if any.
-        seconds: That it may take to be ready.
+        environment: Variables in addition to those of this process.
+        path: Path of its rerank route.
+        ready: Path that answers 200 as soon as the server is ready.
+        model: Name of the model that its requests must have, if any.
+        seconds: Maximum seconds until it is ready.
     """
 
     name: str
@@ -81,10 +81,10 @@ class Recipe:
 
 @contextmanager
 def serving(recipe: Recipe) -> Iterator[Server]:
-    """Starts a server; it is told to stop at the end.
+    """Start a server, and stop it at the end.
 
     Raises:
-        ServerFailedError: It ended, or was not ready in time.
+        ServerFailedError: If the server ended or was not ready in time.
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -119,18 +119,18 @@ def _answers(url: str) -> bool:
 
 @contextmanager
 def ours(**settings: str) -> Iterator[Server]:
-    """The service as it is installed, on an empty store, with its own encoder unless the settings say otherwise."""
+    """Start the installed service on an empty store, with its own encoder unless the settings name another one."""
     with tempfile.TemporaryDirectory() as folder:
         told = {f"PENCHANT_{name.upper()}": value for name, value in settings.items()}
         environment = {"PENCHANT_PORT": "{port}", "PENCHANT_DATA_DIR": str(Path(folder)), **told}
         command = [sys.executable, "-m", "penchant.service.server"]
-        # A first start tries every backend; on CUDA it compiles one, which takes minutes at worst.
+        # The first start tries every backend. On CUDA it compiles one, which takes minutes at worst.
         recipe = Recipe("penchant", command, environment, "/v1/rerank", "/readyz", seconds=300)
         with serving(recipe) as server:
             yield server
 
 
 def weightless() -> Recipe:
-    """A route that parses the same body and answers nothing: what FastAPI itself costs."""
+    """Return how to start a route that parses the same body and does nothing. It shows what FastAPI itself costs."""
     command = [sys.executable, "-m", "benchmarks.serving.noop_app", "{port}"]
     return Recipe("no-op route", command, {}, "/v1/rerank", "/health")

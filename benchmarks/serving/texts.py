@@ -1,4 +1,4 @@
-"""What is ranked: seeded texts of about 128 tokens, as many different ones as are asked for."""
+"""The texts to rank: an unlimited number of seeded texts of about 128 tokens."""
 
 import json
 import random
@@ -16,11 +16,11 @@ CANDIDATES: Final = 16
 
 
 class Texts:
-    """An endless supply.
+    """An endless supply of texts.
 
     Args:
-        seed: Of all that is drawn.
-        tokens: Words a text, each of them a token to most encoders.
+        seed: Seed of all random draws.
+        tokens: Words per text, each of which is one token for most encoders.
     """
 
     def __init__(self, seed: int, tokens: int = TOKENS) -> None:
@@ -28,14 +28,14 @@ class Texts:
         self._tokens = tokens - 2  # the encoder adds two
 
     def text(self) -> str:
-        """A text nobody has seen."""
+        """Return a new text."""
         return " ".join(self._random.choices(WORDS, k=self._tokens))
 
     def texts(self, number: int = CANDIDATES) -> list[str]:
-        """Several."""
+        """Return several new texts."""
         return [self.text() for _ in range(number)]
 
 
 def rerank_body(texts: list[str], **more: object) -> bytes:
-    """A rerank request in the words of Cohere, Jina and Infinity."""
+    """Return a rerank request in the dialect of Cohere, Jina and Infinity."""
     return json.dumps({"query": "Which answer is best?", "documents": texts, **more}).encode()

@@ -49,7 +49,7 @@ def test_the_table_and_the_pictures_show_them(run, place) -> None:
     first = found["curves"][0]["systems"]["penchant"]["curve"][0]
     shown = f"| penchant | {first['accuracy'][0]:.3f} / {first['log_loss'][0]:.3f} |"
     assert shown in table
-    for title in ("What labels are worth", "Against the peers", "The floor", "Goals", "Honesty probes"):
+    for title in ("Gain from labels", "Comparison with the peers", "The floor", "Goals", "Sanity probes"):
         assert f"## {title}" in table
     assert (place.pictures / f"{SET}.png").read_bytes().startswith(PNG)
     assert ElementTree.parse(place.pictures / f"{SET}.svg").getroot().tag.endswith("svg")

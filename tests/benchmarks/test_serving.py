@@ -107,7 +107,7 @@ def test_goals_are_met_or_said_to_be_missed(tmp_path):
 
 def test_the_report_names_a_device_where_there_is_one():
     assert "compute on" not in markdown(ABOUT, [])
-    assert "the peers' too, compute on Some Device;" in markdown(ABOUT | {"accelerator": "Some Device"}, [])
+    assert "the peers', compute on Some Device." in markdown(ABOUT | {"accelerator": "Some Device"}, [])
 
 
 def test_the_parts_within_this_process(tmp_path):
