@@ -17,9 +17,9 @@ from penchant.service.feedback.apply import Lessons
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob, Idempotency, ReadyEvent
 from penchant.service.feedback.trust import TrustPolicy
 from penchant.service.feedback.unit_of_work import Changes, known_event, state_of
-from penchant.service.store import locks, users
-from penchant.service.store.answers import drop_answers, find_answers
-from penchant.service.store.events import known_events
+from penchant.service.store import users
+from penchant.service.store.events import find_hashes
+from penchant.service.store.requests import drop_answers, find_answers
 from penchant.service.telemetry.metrics import log_failure
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import StateCache, UserKey, UserState
@@ -68,18 +68,18 @@ class Ledger:
         self, connection: Connection, jobs: Sequence[FeedbackJob], group: Changes, *, again: bool
     ) -> None:
         """Locks the users, then reads what the group needs to know, in few queries: answers, event ids, users."""
-        locks.hold_users(connection, [(job.tenant, event.user) for job in jobs for event in job.events])
+        users.lock_users(connection, [(job.tenant, event.user) for job in jobs for event in job.events])
         for tenant, some in _by_tenant(jobs).items():
             self._load_answers(connection, tenant, some, group)
             events = [event for job in some for event in job.events]
             ids = {event.parsed.event_id for event in events if again or event.parsed.is_callers_id}
             ids |= {event.judged.target for event in events if event.judged and event.judged.target}
             names = {event.user for event in events}
-            for event_id, (digest, user) in known_events(connection, tenant, sorted(ids)).items():
+            for event_id, (digest, user) in find_hashes(connection, tenant, sorted(ids)).items():
                 group.known[(tenant, event_id)] = (digest, user)
                 names.add(user)
             bundle, half_life = self._fold.bundle_version, self._fold.forgetting.half_life_days
-            standings = users.find_standings(connection, tenant, sorted(names), bundle, half_life)
+            standings = users.find_users(connection, tenant, sorted(names), bundle, half_life)
             for user, row in standings.items():
                 _, held = self._cache.find((tenant, user))
                 same = held is not None and held.stamp == (row.version, row.updated_at)

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from penchant.service.store import tables, users
-from penchant.service.store.judged import LoggedJudgement
+from penchant.service.store.events import LoggedJudgement
 from penchant.service.store.statements import add
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import UserKey, UserState, state_row, user_row

@@ -20,9 +20,8 @@ from penchant.models.judgements.judgement import Judgement
 from penchant.models.taste.reward import DEFAULT_SOURCE, RewardModel, item_key
 from penchant.service.log.reading import KINDS, in_force, judged_texts
 from penchant.service.log.textless import context_of
-from penchant.service.store.events import user_logs
-from penchant.service.store.features import vectors_of
-from penchant.service.store.judged import user_items
+from penchant.service.store.events import iterate_items, iterate_logs
+from penchant.service.store.features import find_vectors
 from penchant.service.store.statements import AnyRow
 
 Item = tuple[str, str]
@@ -66,7 +65,7 @@ def read_judgements(connection: Connection, tenants: Sequence[str], extractor: s
     for tenant in tenants:
         told = list(_told(connection, tenant, extractor, left_out))
         keys = list(dict.fromkeys(key for one in told for key, _ in one.items))
-        found = vectors_of(connection, tenant, extractor, keys)
+        found = find_vectors(connection, tenant, extractor, keys)
         for one in told:
             if any(key not in found for key, _ in one.items):
                 left_out["no features"] += 1
@@ -96,9 +95,9 @@ class _Told:
 
 
 def _told(connection: Connection, tenant: str, extractor: str, left_out: Counter[str]) -> Iterator[_Told]:
-    items = user_items(connection, tenant, extractor)
+    items = iterate_items(connection, tenant, extractor)
     item_user, judged = next(items, ("", {}))
-    for user, log in user_logs(connection, tenant):
+    for user, log in iterate_logs(connection, tenant):
         mine: Mapping[int, Sequence[tuple[bytes, bytes]]] = {}
         if judged and item_user == user:
             mine = judged
@@ -142,7 +141,7 @@ def lines(
     """Judgements in force as lines of a judgement file, in the order of users and their logs.
 
     Args:
-        log: Users' logs, as `user_logs` gives them.
+        log: Users' logs, as `iterate_logs` gives them.
         prefix: What stands before the users' names.
         left_out: Counts what cannot be written, by why.
     """

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import RewardModel, observation
 from penchant.service.log.reading import KINDS, in_force
-from penchant.service.store.judged import LoggedJudgement
+from penchant.service.store.events import LoggedJudgement
 from penchant.service.users.forgetting import Evidence, Forgetting
 
 
