@@ -59,7 +59,7 @@ class Feed:
             SQLAlchemyError: The store cannot be read.
         """
         with self._store.reading() as connection:
-            self._reached = feed.newest(connection)
+            self._reached = feed.find_newest(connection)
         self._thread.start()
 
     def stop(self) -> None:
@@ -91,7 +91,7 @@ class Feed:
     def _hear(self) -> None:
         while True:
             with self._store.reading() as connection:
-                newest, heard = feed.newest(connection), feed.after(connection, self._reached)
+                newest, heard = feed.find_newest(connection), feed.list_changes(connection, self._reached)
             # A gap, or a store that went back: restored from a backup under the running server.
             if newest < self._reached or (heard and heard[0].number != self._reached + 1):
                 log.warning("changes_missed", reached=self._reached, newest=newest)

@@ -47,11 +47,11 @@ class Access:
 
     def _load_keys(self) -> None:
         with self._store.reading() as connection:
-            self.keyring.load(keys.all_keys(connection))
+            self.keyring.load(keys.list_keys(connection))
 
     def _load_tenants(self) -> None:
         with self._store.reading() as connection:
-            self.tenancy.load(keys.tenant_settings(connection))
+            self.tenancy.load(keys.find_tenant_settings(connection))
 
 
 def build_access(settings: Settings, store: Store) -> Access:

@@ -223,7 +223,7 @@ class Quotas:
                 seen = {tenant for tenant, _ in self._stored}
                 limited = [tenant for tenant in self._users if self.limits_users(tenant)]
             with self._store.reading() as connection:
-                stored = keys.usage(connection, today, seen) if seen else {}
+                stored = keys.find_usage(connection, today, seen) if seen else {}
                 users = keys.count_users(connection, limited)
             with self._lock:
                 if self._today() == today:
@@ -236,7 +236,7 @@ class Quotas:
         with self._lock:
             today = self._today()
             with self._store.reading() as connection:
-                self._stored = keys.usage(connection, today)
+                self._stored = keys.find_usage(connection, today)
 
     def _today(self) -> int:
         day = int(self._store.clock() // DAY)

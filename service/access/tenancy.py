@@ -81,7 +81,7 @@ def tenant_fault(tenant: str) -> str | None:
 
 def own_settings(connection: Connection, tenant: str) -> TenantSettings:
     """What is stored for a tenant itself, without the server's limits."""
-    return TenantSettings(**keys.tenant_settings(connection).get(tenant, {}))
+    return TenantSettings(**keys.find_tenant_settings(connection).get(tenant, {}))
 
 
 def put_settings(connection: Connection, tenant: str, settings: TenantSettings, now: float) -> None:

@@ -1,4 +1,4 @@
-"""What a route needs to know about its request: the tenant that calls, the user it is for, and the parts of the server."""
+"""What a route needs to know about its request: the calling tenant, the user it is for, and the parts of the server."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast

@@ -64,7 +64,7 @@ def list_keys(
     from penchant.service.store import keys
 
     with open_store(data_dir, store_url, make=True) as store, store.reading() as connection:
-        found = [key for key in keys.all_keys(connection) if tenant in (None, key.tenant)]
+        found = [key for key in keys.list_keys(connection) if tenant in (None, key.tenant)]
     if as_json:
         typer.echo(json.dumps([_shown(key) for key in found]))
         return
@@ -140,8 +140,8 @@ def show_tenant(tenant: Tenant, data_dir: DataDir = None, store_url: StoreUrl = 
 
     tenancy = Tenancy(settings_of(data_dir, store_url))
     with open_store(data_dir, store_url, make=True) as store, store.reading() as connection:
-        tenancy.load(keys.tenant_settings(connection))
-        used = keys.usage(connection, int(time.time() // _DAY), [tenant])
+        tenancy.load(keys.find_tenant_settings(connection))
+        used = keys.find_usage(connection, int(time.time() // _DAY), [tenant])
         users = keys.count_users(connection, [tenant])[tenant]
     today = {kind: amount for (of, kind), amount in used.items() if of == tenant}
     settings = tenancy.of(tenant).model_dump()
@@ -154,8 +154,8 @@ def list_tenants(data_dir: DataDir = None, store_url: StoreUrl = None, as_json: 
     from penchant.service.store import keys
 
     with open_store(data_dir, store_url, make=True) as store, store.reading() as connection:
-        settings = keys.tenant_settings(connection)
-        stored = keys.all_keys(connection)
+        settings = keys.find_tenant_settings(connection)
+        stored = keys.list_keys(connection)
     valid = [key.tenant for key in stored if key.revoked_at is None]
     names = sorted({*settings, *(key.tenant for key in stored)})
     if as_json:

@@ -39,7 +39,7 @@ def export(
     """Write the feedback of a store as JSON Lines; a server may be running on it."""
     from penchant.models.files import whole_file
     from penchant.service.log.judgements import lines
-    from penchant.service.store.events import user_logs
+    from penchant.service.store.events import iterate_logs
 
     if not judgements:
         stop("say what to export: --judgements")
@@ -51,7 +51,7 @@ def export(
             with whole_file(out_path) as whole, packed(whole, out_path) as file:
                 for owner in tenants:
                     prefix = f"{owner}/" if len(tenants) > 1 else ""
-                    for line in lines(user_logs(connection, owner), prefix, left_out):
+                    for line in lines(iterate_logs(connection, owner), prefix, left_out):
                         file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
                         written += 1
         except OSError as error:
@@ -73,9 +73,9 @@ def packed(file: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
 
 def chosen_tenants(connection: "Connection", given: Sequence[str] | None) -> list[str]:
     """The tenants that were named; where none was, the only one there is. Several are never mixed unasked."""
-    from penchant.service.store.events import tenants_with_feedback
+    from penchant.service.store.events import count_events
 
-    found = tenants_with_feedback(connection)
+    found = count_events(connection)
     if not found:
         stop("the store holds no feedback")
     if given:

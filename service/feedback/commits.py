@@ -13,11 +13,15 @@ from penchant.service.feedback.ledger import Ledger
 from penchant.service.ranking.rankings import Ranking
 from penchant.service.settings import Settings
 from penchant.service.store import tables
-from penchant.service.store.answers import drop_older_answers
-from penchant.service.store.database import Store, leave_mark
-from penchant.service.store.failures import is_contention, is_lost_connection, is_unreachable
+from penchant.service.store.database import (
+    Store,
+    is_contention,
+    is_lost_connection,
+    is_unreachable,
+    record_write,
+)
 from penchant.service.store.keys import drop_older_usage
-from penchant.service.store.rankings import drop_older_rankings
+from penchant.service.store.requests import drop_older_answers, drop_older_rankings
 from penchant.service.store.statements import add
 from penchant.service.telemetry.metrics import Telemetry, log, log_failure
 from penchant.service.users.replayer import Replayer
@@ -203,7 +207,7 @@ class Commits:
                     + drop_older_answers(connection, now - settings.idempotency_ttl_hours * _HOUR)
                     + drop_older_usage(connection, int(now // _DAY) - _USE_DAYS)
                 )
-                leave_mark(connection, now)
+                record_write(connection, now)
         except Exception as error:
             self._failure(error)
             return

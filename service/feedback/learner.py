@@ -20,8 +20,8 @@ from penchant.service.log.reading import without_texts
 from penchant.service.log.rows import JudgedFeatures
 from penchant.service.ranking.rankings import Rankings
 from penchant.service.settings import Settings
-from penchant.service.store.answers import find_answers
 from penchant.service.store.database import Store
+from penchant.service.store.requests import find_answers
 from penchant.service.telemetry.metrics import Telemetry, Timings
 from penchant.service.users.current import UserStates
 

@@ -16,9 +16,9 @@ from penchant.service.errors import ApiError, Code, InvalidRequestError, interna
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob, Idempotency, ReadyEvent
 from penchant.service.feedback.recorder import Changes, Recorder
 from penchant.service.feedback.trust import TrustPolicy
-from penchant.service.store import locks, users
-from penchant.service.store.answers import drop_answers, find_answers
-from penchant.service.store.events import known_events
+from penchant.service.store import users
+from penchant.service.store.events import find_hashes
+from penchant.service.store.requests import drop_answers, find_answers
 from penchant.service.telemetry.metrics import log_failure
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import StateCache, UserKey, UserState
@@ -67,18 +67,18 @@ class Ledger:
         self, connection: Connection, jobs: Sequence[FeedbackJob], group: Changes, *, again: bool
     ) -> None:
         """Lock the users, then read in a few queries what the group depends on: answers, event ids and users."""
-        locks.hold_users(connection, [(job.tenant, event.user) for job in jobs for event in job.events])
+        users.lock_users(connection, [(job.tenant, event.user) for job in jobs for event in job.events])
         for tenant, tenant_jobs in _by_tenant(jobs).items():
             self._load_answers(connection, tenant, tenant_jobs, group)
             events = [event for job in tenant_jobs for event in job.events]
             ids = {event.received.event_id for event in events if again or event.received.is_callers_id}
             ids |= {event.target for event in events if event.target}
             names = {event.user for event in events}
-            for event_id, (digest, user) in known_events(connection, tenant, sorted(ids)).items():
+            for event_id, (digest, user) in find_hashes(connection, tenant, sorted(ids)).items():
                 group.known[(tenant, event_id)] = (digest, user)
                 names.add(user)
             bundle, half_life = self._fold.bundle_version, self._fold.forgetting.half_life_days
-            standings = users.find_standings(connection, tenant, sorted(names), bundle, half_life)
+            standings = users.find_users(connection, tenant, sorted(names), bundle, half_life)
             for user, row in standings.items():
                 _, cached = self._cache.find((tenant, user))
                 is_same = cached is not None and cached.stamp == (row.version, row.updated_at)

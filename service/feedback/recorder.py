@@ -10,8 +10,7 @@ from penchant.service.feedback.jobs import FeedbackJob, ReadyEvent
 from penchant.service.feedback.trust import TrustPolicy, TrustState, Weighed, weigh
 from penchant.service.log.rows import event_row, feature_rows, item_rows
 from penchant.service.store import tables, users
-from penchant.service.store.events import has_retraction
-from penchant.service.store.judged import LoggedJudgement, replay_events
+from penchant.service.store.events import LoggedJudgement, has_retraction, replay_events
 from penchant.service.store.statements import add
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import UserKey, UserState, state_row, user_row

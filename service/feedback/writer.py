@@ -19,7 +19,7 @@ from penchant.service.feedback.commits import Commits
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob
 from penchant.service.ranking.rankings import Ranking
 from penchant.service.settings import Settings
-from penchant.service.store.rankings import drop_rankings
+from penchant.service.store.requests import drop_rankings
 from penchant.service.telemetry.metrics import Telemetry, log_failure
 
 _PROBE_SECONDS: Final = 1.0  # after a failed write the store is tried this often

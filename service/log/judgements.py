@@ -20,9 +20,8 @@ from penchant.models.judgements import kinds
 from penchant.models.judgements.judgement import DEFAULT_SOURCE, Judgement
 from penchant.models.taste.reward import RewardModel, item_key
 from penchant.service.log.reading import context_of, in_force, judged_texts
-from penchant.service.store.events import user_logs
-from penchant.service.store.features import vectors_of
-from penchant.service.store.judged import user_items
+from penchant.service.store.events import iterate_items, iterate_logs
+from penchant.service.store.features import find_vectors
 from penchant.service.store.statements import AnyRow
 
 Item = tuple[str, str]
@@ -66,7 +65,7 @@ def read_judgements(connection: Connection, tenants: Sequence[str], extractor: s
     for tenant in tenants:
         rows = list(_tenant_judgements(connection, tenant, extractor, left_out))
         keys = list(dict.fromkeys(key for row in rows for key, _ in row.items))
-        features = vectors_of(connection, tenant, extractor, keys)
+        features = find_vectors(connection, tenant, extractor, keys)
         for row in rows:
             if any(key not in features for key, _ in row.items):
                 left_out[_NO_FEATURES] += 1
@@ -98,9 +97,9 @@ class _Row:
 def _tenant_judgements(
     connection: Connection, tenant: str, extractor: str, left_out: Counter[str]
 ) -> Iterator[_Row]:
-    items = user_items(connection, tenant, extractor)
+    items = iterate_items(connection, tenant, extractor)
     items_user, items_by_seq = next(items, ("", {}))
-    for user, log in user_logs(connection, tenant):
+    for user, log in iterate_logs(connection, tenant):
         keys_by_seq: Mapping[int, Sequence[tuple[bytes, bytes]]] = {}
         if items_by_seq and items_user == user:
             keys_by_seq = items_by_seq
@@ -136,7 +135,7 @@ def lines(
     """Yield the judgements in force as lines of a judgement file, ordered by user and place in the log.
 
     Args:
-        log: Each user and the user's log, as `user_logs` yields them.
+        log: Each user and the user's log, as `iterate_logs` yields them.
         prefix: Prefix of the users' names.
         left_out: Receives the number of judgements that cannot be written, by reason.
     """

@@ -7,8 +7,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from penchant.service.store.events import LoggedJudgement
 from penchant.service.store.features import FLOAT16
-from penchant.service.store.judged import LoggedJudgement
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ from penchant.service.access.tenancy import Tenancy
 from penchant.service.bundles.served_model import Models
 from penchant.service.feedback.commits import Transact
 from penchant.service.privacy.forgotten import Forgotten, announce
-from penchant.service.store import locks
-from penchant.service.store.events import drop_events, older_events, seqs_of, users_with_older
-from penchant.service.store.rankings import drop_older_rankings
-from penchant.service.store.users import drop_states, drop_user, find_user, set_user
+from penchant.service.store.events import drop_events, find_events, find_older_events, find_users_with_older
+from penchant.service.store.requests import drop_older_rankings
+from penchant.service.store.users import drop_states, drop_user, find_user, lock_tenant, update_user
 from penchant.service.telemetry.metrics import Telemetry
 from penchant.service.users.states import Evidence, UserKey, UserState, unlearned
 
@@ -65,10 +64,10 @@ def sweep(
     before = now - retention_days * _DAY
     found = Swept()
     drop_older_rankings(connection, before, tenant)
-    users = users_with_older(connection, tenant, before, USERS_AT_ONCE)
+    users = find_users_with_older(connection, tenant, before, USERS_AT_ONCE)
     if not users:
         return found
-    locks.hold_tenant(connection, tenant)  # somebody may be about to judge a text that would be removed
+    lock_tenant(connection, tenant)  # somebody may be about to judge a text that would be removed
     for user in users:
         seqs = _with_targets(connection, (tenant, user), before)
         features, items = drop_events(connection, tenant, user, seqs)
@@ -89,17 +88,17 @@ def _shortened(connection: Connection, key: UserKey, events: int, start: Evidenc
         drop_user(connection, *key)
         return None
     left = {"feedback_events": row.feedback_events - events, "version": row.version + 1}
-    set_user(connection, *key, left)
+    update_user(connection, *key, left)
     row = find_user(connection, *key)
     return None if row is None else unlearned(row, start)
 
 
 def _with_targets(connection: Connection, key: UserKey, before: float) -> Sequence[int]:
     """Places of what is too old, and of what it takes back."""
-    events = older_events(connection, *key, before)
+    events = find_older_events(connection, *key, before)
     seqs = {event.seq for event in events}
     while targets := [event.target_event_id for event in events if event.target_event_id is not None]:
-        events = [event for event in seqs_of(connection, *key, targets) if event.seq not in seqs]
+        events = [event for event in find_events(connection, *key, targets) if event.seq not in seqs]
         seqs |= {event.seq for event in events}
     return sorted(seqs)
 

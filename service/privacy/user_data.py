@@ -15,11 +15,10 @@ from penchant.service.feedback.writer import Writer
 from penchant.service.privacy.forgotten import Forgotten, Memories, announce
 from penchant.service.privacy.user_export import exported
 from penchant.service.ranking.rankings import Rankings
-from penchant.service.store import locks
 from penchant.service.store.database import Store
-from penchant.service.store.events import log_order, move_log
+from penchant.service.store.events import find_times, move_log
 from penchant.service.store.user_data import delete_user, find_held, move_rest
-from penchant.service.store.users import drop_states, drop_user, find_user, put_user
+from penchant.service.store.users import drop_states, drop_user, find_user, lock_tenant, lock_users, put_user
 from penchant.service.telemetry.metrics import Telemetry
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import UserState, unlearned
@@ -63,7 +62,7 @@ class UserData:
         held = self._rankings.texts_of(tenant, user)
 
         def remove(connection: Connection) -> Forgotten:
-            locks.hold_tenant(connection, tenant)  # somebody may be about to judge a text of this user's
+            lock_tenant(connection, tenant)  # somebody may be about to judge a text of this user's
             quoted = orjson.dumps(user).decode()
             features, items, shown = delete_user(connection, tenant, user, quoted)
             texts = [*held, *(pair for stored in shown for pair in _shown_texts(stored))]
@@ -100,7 +99,7 @@ class UserData:
             raise InvalidRequestError(("/from", "It is the same user."))
 
         def join(connection: Connection) -> tuple[int, UserState]:
-            locks.hold_users(connection, [(tenant, user), (tenant, source)])
+            lock_users(connection, [(tenant, user), (tenant, source)])
             merged, state = _join(connection, tenant, user, source, self._models.current.fold)
             if merged and self._store.shared:
                 gone = Forgotten(tenant, self._telemetry.hash_user(tenant, source), erased=False)
@@ -143,7 +142,7 @@ def _join(connection: Connection, tenant: str, user: str, source: str, fold: Fol
         if mine is None:
             raise ApiError(Code.USER_NOT_FOUND, "Nothing is known of either user.")
         return 0, unlearned(mine, fold.start)
-    places = merged_places(log_order(connection, tenant, user), log_order(connection, tenant, source))
+    places = merged_places(find_times(connection, tenant, user), find_times(connection, tenant, source))
     move_log(connection, tenant, source, user, {user: places[0], source: places[1]})
     quoted = (orjson.dumps(source).decode(), orjson.dumps(user).decode())
     move_rest(connection, tenant, source, user, quoted)

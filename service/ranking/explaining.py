@@ -14,8 +14,7 @@ from penchant.models.taste.reward import RewardModel
 from penchant.service.errors import InvalidRequestError
 from penchant.service.log.reading import in_force, judged_texts
 from penchant.service.store.database import Store
-from penchant.service.store.events import newest_judgements, payloads
-from penchant.service.store.judged import LoggedJudgement, replay_events
+from penchant.service.store.events import LoggedJudgement, find_payloads, find_start_of_newest, replay_events
 
 MAX_JUDGED_TEXTS: Final = 200
 """So many of a user's texts, the newest, are looked at for reasons."""
@@ -72,7 +71,7 @@ class Explainer:
         To be called in a thread: it asks the database. Cost: as `explain_user` of 200 texts, whatever the log's length.
         """
         with self._store.reading() as connection:
-            since = newest_judgements(connection, tenant, user, MAX_JUDGED_TEXTS)
+            since = find_start_of_newest(connection, tenant, user, MAX_JUDGED_TEXTS)
             log = list(replay_events(connection, tenant, user, self._extractor, since=since))
             texts = _newest_texts(in_force(log))
             dim = len(self._reward.text_prior.standardiser.centre)
@@ -82,7 +81,7 @@ class Explainer:
             except ExplanationError:
                 return None
             examples = [texts[reason.index] for reason in found.texts]
-            sent = payloads(connection, tenant, user, [text.seq for text in examples])
+            sent = find_payloads(connection, tenant, user, [text.seq for text in examples])
         return _told(found, examples, sent, len(texts))
 
 

@@ -11,7 +11,7 @@ import orjson
 from penchant.service.access.tenancy import Tenancy
 from penchant.service.cache import BoundedCache
 from penchant.service.store.database import Store
-from penchant.service.store.rankings import find_ranking
+from penchant.service.store.requests import find_ranking
 from penchant.service.store.statements import AnyRow
 
 _OVERHEAD_BYTES: Final = 300

@@ -1,18 +1,21 @@
-"""The feedback log: users' events, in the order in which they came."""
+"""The feedback log: each user's events in order of arrival, the texts that they judged, and those texts' features."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, delete, func, select, update
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
 
-from penchant.service.store.features import drop_unneeded
-from penchant.service.store.statements import CHUNK, AnyRow, chunks
-from penchant.service.store.tables import feedback_events, judged_items
+from penchant.service.store.features import FLOAT16, drop_unneeded
+from penchant.service.store.statements import AnyRow, chunks
+from penchant.service.store.tables import features, feedback_events, judged_items
 
 MAX_SEQ: Final = 2**31 - 1
-ROWS_AT_ONCE: Final = 1000
-"""Rows in memory at once."""
+_ROWS_AT_ONCE: Final = 1000  # rows in memory while a whole tenant is read
 
 _EVENTS_BY_ID = select(
     feedback_events.c.event_id, feedback_events.c.content_hash, feedback_events.c.user_id
@@ -20,23 +23,69 @@ _EVENTS_BY_ID = select(
     feedback_events.c.tenant == bindparam("tenant"),
     feedback_events.c.event_id.in_(bindparam("ids", expanding=True)),
 )
-_MOVED: Final = (feedback_events, judged_items)
-"""Tables whose rows have a place in a user's log."""
+_LOG_TABLES: Final = (feedback_events, judged_items)  # tables whose rows have a place in a user's log
+_JUDGED = (
+    select(judged_items.c.seq, judged_items.c.item_key, features.c.vector)
+    .outerjoin(
+        features,
+        and_(
+            features.c.tenant == judged_items.c.tenant,
+            features.c.extractor == judged_items.c.extractor,
+            features.c.feature_key == judged_items.c.feature_key,
+        ),
+    )
+    .order_by(judged_items.c.seq, judged_items.c.position)
+)
 
 
-def known_events(
+@dataclass(frozen=True, slots=True)
+class LoggedJudgement:
+    """An event of the log, a judgement or a retraction, with everything that the user model learns from.
+
+    Attributes:
+        seq: Place in the user's log.
+        event_id: Id that a retraction names.
+        type: Kind of event.
+        value: Value of a vote or rating. None for all other kinds.
+        weight: Weight of the event itself, in [0, 1].
+        groups: Sizes of tie groups, best first.
+        target: Id of the event that a retraction withdraws. None for a judgement.
+        source: Source that the event names.
+        received_at: Time of arrival in Unix seconds.
+        item_keys: Keys of the m judged texts, winner first.
+        vectors: `[m, dim]` features of the judged texts. None if they are not stored.
+        discount: Factor in [0, 1] by which a cap or low trust reduced the weight.
+        flags: Comma-separated reasons for the discount.
+    """
+
+    seq: int
+    event_id: str
+    type: str
+    value: float | None
+    weight: float
+    groups: tuple[int, ...]
+    target: str | None
+    source: str | None
+    received_at: float
+    item_keys: tuple[bytes, ...] = ()
+    vectors: NDArray[np.float16] | None = None
+    discount: float = 1.0
+    flags: str | None = None
+
+
+def find_hashes(
     connection: Connection, tenant: str, event_ids: Sequence[str]
 ) -> dict[str, tuple[bytes, str]]:
-    """Of these event ids the ones in the log: id → (content hash, user)."""
-    found = {}
+    """Return (content hash, user) by event id, for those of the events that are in the log."""
+    hashes = {}
     for ids in chunks(event_ids):
         for event_id, digest, user in connection.execute(_EVENTS_BY_ID, {"tenant": tenant, "ids": ids}):
-            found[event_id] = (digest, user)
-    return found
+            hashes[event_id] = (digest, user)
+    return hashes
 
 
-def page_events(connection: Connection, tenant: str, user: str, after: int, limit: int) -> Sequence[AnyRow]:
-    """Up to `limit` events of a user with seq > `after`, oldest first."""
+def list_events(connection: Connection, tenant: str, user: str, after: int, limit: int) -> Sequence[AnyRow]:
+    """Return up to `limit` events of a user with seq > `after`, oldest first."""
     log = feedback_events.c
     return connection.execute(
         select(log.seq, log.event_id, log.payload, log.received_at)
@@ -47,7 +96,7 @@ def page_events(connection: Connection, tenant: str, user: str, after: int, limi
 
 
 def has_retraction(connection: Connection, tenant: str, user: str, since: int) -> bool:
-    """Whether a user's log takes anything back from seq `since` on."""
+    """Return whether a user's log holds a retraction at seq `since` or later."""
     log = feedback_events.c
     statement = select(log.seq).where(
         log.tenant == tenant, log.user_id == user, log.seq >= since, log.target_event_id.is_not(None)
@@ -55,8 +104,8 @@ def has_retraction(connection: Connection, tenant: str, user: str, since: int) -
     return connection.execute(statement.limit(1)).first() is not None
 
 
-def newest_judgements(connection: Connection, tenant: str, user: str, number: int) -> int:
-    """Seq from which on a user's log holds `number` judgements, or all of them where it has fewer."""
+def find_start_of_newest(connection: Connection, tenant: str, user: str, number: int) -> int:
+    """Return the seq of a user's `number`th newest judgement, or 0 if the log has fewer judgements."""
     log = feedback_events.c
     statement = (
         select(log.seq)
@@ -68,20 +117,20 @@ def newest_judgements(connection: Connection, tenant: str, user: str, number: in
     return connection.scalar(statement) or 0
 
 
-def payloads(connection: Connection, tenant: str, user: str, seqs: Sequence[int]) -> dict[int, str]:
-    """Of these events of a user what was sent, JSON, by seq."""
+def find_payloads(connection: Connection, tenant: str, user: str, seqs: Sequence[int]) -> dict[int, str]:
+    """Return the JSON payloads of some events of a user, by seq."""
     log = feedback_events.c
-    found: dict[int, str] = {}
+    payloads: dict[int, str] = {}
     for some in chunks(seqs):
         statement = select(log.seq, log.payload).where(
             log.tenant == tenant, log.user_id == user, log.seq.in_(some)
         )
-        found |= {row.seq: row.payload for row in connection.execute(statement)}
-    return found
+        payloads |= {row.seq: row.payload for row in connection.execute(statement)}
+    return payloads
 
 
-def tenants_with_feedback(connection: Connection) -> dict[str, int]:
-    """Tenants that have a log, each with its number of events. Cost: a scan of the log's key."""
+def count_events(connection: Connection) -> dict[str, int]:
+    """Return the number of events of each tenant that has any. Cost: a scan of the log's key."""
     log = feedback_events.c
     rows = connection.execute(
         select(log.tenant, func.count().label("events")).group_by(log.tenant).order_by(log.tenant)
@@ -89,8 +138,8 @@ def tenants_with_feedback(connection: Connection) -> dict[str, int]:
     return {row.tenant: row.events for row in rows}
 
 
-def user_logs(connection: Connection, tenant: str) -> Iterator[tuple[str, list[AnyRow]]]:
-    """Every user's log of a tenant, each in order, users in the order of their names; one user in memory at a time."""
+def iterate_logs(connection: Connection, tenant: str) -> Iterator[tuple[str, list[AnyRow]]]:
+    """Yield each user of a tenant, sorted by id, with the user's log in order. One log is in memory at a time."""
     log = feedback_events.c
     statement = (
         select(
@@ -108,14 +157,14 @@ def user_logs(connection: Connection, tenant: str) -> Iterator[tuple[str, list[A
         )
         .where(log.tenant == tenant)
         .order_by(log.user_id, log.seq)
-        .execution_options(yield_per=ROWS_AT_ONCE)
+        .execution_options(yield_per=_ROWS_AT_ONCE)
     )
     for user, rows in groupby(connection.execute(statement), key=lambda row: str(row.user_id)):
         yield user, list(rows)
 
 
-def log_order(connection: Connection, tenant: str, user: str) -> list[tuple[int, float]]:
-    """(seq, received_at) of a user's events, in order."""
+def find_times(connection: Connection, tenant: str, user: str) -> list[tuple[int, float]]:
+    """Return (seq, received_at) of a user's events, in order."""
     c = feedback_events.c
     statement = select(c.seq, c.received_at).where(c.tenant == tenant, c.user_id == user).order_by(c.seq)
     return [(row.seq, row.received_at) for row in connection.execute(statement)]
@@ -124,18 +173,18 @@ def log_order(connection: Connection, tenant: str, user: str) -> list[tuple[int,
 def move_log(
     connection: Connection, tenant: str, source: str, into: str, places: Mapping[str, Mapping[int, int]]
 ) -> None:
-    """Gives two users' events to one of them, at new places.
+    """Move the events of one user into another user's log, and give the events of both new places.
 
     Args:
-        connection: A write transaction.
-        tenant: Of both.
-        source: Whose events are given away.
-        into: Who has them then, beside the own ones.
-        places: By user: old seq → new seq; the new ones are distinct.
+        connection: Connection in a write transaction.
+        tenant: Tenant of both users.
+        source: User who loses the events.
+        into: User who receives them.
+        places: New seq by old seq, for each of the two users. The new ones are distinct.
     """
-    for table in _MOVED:
+    for table in _LOG_TABLES:
         c = table.c
-        # Below 0 first: no event takes the place of another that has not gone yet.
+        # Negative places first, so that no event collides with one that has not moved yet.
         statement = (
             update(table)
             .where(c.tenant == tenant, c.user_id == bindparam("of"), c.seq == bindparam("old"))
@@ -153,15 +202,15 @@ def move_log(
         )
 
 
-def users_with_older(connection: Connection, tenant: str, before: float, limit: int) -> list[str]:
-    """Up to `limit` users with events received before a time. Cost: a range of an index."""
+def find_users_with_older(connection: Connection, tenant: str, before: float, limit: int) -> list[str]:
+    """Return up to `limit` users with events received before a time. Cost: a range scan of an index."""
     c = feedback_events.c
     statement = select(c.user_id).where(c.tenant == tenant, c.received_at < before).distinct().limit(limit)
     return list(connection.scalars(statement))
 
 
-def older_events(connection: Connection, tenant: str, user: str, before: float) -> list[AnyRow]:
-    """Events of a user received before a time: seq, target_event_id."""
+def find_older_events(connection: Connection, tenant: str, user: str, before: float) -> list[AnyRow]:
+    """Return (seq, target_event_id) of a user's events that were received before a time."""
     c = feedback_events.c
     statement = select(c.seq, c.target_event_id).where(
         c.tenant == tenant, c.user_id == user, c.received_at < before
@@ -169,42 +218,109 @@ def older_events(connection: Connection, tenant: str, user: str, before: float) 
     return list(connection.execute(statement))
 
 
-def seqs_of(connection: Connection, tenant: str, user: str, event_ids: Sequence[str]) -> list[AnyRow]:
-    """Events of a user by their ids: seq, target_event_id."""
+def find_events(connection: Connection, tenant: str, user: str, event_ids: Sequence[str]) -> list[AnyRow]:
+    """Return (seq, target_event_id) of a user's events with these ids."""
     c = feedback_events.c
-    found: list[AnyRow] = []
-    for start in range(0, len(event_ids), CHUNK):
-        some = event_ids[start : start + CHUNK]
-        found += connection.execute(
-            select(c.seq, c.target_event_id).where(
-                c.tenant == tenant, c.user_id == user, c.event_id.in_(some)
-            )
+    rows: list[AnyRow] = []
+    for ids in chunks(event_ids):
+        rows += connection.execute(
+            select(c.seq, c.target_event_id).where(c.tenant == tenant, c.user_id == user, c.event_id.in_(ids))
         )
-    return found
+    return rows
 
 
 def drop_events(
     connection: Connection, tenant: str, user: str, seqs: Sequence[int]
 ) -> tuple[list[bytes], list[bytes]]:
-    """Removes events of a user, and the features that no judgement needs any more.
+    """Delete events of a user, and the features that no other judgement needs.
 
     Returns:
-        Keys of the removed features, and of the items that these events had judged.
+        Keys of the deleted features, and keys of the items that the events had judged.
     """
     items = judged_items.c
     judged: set[tuple[str, bytes]] = set()
     item_keys: set[bytes] = set()
-    for start in range(0, len(seqs), CHUNK):
-        some = seqs[start : start + CHUNK]
-        mine = (items.tenant == tenant, items.user_id == user, items.seq.in_(some))
+    for some in chunks(seqs):
+        selected = (items.tenant == tenant, items.user_id == user, items.seq.in_(some))
         for row in connection.execute(
-            select(items.extractor, items.feature_key, items.item_key).where(*mine)
+            select(items.extractor, items.feature_key, items.item_key).where(*selected)
         ):
             judged.add((row.extractor, row.feature_key))
             item_keys.add(row.item_key)
-        connection.execute(delete(judged_items).where(*mine))
+        connection.execute(delete(judged_items).where(*selected))
         log = feedback_events.c
         connection.execute(
             delete(feedback_events).where(log.tenant == tenant, log.user_id == user, log.seq.in_(some))
         )
     return drop_unneeded(connection, tenant, judged), sorted(item_keys)
+
+
+def replay_events(
+    connection: Connection, tenant: str, user: str, extractor: str, *, since: int = 0, until: int = MAX_SEQ
+) -> Iterator[LoggedJudgement]:
+    """Yield a user's events with seq `since` to `until`, in order, each with its texts' features by `extractor`."""
+    log, items = feedback_events.c, judged_items.c
+    vectors: dict[int, list[tuple[bytes, bytes | None]]] = {}
+    for seq, item_key, vector in connection.execute(
+        _JUDGED.where(
+            items.tenant == tenant,
+            items.user_id == user,
+            items.extractor == extractor,
+            items.seq.between(since, until),
+        )
+    ):
+        vectors.setdefault(seq, []).append((item_key, vector))
+    for row in connection.execute(
+        select(
+            log.seq,
+            log.event_id,
+            log.type,
+            log.value,
+            log.weight,
+            log.discount,
+            log.groups,
+            log.target_event_id,
+            log.source,
+            log.received_at,
+        )
+        .where(log.tenant == tenant, log.user_id == user, log.seq.between(since, until))
+        .order_by(log.seq)
+    ):
+        judged = vectors.get(row.seq, [])
+        present = [vector for _, vector in judged if vector is not None]
+        complete = bool(judged) and len(present) == len(judged)
+        yield LoggedJudgement(
+            seq=row.seq,
+            event_id=row.event_id,
+            type=row.type,
+            value=row.value,
+            weight=row.weight,
+            discount=row.discount,
+            groups=tuple(orjson.loads(row.groups)) if row.groups else (),
+            target=row.target_event_id,
+            source=row.source,
+            received_at=row.received_at,
+            item_keys=tuple(key for key, _ in judged),
+            vectors=np.stack([np.frombuffer(vector, FLOAT16) for vector in present]) if complete else None,
+        )
+
+
+def iterate_items(
+    connection: Connection, tenant: str, extractor: str
+) -> Iterator[tuple[str, dict[int, list[tuple[bytes, bytes]]]]]:
+    """Yield each user of a tenant, sorted by id, with (feature key, item key) of the judged texts by seq, winner first.
+
+    Users without texts under this extractor are left out.
+    """
+    items = judged_items.c
+    statement = (
+        select(items.user_id, items.seq, items.feature_key, items.item_key)
+        .where(items.tenant == tenant, items.extractor == extractor)
+        .order_by(items.user_id, items.seq, items.position)
+        .execution_options(yield_per=_ROWS_AT_ONCE)
+    )
+    for user, rows in groupby(connection.execute(statement), key=lambda row: str(row.user_id)):
+        by_seq: dict[int, list[tuple[bytes, bytes]]] = {}
+        for row in rows:
+            by_seq.setdefault(row.seq, []).append((row.feature_key, row.item_key))
+        yield user, by_seq

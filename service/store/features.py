@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, bindparam, delete, select
 
-from penchant.service.store.statements import CHUNK, chunks
+from penchant.service.store.statements import chunks
 from penchant.service.store.tables import features, judged_items
 
 FLOAT16: Final = np.dtype("<f2")
@@ -21,11 +21,11 @@ _FEATURES = select(features.c.feature_key, features.c.vector, features.c.tokens,
 
 @dataclass(frozen=True)
 class StoredFeature:
-    """One row of `features`.
+    """The stored features of a text.
 
     Attributes:
-        vector: `[dim]`.
-        tokens: Tokens read.
+        vector: Features `[dim]`.
+        tokens: Number of tokens that the encoder read.
         truncated: Whether the text was cut.
     """
 
@@ -37,39 +37,31 @@ class StoredFeature:
 def find_features(
     connection: Connection, tenant: str, extractor: str, keys: Sequence[bytes]
 ) -> dict[bytes, StoredFeature]:
-    """Stored features of these keys."""
-    found = {}
+    """Return the stored features, by key."""
+    stored = {}
     for some in chunks(keys):
         parameters = {"tenant": tenant, "extractor": extractor, "keys": some}
         for key, vector, tokens, truncated in connection.execute(_FEATURES, parameters):
-            found[key] = StoredFeature(np.frombuffer(vector, FLOAT16), tokens, bool(truncated))
-    return found
+            stored[key] = StoredFeature(np.frombuffer(vector, FLOAT16), tokens, bool(truncated))
+    return stored
 
 
-def vectors_of(
+def find_vectors(
     connection: Connection, tenant: str, extractor: str, keys: Sequence[bytes]
 ) -> dict[bytes, NDArray[np.float16]]:
-    """Stored features of these keys, `[dim]` each."""
-    found: dict[bytes, NDArray[np.float16]] = {}
-    for start in range(0, len(keys), CHUNK):
-        some = keys[start : start + CHUNK]
-        statement = select(features.c.feature_key, features.c.vector).where(
-            features.c.tenant == tenant, features.c.extractor == extractor, features.c.feature_key.in_(some)
-        )
-        found |= {key: np.frombuffer(vector, FLOAT16) for key, vector in connection.execute(statement)}
-    return found
+    """Return the stored vectors, `[dim]` each, by key."""
+    return {key: stored.vector for key, stored in find_features(connection, tenant, extractor, keys).items()}
 
 
 def drop_unneeded(connection: Connection, tenant: str, judged: Iterable[tuple[str, bytes]]) -> list[bytes]:
-    """Removes those of the features, (extractor, key) each, that no judgement needs any more; returns their keys."""
+    """Delete those of the (extractor, key) features that no judgement needs, and return their keys."""
     by_extractor: dict[str, list[bytes]] = {}
     for extractor, key in sorted(judged):
         by_extractor.setdefault(extractor, []).append(key)
     removed: list[bytes] = []
     items, c = judged_items.c, features.c
     for extractor, keys in by_extractor.items():
-        for start in range(0, len(keys), CHUNK):
-            some = keys[start : start + CHUNK]
+        for some in chunks(keys):
             needed = set(
                 connection.scalars(
                     select(items.feature_key)
@@ -77,12 +69,12 @@ def drop_unneeded(connection: Connection, tenant: str, judged: Iterable[tuple[st
                     .distinct()
                 )
             )
-            gone = [key for key in some if key not in needed]
-            if gone:
+            unneeded = [key for key in some if key not in needed]
+            if unneeded:
                 connection.execute(
                     delete(features).where(
-                        c.tenant == tenant, c.extractor == extractor, c.feature_key.in_(gone)
+                        c.tenant == tenant, c.extractor == extractor, c.feature_key.in_(unneeded)
                     )
                 )
-            removed += gone
+            removed += unneeded
     return removed

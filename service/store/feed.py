@@ -1,29 +1,28 @@
-"""What servers and commands of one store tell each other: rows that everybody reads in the order of their numbers."""
+"""The change feed: numbered rows by which the servers and commands of one store notify each other."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import Connection, delete, func, insert, select, text
+from sqlalchemy import Connection, delete, func, select, text
 
+from penchant.service.store.statements import insert
 from penchant.service.store.tables import changes
 
 PAGE: Final = 500  # changes read at a time
-_LOCK: Final = (
-    0x70656E_6368_616E67  # of PostgreSQL's advisory locks, the one that numbers are given out under
-)
+_LOCK: Final = 0x70656E_6368_616E67  # PostgreSQL advisory lock held while a change is numbered
 
 
 @dataclass(frozen=True)
 class Change:
-    """Something that others must hear of.
+    """A change that other servers must learn of.
 
     Attributes:
         number: Place in the sequence, from 1, without gaps.
-        tenant: Whom it concerns; "" for all.
-        kind: What sort of thing it is: "keys", "tenant", "bundle", "forget"; "all" is never stored.
-        detail: More about it. Never a user's id, for rows outlive users.
+        tenant: Tenant that the change concerns, or "" for all.
+        kind: "keys", "tenant", "bundle" or "forget". The kind "all" is never stored.
+        detail: Further data. It never holds a user's id, because rows outlive users.
         created_at: Unix seconds.
     """
 
@@ -37,34 +36,32 @@ class Change:
 def append(
     connection: Connection, tenant: str, kind: str, detail: Mapping[str, Any], created_at: float
 ) -> None:
-    """Tells the others, once the caller's write transaction is durable.
+    """Append a change, which other servers see when the caller's write transaction commits.
 
-    On PostgreSQL it waits for other transactions that tell something: numbers become visible in their order, so that
-    whoever has read up to a number has missed nothing below it. Hence tell last, just before the commit.
+    On PostgreSQL this waits for other transactions that append. Numbers then become visible in order, and a server that
+    has read up to a number has missed none below it. Call this last, just before the commit.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-    connection.execute(
-        insert(changes),
-        {
-            "tenant": tenant,
-            "number": newest(connection) + 1,
-            "kind": kind,
-            "detail": orjson.dumps(dict(detail)).decode(),
-            "created_at": created_at,
-        },
-    )
+    row = {
+        "tenant": tenant,
+        "number": find_newest(connection) + 1,
+        "kind": kind,
+        "detail": orjson.dumps(dict(detail)).decode(),
+        "created_at": created_at,
+    }
+    insert(connection, changes, [row])
 
 
-def newest(connection: Connection) -> int:
-    """Number of the last change; 0 where there was none."""
+def find_newest(connection: Connection) -> int:
+    """Return the number of the last change, or 0 if there is none."""
     return connection.scalar(select(func.max(changes.c.number))) or 0
 
 
-def after(connection: Connection, number: int) -> Sequence[Change]:
-    """Up to `PAGE` changes with greater numbers, in their order."""
+def list_changes(connection: Connection, after: int) -> Sequence[Change]:
+    """Return up to `PAGE` changes with numbers greater than `after`, in order."""
     rows = connection.execute(
-        select(changes).where(changes.c.number > number).order_by(changes.c.number).limit(PAGE)
+        select(changes).where(changes.c.number > after).order_by(changes.c.number).limit(PAGE)
     )
     return [
         Change(row.number, row.tenant, row.kind, orjson.loads(row.detail), row.created_at) for row in rows
@@ -72,11 +69,11 @@ def after(connection: Connection, number: int) -> Sequence[Change]:
 
 
 def prune(connection: Connection, before: float) -> int:
-    """Removes changes older than `before`, Unix seconds; returns how many.
+    """Delete changes created before a time in Unix seconds, and return their number.
 
-    The newest stays whatever its age: numbers go on from it.
+    The newest change always stays, because numbering continues from it.
     """
-    last = newest(connection)
+    last = find_newest(connection)
     return connection.execute(
         delete(changes).where(changes.c.created_at < before, changes.c.number < last)
     ).rowcount

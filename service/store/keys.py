@@ -1,32 +1,31 @@
-"""What is asked of the database about keys, tenants and what they use."""
+"""API keys, settings of tenants, and the daily usage of tenants."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Executable, Table, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, delete, func, select, update
 
+from penchant.service.store.statements import chunks, insert, insert_or_add, insert_or_replace
 from penchant.service.store.tables import api_keys, tenant_usage, tenants, users
 
-CHUNK: Final = 500  # tenants in one IN list
 Usage = Mapping[tuple[str, str], int]
-"""(tenant, kind) → amount"""
+"""Amount used, by (tenant, kind)."""
 
 
 @dataclass(frozen=True)
 class StoredKey:
-    """A key as the store knows it.
+    """An API key without its secret.
 
     Attributes:
-        tenant: Whose it is.
-        key_id: Its public part.
+        tenant: Tenant that owns the key.
+        key_id: Public part of the key.
         key_hash: SHA-256 of the whole key, 32 bytes.
-        scopes: What it may do.
-        name: What its owner calls it.
+        scopes: Names of the scopes that it grants.
+        name: Name that its owner gave it.
         created_at: Unix seconds.
-        revoked_at: Unix seconds; None while it is valid.
+        revoked_at: Unix seconds. None while the key is valid.
     """
 
     tenant: str
@@ -39,88 +38,79 @@ class StoredKey:
 
 
 def add_key(connection: Connection, key: StoredKey) -> None:
-    """Stores a new key."""
-    row = {**vars(key), "scopes": orjson.dumps(key.scopes).decode()}
-    connection.execute(insert(api_keys), row)
+    """Store a new key."""
+    insert(connection, api_keys, [vars(key) | {"scopes": orjson.dumps(key.scopes).decode()}])
 
 
-def all_keys(connection: Connection) -> Sequence[StoredKey]:
-    """Every key ever made, revoked ones too, oldest first."""
+def list_keys(connection: Connection) -> Sequence[StoredKey]:
+    """Return all keys ever created, including revoked ones, oldest first."""
     rows = connection.execute(select(api_keys).order_by(api_keys.c.created_at, api_keys.c.key_id))
     return [StoredKey(**{**row._mapping, "scopes": tuple(orjson.loads(row.scopes))}) for row in rows]
 
 
 def has_keys(connection: Connection) -> bool:
-    """Whether a key was ever made here."""
+    """Return whether a key was ever created."""
     return connection.execute(select(api_keys.c.key_id).limit(1)).first() is not None
 
 
 def revoke_key(connection: Connection, key_id: str, now: float) -> StoredKey | None:
-    """Makes a key invalid, for ever; None where there is no such key. A second time changes nothing."""
+    """Revoke a key forever, and return it, or None if it does not exist. Revoking it again changes nothing."""
     connection.execute(
         update(api_keys)
         .where(api_keys.c.key_id == key_id, api_keys.c.revoked_at.is_(None))
         .values(revoked_at=now)
     )
-    return next((key for key in all_keys(connection) if key.key_id == key_id), None)
+    return next((key for key in list_keys(connection) if key.key_id == key_id), None)
 
 
-def tenant_settings(connection: Connection) -> dict[str, dict[str, Any]]:
-    """The settings of every tenant that has some."""
+def find_tenant_settings(connection: Connection) -> dict[str, dict[str, Any]]:
+    """Return the settings of each tenant that has its own."""
     rows = connection.execute(select(tenants.c.tenant, tenants.c.settings).order_by(tenants.c.tenant))
     return {row.tenant: orjson.loads(row.settings) for row in rows}
 
 
 def put_tenant(connection: Connection, tenant: str, settings: Mapping[str, Any], now: float) -> None:
-    """Replaces a tenant's settings."""
-    statement = _upsert(
-        connection, tenants, lambda new: {"settings": new.settings, "updated_at": new.updated_at}
-    )
+    """Replace a tenant's settings."""
     row = {"tenant": tenant, "settings": orjson.dumps(dict(settings)).decode(), "updated_at": now}
-    connection.execute(statement, row)
+    insert_or_replace(connection, tenants, [row])
 
 
 def add_usage(connection: Connection, day: int, used: Usage) -> None:
-    """Adds to what tenants used on a day (days since 1970, UTC); amounts may be negative.
+    """Add to the usage of a day, counted in UTC days since 1970. Amounts may be negative.
 
-    Rows are written in order, so that two servers that add at the same time cannot block each other.
+    Rows are written in order, so that two servers that add at the same time cannot deadlock.
     """
     rows = [
         {"tenant": tenant, "day": day, "kind": kind, "amount": amount}
         for (tenant, kind), amount in sorted(used.items())
     ]
-    if rows:
-        added = _upsert(connection, tenant_usage, lambda new: {"amount": tenant_usage.c.amount + new.amount})
-        connection.execute(added, rows)
+    insert_or_add(connection, tenant_usage, rows)
 
 
-def usage(connection: Connection, day: int, of: Collection[str] | None = None) -> dict[tuple[str, str], int]:
-    """What these tenants used on a day, or more of them; None: all."""
-    statement = select(tenant_usage.c.tenant, tenant_usage.c.kind, tenant_usage.c.amount).where(
-        tenant_usage.c.day == day
-    )
-    if of is not None and len(of) <= CHUNK:
-        statement = statement.where(tenant_usage.c.tenant.in_(of))
-    return {(row.tenant, row.kind): row.amount for row in connection.execute(statement)}
+def find_usage(
+    connection: Connection, day: int, names: Collection[str] | None = None
+) -> dict[tuple[str, str], int]:
+    """Return the amount that tenants used on a day, by (tenant, kind).
+
+    Args:
+        connection: Connection that reads.
+        day: UTC days since 1970.
+        names: Tenants to include. None includes all.
+    """
+    c = tenant_usage.c
+    statement = select(c.tenant, c.kind, c.amount).where(c.day == day)
+    parts = [statement] if names is None else [statement.where(c.tenant.in_(some)) for some in chunks(names)]
+    return {(row.tenant, row.kind): row.amount for part in parts for row in connection.execute(part)}
 
 
 def drop_older_usage(connection: Connection, before: int) -> int:
-    """Removes what tenants used before a day (days since 1970, UTC); returns how many rows."""
+    """Delete the usage before a day, counted in UTC days since 1970, and return the number of rows."""
     return connection.execute(delete(tenant_usage).where(tenant_usage.c.day < before)).rowcount
 
 
-def count_users(connection: Connection, of: Iterable[str]) -> dict[str, int]:
-    """How many users of each tenant have given feedback. Cost: one pass over the index of these tenants' users."""
+def count_users(connection: Connection, names: Iterable[str]) -> dict[str, int]:
+    """Return the number of users with feedback, by tenant. Cost: one pass over the index of these tenants' users."""
     return {
-        tenant: connection.scalar(select(func.count()).where(users.c.tenant == tenant)) or 0 for tenant in of
+        tenant: connection.scalar(select(func.count()).where(users.c.tenant == tenant)) or 0
+        for tenant in names
     }
-
-
-def _upsert(connection: Connection, table: Table, change: Callable[[Any], Mapping[str, Any]]) -> Executable:
-    """Inserts a row; where its primary key is taken, `change` makes new columns of what was to be inserted."""
-    keys = [column.name for column in table.primary_key]
-    if connection.dialect.name == "postgresql":
-        theirs = postgresql.insert(table)
-        return theirs.on_conflict_do_update(index_elements=keys, set_=change(theirs.excluded))
-    ours = sqlite.insert(table)
-    return ours.on_conflict_do_update(index_elements=keys, set_=change(ours.excluded))

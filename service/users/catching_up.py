@@ -17,8 +17,7 @@ from penchant.models.taste.reward import item_key
 from penchant.service.log.reading import judged_texts
 from penchant.service.log.rows import JudgedFeatures
 from penchant.service.store import users
-from penchant.service.store.events import payloads
-from penchant.service.store.judged import LoggedJudgement, replay_events
+from penchant.service.store.events import LoggedJudgement, find_payloads, replay_events
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import Evidence, UserKey, UserState
 
@@ -72,7 +71,7 @@ def caught_up(
     """
     tenant, user = key
     half_life = fold.forgetting.half_life_days
-    row = users.find_standings(connection, tenant, [user], fold.bundle_version, half_life).get(user)
+    row = users.find_users(connection, tenant, [user], fold.bundle_version, half_life).get(user)
     if row is None:
         return None
     state = UserState.from_row(row, fold.start)
@@ -136,7 +135,7 @@ def _events(
 def _read_again(
     connection: Connection, key: UserKey, seqs: Sequence[int], extractor: str, reader: Reader
 ) -> dict[int, JudgedFeatures]:
-    sent = payloads(connection, *key, seqs)
+    sent = find_payloads(connection, *key, seqs)
     texts = {seq: found for seq in seqs if (found := judged_texts(orjson.loads(sent[seq])))}
     pairs = [pair for found in texts.values() for pair in found]
     if not pairs:

@@ -10,7 +10,7 @@ from penchant.models.judgements import kinds
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import RewardModel, observation
 from penchant.service.log.reading import in_force
-from penchant.service.store.judged import LoggedJudgement
+from penchant.service.store.events import LoggedJudgement
 from penchant.service.users.states import Evidence, Forgetting
 
 

@@ -17,7 +17,7 @@ from penchant.models.encoding.features import FeatureExtractor, Features
 from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.errors import OverloadedError
 from penchant.service.log.rows import feature_rows, item_rows
-from penchant.service.store import locks, tables, users
+from penchant.service.store import tables, users
 from penchant.service.store.database import Store
 from penchant.service.store.statements import add
 from penchant.service.telemetry.metrics import Telemetry, log, log_failure
@@ -231,7 +231,7 @@ class Replayer:
         tenant, user = key
         fold = self._fold
         with self._store.writing() as connection:
-            locks.hold_users(connection, [key])
+            users.lock_users(connection, [key])
             if users.find_version(connection, tenant, user) != found.state.stamp:
                 return
             features = [row for one in found.fresh.values() for row in feature_rows(tenant, one)]

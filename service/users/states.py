@@ -93,7 +93,7 @@ class UserState:
 
     @classmethod
     def from_row(cls, row: AnyRow, start: Evidence) -> "UserState":
-        """What `users.find_standings` found; `start` where no state was saved."""
+        """What `users.find_users` found; `start` where no state was saved."""
         evidence = start
         if row.state is not None:
             posterior = UserPosterior.from_bytes(row.state, start.posterior.population)

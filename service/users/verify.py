@@ -9,9 +9,9 @@ import numpy as np
 from sqlalchemy import Connection
 
 from penchant.models.taste.posterior import UserPosterior
-from penchant.service.store import locks, users
+from penchant.service.store import users
 from penchant.service.store.database import Store
-from penchant.service.store.users import find_users
+from penchant.service.store.users import list_users
 from penchant.service.users.catching_up import LackingFeaturesError, caught_up, replayed
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import Evidence, UserKey, UserState, state_row
@@ -106,7 +106,7 @@ def _keys(store: Store, tenant: str | None, user: str | None) -> Iterator[UserKe
     after = ("", "")
     while True:
         with store.reading() as connection:
-            page = find_users(connection, tenant, after, PAGE)
+            page = list_users(connection, tenant, after, PAGE)
         yield from page
         if len(page) < PAGE:
             return
@@ -136,8 +136,8 @@ def _repair(store: Store, key: UserKey, fold: Fold) -> bool:
     """Saves what the log says now."""
     half_life = fold.forgetting.half_life_days
     with store.writing() as connection:
-        locks.hold_users(connection, [key])
-        row = users.find_standings(connection, key[0], [key[1]], fold.bundle_version, half_life).get(key[1])
+        users.lock_users(connection, [key])
+        row = users.find_users(connection, key[0], [key[1]], fold.bundle_version, half_life).get(key[1])
         if row is None:
             return False
         evidence = replayed(connection, key, fold, row.last_seq)

@@ -44,7 +44,7 @@ def test_a_change_is_heard_once_and_by_those_who_asked(database, feed, clock):
 def test_detail_and_time_come_along(database, clock):
     tell(database, clock, "forget")
     with database.reading() as connection:
-        (change,) = rows.after(connection, 0)
+        (change,) = rows.list_changes(connection, 0)
     assert (change.detail, change.created_at) == ({"of": "forget"}, clock.now)
 
 
@@ -74,7 +74,7 @@ def test_nothing_is_lost_while_the_store_fails(database, feed, clock, monkeypatc
         raise OperationalError("SELECT", {}, Exception("the connection is gone"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(rows, "newest", broken)
+        patch.setattr(rows, "find_newest", broken)
         feed.poll()
         feed.poll()
     assert [entry["event"] for entry in logs] == ["feed_failed"]  # said once
@@ -122,7 +122,7 @@ def test_numbers_never_begin_again(database, clock):
         assert rows.prune(connection, clock.now + 1) == 1
     tell(database, clock, "keys")
     with database.reading() as connection:
-        assert [change.number for change in rows.after(connection, 0)] == [2, 3]
+        assert [change.number for change in rows.list_changes(connection, 0)] == [2, 3]
 
 
 def test_numbers_become_visible_in_their_order(database, clock):
@@ -132,10 +132,10 @@ def test_numbers_become_visible_in_their_order(database, clock):
         rows.append(connection, "acme", "keys", {}, clock())
         other.start()
         with database.reading() as reader:
-            assert rows.after(reader, 0) == []
+            assert rows.list_changes(reader, 0) == []
     other.join(timeout=30)
     with database.reading() as connection:
-        assert [(change.number, change.kind) for change in rows.after(connection, 0)] == [
+        assert [(change.number, change.kind) for change in rows.list_changes(connection, 0)] == [
             (1, "keys"),
             (2, "bundle"),
         ]
@@ -147,7 +147,7 @@ def test_the_feed_itself_removes_what_is_old(database, feed, clock):
     clock.now += KEPT_SECONDS + 1
     feed.poll()
     with database.reading() as connection:
-        assert [change.number for change in rows.after(connection, 0)] == [3]
+        assert [change.number for change in rows.list_changes(connection, 0)] == [3]
 
 
 def test_chores_are_done_at_every_look_and_once_at_the_end(database, clock, logs):

@@ -17,7 +17,7 @@ from penchant.service.api.openapi import describe
 from penchant.service.api.routing import LeanRouter
 from penchant.service.bundles.served_model import ServedModel
 from penchant.service.errors import ApiError, Code, InvalidRequestError
-from penchant.service.store.events import page_events
+from penchant.service.store.events import list_events
 from penchant.service.users.states import UserState, share_of_prior_std
 from penchant.service.validation import Exact, UserId, validate
 
@@ -130,7 +130,7 @@ def _page(connection: Connection, owner: str, user: str, after: int, limit: int)
             "received_at": _rfc3339(row.received_at),
             "event": orjson.loads(row.payload),
         }
-        for row in page_events(connection, owner, user, after, limit)
+        for row in list_events(connection, owner, user, after, limit)
     ]
 
 

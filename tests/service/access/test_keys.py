@@ -254,7 +254,7 @@ def test_commands_that_cannot_be_done_say_so_and_change_nothing(run, client, wor
     assert result.exit_code in (1, 2)
     assert result.stderr
     with client.app.state.runtime.store.reading() as connection:
-        assert rows.newest(connection) == 0
+        assert rows.find_newest(connection) == 0
 
 
 def test_beyond_loopback_a_stored_key_is_enough(run, settings):

@@ -13,7 +13,7 @@ from penchant.service.access.keyring import Scope, create_key
 from penchant.service.access.limits import DAY, Kind, Quotas
 from penchant.service.access.tenancy import Tenancy, TenantSettings, put_settings
 from penchant.service.settings import Settings
-from penchant.service.store.keys import usage
+from penchant.service.store.keys import find_usage
 
 BODY = {"query": "q", "documents": ["a", "b"]}
 KEYS = {"acme": SecretStr("acme-key"), "umbrella": SecretStr("umbrella-key")}
@@ -228,7 +228,7 @@ def test_two_servers_know_of_each_other_after_a_flush(client, clock):
         with pytest.raises(quotas_module.ApiError, match="2 are left"):
             quotas.take("acme", Kind.CANDIDATES, 3)
     with database.reading() as connection:
-        assert usage(connection, int(clock.now // DAY)) == {("acme", "candidates"): 8}
+        assert find_usage(connection, int(clock.now // DAY)) == {("acme", "candidates"): 8}
 
 
 def test_a_store_that_fails_delays_the_count_and_loses_none(client, clock, monkeypatch):
@@ -251,9 +251,9 @@ def test_a_store_that_fails_delays_the_count_and_loses_none(client, clock, monke
     quotas.flush()
     with database.reading() as connection:
         today = int(clock.now // DAY)
-        assert usage(connection, today - 1) == {("acme", "events"): 5}
-        assert usage(connection, today, ["acme"]) == {("acme", "events"): 1}
-        assert usage(connection, today, ["umbrella"]) == {}
+        assert find_usage(connection, today - 1) == {("acme", "events"): 5}
+        assert find_usage(connection, today, ["acme"]) == {("acme", "events"): 1}
+        assert find_usage(connection, today, ["umbrella"]) == {}
 
 
 # Time, and what is told
