@@ -170,7 +170,7 @@ class Recorder:
             unlearned, evidence = [*stored, *in_group, *new], state.evidence if start else self.fold.start
         if any(event.vectors is None and event.target is None for event in unlearned):
             return 0
-        learned = self.fold.onward(evidence, unlearned)
+        learned = self.fold.extend(evidence, unlearned)
         own.states[key] = replace(state, evidence=learned, through_seq=state.last_seq)
         changes = learned.posterior.changes - state.evidence.posterior.changes
         if changes <= 0 or not was_current:

@@ -83,7 +83,7 @@ def caught_up(
         new = _events(connection, key, fold, 1, state.through_seq) + new
         evidence = fold.start
     complete, fresh = with_features(connection, key, new, fold, reader)
-    evidence = fold.onward(evidence, complete)
+    evidence = fold.extend(evidence, complete)
     return CaughtUp(replace(state, evidence=evidence, through_seq=state.last_seq), fresh, is_saved=False)
 
 

@@ -63,19 +63,22 @@ class Fold:
         return Evidence(posterior, max(evidence.as_of, event.received_at))
 
     def replay(self, log: Iterable[LoggedJudgement]) -> Evidence:
-        """A user's whole log, in order, without what was taken back.
+        """Return what a user's whole log tells, without the events that are retracted.
 
         Raises:
             ValueError: As `learn`.
         """
-        return self.onward(self.start, log)
+        return self.extend(self.start, log)
 
-    def onward(self, evidence: Evidence, log: Iterable[LoggedJudgement]) -> Evidence:
-        """What the events say that come after those of `evidence`; what they take back must be among them.
+    def extend(self, evidence: Evidence, log: Iterable[LoggedJudgement]) -> Evidence:
+        """Return `evidence` after the events that follow it. The events that they retract must be among them.
 
         Raises:
             ValueError: As `learn`.
         """
-        for event in in_force(log):
+        events = list(log)
+        if any(event.target is not None for event in events):
+            events = in_force(events)
+        for event in events:
             evidence = self.learn(evidence, event)
         return evidence
