@@ -1,0 +1,13 @@
+"""The paths of a request through the files, which people have to follow, stay short."""
+
+from benchmarks.paths import trace_requests
+
+
+def test_a_ranking_and_a_preference_enter_few_files():
+    traces = trace_requests()
+    ranking, preference = traces["ranking"], traces["preference"]
+    assert "service/ranking/scoring.py" in ranking.files
+    assert "models/taste/posterior.py" in preference.files
+    assert len(ranking.files) <= 24
+    assert len(preference.files) <= 35
+    assert ranking.callers["service/users"] == {"service/ranking/scoring.py"}
