@@ -9,12 +9,12 @@ Only somebody who doubts the file has to run this: it must come out as it is com
 import numpy as np
 from torch.quasirandom import SobolEngine
 
-from penchant.models.taste.sobol import MAX_WIDTH, TABLE, packed
+from penchant.models.taste.sobol import MAX_WIDTH, TABLE, pack_table
 
 
 def main() -> None:
     """Writes the table."""
-    np.save(TABLE.resolve(), packed(SobolEngine(MAX_WIDTH).sobolstate.numpy()))
+    np.save(TABLE.resolve(), pack_table(SobolEngine(MAX_WIDTH).sobolstate.numpy()))
 
 
 if __name__ == "__main__":

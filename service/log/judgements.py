@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.taste.reward import DEFAULT_SOURCE, RewardModel, item_key
+from penchant.models.taste.items import item_key
+from penchant.models.taste.reward import DEFAULT_SOURCE, RewardModel
 from penchant.service.log.reading import KINDS, in_force, judged_texts
 from penchant.service.log.textless import context_of
 from penchant.service.store.events import user_logs

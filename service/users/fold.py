@@ -7,7 +7,7 @@ take the same steps in the same order, so that they come to the same state.
 from collections.abc import Iterable
 
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.reward import RewardModel, observation
+from penchant.models.taste.reward import RewardModel, build_observation
 from penchant.service.log.reading import KINDS, in_force
 from penchant.service.store.judged import LoggedJudgement
 from penchant.service.users.forgetting import Evidence, Forgetting
@@ -47,7 +47,7 @@ class Fold:
             raise ValueError(
                 f"event {event.seq} of type {event.type!r} without features, or of no known kind"
             )
-        said = observation(
+        said = build_observation(
             self.reward,
             self.reward.describe(event.vectors, event.item_keys),
             kind=KINDS[event.type],
