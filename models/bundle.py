@@ -23,7 +23,7 @@ from safetensors.numpy import save as save_tensors
 from penchant.models.encoding.features import KEY_BYTES, FeatureExtractor
 from penchant.models.errors import ModelError
 from penchant.models.taste.items import Items
-from penchant.models.taste.likelihood import RatingScale
+from penchant.models.taste.observations import RatingScale
 from penchant.models.taste.population import Population
 from penchant.models.taste.reward import REFERENCE_KEY, ItemMemory, RewardModel
 from penchant.models.taste.text_prior import LinearTextPrior

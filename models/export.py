@@ -25,8 +25,8 @@ from penchant.models.files import whole_file, write_whole
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.progress import Progress, silent
 from penchant.models.ranking.selection import relevance
+from penchant.models.taste.items import item_key
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.reward import item_key
 from penchant.models.taste.text_prior import CLIP, JITTER
 
 FORMULAS: Final = {

@@ -6,7 +6,7 @@ from penchant.models.bundle import Bundle, EncoderCard, Manifest
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.taste.items import Items
-from penchant.models.taste.likelihood import RatingScale
+from penchant.models.taste.observations import RatingScale
 from penchant.models.taste.population import Population
 from penchant.models.taste.reward import REFERENCE_KEY, ItemMemory, RewardModel
 from penchant.models.taste.text_prior import LinearTextPrior, Standardiser

@@ -23,7 +23,8 @@ from penchant.models.fitting.em import FitOptions
 from penchant.models.fitting.tuning import RANKS, Tuned, fit_reward
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.progress import Progress, silent
-from penchant.models.taste.reward import RewardModel, item_key
+from penchant.models.taste.items import item_key
+from penchant.models.taste.reward import RewardModel
 
 REPETITIONS: Final = 5
 

@@ -9,12 +9,12 @@ The result must equal the committed file, so this is only needed to verify it.
 import numpy as np
 from torch.quasirandom import SobolEngine
 
-from penchant.models.taste.sobol import MAX_WIDTH, TABLE, packed
+from penchant.models.taste.sobol import MAX_WIDTH, TABLE, pack_table
 
 
 def main() -> None:
     """Write the table."""
-    np.save(TABLE.resolve(), packed(SobolEngine(MAX_WIDTH).sobolstate.numpy()))
+    np.save(TABLE.resolve(), pack_table(SobolEngine(MAX_WIDTH).sobolstate.numpy()))
 
 
 if __name__ == "__main__":

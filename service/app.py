@@ -16,7 +16,7 @@ from starlette.routing import Match, Route
 
 from penchant.models.bundle import Bundle
 from penchant.models.encoding.features import FeatureExtractor
-from penchant.models.taste.rescues import rescues
+from penchant.models.taste.fixed_points import convergence_failures
 from penchant.service.api import openapi
 from penchant.service.api.middleware import Edge
 from penchant.service.api.routes import feedback, ops, rank, users
@@ -61,7 +61,7 @@ def create_app(
         "numerical_rescues",
         "Iterations of the user model that did not converge, so that their best approximation was used.",
         "computation",
-        rescues.counts,
+        convergence_failures.counts,
     )
 
     def extractor_of(needed: Bundle) -> FeatureExtractor:

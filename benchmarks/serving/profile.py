@@ -27,7 +27,7 @@ STAGES: Final = (
     ("", "service/api/context.py", "ranking_user"),
     ("", "service/api/context.py", "spend_candidates"),
     ("texts → items", "service/ranking/describer.py", "describe"),
-    ("  of which their hashes", "models/taste/reward.py", "item_keys"),
+    ("  of which their hashes", "models/taste/items.py", "item_keys"),
     ("user's posterior", "service/ranking/scoring.py", "_known"),
     ("utilities, relevance", "service/ranking/scoring.py", "_scores"),
     ("order", "models/ranking/selection.py", "order"),

@@ -12,12 +12,12 @@ from penchant.models.evaluation.split import TestPair
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.progress import Progress, silent
 from penchant.models.ranking.selection import preference_logits
-from penchant.models.taste.cohort import Steps, is_rank_one, learn_online
-from penchant.models.taste.items import Items
-from penchant.models.taste.likelihood import Observation
+from penchant.models.taste.cohort import JudgementSteps, is_rank_one, learn_online
+from penchant.models.taste.items import Items, item_key
+from penchant.models.taste.observations import Observation
 from penchant.models.taste.population import Beliefs
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.reward import RewardModel, item_key, observation
+from penchant.models.taste.reward import RewardModel, build_observation
 
 Vector = NDArray[np.float64]
 Vectors = Mapping[tuple[str, str], NDArray[np.float16]]
@@ -44,7 +44,7 @@ class Catalogue:
 
 def observed(judgement: Judgement, reward: RewardModel, catalogue: Catalogue) -> Observation | None:
     """A judgement in its native form; None where it says nothing."""
-    return observation(
+    return build_observation(
         reward,
         catalogue.rows([(judgement.context, text) for text in judgement.texts]),
         kind=judgement.kind,
@@ -86,7 +86,7 @@ def adapt(
     known: dict[str, dict[int, Beliefs]] = {user: {} for user in test}
     most = max(shots)
     at_once = [user for user in test if all(is_rank_one(j) for j in support[user][:most])]
-    steps = Steps.of(
+    steps = JudgementSteps.build(
         reward,
         catalogue.items,
         [[(j, catalogue.places(j)) for j in support[user][:most]] for user in at_once],

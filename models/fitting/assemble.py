@@ -12,7 +12,7 @@ from penchant.models.fitting.text_fit import Regression, regress
 from penchant.models.fitting.variational import RATING_NOISE
 from penchant.models.judgements.judgement import DEFAULT_SOURCE
 from penchant.models.taste.items import Items
-from penchant.models.taste.likelihood import RatingScale
+from penchant.models.taste.observations import RatingScale
 from penchant.models.taste.population import Population
 from penchant.models.taste.reward import REFERENCE_KEY, ItemMemory, RewardModel
 from penchant.models.taste.text_prior import LinearTextPrior

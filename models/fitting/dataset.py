@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.taste.reward import item_key
+from penchant.models.taste.items import item_key
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class FitState:
         self.data = data = data.to(self.device)
         n_attributes = len(ATTRIBUTE_NAMES)
         n_embedded = data.vectors.shape[1] - n_attributes
-        self.standardiser = Standardiser.of(
+        self.standardiser = Standardiser.fit(
             data.vectors, blocks=(n_embedded, n_attributes), seed=options.seed
         )
         self.x = torch.from_numpy(self.standardiser(data.vectors).astype(np.float32)).to(self.device)

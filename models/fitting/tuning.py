@@ -24,7 +24,8 @@ from penchant.models.fitting.em import Fit, FitOptions
 from penchant.models.fitting.taste_families import FAMILIES, directions
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.progress import Progress, silent
-from penchant.models.taste.reward import RewardModel, item_key
+from penchant.models.taste.items import item_key
+from penchant.models.taste.reward import RewardModel
 
 RANKS: Final = (0, 2, 4)
 ARCHETYPES: Final = (2, 4, 8)

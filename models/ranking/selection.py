@@ -16,10 +16,10 @@ from scipy.special import expit
 
 from penchant.models.errors import ModelError
 from penchant.models.taste.items import Items
-from penchant.models.taste.numerics import sobol_draws
 from penchant.models.taste.population import Beliefs
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import RewardModel
+from penchant.models.taste.sobol import sobol_draws
 
 Vector = NDArray[np.float64]
 

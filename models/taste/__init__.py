@@ -1,21 +1,18 @@
-"""The user model: what a person likes, how sure that is, and how a judgement changes it. numpy and scipy only.
+"""The user model: the posterior of a user's taste, and its update by a judgement. numpy and scipy only.
 
 In reading order:
 
-- `items`: texts as the user model sees them
+- `items`: texts as the user model sees them, and their keys
 - `population`: the prior over users, a mixture of archetypes
-- `observations`: what a user said of items, winner first
-- `likelihood`: what each kind of judgement says of a user: one Gaussian site
-- `contrast`: pairs, votes and ratings, which are about one number
-- `listwise`: choices and rankings
-- `beliefs`: a user beside a stranger, which every site is taken under
-- `sites`: what one judgement adds, and what is believed with it
-- `posterior`: what is known of one user
-- `change_detection`: whether the user has changed
-- `text_prior`: what a text alone says of its item
+- `text_prior`: the distribution of an item given its text
+- `observations`: judgements as the user model sees them, winner first
 - `reward`: from feature vectors to items, and from judgements to observations
+- `posterior`: the posterior of one user, and detection of a changed user
+- `likelihood`: the evidence of a judgement, one Gaussian site
+- `linear_predictor`: what a pair, vote or rating depends on, and its distribution
+- `logistic`: the logistic likelihood and its Gaussian bound
+- `listwise`: the likelihood of choices and rankings
 - `cohort`: many users learned at once, for evaluations
-- `numerics`: fixed points, and draws that are the same on every call
-- `sobol`: the quasi-random points behind those draws
-- `rescues`: counts of iterations that did not converge
+- `fixed_points`: fixed-point iteration, and a count of failures to converge
+- `sobol`: quasi-random draws that are the same on every call
 """

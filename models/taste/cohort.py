@@ -1,49 +1,39 @@
-"""Many users at once: what `UserPosterior.learn` does, one judgement a step for all users together.
+"""Many users at once: the updates of `UserPosterior.learn`, one judgement per step for all users together.
 
-An evaluation learns tens of thousands of judgements for every setting it tries. Here a step is one rank-one update of
-all users that still have a judgement: the sites and the numbers of one user at a time (a test compares them), twenty
-times faster. Rank-one judgements only (pairs, votes, ratings), and no change points.
+An evaluation learns tens of thousands of judgements for every setting that it tries. A step is one rank-one update of
+all users who have another judgement. The results agree with those of `UserPosterior` (a test compares them), twenty
+times faster. Only rank-one judgements (pairs, votes, ratings) are supported, and changes of users are not detected.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.taste.contrast import TILT
 from penchant.models.taste.items import Items
+from penchant.models.taste.logistic import expected_sigmoid_array, optimal_precision_array
 from penchant.models.taste.population import Beliefs, Population
-from penchant.models.taste.rescues import rescues
 from penchant.models.taste.reward import RewardModel
 
 Vector = NDArray[np.float64]
 
-MAX_ITERATIONS: Final = 64
-TOLERANCE: Final = 1e-6
-"""Of a step before it is accelerated; what is left after that is of the order of its square."""
-
-SMALLEST: Final = 1e-12
-"""Of ξ²."""
-
 
 @dataclass(frozen=True)
-class Steps:
+class JudgementSteps:
     """Judgements of U users in the order in which they are learned, at most T each, padded with weight 0.
 
     Attributes:
-        direction: `[U, T, q]` φ of what was judged: a difference for a pair.
-        base: `[U, T]` its base utility, likewise.
-        base_variance: `[U, T]` item residuals of the base.
-        direction_variance: `[U, T, q − 1]` item residuals of the directions.
-        label: `[U, T]` ±1 of a logistic judgement, the target utility of a rating.
-        noise: `[U, T]` variance of a rating in units of utility; 0 marks a logistic judgement.
-        weight: `[U, T]` power of the likelihood; 0 says nothing.
-        flip: `[U, T]` probability that a pair or vote is the reverse of what is meant, or a rating says nothing.
-        slope: `[U, T]` of a rating's scale, 1 otherwise.
+        direction: `[U, T, q]` φ of the judged item; the difference of both items for a pair.
+        base: `[U, T]` base utility of the judged item; the difference for a pair.
+        base_variance: `[U, T]` residual variance of the base utility; the sum for a pair.
+        direction_variance: `[U, T, q − 1]` residual variance of the directions; the sum for a pair.
+        label: `[U, T]` ±1 for a pair or vote, the target utility for a rating.
+        noise: `[U, T]` variance of a rating in units of utility; 0 for a pair or vote.
+        weight: `[U, T]` power of the likelihood; a judgement of weight 0 carries no information.
+        flip: `[U, T]` probability that a pair or vote is reversed, or that a rating is uniform noise.
+        slope: `[U, T]` slope of a rating's scale, 1 for a pair or vote.
     """
 
     direction: Vector
@@ -56,29 +46,29 @@ class Steps:
     flip: Vector
     slope: Vector
 
-    def at(self, on: NDArray[np.int64], t: int) -> "Steps":
-        """Step t of the users `on`, the axis of time dropped."""
-        return Steps(*(getattr(self, column.name)[on, t] for column in fields(self)))
+    def select(self, users: NDArray[np.int64], t: int) -> "JudgementSteps":
+        """Return step t of some users, without the axis of time."""
+        return JudgementSteps(*(getattr(self, column.name)[users, t] for column in fields(self)))
 
     @classmethod
-    def of(
+    def build(
         cls,
         reward: RewardModel,
         items: Items,
-        said: Sequence[Sequence[tuple[Judgement, Sequence[int]]]],
-    ) -> "Steps":
-        """Steps of U users.
+        histories: Sequence[Sequence[tuple[Judgement, Sequence[int]]]],
+    ) -> "JudgementSteps":
+        """Return the steps of U users.
 
         Args:
-            reward: Gives rating scales.
+            reward: Model with the rating scales and rates of wrong labels.
             items: All judged texts.
-            said: Per user, judgements with the rows of their texts among the items, winner first.
+            histories: Judgements of each user, with the rows of their texts among the items, winner first.
         """
-        shape = len(said), max(map(len, said), default=0)
+        shape = len(histories), max(map(len, histories), default=0)
         first, second = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
         label, noise, weight = np.ones(shape), np.zeros(shape), np.zeros(shape)
         flip, slope = np.zeros(shape), np.ones(shape)
-        for u, judgements in enumerate(said):
+        for u, judgements in enumerate(histories):
             for t, (judgement, rows) in enumerate(judgements):
                 first[u, t], weight[u, t] = rows[0], judgement.weight
                 flip[u, t] = reward.flip(judgement.source)
@@ -92,19 +82,19 @@ class Steps:
                     weight[u, t] = 0.0
                 else:
                     second[u, t] = rows[1]
-        compared = second >= 0
+        is_pair = second >= 0
 
-        def both(values: Vector, sign: float) -> Vector:
-            wide = values if values.ndim == 2 else values[:, None]
-            found: Vector = wide[first]
-            found[compared] += sign * wide[second[compared]]
-            return found if values.ndim == 2 else found[:, :, 0]
+        def combine(values: Vector, sign: float) -> Vector:
+            columns = values if values.ndim == 2 else values[:, None]
+            combined: Vector = columns[first]
+            combined[is_pair] += sign * columns[second[is_pair]]
+            return combined if values.ndim == 2 else combined[:, :, 0]
 
         return cls(
-            both(items.features, -1.0),
-            both(items.base, -1.0),
-            both(items.base_variance, 1.0),
-            both(items.direction_variance, 1.0),
+            combine(items.features, -1.0),
+            combine(items.base, -1.0),
+            combine(items.base_variance, 1.0),
+            combine(items.direction_variance, 1.0),
             label,
             noise,
             weight,
@@ -114,19 +104,19 @@ class Steps:
 
 
 def learn_online(
-    population: Population, steps: Steps, shots: Sequence[int]
+    population: Population, steps: JudgementSteps, shots: Sequence[int]
 ) -> Iterator[tuple[int, list[Beliefs]]]:
-    """Beliefs about every user after each of `shots` judgements, ascending.
+    """Yield the beliefs about all users after each of `shots` judgements, in ascending order.
 
     Args:
         population: Prior over users.
-        steps: What they said.
+        steps: The users' judgements.
         shots: Numbers of judgements; more than T means all.
 
     Yields:
-        A number of judgements, and U beliefs.
+        A number of judgements, and the U beliefs after it.
 
-    Cost: O(U K q²) a step.
+    Cost: O(U K q²) per step.
     """
     n_users, length = steps.weight.shape
     cohort = _Cohort(
@@ -138,8 +128,8 @@ def learn_online(
     done = 0
     for shot in sorted(shots):
         for t in range(done, min(shot, length)):
-            on = np.flatnonzero(lengths > t)
-            cohort.put(on, cohort.at(on).learn(steps.at(on, t)))
+            users = np.flatnonzero(lengths > t)
+            cohort.assign(users, cohort.select(users).learn(steps.select(users, t)))
         done = max(done, shot)
         yield shot, cohort.beliefs()
 
@@ -152,12 +142,12 @@ class _Cohort:
     means: Vector
     covariances: Vector
 
-    def at(self, on: NDArray[np.int64]) -> "_Cohort":
-        return _Cohort(self.log_weights[on], self.means[on], self.covariances[on])
+    def select(self, users: NDArray[np.int64]) -> "_Cohort":
+        return _Cohort(self.log_weights[users], self.means[users], self.covariances[users])
 
-    def put(self, on: NDArray[np.int64], some: "_Cohort") -> None:
-        self.log_weights[on], self.means[on] = some.log_weights, some.means
-        self.covariances[on] = some.covariances
+    def assign(self, users: NDArray[np.int64], updated: "_Cohort") -> None:
+        self.log_weights[users], self.means[users] = updated.log_weights, updated.means
+        self.covariances[users] = updated.covariances
 
     @property
     def weights(self) -> Vector:
@@ -171,113 +161,79 @@ class _Cohort:
             Beliefs(weights[u], self.means[u].copy(), self.covariances[u].copy()) for u in range(len(weights))
         ]
 
-    def learn(self, step: Steps) -> "_Cohort":
-        """One judgement of every user: a rank-one update of each archetype."""
-        second = self.means**2 + np.diagonal(self.covariances, axis1=2, axis2=3)
-        second = np.einsum("uc,ucq->uq", self.weights, second)[:, 1:]
-        residual = step.base_variance + (step.direction_variance * second).sum(axis=1)
-        across = np.einsum("ucij,uj->uci", self.covariances, step.direction)
-        centre = np.einsum("uci,ui->uc", self.means, step.direction)
-        spread = np.einsum("uci,ui->uc", across, step.direction)
-        psi = _Psi(self.weights, step.base[:, None] + centre, spread + residual[:, None], residual)
-        precision, linear = (column[:, None] for column in psi.site(step))
-        damped = 1 + precision * spread
-        evidence = (2 * linear * centre + linear**2 * spread - precision * centre**2) / damped - np.log(
-            damped
+    def learn(self, step: JudgementSteps) -> "_Cohort":
+        """Beliefs after one judgement of every user: a rank-one update of each archetype."""
+        second_moments = self.means**2 + np.diagonal(self.covariances, axis1=2, axis2=3)
+        second_moments = np.einsum("uc,ucq->uq", self.weights, second_moments)[:, 1:]
+        residual = step.base_variance + (step.direction_variance * second_moments).sum(axis=1)
+        product = np.einsum("ucij,uj->uci", self.covariances, step.direction)
+        mean = np.einsum("uci,ui->uc", self.means, step.direction)
+        variance = np.einsum("uci,ui->uc", product, step.direction)
+        predictors = _Predictors(
+            self.weights, step.base[:, None] + mean, variance + residual[:, None], residual
         )
-        gain = (linear - precision * centre) / damped
-        shrink = (precision / damped)[:, :, None, None]
+        precision, linear = (column[:, None] for column in predictors.site(step))
+        denominator = 1 + precision * variance
+        exponent = (2 * linear * mean + linear**2 * variance - precision * mean**2) / denominator
+        evidence = exponent - np.log(denominator)
+        gain = (linear - precision * mean) / denominator
+        shrinkage = (precision / denominator)[:, :, None, None]
         return _Cohort(
             self.log_weights + 0.5 * evidence,
-            self.means + gain[:, :, None] * across,
-            self.covariances - shrink * across[:, :, :, None] * across[:, :, None, :],
+            self.means + gain[:, :, None] * product,
+            self.covariances - shrinkage * product[:, :, :, None] * product[:, :, None, :],
         )
 
 
 @dataclass(frozen=True)
-class _Psi:
-    """What each judgement is about: archetype weights, centre and variance `[u, K]` of ψ, its item residual `[u]`."""
+class _Predictors:
+    """Distribution of each user's linear predictor ψ: a mixture `[u, K]`, and its item residual `[u]`."""
 
     weights: Vector
-    centre: Vector
-    spread: Vector
+    means: Vector
+    variances: Vector
     residual: Vector
 
-    def site(self, step: Steps) -> tuple[Vector, Vector]:
-        """Precision and linear term `[u]` along φ, the item residual integrated out: the formulas of `likelihood`."""
-        rated = step.noise > 0
-        pull, power = self._doubted(step)
-        xi = np.zeros_like(pull) if rated.all() else self._tilt(step.weight, pull)
-        omega = step.weight * bound_precision(xi)
-        damped = 1 + omega * self.residual
-        noise = np.where(rated, step.noise, 1.0) + power * self.residual
-        precision = np.where(rated, power / noise, omega / damped)
+    def site(self, step: JudgementSteps) -> tuple[Vector, Vector]:
+        """Precision and linear term `[u]` along φ, the item residual integrated out, as in `likelihood`."""
+        is_rating = step.noise > 0
+        bound_linear, power = self._reliable_evidence(step)
+        omega = np.zeros_like(power)
+        if not is_rating.all():
+            omega = optimal_precision_array(
+                self.weights, self.means, self.variances, step.weight, bound_linear
+            )
+        denominator = 1 + omega * self.residual
+        noise = np.where(is_rating, step.noise, 1.0) + power * self.residual
+        precision = np.where(is_rating, power / noise, omega / denominator)
         linear = np.where(
-            rated, power * (step.label - step.base) / noise, (pull - omega * step.base) / damped
+            is_rating,
+            power * (step.label - step.base) / noise,
+            (bound_linear - omega * step.base) / denominator,
         )
         return precision, linear
 
-    def _doubted(self, step: Steps) -> tuple[Vector, Vector]:
-        """Linear term of a logistic judgement and power of a rating, given how likely the label is right."""
-        pull, power = 0.5 * step.label * step.weight, step.weight
+    def _reliable_evidence(self, step: JudgementSteps) -> tuple[Vector, Vector]:
+        """Linear term of a logistic judgement and power of a rating, given the probability that the label is correct."""
+        linear, power = 0.5 * step.label * step.weight, step.weight
         if not step.flip.any():
-            return pull, power
-        logit = step.label[:, None] * self.centre / np.sqrt(1 + np.pi / 8 * self.spread)
-        chance = (self.weights * expit(logit)).sum(axis=1)
-        right = _responsibility(step.flip, chance, 1 - chance)
-        total = self.spread + step.noise[:, None]
-        density = np.exp(-0.5 * (step.label[:, None] - self.centre) ** 2 / total) / np.sqrt(2 * np.pi * total)
+            return linear, power
+        correct = expected_sigmoid_array(self.weights, step.label[:, None] * self.means, self.variances)
+        is_correct = _responsibility(step.flip, correct, 1 - correct)
+        total = self.variances + step.noise[:, None]
+        density = np.exp(-0.5 * (step.label[:, None] - self.means) ** 2 / total) / np.sqrt(2 * np.pi * total)
         density = (self.weights * density).sum(axis=1) / step.slope
-        return pull * (2 * right - 1), power * _responsibility(step.flip, density, np.full_like(density, 0.5))
-
-    def _tilt(self, weight: Vector, pull: Vector) -> Vector:
-        """ξ at the fixed point of ξ² = Σ_c w_c E_c[ψ²], by Steffensen's method, as `contrast.tilt`."""
-        xi: Vector = np.sqrt(
-            np.maximum((self.weights * (self.centre**2 + self.spread)).sum(axis=1), SMALLEST)
-        )
-        for _ in range(MAX_ITERATIONS):
-            first = self._refined(xi, weight, pull)
-            second = self._refined(first, weight, pull)
-            step = second - first
-            bend = step - (first - xi)
-            jump = np.divide(step * step, bend, out=np.zeros_like(bend), where=bend != 0)
-            xi = np.where(second > jump, second - jump, second)
-            missed = np.abs(step) > TOLERANCE * np.maximum(1.0, xi)
-            if not missed.any():
-                break
-        else:
-            rescues.add(
-                TILT,
-                residual=float((np.abs(step) / np.maximum(1.0, xi)).max()),
-                tolerance=TOLERANCE,
-                steps=MAX_ITERATIONS,
-                number=int(missed.sum()),
-            )
-        return xi
-
-    def _refined(self, xi: Vector, weight: Vector, pull: Vector) -> Vector:
-        """√E[ψ²] under the posterior with a site of this ξ."""
-        shrink = 1 / (1 + (weight * bound_precision(xi))[:, None] * self.spread)
-        mean = shrink * (self.centre + pull[:, None] * self.spread)
-        second = (self.weights * (mean * mean + shrink * self.spread)).sum(axis=1)
-        found: Vector = np.sqrt(np.maximum(second, SMALLEST))
-        return found
+        is_informative = _responsibility(step.flip, density, np.full_like(density, 0.5))
+        return linear * (2 * is_correct - 1), power * is_informative
 
 
-def _responsibility(flip: Vector, right: Vector, wrong: Vector) -> Vector:
-    """P(the label is right) from its probability if right and if wrong; 1 where no label of the source is wrong."""
-    total = (1 - flip) * right + flip * wrong
-    found: Vector = np.where(flip > 0, (1 - flip) * right / np.maximum(total, 1e-300), 1.0)
-    return found
-
-
-def bound_precision(xi: Vector) -> Vector:
-    """tanh(ξ/2)/(2ξ), ¼ at 0, elementwise."""
-    safe = np.maximum(xi, 1e-3)
-    omega: Vector = np.where(xi < 1e-3, 0.25 - xi * xi / 48, np.tanh(safe / 2) / (2 * safe))
-    return omega
+def _responsibility(flip: Vector, correct: Vector, wrong: Vector) -> Vector:
+    """P(the label is correct), given the judgement's probability if it is correct and if it is wrong; 1 if flip is 0."""
+    total = (1 - flip) * correct + flip * wrong
+    responsibility: Vector = np.where(flip > 0, (1 - flip) * correct / np.maximum(total, 1e-300), 1.0)
+    return responsibility
 
 
 def is_rank_one(judgement: Judgement) -> bool:
-    """Whether a judgement is about one number: all but choices and rankings of more than two texts."""
+    """Return whether the site of a judgement has rank one: true unless it compares more than two texts."""
     return len(judgement.texts) <= 2

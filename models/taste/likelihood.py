@@ -1,191 +1,274 @@
-"""What each kind of judgement says about a user: one Gaussian site in natural parameters.
+"""The evidence that a judgement gives about a user: one Gaussian site in natural parameters.
 
-A judgement is about utilities ψ = b + φ·y + e: base utility b, features φ `[q]` of what was judged, user y, and
-e ~ N(0, r), the item residual that the text does not tell. With e integrated out a site on one ψ is
+A judgement depends on utilities ψ = b + φ·y + e: base utility b, features φ `[q]` of the judged items, user y, and
+e ~ N(0, r), the item residual that the text does not predict. With e integrated out, the site of a single ψ is
 
     exp(−½ ω' (φ·y)² + l (φ·y)),   ω' = ω/(1 + ωr),   l = ω' (m − b)
 
-where (m, ω) are the pseudo-observation of ψ and its precision: exact for a rating; for a vote or pair (ψ being the
-difference) the Jaakkola–Jordan bound (2000, eq. 13; equal to the Pólya–Gamma mean of Polson et al. 2013), m = y/(2ω),
-ω = tanh(ξ/2)/(2ξ), with ξ² = E[ψ²] iterated to its fixed point under the posterior that includes this very site. A
-choice or ranking of more than two is one site on all its utilities (`listwise`).
+where m is a pseudo-observation of ψ and ω its precision. They are exact for a rating. For a vote or pair (ψ being the
+difference) they are those of the Jaakkola–Jordan bound, m = y/(2ω); see `logistic`. A choice or ranking of more than two
+items is one site on all its utilities; see `listwise`.
 
-`weight` in (0, 1] is a power of the likelihood. `flip` is the rate ε at which labels of the source are wrong: a pair or
-vote is then the reverse of what is meant, a rating or ranking says nothing at all (it is uniform). With r the
-probability that this label is right, given what is believed of the user, the former's linear term is multiplied by
-2r − 1 while the precision stays, the latter's site by r.
+`weight` in (0, 1] is a power of the likelihood. `flip` is the rate ε of wrong labels of the source: a wrong pair or
+vote is reversed, a wrong rating or ranking is uniform noise. With r the probability that this label is correct, given
+the beliefs about the user, the linear term of a pair or vote is multiplied by 2r − 1 and its precision stays, and the
+whole site of a rating or ranking is multiplied by r.
 """
 
 import math
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import dger
 
+from penchant.models.errors import ModelError
 from penchant.models.taste import listwise
-from penchant.models.taste.beliefs import Portrait, Projection
-from penchant.models.taste.contrast import Contrast, Parts, chance, log, log_density, sigmoid, tilt
-from penchant.models.taste.observations import (
-    LikelihoodError,
-    Observation,
-    Pair,
-    Ranking,
-    Rating,
-    RatingScale,
-    Vote,
-    checked,
-)
+from penchant.models.taste.linear_predictor import LinearPredictor, ProjectedBeliefs, StackedBeliefs
+from penchant.models.taste.logistic import Mixture, expected_sigmoid, optimal_precision, safe_log, sigmoid
+from penchant.models.taste.observations import Observation, Pair, Ranking, Rating, RatingScale, Vote
 from penchant.models.taste.population import Beliefs
-from penchant.models.taste.sites import JointSite, LineSite, Site
-
-__all__ = [
-    "JointSite",
-    "LikelihoodError",
-    "LineSite",
-    "Observation",
-    "Pair",
-    "Ranking",
-    "Rating",
-    "RatingScale",
-    "Site",
-    "Vote",
-    "log_probability",
-    "site",
-    "site_of",
-]
-
-LOGISTIC_VARIANCE: Final = math.pi**2 / 3
-"""Variance of the standard logistic distribution: the noise of a pair."""
 
 LOG_UNIFORM_RATING: Final = -math.log(2)
-"""Log density on [-1, 1] of a rating that says nothing."""
+"""Log density of uniform noise on [-1, 1]."""
 
 Vector = NDArray[np.float64]
 
 
-def site(observation: Observation, beliefs: Beliefs) -> Site:
-    """The site of a judgement, given what is believed of the user before it.
+class LikelihoodError(ModelError, ValueError):
+    """An observation is not valid, so that no evidence follows from it."""
+
+
+class RankOneSite(NamedTuple):
+    """exp(−½ ω(φ·y)² + lφ·y): evidence of a pair, vote or rating.
+
+    Attributes:
+        direction: `[q]` φ.
+        projected_precision: ω, at least 0.
+        projected_linear: l.
+        log_likelihood_ratio: Log probability of the judgement by a new user minus that by this user.
+        before: Beliefs before the judgement.
+        projected: Those beliefs projected on φ.
+    """
+
+    direction: Vector
+    projected_precision: float
+    projected_linear: float
+    log_likelihood_ratio: float
+    before: StackedBeliefs
+    projected: ProjectedBeliefs
+
+    @property
+    def precision(self) -> Vector:
+        """`[q, q]` ωφφᵀ."""
+        precision: Vector = self.projected_precision * np.outer(self.direction, self.direction)
+        return precision
+
+    @property
+    def linear(self) -> Vector:
+        """`[q]` lφ."""
+        return self.projected_linear * self.direction
+
+    def add_to(self, precision: Vector, linear: Vector) -> tuple[Vector, Vector]:
+        """Return Λ `[q, q]` and η `[q]` with this site added."""
+        total: Vector = dger(self.projected_precision, self.direction, self.direction, a=precision.T).T
+        return total, linear + self.linear
+
+    def update_beliefs(self) -> StackedBeliefs:
+        """Return the beliefs after the judgement. Cost: O(K q²)."""
+        return self.before.update(self.projected, self.projected_precision, self.projected_linear)
+
+
+class LowRankSite(NamedTuple):
+    """exp(−½ uᵀCu + pᵀu), u = Fy: evidence of a choice or ranking.
+
+    Attributes:
+        directions: `[r, q]` F.
+        projected_precision: `[r, r]` C, symmetric positive semidefinite.
+        projected_linear: `[r]` p.
+        log_likelihood_ratio: Log probability of the judgement by a new user minus that by this user.
+        before: Beliefs before the judgement.
+    """
+
+    directions: Vector
+    projected_precision: Vector
+    projected_linear: Vector
+    log_likelihood_ratio: float
+    before: StackedBeliefs
+
+    @property
+    def precision(self) -> Vector:
+        """`[q, q]` FᵀCF."""
+        precision: Vector = self.directions.T @ self.projected_precision @ self.directions
+        return 0.5 * (precision + precision.T)
+
+    @property
+    def linear(self) -> Vector:
+        """`[q]` Fᵀp."""
+        linear: Vector = self.projected_linear @ self.directions
+        return linear
+
+    def add_to(self, precision: Vector, linear: Vector) -> tuple[Vector, Vector]:
+        """Return Λ `[q, q]` and η `[q]` with this site added."""
+        return precision + self.precision, linear + self.linear
+
+    def update_beliefs(self) -> StackedBeliefs:
+        """Return the beliefs after the judgement. Cost: O(K (q² r + r³))."""
+        user = self.before.user.update(self.directions, self.projected_precision, self.projected_linear)
+        return StackedBeliefs.stack(user, self.before.prior)
+
+
+Site = RankOneSite | LowRankSite
+
+
+def compute_site(observation: Observation, before: StackedBeliefs) -> Site:
+    """Return the site of a judgement, given the beliefs before it.
 
     Raises:
-        LikelihoodError: As `checked`.
+        LikelihoodError: If the observation is not valid, see `_validate`.
 
-    Cost: as `site_of`, and the layout of a portrait.
+    Cost: O(K q²) for a pair, vote or rating; that of `listwise.gaussian_site` for a choice or ranking.
     """
-    return site_of(observation, Portrait.of(beliefs, beliefs))
-
-
-def site_of(observation: Observation, before: Portrait) -> Site:
-    """The site of a judgement, given what is believed of the user and of a stranger before it.
-
-    Raises:
-        LikelihoodError: As `checked`.
-
-    Cost: O(K q²) for a pair, vote or rating; a ranking as `listwise.gaussian_site`.
-    """
-    told = checked(observation)
-    if isinstance(told, Ranking):
-        return _ranking(told, before)
-    contrast = _contrast(told)
-    projection = Projection(contrast, before)
-    right, wrong = _chances(told, projection.parts)
-    surprise, responsibility = _chances(told, projection.stranger)[0] - right, 1.0
-    if told.flip:
-        by_stranger = _either(told.flip, *_chances(told, projection.stranger))
-        surprise = by_stranger - _either(told.flip, right, wrong)
-        responsibility = _responsibility(told.flip, right, wrong)
-    if isinstance(told, Rating):
+    observation = _validate(observation)
+    if isinstance(observation, Ranking):
+        return _ranking_site(observation, before)
+    predictor = _linear_predictor(observation)
+    projected = ProjectedBeliefs(predictor, before)
+    correct, wrong = _log_likelihoods(observation, projected.user)
+    ratio, responsibility = _log_likelihoods(observation, projected.prior)[0] - correct, 1.0
+    if observation.flip:
+        by_prior = _marginal(observation.flip, *_log_likelihoods(observation, projected.prior))
+        ratio = by_prior - _marginal(observation.flip, correct, wrong)
+        responsibility = _responsibility(observation.flip, correct, wrong)
+    if isinstance(observation, Rating):
         # r = o + β(b + φ·y + e) + ε: exact given the residual variance.
-        scale, power = told.scale, told.weight * responsibility
-        variance = (scale.noise / scale.slope) ** 2 + power * projection.residual
-        target = (told.value - scale.offset) / scale.slope
-        precision, linear = power / variance, power * (target - contrast.base) / variance
+        scale, power = observation.scale, observation.weight * responsibility
+        variance = (scale.noise / scale.slope) ** 2 + power * projected.residual
+        target = (observation.value - scale.offset) / scale.slope
+        precision, linear = power / variance, power * (target - predictor.base) / variance
     else:
-        pull = told.weight * (responsibility - 0.5)
-        omega = tilt(projection.parts, told.weight, pull)
-        damped = 1 + omega * projection.residual
-        precision, linear = omega / damped, (pull - omega * contrast.base) / damped
-    return LineSite(contrast.direction, precision, linear, surprise, before, projection)
+        bound_linear = observation.weight * (responsibility - 0.5)
+        omega = optimal_precision(projected.user, observation.weight, bound_linear)
+        denominator = 1 + omega * projected.residual
+        precision = omega / denominator
+        linear = (bound_linear - omega * predictor.base) / denominator
+    return RankOneSite(predictor.direction, precision, linear, ratio, before, projected)
 
 
 def log_probability(observation: Observation, beliefs: Beliefs) -> float:
-    """Log probability (of a rating: density in r) of a judgement by a user of whom this is believed.
+    """Return the log probability of a judgement (the log density of a rating) by a user with these beliefs.
 
     Raises:
-        LikelihoodError: As `checked`.
+        LikelihoodError: If the observation is not valid, see `_validate`.
     """
-    told = checked(observation)
-    if isinstance(told, Ranking):
-        chances = _order_chances(told, _utilities(told, beliefs)[0])
+    observation = _validate(observation)
+    if isinstance(observation, Ranking):
+        correct, wrong = _ranking_log_likelihoods(observation, _relative_utilities(observation, beliefs)[0])
     else:
-        projection = Projection(_contrast(told), Portrait.of(beliefs, beliefs))
-        chances = _chances(told, projection.parts)
-    return _either(told.flip, *chances)
+        stacked = StackedBeliefs.stack(beliefs, beliefs)
+        projected = ProjectedBeliefs(_linear_predictor(observation), stacked)
+        correct, wrong = _log_likelihoods(observation, projected.user)
+    return _marginal(observation.flip, correct, wrong)
 
 
-def _contrast(told: Pair | Vote | Rating) -> Contrast:
-    match told:
+def _validate(observation: Observation) -> Observation:
+    """Return the observation; a ranking of two items becomes a pair.
+
+    Raises:
+        LikelihoodError: If the weight is outside (0, 1], the flip rate outside [0, 1], a vote neither 1 nor −1, a rating
+            not finite, or the groups of a ranking do not add up to its items.
+    """
+    if not 0 < observation.weight <= 1:
+        raise LikelihoodError(f"weight must be in (0, 1], is {observation.weight}")
+    if not 0 <= observation.flip <= 1:
+        raise LikelihoodError(f"flip must be in [0, 1], is {observation.flip}")
+    match observation:
+        case Vote(value=value) if value not in (-1, 1):
+            raise LikelihoodError(f"a vote must be 1 or -1, is {value}")
+        case Rating(value=value) if not math.isfinite(value):
+            raise LikelihoodError(f"a rating must be finite, is {value}")
+        case Ranking(items, groups):
+            if len(items) < 2 or min(groups, default=0) < 1 or sum(groups) != len(items):
+                raise LikelihoodError(f"groups {groups} do not order {len(items)} items")
+            if groups == (1, 1):
+                return Pair(items[0], items[1], observation.weight, observation.flip)
+    return observation
+
+
+def _linear_predictor(observation: Pair | Vote | Rating) -> LinearPredictor:
+    match observation:
         case Pair(winner, loser):
-            return Contrast(winner, loser)
+            return LinearPredictor(winner, loser)
         case Vote(item, value):
-            return Contrast(item, sign=float(value))
+            return LinearPredictor(item, sign=float(value))
         case Rating(item):
-            return Contrast(item)
+            return LinearPredictor(item)
 
 
-def _chances(told: Pair | Vote | Rating, parts: Parts) -> tuple[float, float]:
-    """Log probability of what was said if the label is right, and if it is wrong."""
-    if isinstance(told, Rating):
-        return log_density(parts, told.value, told.scale), LOG_UNIFORM_RATING
-    right = chance(parts)
-    return log(right), log(1 - right)
+def _log_likelihoods(observation: Pair | Vote | Rating, mixture: Mixture) -> tuple[float, float]:
+    """Log probability of the judgement if its label is correct, and if it is wrong."""
+    if isinstance(observation, Rating):
+        return _log_density(mixture, observation.value, observation.scale), LOG_UNIFORM_RATING
+    correct = expected_sigmoid(mixture)
+    return safe_log(correct), safe_log(1 - correct)
 
 
-def _ranking(ranking: Ranking, before: Portrait) -> JointSite:
-    """One joint site on all utilities, the residuals integrated out afterwards."""
-    utilities, factors, residual = _utilities(ranking, before.beliefs)
-    right, wrong = _order_chances(ranking, utilities)
-    surprise = 0.0
-    if before.stranger is not before.beliefs:
-        surprise = log_probability(ranking, before.stranger) - _either(ranking.flip, right, wrong)
-    power = ranking.weight * _responsibility(ranking.flip, right, wrong)
-    core, push = listwise.gaussian_site(ranking.groups, utilities, power)
-    push = push - core @ (ranking.items.base - ranking.items.base[-1])
-    core, push = listwise.without_residuals(core, push, residual)
-    return JointSite(factors[:-1], core[:-1, :-1], push[:-1], surprise, before)
+def _log_density(mixture: Mixture, value: float, scale: RatingScale) -> float:
+    """Log density at `value` of a rating r = offset + slope·ψ + N(0, noise²)."""
+    logs = []
+    for w, a, v in mixture:
+        variance = scale.slope * scale.slope * v + scale.noise * scale.noise
+        error = value - scale.offset - scale.slope * a
+        logs.append(safe_log(w) - 0.5 * (error * error / variance + math.log(2 * math.pi * variance)))
+    largest = max(logs)
+    return largest + math.log(sum(math.exp(log - largest) for log in logs))
 
 
-def _order_chances(ranking: Ranking, utilities: Beliefs) -> tuple[float, float]:
-    """As `_chances`."""
-    right = listwise.log_probability(ranking.groups, utilities)
-    return right, listwise.uniform_log_likelihood(ranking.groups)
+def _ranking_site(ranking: Ranking, before: StackedBeliefs) -> LowRankSite:
+    """One site on all utilities; the residuals are integrated out afterwards."""
+    utilities, directions, residual = _relative_utilities(ranking, before.user)
+    correct, wrong = _ranking_log_likelihoods(ranking, utilities)
+    ratio = 0.0
+    if before.prior is not before.user:
+        ratio = log_probability(ranking, before.prior) - _marginal(ranking.flip, correct, wrong)
+    power = ranking.weight * _responsibility(ranking.flip, correct, wrong)
+    precision, linear = listwise.gaussian_site(ranking.groups, utilities, power)
+    linear = linear - precision @ (ranking.items.base - ranking.items.base[-1])
+    precision, linear = listwise.integrate_out_residuals(precision, linear, residual)
+    return LowRankSite(directions[:-1], precision[:-1, :-1], linear[:-1], ratio, before)
 
 
-def _utilities(ranking: Ranking, beliefs: Beliefs) -> tuple[Beliefs, Vector, Vector]:
+def _ranking_log_likelihoods(ranking: Ranking, utilities: Beliefs) -> tuple[float, float]:
+    """Log probability of the order if it is correct, and if it is random."""
+    correct = listwise.log_probability(ranking.groups, utilities)
+    return correct, listwise.uniform_log_likelihood(ranking.groups)
+
+
+def _relative_utilities(ranking: Ranking, beliefs: Beliefs) -> tuple[Beliefs, Vector, Vector]:
     """Utilities relative to the last item's, their features `[n, q]`, and the residuals' covariance `[n, n]`.
 
-    Only differences are compared: without the last item's features the threshold drops out exactly.
+    Only differences are compared: relative to the last item the threshold cancels exactly.
     """
     items = ranking.items
-    factors = items.features - items.features[-1]
+    directions = items.features - items.features[-1]
     variances = items.base_variance + items.direction_variance @ beliefs.expected_squares[1:]
     same = np.array([[key == other for other in items.keys] for key in items.keys])
     residual = np.where(same, variances, 0.0)  # equal texts share one residual
-    # Of the differences to the last: as in `Moments.relative`, so that one site is one site, at once or one by one.
-    apart = residual - residual[-1] - residual[:, -1:] + residual[-1, -1]
-    means = items.base - items.base[-1] + beliefs.means @ factors.T
-    covariances = factors @ beliefs.covariances @ factors.T + apart
-    return Beliefs(beliefs.weights, means, covariances), factors, residual
+    relative_residual = residual - residual[-1] - residual[:, -1:] + residual[-1, -1]
+    means = items.base - items.base[-1] + beliefs.means @ directions.T
+    covariances = directions @ beliefs.covariances @ directions.T + relative_residual
+    return Beliefs(beliefs.weights, means, covariances), directions, residual
 
 
-def _either(flip: float, right: float, wrong: float) -> float:
-    """log((1 − ε) e^right + ε e^wrong)."""
+def _marginal(flip: float, correct: float, wrong: float) -> float:
+    """log((1 − ε) e^correct + ε e^wrong): the log probability with the unknown correctness of the label summed out."""
     if not flip:
-        return right
-    return float(np.logaddexp(log(1 - flip) + right, log(flip) + wrong))
+        return correct
+    return float(np.logaddexp(safe_log(1 - flip) + correct, safe_log(flip) + wrong))
 
 
-def _responsibility(flip: float, right: float, wrong: float) -> float:
-    """P(the label is right | it is this)."""
+def _responsibility(flip: float, correct: float, wrong: float) -> float:
+    """P(the label is correct), given the judgement."""
     if not flip:
         return 1.0
-    return 0.0 if flip == 1 else sigmoid(log(1 - flip) + right - log(flip) - wrong)
+    return 0.0 if flip == 1 else sigmoid(safe_log(1 - flip) + correct - safe_log(flip) - wrong)

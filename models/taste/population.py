@@ -1,8 +1,8 @@
-"""The population: a mixture of Gaussians over users (archetypes) and what a user's evidence makes of it.
+"""The population, a mixture of Gaussians over users (archetypes), and the posterior mixture given a user's evidence.
 
-A user is y = [t; z], q numbers: the threshold t ("good enough" starts there) and the position z in the space of taste.
-y ~ Σ_c π_c N(μ_c, P_c⁻¹). A user's judgements are one Gaussian site in natural parameters, precision Λ and linear
-term η, shared by all archetypes; everything here is the closed form of prior × site.
+A user is y = [t; z], q numbers: the threshold t, above which a text is good enough, and the position z in the space of
+taste. y ~ Σ_c π_c N(μ_c, P_c⁻¹). A user's judgements add up to one Gaussian site in natural parameters, precision Λ and
+linear term η, shared by all archetypes. Prior × site has a closed form, which this module computes.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Beliefs:
 
     @property
     def second_moments(self) -> Vector:
-        """E_c[y²], `[K, q]`: per archetype and coordinate."""
+        """E_c[y²] by archetype and coordinate, `[K, q]`."""
         means = self.means
         return means * means + self.covariances.diagonal(0, 1, 2)
 
@@ -49,44 +49,44 @@ class Beliefs:
     @cached_property
     def covariance(self) -> Vector:
         """Cov[y] over the whole mixture, `[q, q]`."""
-        apart = self.means - self.mean
+        deviations = self.means - self.mean
         within: Vector = np.tensordot(self.weights, self.covariances, axes=1)
-        return within + (self.weights * apart.T) @ apart
+        return within + (self.weights * deviations.T) @ deviations
 
-    def after(self, factors: Vector, core: Vector, push: Vector) -> "Beliefs":
-        """Beliefs after a site on u = Fy, exp(−½ uᵀCu + pᵀu), without inverting anew.
+    def update(self, directions: Vector, precision: Vector, linear: Vector) -> "Beliefs":
+        """Return the beliefs after a site on u = Fy, exp(−½ uᵀCu + pᵀu), without inverting a `[q, q]` matrix.
 
-        With a_c = F m_c, S_c = F V_c Fᵀ and B_c = (I + C S_c)⁻¹ (Woodbury): V_c' = V_c − V_cFᵀB_cCFV_c,
+        Woodbury: with a_c = F m_c, S_c = F V_c Fᵀ and B_c = (I + C S_c)⁻¹, V_c' = V_c − V_cFᵀB_cCFV_c,
         m_c' = m_c + V_cFᵀB_c(p − Ca_c), and w_c is multiplied by ∫ N(u; a_c, S_c) times the site.
 
         Args:
-            factors: `[r, q]` F.
-            core: `[r, r]` C, positive semidefinite.
-            push: `[r]` p.
+            directions: `[r, q]` F.
+            precision: `[r, r]` C, positive semidefinite.
+            linear: `[r]` p.
 
         Cost: O(K (q² r + r³)).
         """
-        carried = factors @ self.covariances  # [K, r, q]
-        spread, centres = carried @ factors.T, self.means @ factors.T
-        system = np.eye(len(push)) + core @ spread
+        cross = directions @ self.covariances  # [K, r, q]
+        covariances_u, means_u = cross @ directions.T, self.means @ directions.T
+        system = np.eye(len(linear)) + precision @ covariances_u
         inverse = np.linalg.inv(system)
-        pull = push - centres @ core
-        shift = (pull[:, None, :] @ inverse.transpose(0, 2, 1))[:, 0]
-        means = self.means + (shift[:, None, :] @ carried)[:, 0]
-        removed = carried.transpose(0, 2, 1) @ (inverse @ core) @ carried
+        gradient = linear - means_u @ precision
+        shift = (gradient[:, None, :] @ inverse.transpose(0, 2, 1))[:, 0]
+        means = self.means + (shift[:, None, :] @ cross)[:, 0]
+        removed = cross.transpose(0, 2, 1) @ (inverse @ precision) @ cross
         covariances = self.covariances - 0.5 * (removed + removed.transpose(0, 2, 1))
-        gained = (shift[:, None, :] @ spread @ pull[:, :, None])[:, 0, 0]
-        quadratic = 2 * centres @ push - ((centres @ core) * centres).sum(axis=1)
+        gained = (shift[:, None, :] @ covariances_u @ gradient[:, :, None])[:, 0, 0]
+        quadratic = 2 * means_u @ linear - ((means_u @ precision) * means_u).sum(axis=1)
         evidence = 0.5 * (gained + quadratic - np.linalg.slogdet(system)[1])
-        return Beliefs(reweighted(self.weights, evidence), means, covariances)
+        return Beliefs(reweight(self.weights, evidence), means, covariances)
 
 
-def reweighted(weights: Vector, log_evidence: Vector) -> Vector:
-    """Archetype weights times their evidence."""
-    # An archetype that was ruled out beyond what a number can hold may come back.
+def reweight(weights: Vector, log_evidence: Vector) -> Vector:
+    """Return archetype weights `[K]` multiplied by their evidence and normalised."""
+    # Weights that underflow to 0 are raised, so that later evidence can revive an archetype.
     logs = np.log(np.maximum(weights, 1e-300)) + log_evidence
-    found = np.exp(logs - logs.max())
-    normalised: Vector = found / found.sum()
+    unnormalised = np.exp(logs - logs.max())
+    normalised: Vector = unnormalised / unnormalised.sum()
     return normalised
 
 
@@ -106,12 +106,12 @@ class Population:
 
     @property
     def q(self) -> int:
-        """Coordinates of a user: the threshold and the directions of taste."""
+        """Number of coordinates of a user: the threshold and the directions of taste."""
         return int(self.means.shape[1])
 
     @cached_property
     def prior(self) -> Beliefs:
-        """What is believed of a user without judgements."""
+        """Beliefs about a user without judgements."""
         covariances = np.linalg.inv(self.precisions).astype(np.float64, copy=False)
         return Beliefs(self.weights, self.means, covariances)
 
@@ -122,13 +122,13 @@ class Population:
 
     @cached_property
     def _log_prior_evidence(self) -> Vector:
-        """Log π_c + ½ log|P_c| − ½ μ_cᵀP_cμ_c: the part of the evidence that no judgement changes, `[K]`."""
+        """Log π_c + ½ log|P_c| − ½ μ_cᵀP_cμ_c, `[K]`: the part of the evidence that does not depend on judgements."""
         quadratic = np.einsum("ci,ci->c", self.means, self._linear)
         evidence: Vector = np.log(self.weights) + 0.5 * (np.linalg.slogdet(self.precisions)[1] - quadratic)
         return evidence
 
     def update(self, precision: Vector, linear: Vector) -> Beliefs:
-        """Beliefs after a site exp(−½ yᵀΛy + ηᵀy).
+        """Return the beliefs after a site exp(−½ yᵀΛy + ηᵀy).
 
         log w_c = log π_c + ½[log|P_c| − log|P_c+Λ| + (P_cμ_c+η)ᵀ(P_c+Λ)⁻¹(P_cμ_c+η) − μ_cᵀP_cμ_c] + const
         (the Gaussian integral of prior times site).

@@ -1,6 +1,5 @@
-"""`RewardModel`: feature vectors in, items of the user model out."""
+"""`RewardModel`: turns feature vectors into items of the user model, and judgements into observations."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,43 +10,21 @@ from numpy.typing import NDArray
 from penchant.models.judgements import kinds
 from penchant.models.judgements.judgement import DEFAULT_SOURCE
 from penchant.models.taste.items import Items
-from penchant.models.taste.likelihood import Observation, Pair, Ranking, Rating, RatingScale, Vote
+from penchant.models.taste.observations import Observation, Pair, Ranking, Rating, RatingScale, Vote
 from penchant.models.taste.population import Population
 from penchant.models.taste.text_prior import TextPrior
 
 REFERENCE_KEY = b"reference"
 
 
-def item_key(context: str, text: str) -> bytes:
-    """Key of an item in the item memory: what was judged is a text in its context. 16 bytes."""
-    context_bytes = context.encode("utf-8", "surrogatepass")
-    digest = hashlib.blake2b(len(context_bytes).to_bytes(8, "big"), digest_size=16)
-    digest.update(context_bytes)
-    digest.update(text.encode("utf-8", "surrogatepass"))
-    return digest.digest()
-
-
-def item_keys(contexts: Sequence[str], texts: Sequence[str]) -> tuple[bytes, ...]:
-    """`item_key` of n texts in their contexts; a context that is the one before it is hashed once."""
-    keys, last, begun = [], None, hashlib.blake2b(digest_size=16)
-    for context, text in zip(contexts, texts, strict=True):
-        if context is not last:
-            last, context_bytes = context, context.encode("utf-8", "surrogatepass")
-            begun = hashlib.blake2b(len(context_bytes).to_bytes(8, "big") + context_bytes, digest_size=16)
-        digest = begun.copy()
-        digest.update(text.encode("utf-8", "surrogatepass"))
-        keys.append(digest.digest())
-    return tuple(keys)
-
-
 @dataclass(frozen=True)
 class ItemMemory:
-    """Posterior of the coordinates of texts that many users judged: their learned residuals.
+    """Posterior coordinates of judged texts, learned residuals included.
 
     Attributes:
-        rows: Item key to row.
-        means: `[n_items, m]`.
-        variances: `[n_items, m]`.
+        rows: Row of each item key.
+        means: `[n_items, m]` posterior means of the coordinates.
+        variances: `[n_items, m]` posterior variances of the coordinates.
     """
 
     rows: Mapping[bytes, int]
@@ -56,26 +33,26 @@ class ItemMemory:
 
     @classmethod
     def empty(cls, m: int) -> "ItemMemory":
-        """No item is known."""
+        """Return a memory without items, of m coordinates."""
         return cls({}, np.zeros((0, m)), np.zeros((0, m)))
 
 
 @dataclass(frozen=True)
 class RewardModel:
-    """Shared taste and the space in which people differ.
+    """Shared taste and the space of taste in which people differ.
 
-    u_i(x) = t_i + b_x + z_i·v_x. The first m = 1 + rank item coordinates c = [b; v] come from the text prior (and the
-    item memory); behind them stand `loadings`, fixed directions of the features, known without error.
+    u_i(x) = t_i + b_x + z_i·v_x. The first m = 1 + rank item coordinates c = [b; v] come from the text prior or the item
+    memory. The remaining ones are `loadings`: fixed directions of the features, known without error.
 
     Attributes:
-        text_prior: c given the text.
+        text_prior: Distribution of c given the text.
         population: Prior over users, q = 1 + rank + number of loadings.
-        temperature: Multiplies a utility difference before it becomes a probability; chosen on held-out users.
+        temperature: Factor on a utility difference before it becomes a probability, chosen on held-out users.
         reference: The population's median answer: median base utility, mean directions (one row).
-        scales: Rating scale by source; `default` serves a source that is not listed.
+        scales: Rating scale by source; `default` applies to sources that are not listed.
         memory: Texts with learned residuals.
-        flips: How often labels are wrong, by source.
-        loadings: `[d, p]` on the features x.
+        flips: Rate of wrong labels by source; `default` applies to sources that are not listed.
+        loadings: `[d, p]` weights of the features x.
     """
 
     text_prior: TextPrior
@@ -89,27 +66,27 @@ class RewardModel:
 
     @property
     def q(self) -> int:
-        """Coordinates of a user."""
+        """Number of coordinates of a user."""
         return self.population.q
 
     @cached_property
     def rank(self) -> int:
-        """Directions of taste that were learned."""
+        """Number of learned directions of taste."""
         return int(self.q - 1 - self.loadings.shape[1])
 
     def describe(self, vectors: NDArray[np.float16], item_keys: Sequence[bytes] | None = None) -> Items:
-        """Items of n texts.
+        """Return the items of n texts.
 
         Args:
-            vectors: `[n, dim]` features as `FeatureExtractor` gives them.
-            item_keys: n keys from `item_key`: they look up the item memory, and equal keys are one text. None: texts
-                are told apart by their vectors and nothing is looked up.
+            vectors: `[n, dim]` features from `FeatureExtractor`.
+            item_keys: n keys from `item_key`, looked up in the item memory. Equal keys are one text. If None, texts are
+                distinguished by their vectors and the item memory is not used.
 
         Cost: O(n d m r) for the uncertainty of the text prior.
         """
         keys = tuple(item_keys) if item_keys is not None else tuple(row.tobytes() for row in vectors)
         x = self.text_prior.standardiser(vectors)
-        means, variances = self.text_prior.predict_standardised(x)
+        means, variances = self.text_prior.predict(x)
         for i, key in enumerate(keys):
             row = self.memory.rows.get(key)
             if row is not None:
@@ -117,14 +94,14 @@ class RewardModel:
         return self._items(means, variances, x @ self.loadings, keys)
 
     def with_tastes(self, loadings: NDArray[np.float64], variances: NDArray[np.float64]) -> "RewardModel":
-        """This model with tastes for given directions of features beside the learned ones.
+        """Return this model with additional, declared directions of taste.
 
-        A user may weigh each of them for themselves, w ~ N(0, variance), whether or not the fitted data show that people
-        differ in it: this catches what a user likes outside the learned directions.
+        Each user has a weight on each of them, w ~ N(0, variance), whether or not people differ in it in the fitted
+        data. This captures preferences outside the learned directions.
 
         Args:
             loadings: `[d, p]` directions of x.
-            variances: `[p]` prior variance of a user's weight on each.
+            variances: `[p]` prior variance of a user's weight on each direction.
         """
         p = loadings.shape[1]
         population = self.population
@@ -141,19 +118,13 @@ class RewardModel:
                 np.concatenate([population.means, np.zeros((k_archetypes, p))], axis=1),
                 precisions,
             ),
-            # Features are standardised on the fitted texts: the median answer stands at 0.
+            # Features are standardised on the fitted texts, so the median answer is at 0.
             reference=replace(
                 reference,
                 directions=np.concatenate([reference.directions, np.zeros((1, p))], axis=1),
                 direction_variance=np.concatenate([reference.direction_variance, np.zeros((1, p))], axis=1),
             ),
         )
-
-    def with_attribute_tastes(self, variances: Mapping[int, float]) -> "RewardModel":
-        """`with_tastes` for single features: column of x to prior variance."""
-        loadings = np.zeros((self.text_prior.standardiser.width, len(variances)))
-        loadings[list(variances), range(len(variances))] = 1.0
-        return self.with_tastes(loadings, np.array(list(variances.values())))
 
     @staticmethod
     def _items(
@@ -162,7 +133,7 @@ class RewardModel:
         fixed: NDArray[np.float64],
         keys: tuple[bytes, ...],
     ) -> Items:
-        """Splits coordinates `[n, m]` into base and directions; fixed directions `[n, p]` have no residual."""
+        """Split coordinates `[n, m]` into base and directions; append `fixed` directions `[n, p]` without residual."""
         return Items(
             means[:, 0],
             variances[:, 0],
@@ -172,15 +143,15 @@ class RewardModel:
         )
 
     def flip(self, source: str | None = None) -> float:
-        """How often a source's labels are wrong; `default` serves a source that is not listed."""
+        """Return the rate of wrong labels of a source; that of `default` if the source is not listed."""
         return self.flips.get(source or DEFAULT_SOURCE, self.flips.get(DEFAULT_SOURCE, 0.0))
 
     def rating_scale(self, source: str | None = None) -> RatingScale:
-        """How a source's ratings, normalised to [-1, 1], arise from utility."""
+        """Return the rating scale of a source; that of `default` if the source is not listed."""
         return self.scales.get(source or DEFAULT_SOURCE, self.scales[DEFAULT_SOURCE])
 
 
-def observation(
+def build_observation(
     reward: RewardModel,
     items: Items,
     *,
@@ -190,23 +161,24 @@ def observation(
     source: str | None = None,
     groups: tuple[int, ...] = (),
 ) -> Observation | None:
-    """A judgement in its native form.
+    """Return a judgement as an observation of the user model.
 
     Args:
-        reward: Knows the source's rating scale and how often its labels are wrong.
-        items: The judged texts, winner first: (chosen, rejected), (edited, original), (chosen, the others shown …),
-            (best, …, worst), or the one item rated.
+        reward: Model with the source's rating scale and rate of wrong labels.
+        items: The judged texts, winner first: (chosen, rejected), (edited, original), (chosen, the other candidates …),
+            (best, …, worst), or the one item that is rated.
         kind: Name of the kind of judgement, as in `Judgement.kind`.
-        value: ±1 of a vote, [-1, 1] of a rating.
-        weight: In [0, 1]; for an edit, how much it changed.
-        source: Where it comes from.
+        value: ±1 for a vote, [-1, 1] for a rating.
+        weight: Weight in [0, 1]. For an edit, how much it changed.
+        source: Source of the judgement.
         groups: Sizes of a ranking's groups of tied texts, best first; () means no ties.
 
     Returns:
-        None where nothing is said: a weight of 0, all tied, or only one text compared with itself.
+        None if the judgement carries no information: the weight is 0, all texts are tied, or a text is compared with
+        itself.
 
     Raises:
-        ValueError: An unknown kind, a kind with a wrong number of items, or a vote or rating without value.
+        ValueError: If the kind is unknown, has a wrong number of items, or is a vote or rating without value.
     """
     n, flip = len(items), reward.flip(source)
     judgement = kinds.BY_NAME.get(kind)

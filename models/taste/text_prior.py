@@ -1,4 +1,4 @@
-"""`TextPrior`: what the text alone says of an item's coordinates c = [b; v], before anybody judged it."""
+"""`TextPrior`: the distribution of an item's coordinates c = [b; v] given its text alone, before it is judged."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,27 +11,27 @@ from numpy.typing import NDArray
 Vector = NDArray[np.float64]
 
 MIN_INDUCING: Final = 64
-"""Fewer distinct texts have no radial basis: it would be the texts themselves."""
+"""Minimum number of distinct texts for a radial basis: with fewer it would consist of the texts themselves."""
 
 MAX_INDUCING: Final = 128
-"""256 gained .0002 of held-out log-loss and doubled the time of a fit."""
+"""Maximum number of inducing texts: 256 gain .0002 of held-out log-loss and double the time of a fit."""
 
 JITTER: Final = 1e-4
 CLIP: Final = 4.0
-"""Standardised features are clipped to ±4: a text unlike any that was fitted is extrapolated that far and no further."""
+"""Standardised features are clipped to ±4, which limits extrapolation to texts unlike any fitted one."""
 
 
 @dataclass(frozen=True)
 class RadialBasis:
-    """Nyström features of a squared-exponential kernel: texts near those that were fitted share what is not linear.
+    """Nyström features of a squared-exponential kernel, for what is not linear in the features of a text.
 
     k(x, x') = exp(−|x − x'|²/2ℓ²) on standardised features; z(x) = L⁻¹ k(Z, x) with K_ZZ = LLᵀ makes z(x)·z(x') the
     Nyström approximation of k (Williams & Seeger 2001).
 
     Attributes:
-        inducing: `[r, dim]` Z, texts that were fitted.
-        scale: `[dim]` of the kernel: both blocks, embedding and attributes, count alike.
-        length: ℓ.
+        inducing: `[r, dim]` Z, standardised features of fitted texts.
+        scale: `[dim]` factors that give both blocks, embedding and attributes, equal weight in the kernel.
+        length: Length scale ℓ.
     """
 
     inducing: Vector
@@ -46,7 +46,7 @@ class RadialBasis:
         return root
 
     def __call__(self, wide: Vector) -> Vector:
-        """`[n, r]` of standardised features `[n, dim]`. Cost: O(n r (dim + r))."""
+        """Return z `[n, r]` of standardised features `[n, dim]`. Cost: O(n r (dim + r))."""
         features: Vector = self._kernel(wide) @ self._root
         return features
 
@@ -62,9 +62,9 @@ class Standardiser:
     """x = [(vector − centre) / scale clipped ; radial basis features ; 1].
 
     Attributes:
-        centre: `[dim]`.
-        scale: `[dim]`, divides; infinite for a feature that never varied.
-        basis: What of a text the linear features cannot say; None where too few texts were fitted.
+        centre: `[dim]` subtracted from the raw features.
+        scale: `[dim]` divisor; infinite for a feature that does not vary in the fitted texts.
+        basis: Radial basis features; None if too few texts were fitted.
     """
 
     centre: Vector
@@ -72,20 +72,20 @@ class Standardiser:
     basis: RadialBasis | None = None
 
     @classmethod
-    def of(
+    def fit(
         cls, vectors: NDArray[np.float16], *, blocks: tuple[int, ...] = (), seed: int = 0
     ) -> "Standardiser":
-        """Statistics of the texts a model is fitted on, `[n, dim]`; a feature with too little variation is dropped.
+        """Return the standardiser of the texts that a model is fitted on. Features with little variation are dropped.
 
         Args:
-            vectors: Raw features.
-            blocks: Widths of the blocks of features, sum dim: they count alike in the radial basis.
-            seed: Of the choice of inducing texts.
+            vectors: `[n, dim]` raw features.
+            blocks: Widths of the blocks of features, which get equal weight in the radial basis; their sum is dim.
+            seed: Seed of the choice of inducing texts.
         """
         wide = vectors.astype(np.float64)
         deviation = wide.std(axis=0)
         common = (wide != np.median(wide, axis=0)).mean(axis=0) > 5e-3
-        # Rounded as a bundle stores them: a model serves with the very numbers that it was fitted with.
+        # Rounded as in a bundle, so that a model serves with the numbers that it was fitted with.
         centre = wide.mean(axis=0).astype(np.float32).astype(np.float64)
         scale = np.where(common & (deviation > 1e-6), deviation, np.inf).astype(np.float32).astype(np.float64)
         plain = cls(centre, scale)
@@ -93,18 +93,18 @@ class Standardiser:
 
     @property
     def width(self) -> int:
-        """d, the length of x."""
+        """Length d of x."""
         return len(self.centre) + (len(self.basis.inducing) if self.basis else 0) + 1
 
     def __call__(self, vectors: NDArray[np.float16]) -> Vector:
-        """`[n, dim]` raw to x `[n, d]`, the constant last."""
+        """Return x `[n, d]` of raw features `[n, dim]`, the constant last."""
         wide = np.clip((vectors.astype(np.float64) - self.centre) / self.scale, -CLIP, CLIP)
         ones = np.ones((len(wide), 1))
         return np.concatenate([wide, ones] if self.basis is None else [wide, self.basis(wide), ones], axis=1)
 
 
 def _radial_basis(wide: Vector, blocks: tuple[int, ...], seed: int) -> RadialBasis | None:
-    """Inducing points are texts drawn at random; the length scale is the median distance between them."""
+    """Basis whose inducing points are random texts, with the median distance between them as length scale."""
     distinct = np.unique(wide.astype(np.float16), axis=0)
     if len(distinct) < MIN_INDUCING:
         return None
@@ -125,23 +125,19 @@ def _radial_basis(wide: Vector, blocks: tuple[int, ...], seed: int) -> RadialBas
 
 
 class TextPrior(Protocol):
-    """Maps feature vectors to a Gaussian over item coordinates."""
+    """Maps standardised features to a Gaussian over item coordinates."""
 
     @property
     def standardiser(self) -> Standardiser:
-        """Raw feature vectors to model features."""
+        """Map from raw feature vectors to standardised features."""
         ...
 
-    def predict(self, vectors: NDArray[np.float16]) -> tuple[Vector, Vector]:
-        """Mean and variance, both `[n, m]`, of m coordinates of n texts whose raw feature vectors are `[n, dim]`."""
-        ...
-
-    def predict_standardised(self, x: Vector) -> tuple[Vector, Vector]:
-        """The same, of `standardiser(vectors)`."""
+    def predict(self, x: Vector) -> tuple[Vector, Vector]:
+        """Return mean and variance, both `[n, m]`, of the coordinates of n texts with standardised features `[n, d]`."""
         ...
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """What a bundle stores of it."""
+        """Return the arrays that a bundle stores."""
         ...
 
 
@@ -149,16 +145,16 @@ class TextPrior(Protocol):
 class LinearTextPrior:
     """c_j(x) ~ N(w_j·x, x'S_jx + τ_j²): Bayesian linear regression of every coordinate on the features x.
 
-    With the radial basis among the features it is a Gaussian process with a linear and a squared-exponential kernel,
-    the latter in its Nyström approximation.
+    With the radial basis among the features it is a Gaussian process with a linear and a squared-exponential kernel, the
+    latter in its Nyström approximation.
 
     Attributes:
-        standardiser: Raw vectors to x `[d]`.
+        standardiser: Map from raw vectors to x `[d]`.
         weights: `[d, m]` posterior means w_j.
         prior_variance: `[d, m]` prior variance of each weight.
-        learned: `[m, d, r]` L_j with S_j ≈ diag(prior_variance_j) − L_jL_jᵀ: what the data took away of the prior
-            variance, its r largest directions (so that truncation errs towards more uncertainty).
-        residual_variance: `[m]` τ_j²: what no text feature tells.
+        learned: `[m, d, r]` L_j with S_j ≈ diag(prior_variance_j) − L_jL_jᵀ: the reduction of the prior variance by the
+            data, truncated to its r largest directions (truncation errs towards more uncertainty).
+        residual_variance: `[m]` τ_j², the variance that no text feature explains.
     """
 
     standardiser: Standardiser
@@ -167,19 +163,15 @@ class LinearTextPrior:
     learned: NDArray[np.float32]
     residual_variance: Vector
 
-    def predict(self, vectors: NDArray[np.float16]) -> tuple[Vector, Vector]:
-        """Mean and variance `[n, m]`. Cost: O(n d m r), dominated by the variance."""
-        return self.predict_standardised(self.standardiser(vectors))
-
-    def predict_standardised(self, x: Vector) -> tuple[Vector, Vector]:
-        """As `predict`, where x `[n, d]` is at hand."""
-        # One product a coordinate, `[m, n, r]`: at a few texts einsum takes five times as long to find that out.
-        taken = np.matmul(x.astype(np.float32), self.learned).astype(np.float64)
-        variance = (x**2) @ self.prior_variance - (taken**2).sum(axis=2).T
+    def predict(self, x: Vector) -> tuple[Vector, Vector]:
+        """Return mean and variance `[n, m]` given x `[n, d]`. Cost: O(n d m r), dominated by the variance."""
+        # One product per coordinate, `[m, n, r]`: for a few texts einsum takes five times as long.
+        reduction = np.matmul(x.astype(np.float32), self.learned).astype(np.float64)
+        variance = (x**2) @ self.prior_variance - (reduction**2).sum(axis=2).T
         return x @ self.weights, np.maximum(variance, 0.0) + self.residual_variance
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Float32 statistics and weights, float16 uncertainty."""
+        """Return float32 statistics and weights, and float16 uncertainty."""
         basis = self.standardiser.basis
         return {
             "text.inducing": (basis.inducing if basis else np.zeros((0, 0))).astype(np.float16),
@@ -195,7 +187,7 @@ class LinearTextPrior:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> "LinearTextPrior":
-        """Reads what `arrays` gave."""
+        """Return the text prior that `arrays` stored."""
         wide = {name: array.astype(np.float64) for name, array in arrays.items() if name.startswith("text.")}
         basis = None
         if len(wide["text.inducing"]):

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from penchant.models.taste.reward import item_key
+from penchant.models.taste.items import item_key
 from penchant.service.access.limits import Kind, Quotas
 from penchant.service.access.tenancy import Tenancy
 from penchant.service.encoding.featurizer import Featurizer

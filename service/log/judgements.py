@@ -18,7 +18,8 @@ from sqlalchemy import Connection
 
 from penchant.models.judgements import kinds
 from penchant.models.judgements.judgement import DEFAULT_SOURCE, Judgement
-from penchant.models.taste.reward import RewardModel, item_key
+from penchant.models.taste.items import item_key
+from penchant.models.taste.reward import RewardModel
 from penchant.service.log.reading import context_of, in_force, judged_texts
 from penchant.service.store.events import iterate_items, iterate_logs
 from penchant.service.store.features import find_vectors

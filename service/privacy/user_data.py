@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection
 
-from penchant.models.taste.reward import item_key
+from penchant.models.taste.items import item_key
 from penchant.service.bundles.served_model import Models
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.feedback.trust import TrustState

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from penchant.models.taste.posterior import UserPosterior, stored_numbers
+from penchant.models.taste.posterior import UserPosterior, read_stored_posterior
 from penchant.service.feedback.trust import TrustState
 from penchant.service.store.statements import AnyRow
 from penchant.service.store.user_data import Held
@@ -97,7 +97,7 @@ def _event(row: AnyRow, judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _state(row: AnyRow, fold: Fold) -> dict[str, Any]:
-    told = stored_numbers(row.state)
+    told = read_stored_posterior(row.state)
     beliefs: dict[str, Any] | None = None
     if row.bundle_version == fold.bundle_version:
         found = UserPosterior.from_bytes(row.state, fold.reward.population).beliefs
@@ -113,7 +113,7 @@ def _state(row: AnyRow, fold: Fold) -> dict[str, Any]:
         "as_of": rfc3339(row.as_of),
         "judgements": told.judgements,
         "changes": told.changes,
-        "surprise": told.surprise,
+        "surprise": told.change_statistic,
         "evidence": {"linear": told.linear.tolist(), "precision": told.precision.tolist()},
         "beliefs": beliefs,
     }

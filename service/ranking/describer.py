@@ -5,8 +5,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from penchant.models.taste.items import Items
-from penchant.models.taste.reward import RewardModel, item_keys
+from penchant.models.taste.items import Items, item_keys
+from penchant.models.taste.reward import RewardModel
 from penchant.service.cache import BoundedCache
 from penchant.service.encoding.featurizer import Featurizer
 from penchant.service.telemetry.metrics import Telemetry, Timings

@@ -13,7 +13,7 @@ import orjson
 from sqlalchemy import Connection
 
 from penchant.models.encoding.features import Features
-from penchant.models.taste.reward import item_key
+from penchant.models.taste.items import item_key
 from penchant.service.log.reading import judged_texts
 from penchant.service.log.rows import JudgedFeatures
 from penchant.service.store import users

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from penchant.models.judgements import kinds
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.reward import RewardModel, observation
+from penchant.models.taste.reward import RewardModel, build_observation
 from penchant.service.log.reading import in_force
 from penchant.service.store.events import LoggedJudgement
 from penchant.service.users.states import Evidence, Forgetting
@@ -48,7 +48,7 @@ class Fold:
             raise ValueError(
                 f"event {event.seq} of type {event.type!r} without features, or of no known kind"
             )
-        said = observation(
+        said = build_observation(
             self.reward,
             self.reward.describe(event.vectors, event.item_keys),
             kind=kind.name,

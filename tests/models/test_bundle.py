@@ -15,9 +15,10 @@ from penchant.models.bundle import FORMAT, Bundle, BundleError, EncoderCard, sto
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.ranking.selection import probability_best, relevance
-from penchant.models.taste.likelihood import Pair, Rating, RatingScale, Vote
+from penchant.models.taste.items import item_key
+from penchant.models.taste.observations import Pair, Rating, RatingScale, Vote
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.reward import ItemMemory, RewardModel, item_key
+from penchant.models.taste.reward import ItemMemory, RewardModel
 from penchant.models.taste.text_prior import LinearTextPrior, RadialBasis
 from penchant.models.testing import tiny_bundle
 

@@ -11,10 +11,9 @@ from penchant.models.bundle import DEFAULT_BUNDLE, Bundle
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.loading import load_encoder
 from penchant.models.ranking.selection import relevance
-from penchant.models.taste.items import Items
-from penchant.models.taste.likelihood import Pair
+from penchant.models.taste.items import Items, item_key
+from penchant.models.taste.observations import Pair
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.reward import item_key
 
 ROOT = Path(__file__).parents[2]
 

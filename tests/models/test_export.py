@@ -15,8 +15,9 @@ from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.ranking.selection import preference_probability, relevance
+from penchant.models.taste.items import item_key
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.reward import RewardModel, item_key
+from penchant.models.taste.reward import RewardModel
 from penchant.models.testing import tiny_bundle
 from penchant.models.training import inspection
 
@@ -37,7 +38,7 @@ def bundle(planted) -> Bundle:
     """Two directions, three archetypes, a radial basis, and a declared taste for length."""
     data = Dataset.of(planted.judgements, planted.vectors)
     reward = Fit(data, FitOptions(rank=2, archetypes=3, rounds=12)).run().reward(temperature=1.2)
-    reward = reward.with_attribute_tastes({6: 0.3})
+    reward = reward.with_tastes(np.eye(reward.text_prior.standardiser.width)[:, [6]], np.array([0.3]))
     return wrapped(reward, inspection=inspection(reward, planted.judgements, planted.vectors))
 
 

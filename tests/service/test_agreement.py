@@ -9,9 +9,9 @@ from penchant.models.bundle import Bundle
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.ranking.selection import probability_acceptable, probability_best, relevance
-from penchant.models.taste.likelihood import Pair, Rating, Vote
+from penchant.models.taste.items import item_key
+from penchant.models.taste.observations import Pair, Rating, Vote
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.reward import item_key
 from penchant.models.testing import tiny_bundle
 from penchant.service.ranking import scoring
 

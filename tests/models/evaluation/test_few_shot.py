@@ -21,9 +21,9 @@ from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.ranking.selection import preference_logits, preference_probability
-from penchant.models.taste.likelihood import Pair, Ranking, Rating, Vote
+from penchant.models.taste.items import item_key
+from penchant.models.taste.observations import Pair, Ranking, Rating, Vote
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.reward import item_key
 from penchant.models.testing import tiny_bundle
 
 

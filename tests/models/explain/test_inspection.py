@@ -10,7 +10,7 @@ from penchant.models.explain.inspection import MOST_TEXTS, NOISE, Inspection, in
 from penchant.models.explain.tastes import Tastes
 from penchant.models.explain.text_map import ExplanationError
 from penchant.models.taste.items import Items
-from penchant.models.taste.likelihood import RatingScale
+from penchant.models.taste.observations import RatingScale
 from penchant.models.taste.population import Population
 from penchant.models.taste.reward import REFERENCE_KEY, ItemMemory, RewardModel
 from penchant.models.taste.text_prior import LinearTextPrior, Standardiser

@@ -23,7 +23,7 @@ from penchant.models.explain.reasons import (
 )
 from penchant.models.ranking.selection import relevance
 from penchant.models.taste.items import Items
-from penchant.models.taste.likelihood import Pair, RatingScale, Vote
+from penchant.models.taste.observations import Pair, RatingScale, Vote
 from penchant.models.taste.population import Population
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import REFERENCE_KEY, ItemMemory, RewardModel
@@ -340,7 +340,7 @@ def taste_for(reward: RewardModel, column: int) -> RewardModel:
     weights[EMBEDDING:] *= 0.1
     population = Population(np.ones(1), np.zeros((1, reward.q)), np.eye(reward.q)[None])
     plain = replace(reward, text_prior=replace(prior, weights=weights), population=population)
-    return plain.with_attribute_tastes({column: 1.0})
+    return plain.with_tastes(np.eye(DIM + 1)[:, [column]], np.ones(1))
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -451,7 +451,7 @@ def user_who_weighs(rng, make_population, effects: dict[int, float]) -> tuple[Re
             prior, weights=np.concatenate([prior.weights[:, :1], np.zeros((DIM + 1, RANK))], axis=1)
         ),
         population=Population(np.ones(1), np.zeros((1, 1 + RANK)), np.eye(1 + RANK)[None]),
-    ).with_attribute_tastes(dict.fromkeys(effects, 1.0))
+    ).with_tastes(np.eye(DIM + 1)[:, list(effects)], np.ones(len(effects)))
     precision = np.zeros((plain.q, plain.q), np.float32)
     precision[-p:, -p:] = 1e4 * np.eye(p)
     linear = np.zeros(plain.q, np.float32)

@@ -6,7 +6,7 @@ import torch
 
 from penchant.models.fitting.dataset import Dataset, Told
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.taste.reward import item_key
+from penchant.models.taste.items import item_key
 
 
 def judgement(

@@ -14,9 +14,10 @@ from penchant.models.fitting.assemble import population
 from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.taste.likelihood import Pair
+from penchant.models.taste.items import item_key
+from penchant.models.taste.observations import Pair
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.reward import RewardModel, item_key
+from penchant.models.taste.reward import RewardModel
 
 
 def fitted(planted, **options) -> Fit:

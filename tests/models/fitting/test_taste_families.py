@@ -9,7 +9,7 @@ from penchant.models.fitting.em import Fit, FitOptions
 from penchant.models.fitting.taste_families import ATTRIBUTES, COMPONENTS, FAMILIES, directions
 from penchant.models.fitting.tuning import Choice
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.taste.likelihood import Pair, Vote
+from penchant.models.taste.observations import Pair, Vote
 from penchant.models.taste.posterior import UserPosterior
 
 EMBEDDED = 12

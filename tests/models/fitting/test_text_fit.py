@@ -136,7 +136,7 @@ def test_the_radial_basis_learns_what_is_not_linear(rng):
     vectors = rng.normal(size=(500, 3)).astype(np.float16)
     signal = vectors[:, 0].astype(float) * vectors[:, 1].astype(float)
     target = torch.tensor(signal + 0.2 * rng.normal(size=500))
-    standardiser = Standardiser.of(vectors)
+    standardiser = Standardiser.fit(vectors)
     left = {}
     for name, features in (("radial", standardiser), ("linear", replace(standardiser, basis=None))):
         x = torch.tensor(features(vectors))

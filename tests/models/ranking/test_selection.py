@@ -15,7 +15,7 @@ from penchant.models.ranking.selection import (
     relevance,
 )
 from penchant.models.taste.items import Items
-from penchant.models.taste.likelihood import Pair, Vote
+from penchant.models.taste.observations import Pair, Vote
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import RewardModel
 from penchant.models.testing import tiny_bundle

@@ -3,25 +3,29 @@
 import numpy as np
 import pytest
 
-from penchant.models.taste.change_detection import CLIP, LEVEL, accumulate
-from penchant.models.taste.likelihood import Pair, Vote
+from penchant.models.taste.observations import Pair, Vote
 from penchant.models.taste.population import Population
-from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.posterior import (
+    CHANGE_THRESHOLD,
+    MAX_LOG_RATIO,
+    UserPosterior,
+    update_change_statistic,
+)
 
 
-def test_the_sum_never_falls_below_zero_and_no_judgement_decides():
-    total, seen = 0.0, []
-    for excess in (-0.5, 0.25, 0.5, -0.25, 9.0, -9.0, -9.0, np.inf, -np.inf):
-        total = accumulate(total, excess)
-        seen.append(total)
+def test_the_statistic_is_never_negative_and_no_judgement_decides():
+    statistic, seen = 0.0, []
+    for log_ratio in (-0.5, 0.25, 0.5, -0.25, 9.0, -9.0, -9.0, np.inf, -np.inf):
+        statistic = update_change_statistic(statistic, log_ratio)
+        seen.append(statistic)
     assert seen == [0.0, 0.25, 0.75, 0.5, 1.5, 0.5, 0.0, 1.0, 0.0]
-    assert accumulate(0.75, np.nan) == 0.75  # -inf - -inf: nobody could have said that
-    assert CLIP * 3 < LEVEL
+    assert update_change_statistic(0.75, np.nan) == 0.75  # -inf - -inf: impossible under both
+    assert MAX_LOG_RATIO * 3 < CHANGE_THRESHOLD
 
 
 @pytest.fixture
 def simulate(make_items):
-    """Changes of each user of a kind, whose taste is multiplied by a factor after 80 judgements."""
+    """Changes detected up to each judgement of a user whose taste is multiplied by a factor after 80 of them."""
 
     def run(seed: int, kind: str, factor: float, *, n: int) -> list[int]:
         rng = np.random.default_rng(seed)
@@ -32,10 +36,10 @@ def simulate(make_items):
             a, b = make_items(rng, k=4, residual=0.0), make_items(rng, k=4, residual=0.0)
             u, v = (float(i.base[0] + i.features[0] @ y) + 0.0 for i in (a, b))
             if kind == "pair":
-                told = Pair(a, b) if u - v + rng.logistic() > 0 else Pair(b, a)
+                judgement = Pair(a, b) if u - v + rng.logistic() > 0 else Pair(b, a)
             else:
-                told = Vote(a, 1 if u + rng.logistic() > 0 else -1)
-            posterior = posterior.learn(told)
+                judgement = Vote(a, 1 if u + rng.logistic() > 0 else -1)
+            posterior = posterior.learn(judgement)
             changes.append(posterior.changes)
         return changes
 
@@ -43,13 +47,13 @@ def simulate(make_items):
 
 
 @pytest.mark.parametrize("kind", ["pair", "vote"])
-def test_a_user_as_known_hardly_ever_raises_an_alarm(simulate, kind):
+def test_an_unchanged_user_rarely_raises_an_alarm(simulate, kind):
     alarms = [simulate(seed, kind, 1.0, n=250)[-1] for seed in range(16)]
     assert sum(alarms) <= 1  # in 4,000 judgements
 
 
 @pytest.mark.parametrize("kind", ["pair", "vote"])
-def test_a_reversed_user_is_noticed_soon(simulate, kind):
+def test_a_reversed_user_is_detected_soon(simulate, kind):
     delays, totals = [], []
     for seed in range(16):
         changes = simulate(seed, kind, -1.0, n=180)
@@ -58,4 +62,4 @@ def test_a_reversed_user_is_noticed_soon(simulate, kind):
         totals.append(changes[-1])
     assert np.median(delays) <= 20
     assert max(delays) <= 60
-    assert max(totals) <= 3  # a quarter of what was believed is still wrong, and may be noticed in turn
+    assert max(totals) <= 3  # the retained quarter is still wrong and may be detected again

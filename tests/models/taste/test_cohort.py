@@ -8,15 +8,15 @@ import pytest
 from scipy.special import expit
 
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.taste import cohort
-from penchant.models.taste.cohort import Steps, bound_precision, is_rank_one, learn_online
-from penchant.models.taste.contrast import TILT
+from penchant.models.taste import logistic
+from penchant.models.taste.cohort import JudgementSteps, is_rank_one, learn_online
+from penchant.models.taste.fixed_points import ConvergenceFailures
 from penchant.models.taste.items import Items
-from penchant.models.taste.likelihood import RatingScale
+from penchant.models.taste.logistic import BOUND_NAME
+from penchant.models.taste.observations import RatingScale
 from penchant.models.taste.population import Beliefs, Population
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.rescues import Rescues
-from penchant.models.taste.reward import RewardModel, observation
+from penchant.models.taste.reward import RewardModel, build_observation
 from penchant.models.testing import tiny_bundle
 
 N_TEXTS = 12
@@ -41,7 +41,7 @@ class World:
         """What the service does."""
         posterior = UserPosterior.at_prior(self.reward.population)
         for judgement, rows in said:
-            told = observation(
+            told = build_observation(
                 self.reward,
                 self.items[list(rows)],
                 kind=judgement.kind,
@@ -56,7 +56,7 @@ class World:
         return posterior
 
     def together(self, said: Sequence[Said], shots: Sequence[int]) -> dict[int, list[Beliefs]]:
-        steps = Steps.of(self.reward, self.items, said)
+        steps = JudgementSteps.build(self.reward, self.items, said)
         return dict(learn_online(self.reward.population, steps, shots))
 
 
@@ -200,7 +200,7 @@ def test_beliefs_that_were_handed_out_stay_as_they_were(rng, make_world):
     world = make_world(rng, 2)
     said = [speak(world, rng, 0, ALL, 8)]
     kept: list[tuple[Beliefs, np.ndarray]] = []
-    steps = Steps.of(world.reward, world.items, said)
+    steps = JudgementSteps.build(world.reward, world.items, said)
     for _, (beliefs,) in learn_online(world.reward.population, steps, (0, 4, 8)):
         kept.append((beliefs, beliefs.means.copy()))
     for beliefs, means in kept:
@@ -215,12 +215,6 @@ def test_nobody_or_nothing_to_learn(rng, make_world):
     assert_same(found, world.reward.population.prior, atol=1e-12)
 
 
-def test_the_bound_s_precision():
-    xi = np.array([0.0, 1e-9, 5e-4, 0.0011, 0.7, 30.0, 800.0])
-    exact = np.array([0.25, *(np.tanh(x / 2) / (2 * x) for x in xi[1:])])
-    np.testing.assert_allclose(bound_precision(xi), exact, rtol=1e-9)
-
-
 def test_what_is_about_one_number():
     assert is_rank_one(Judgement("u", "", "rating", ("a",), 0.5))
     assert is_rank_one(Judgement("u", "", "choice", ("a", "b"), groups=(1, 1)))
@@ -229,11 +223,11 @@ def test_what_is_about_one_number():
 
 
 def test_bounds_that_are_not_found_are_counted_judgement_by_judgement(rng, make_world, monkeypatch):
-    world, counted = make_world(rng, 2), Rescues()
-    monkeypatch.setattr(cohort, "rescues", counted)
+    world, counted = make_world(rng, 2), ConvergenceFailures()
+    monkeypatch.setattr(logistic, "convergence_failures", counted)
     votes = [[(Judgement(f"u{i}", "", "vote", (f"t{i}",), value=1.0), [i])] for i in range(3)]
     world.together(votes, (0, 1))
     assert counted.counts() == {}
-    monkeypatch.setattr(cohort, "MAX_ITERATIONS", 1)
+    monkeypatch.setattr(logistic, "MAX_ITERATIONS", 1)
     world.together(votes, (0, 1))
-    assert counted.counts() == {TILT: 3}
+    assert counted.counts() == {BOUND_NAME: 3}

@@ -11,23 +11,18 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit, log_expit
 from scipy.stats import multivariate_normal, norm
 
-from penchant.models.taste.beliefs import Portrait
 from penchant.models.taste.items import Items
-from penchant.models.taste.likelihood import (
-    LikelihoodError,
-    Observation,
-    Pair,
-    Ranking,
-    Rating,
-    RatingScale,
-    Vote,
-    log_probability,
-    site,
-    site_of,
-)
+from penchant.models.taste.likelihood import LikelihoodError, Site, compute_site, log_probability
+from penchant.models.taste.linear_predictor import StackedBeliefs
+from penchant.models.taste.observations import Observation, Pair, Ranking, Rating, RatingScale, Vote
 from penchant.models.taste.population import Beliefs, Population
 
 SCALE = RatingScale(offset=0.1, slope=0.4, noise=0.5)
+
+
+def site(observation: Observation, beliefs: Beliefs) -> Site:
+    """Site of a judgement by a user who has the beliefs of the prior."""
+    return compute_site(observation, StackedBeliefs.stack(beliefs, beliefs))
 
 
 def residual_variance(items: Items, population: Population) -> float:
@@ -40,7 +35,7 @@ def residual_variance(items: Items, population: Population) -> float:
 
 
 def after(population: Population, observation: Observation) -> Beliefs:
-    return site(observation, population.prior).after().beliefs
+    return site(observation, population.prior).update_beliefs().user
 
 
 def along(population: Population, direction: np.ndarray) -> tuple[float, float]:
@@ -105,7 +100,7 @@ def test_several_ratings_are_one_batch_regression(rng, make_items, make_populati
     precision, linear = np.zeros((3, 3)), np.zeros(3)
     for i in range(4):
         found = site(Rating(items[i], values[i], SCALE), population.prior)
-        precision, linear = found.added_to(precision, linear)
+        precision, linear = found.add_to(precision, linear)
     got = population.update(precision, linear)
     cov = np.linalg.inv(population.precisions[0])
     h = SCALE.slope * np.column_stack([np.ones(4), items.directions])
@@ -193,7 +188,9 @@ def test_the_fixed_point_is_the_optimum_of_the_bound(rng, make_items, make_popul
         rng, make_items, make_population
     ):
         found = site(observation, population.prior)
-        free = found.curvature / (1 - found.curvature * residual)  # undo the integration over the residual
+        free = found.projected_precision / (
+            1 - found.projected_precision * residual
+        )  # undo the integration over the residual
         xi = brentq(lambda x, free=free: omega(x) - free, 1e-6, 1e3)
         # (y, e) jointly: precision blockdiag(P, 1/r) + ω [φ;1][φ;1]ᵀ.
         cov = np.linalg.inv(population.precisions[0])
@@ -228,7 +225,7 @@ def test_the_fixed_point_averages_over_archetypes(rng, make_items, make_populati
     item = make_items(rng)
     found = site(Vote(item, 1), population.prior)
     residual, base = residual_variance(item, population), float(item.base[0])
-    free = found.curvature / (1 - found.curvature * residual)
+    free = found.projected_precision / (1 - found.projected_precision * residual)
     second = 0.0
     for weight, mean, precision in zip(
         population.weights, population.means, population.precisions, strict=True
@@ -248,8 +245,8 @@ def test_omega_on_both_sides_of_its_branch(xi):
     found = site(Vote(item, 1), population.prior)
     wide = np.longdouble(max(xi, 1e-12))
     exact = np.tanh(wide / 2) / (2 * wide) if xi > 1e-6 else np.longdouble(0.25)
-    assert found.curvature == pytest.approx(float(exact), rel=1e-9)
-    assert found.push == pytest.approx(0.5 - float(exact) * xi, abs=1e-9)
+    assert found.projected_precision == pytest.approx(float(exact), rel=1e-9)
+    assert found.projected_linear == pytest.approx(0.5 - float(exact) * xi, abs=1e-9)
 
 
 @pytest.mark.parametrize("base", [-1e6, -800.0, 800.0, 1e6])
@@ -258,7 +255,7 @@ def test_extreme_utilities_stay_finite(rng, make_items, make_population, base, v
     population = make_population(rng)
     item = make_items(rng, base=[base])
     found = site(Vote(item, value), population.prior)
-    assert np.isfinite([found.curvature, found.push]).all()
+    assert np.isfinite([found.projected_precision, found.projected_linear]).all()
     direction = value * found.direction  # φ, turned towards what was said
     moved = after(population, Vote(item, value)).means[0] @ direction
     before = population.means[0] @ direction
@@ -276,8 +273,8 @@ def test_swapped_pairs_and_votes_mirror(rng, make_items):
     # One is expected and the other a surprise, unless both have the same base utility.
     level = Items(a.base, b.base_variance, b.directions, b.direction_variance, b.keys)
     forth, back = site(Pair(a, level), population.prior), site(Pair(level, a), population.prior)
-    assert forth.curvature == pytest.approx(back.curvature, rel=1e-9)
-    assert forth.push == pytest.approx(back.push, rel=1e-9)
+    assert forth.projected_precision == pytest.approx(back.projected_precision, rel=1e-9)
+    assert forth.projected_linear == pytest.approx(back.projected_linear, rel=1e-9)
     assert forth.direction[0] == 0.0  # pairs never identify the threshold
 
 
@@ -289,7 +286,9 @@ def test_residuals_soften_every_site(rng, make_items, make_population):
         state = np.random.default_rng(3)
         a, b = make_items(state, residual=residual), make_items(state, residual=residual)
         observations = [Pair(a, b), Vote(a, 1), Rating(a, 0.5, SCALE)]
-        precisions.append([site(observation, population.prior).curvature for observation in observations])
+        precisions.append(
+            [site(observation, population.prior).projected_precision for observation in observations]
+        )
     assert (np.diff(precisions, axis=0) < 0).all()
 
 
@@ -327,9 +326,9 @@ def test_a_smaller_weight_says_less(make_items, make_population, weight, seed, k
                 return Rating(a, 0.3, SCALE, weight)
 
     whole, part = site(observation(1.0), population.prior), site(observation(weight), population.prior)
-    assert 0 < part.curvature < whole.curvature
+    assert 0 < part.projected_precision < whole.projected_precision
     if kind != "rating":
-        assert part.curvature <= 0.25 * weight
+        assert part.projected_precision <= 0.25 * weight
 
 
 def test_a_text_against_itself_says_nothing(rng, make_items, make_population):
@@ -340,7 +339,7 @@ def test_a_text_against_itself_says_nothing(rng, make_items, make_population):
         found = site(Pair(a, noisy, flip=flip), population.prior)
         np.testing.assert_array_equal(found.precision, np.zeros((3, 3)))
         np.testing.assert_array_equal(found.linear, np.zeros(3))
-        np.testing.assert_allclose(found.after().beliefs.weights, population.weights, rtol=1e-12)
+        np.testing.assert_allclose(found.update_beliefs().user.weights, population.weights, rtol=1e-12)
         assert log_probability(Pair(a, noisy, flip=flip), population.prior) == pytest.approx(np.log(0.5))
 
 
@@ -359,7 +358,7 @@ def test_bad_weights_are_refused(rng, make_items, make_population, weight, kind)
 
 @pytest.mark.parametrize("value", [0, 2, -2, 0.5, float("nan")])
 def test_bad_votes_are_refused(rng, make_items, make_population, value):
-    with pytest.raises(LikelihoodError, match="a vote is 1 or -1"):
+    with pytest.raises(LikelihoodError, match="a vote must be 1 or -1"):
         site(Vote(make_items(rng), value), make_population(rng).prior)
 
 
@@ -396,7 +395,7 @@ def test_unreliable_logistic_labels_against_quadrature(rng, make_items, make_pop
         # r − ½ is the linear term: r is P(right | label) by Bayes.
         _, _, right = quadrature(mean, variance, base, residual, logistic(label))
         found_site = site(observation, population.prior)
-        pull = found_site.push * (1 + free_curvature(found_site, residual) * residual)
+        pull = found_site.projected_linear * (1 + free_curvature(found_site, residual) * residual)
         pull += free_curvature(found_site, residual) * base * label
         assert pull + 0.5 == pytest.approx((1 - flip) * right / evidence, abs=0.02)
     assert np.mean(errors) < 0.1
@@ -405,7 +404,7 @@ def test_unreliable_logistic_labels_against_quadrature(rng, make_items, make_pop
 
 def free_curvature(found, residual: float) -> float:
     """Undoes the integration over the residual."""
-    return found.curvature / (1 - found.curvature * residual)
+    return found.projected_precision / (1 - found.projected_precision * residual)
 
 
 def test_a_surprising_label_of_an_unreliable_source_is_hardly_believed(rng, make_items):
@@ -435,12 +434,12 @@ def test_unreliable_ratings_are_believed_by_bayes(rng, make_items, make_populati
         right = (1 - flip) * density / ((1 - flip) * density + flip * 0.5)  # or uniform on [-1, 1]
         believed = site(Rating(item, value, SCALE, 1.0, flip), population.prior)
         same = site(Rating(item, value, SCALE, right), population.prior)
-        assert believed.curvature == pytest.approx(same.curvature, rel=1e-9)
-        assert believed.push == pytest.approx(same.push, rel=1e-9)
+        assert believed.projected_precision == pytest.approx(same.projected_precision, rel=1e-9)
+        assert believed.projected_linear == pytest.approx(same.projected_linear, rel=1e-9)
         found = log_probability(Rating(item, value, SCALE, 1.0, flip), population.prior)
         assert found == pytest.approx(np.log((1 - flip) * density + flip * 0.5), rel=1e-9)
     nothing = site(Rating(item, value, SCALE, 1.0, 1.0), population.prior)
-    assert (nothing.curvature, nothing.push) == (0.0, 0.0)
+    assert (nothing.projected_precision, nothing.projected_linear) == (0.0, 0.0)
 
 
 # ---------------------------------------------------------------- probabilities
@@ -459,8 +458,10 @@ def test_probabilities_of_labels_against_quadrature(rng, make_items, make_popula
 
 @pytest.mark.parametrize("flip", [0.0, 0.1])
 @pytest.mark.parametrize("kind", ["pair", "vote", "rating", "choice"])
-def test_surprise_is_what_a_stranger_would_have_lost_less(rng, make_items, make_population, kind, flip):
-    user, stranger = make_population(rng, archetypes=2).prior, make_population(rng).prior
+def test_the_log_likelihood_ratio_compares_a_new_user_with_this_one(
+    rng, make_items, make_population, kind, flip
+):
+    user, prior = make_population(rng, archetypes=2).prior, make_population(rng).prior
     items = make_items(rng, 4)
     observation = {
         "pair": Pair(items[0], items[1], 0.5, flip),
@@ -468,12 +469,14 @@ def test_surprise_is_what_a_stranger_would_have_lost_less(rng, make_items, make_
         "rating": Rating(items[0], 0.5, SCALE, 1.0, flip),
         "choice": Ranking(items, (1, 3), 1.0, flip),
     }[kind]
-    assert site(observation, user).surprise == 0.0
-    expected = log_probability(observation, stranger) - log_probability(observation, user)
-    assert site_of(observation, Portrait.of(user, stranger)).surprise == pytest.approx(expected, rel=1e-12)
+    assert site(observation, user).log_likelihood_ratio == 0.0
+    expected = log_probability(observation, prior) - log_probability(observation, user)
+    assert compute_site(observation, StackedBeliefs.stack(user, prior)).log_likelihood_ratio == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
-def test_certain_labels_have_finite_and_impossible_ones_infinite_surprise(make_items, rng):
+def test_certain_labels_have_log_probability_zero_and_impossible_ones_minus_infinity(make_items, rng):
     population = Population(np.ones(1), np.zeros((1, 3)), 1e6 * np.eye(3)[None])
     item = make_items(rng, base=[1e4], residual=0.0)
     assert log_probability(Vote(item, 1), population.prior) == 0.0
@@ -605,7 +608,7 @@ def test_texts_that_are_all_tied_or_all_the_same_say_nothing(rng, make_items, ma
         found = site(ranking, population.prior)
         np.testing.assert_allclose(found.precision, np.zeros((3, 3)), atol=1e-12)
         np.testing.assert_allclose(found.linear, np.zeros(3), atol=1e-12)
-        believed = found.after().beliefs
+        believed = found.update_beliefs().user
         np.testing.assert_allclose(believed.means, population.means, atol=1e-9)
         np.testing.assert_allclose(believed.weights, population.weights, rtol=1e-9)
 

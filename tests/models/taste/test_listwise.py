@@ -1,6 +1,7 @@
 """Plackett–Luce with ties against enumeration, numerical derivatives and tensor-product quadrature."""
 
 import itertools
+import logging
 import math
 
 import numpy as np
@@ -9,17 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penchant.models.taste import listwise
+from penchant.models.taste.fixed_points import ConvergenceFailures
 from penchant.models.taste.listwise import (
+    build_stages,
     expected_site,
     gaussian_site,
+    integrate_out_residuals,
     log_likelihood,
     log_probability,
-    stages,
     uniform_log_likelihood,
-    without_residuals,
 )
-from penchant.models.taste.numerics import normal_draws
 from penchant.models.taste.population import Beliefs
+from penchant.models.taste.sobol import normal_draws
 
 GROUPS = [(1, 2), (1, 1, 1), (2, 1), (1, 3), (2, 2), (1, 2, 1), (3, 1), (1, 1, 1, 1), (2, 1, 2)]
 
@@ -228,7 +230,7 @@ def test_residuals_are_integrated_out(rng):
     root, residual = rng.normal(0, 1, (3, 2)), np.diag([0.5, 0.0, 2.0])
     residual[0, 2] = residual[2, 0] = 0.3
     precision, linear = root @ root.T, rng.normal(0, 1, 3)
-    found, pull = without_residuals(precision, linear, residual)
+    found, pull = integrate_out_residuals(precision, linear, residual)
     prior = np.diag([1.0, 2.0, 0.7])
     # Independent: condition (rest, rest + e) on a pseudo-observation with the site's precision.
     wide = np.block([[prior, prior], [prior, prior + residual]])
@@ -266,12 +268,49 @@ def test_draws_are_symmetric_and_white():
 
 
 def test_long_lists_get_fewer_draws():
-    assert stages((1, 2)).draws == listwise.MAX_DRAWS
-    assert stages((1, 1999)).draws == 128
-    assert stages((1,) * 120).draws == listwise.MIN_DRAWS
+    assert build_stages((1, 2)).draws == listwise.MAX_DRAWS
+    assert build_stages((1, 1999)).draws == 128
+    assert build_stages((1,) * 120).draws == listwise.MIN_DRAWS
     for groups in ((1, 299), (1,) * 40):
         n = sum(groups)
         precision, linear = gaussian_site(groups, one(np.zeros(n), np.eye(n)))
         assert np.isfinite(linear).all()
         assert linear[0] > 0.5 > linear[1] if n == 300 else linear[0] > linear[-1]
         assert np.linalg.eigvalsh(precision)[0] > -1e-9
+
+
+# ---------------------------------------------------------------- iterations that do not converge
+
+
+@pytest.fixture
+def failures(monkeypatch):
+    """Convergence failures of this test."""
+    fresh = ConvergenceFailures()
+    monkeypatch.setattr(listwise, "convergence_failures", fresh)
+    return fresh
+
+
+def wide_beliefs(seed: int) -> Beliefs:
+    """Beliefs about four utilities, with deviations of about 100; those of a fitted bundle are about 1."""
+    rng = np.random.default_rng(seed)
+    roots = rng.normal(0, 1, (2, 4, 4))
+    covariances = 10_000 * (roots @ roots.transpose(0, 2, 1) / 4 + 0.1 * np.eye(4))
+    return Beliefs(rng.dirichlet(np.ones(2)), rng.normal(0, 100, (2, 4)), covariances)
+
+
+def test_a_site_that_is_not_found_is_counted_and_still_proper(failures, caplog):
+    with caplog.at_level(logging.WARNING):
+        sites = [listwise.gaussian_site((1, 1, 1, 1), wide_beliefs(seed)) for seed in range(6)]
+    for precision, linear in sites:
+        assert np.linalg.eigvalsh(precision)[0] > -1e-9
+        assert np.isfinite(linear).all()
+    (name,) = failures.counts()
+    assert name == "site of a choice or ranking"
+    assert 1 <= failures.counts()[name] <= 6
+    assert "did not converge: the residual is" in caplog.text
+
+
+def test_a_site_that_is_found_is_not_counted(failures):
+    beliefs = Beliefs(np.ones(1), np.zeros((1, 4)), np.eye(4)[None])
+    listwise.gaussian_site((1, 1, 1, 1), beliefs)
+    assert failures.counts() == {}

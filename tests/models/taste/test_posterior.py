@@ -6,20 +6,17 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from penchant.models.taste.change_detection import KEPT, LEVEL
 from penchant.models.taste.items import Items
-from penchant.models.taste.likelihood import (
-    LikelihoodError,
-    Observation,
-    Pair,
-    Ranking,
-    Rating,
-    RatingScale,
-    Vote,
-    log_probability,
-)
+from penchant.models.taste.likelihood import LikelihoodError, log_probability
+from penchant.models.taste.observations import Observation, Pair, Ranking, Rating, RatingScale, Vote
 from penchant.models.taste.population import Population
-from penchant.models.taste.posterior import FRESH_EVERY, PosteriorError, UserPosterior
+from penchant.models.taste.posterior import (
+    CHANGE_THRESHOLD,
+    REFRESH_INTERVAL,
+    RETAINED_SHARE,
+    PosteriorError,
+    UserPosterior,
+)
 
 SCALE = RatingScale(offset=-0.1, slope=0.5, noise=0.4)
 SINGLE = ["pair", "vote", "rating", "choice", "ranking"]
@@ -198,9 +195,9 @@ def test_beliefs_are_those_of_the_evidence(rng, make_population, observe):
     """Carried forward by rank-one updates, and computed anew every 128th time: always what inverting would give."""
     population = make_population(rng, q=17, archetypes=2)
     posterior = UserPosterior.at_prior(population)
-    for number in range(2 * FRESH_EVERY + 2):
+    for number in range(2 * REFRESH_INTERVAL + 2):
         posterior = posterior.learn(observe(rng, "mixed" if number % 8 == 0 else "pair", k=16, size=0.5))
-        if number % 20 == 0 or number % FRESH_EVERY < 2:
+        if number % 20 == 0 or number % REFRESH_INTERVAL < 2:
             expected = population.update(posterior.precision, posterior.linear)
             np.testing.assert_allclose(posterior.beliefs.means, expected.means, atol=1e-9)
             np.testing.assert_allclose(posterior.beliefs.covariances, expected.covariances, atol=1e-11)
@@ -286,19 +283,21 @@ def test_a_change_discounts_what_was_learned_once(rng, make_items):
     for _ in range(30):
         posterior = posterior.learn(Pair(a, b))
     assert posterior.changes == 0
-    assert posterior.surprise < 1.0
+    assert posterior.change_statistic < 1.0
     steps = [posterior]
     while steps[-1].changes == 0:
         steps.append(steps[-1].learn(Pair(b, a)))
     before, after = steps[-2], steps[-1]
     assert 6 <= len(steps) - 1 <= 12  # no single judgement decides
-    assert (np.diff([p.surprise for p in steps[:-1]]) > 0).all()
+    assert (np.diff([p.change_statistic for p in steps[:-1]]) > 0).all()
     # What is left is a quarter of the old, and the judgement that showed it, learned afresh.
-    kept = UserPosterior(population, KEPT * before.precision, KEPT * before.linear).learn(Pair(b, a))
+    kept = UserPosterior(population, RETAINED_SHARE * before.precision, RETAINED_SHARE * before.linear).learn(
+        Pair(b, a)
+    )
     np.testing.assert_allclose(after.precision, kept.precision, rtol=1e-12)
     np.testing.assert_allclose(after.linear, kept.linear, rtol=1e-12)
     assert (after.judgements, after.changes) == (before.judgements + 1, 1)
-    assert after.surprise == kept.surprise <= 1.0
+    assert after.change_statistic == kept.change_statistic <= 1.0
     # And the new opinion is soon believed.
     settled = after
     for _ in range(12):
@@ -318,7 +317,7 @@ def test_bytes_round_trip(rng, make_items, make_population, observe, q):
         posterior = posterior.learn(observe(rng, "mixed", k=q - 1))
     again = UserPosterior.from_bytes(posterior.to_bytes(), population)
     assert again.judgements == 10
-    assert (again.surprise, again.changes) == (posterior.surprise, posterior.changes)
+    assert (again.change_statistic, again.changes) == (posterior.change_statistic, posterior.changes)
     assert again.to_bytes() == posterior.to_bytes()
     items = make_items(rng, 6, k=q - 1)
     np.testing.assert_allclose(again.utility(items).mean, posterior.utility(items).mean, atol=1e-6)
@@ -331,12 +330,15 @@ def test_bytes_round_trip(rng, make_items, make_population, observe, q):
 
 
 @pytest.mark.parametrize("q", [1, 2, 17])
-def test_as_stored_is_what_is_read_to_the_bit(rng, make_population, observe, q):
+def test_rounding_is_what_is_read_to_the_bit(rng, make_population, observe, q):
     population = make_population(rng, q=q, archetypes=2)
     posterior = UserPosterior.at_prior(population)
     for _ in range(20):
         posterior = posterior.learn(observe(rng, "mixed", k=q - 1))
-        read, rounded = UserPosterior.from_bytes(posterior.to_bytes(), population), posterior.as_stored()
+        read, rounded = (
+            UserPosterior.from_bytes(posterior.to_bytes(), population),
+            posterior.round_to_stored(),
+        )
         for one, other in (
             (read, rounded),
             (read.learn(told := observe(rng, "vote", k=q - 1)), rounded.learn(told)),
@@ -352,7 +354,7 @@ def test_what_is_not_finite_cannot_be_stored(rng, make_population, number, field
     posterior = UserPosterior.at_prior(make_population(rng, q=3))
     getattr(posterior, field)[-1] = number
     with pytest.raises(PosteriorError, match="not finite"):
-        posterior.as_stored()
+        posterior.round_to_stored()
 
 
 def test_saving_between_all_judgements_changes_hardly_anything(rng, make_items, make_population, observe):
@@ -363,7 +365,10 @@ def test_saving_between_all_judgements_changes_hardly_anything(rng, make_items, 
         live = live.learn(told)
         stored = UserPosterior.from_bytes(stored.learn(told).to_bytes(), population)
     assert stored.judgements == live.judgements
-    assert (stored.surprise, stored.changes) == (pytest.approx(live.surprise, abs=1e-4), live.changes)
+    assert (stored.change_statistic, stored.changes) == (
+        pytest.approx(live.change_statistic, abs=1e-4),
+        live.changes,
+    )
     items = make_items(rng, 50, k=16)
     np.testing.assert_allclose(stored.utility(items).mean, live.utility(items).mean, atol=1e-4)
     np.testing.assert_allclose(stored.utility(items).std, live.utility(items).std, rtol=1e-5)
@@ -410,7 +415,7 @@ def test_numbers_that_are_not_finite_are_damage(rng, make_population, number):
             UserPosterior.from_bytes(damaged, population)
 
 
-@pytest.mark.parametrize("surprise", [-1e-9, LEVEL + 1e-9, float("nan"), float("inf")])
+@pytest.mark.parametrize("surprise", [-1e-9, CHANGE_THRESHOLD + 1e-9, float("nan"), float("inf")])
 def test_a_surprise_that_cannot_be_is_damage(rng, make_population, surprise):
     population = make_population(rng)
     blob = UserPosterior.at_prior(population).to_bytes()

@@ -7,10 +7,10 @@ import pytest
 
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
 from penchant.models.ranking.selection import relevance
-from penchant.models.taste.items import Items
-from penchant.models.taste.likelihood import Pair, RatingScale
+from penchant.models.taste.items import Items, item_key
+from penchant.models.taste.observations import Pair, RatingScale
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.reward import ItemMemory, RewardModel, item_key
+from penchant.models.taste.reward import ItemMemory, RewardModel
 from penchant.models.taste.text_prior import LinearTextPrior
 from penchant.models.testing import tiny_bundle
 
@@ -49,7 +49,7 @@ def reward(extractor) -> RewardModel:
 def test_describe_splits_base_directions_and_loadings(extractor, reward):
     vectors = extractor.extract(["one two three", "a longer text about something else"]).vectors
     items = reward.describe(vectors)
-    mean, variance = reward.text_prior.predict(vectors)
+    mean, variance = reward.text_prior.predict(reward.text_prior.standardiser(vectors))
     np.testing.assert_array_equal(items.base, mean[:, 0])
     np.testing.assert_array_equal(items.base_variance, variance[:, 0])
     np.testing.assert_array_equal(items.directions[:, :2], mean[:, 1:])
@@ -132,9 +132,11 @@ def test_tastes_are_directions_of_features_known_without_error(rng, extractor, r
     np.testing.assert_array_equal(items.direction_variance[:, -3:], 0)
 
 
-def test_attribute_tastes_are_coordinates_of_the_user(extractor, reward):
+def test_declared_tastes_are_coordinates_of_the_user(extractor, reward):
     questions = 64 + ATTRIBUTE_NAMES.index("questions")
-    wider = reward.with_attribute_tastes({LENGTH: 0.5, questions: 0.1})
+    wider = reward.with_tastes(
+        np.eye(reward.text_prior.standardiser.width)[:, [LENGTH, questions]], np.array([0.5, 0.1])
+    )
     assert (wider.q, wider.rank) == (6, 2)
     prior = wider.population.prior.covariances[0]
     np.testing.assert_allclose(prior, np.diag([1, 1, 1, 1, 0.5, 0.1]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torch.quasirandom import SobolEngine
 
-from penchant.models.taste.sobol import MAX_POINTS, MAX_WIDTH, TABLE, packed, scrambled_sobol
+from penchant.models.taste.sobol import MAX_POINTS, MAX_WIDTH, TABLE, pack_table, scrambled_sobol
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -31,7 +31,7 @@ def test_the_points_are_those_of_torch(width, count, seed):
 
 
 def test_every_dimension_of_the_table_is_that_of_torch():
-    np.testing.assert_array_equal(np.load(TABLE), packed(SobolEngine(MAX_WIDTH).sobolstate.numpy()))
+    np.testing.assert_array_equal(np.load(TABLE), pack_table(SobolEngine(MAX_WIDTH).sobolstate.numpy()))
 
 
 def test_draws_are_the_same_for_ever():

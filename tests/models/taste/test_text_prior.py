@@ -22,7 +22,7 @@ from penchant.models.taste.text_prior import (
 def test_standardising_centres_scales_clips_and_adds_a_constant(rng):
     vectors = rng.normal(3, 2, (500, 4)).astype(np.float16)
     vectors[:, 3] = 0.25  # never varies
-    standardiser = Standardiser.of(vectors)
+    standardiser = Standardiser.fit(vectors)
     x = standardiser(vectors)
     assert x.shape == (500, standardiser.width) == (500, 4 + MAX_INDUCING + 1)
     np.testing.assert_allclose(x[:, :3].mean(0), 0, atol=0.01)
@@ -34,7 +34,7 @@ def test_standardising_centres_scales_clips_and_adds_a_constant(rng):
         far[:, [0, 1, 2, 3, -1]],
         [[CLIP, -CLIP, (3 - standardiser.centre[2]) / standardiser.scale[2], 0, 1]],
     )
-    few = Standardiser.of(vectors[: MIN_INDUCING - 1])
+    few = Standardiser.fit(vectors[: MIN_INDUCING - 1])
     assert few.basis is None
     assert few(vectors).shape == (500, few.width) == (500, 5)
 
@@ -43,7 +43,7 @@ def test_a_feature_that_almost_never_varies_is_dropped(rng):
     vectors = np.zeros((1000, 2), np.float16)
     vectors[:4, 0] = 1.0  # in 0.4 % of the texts
     vectors[:60, 1] = 1.0
-    x = Standardiser.of(vectors)(vectors)
+    x = Standardiser.fit(vectors)(vectors)
     assert (x[:, 0] == 0).all()
     assert x[:, 1].std() == pytest.approx(1.0)
 
@@ -59,7 +59,7 @@ def kernel(basis: RadialBasis, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def test_where_all_texts_are_inducing_the_nystroem_kernel_is_exact(rng):
     """Up to the jitter: K(K + εI)⁻¹K = K − εK(K + εI)⁻¹, off by ε at most."""
     vectors = rng.normal(size=(MAX_INDUCING, 5)).astype(np.float16)
-    standardiser = Standardiser.of(vectors)
+    standardiser = Standardiser.fit(vectors)
     basis = standardiser.basis
     assert basis is not None
     assert len(basis.inducing) == MAX_INDUCING
@@ -74,7 +74,7 @@ def test_where_all_texts_are_inducing_the_nystroem_kernel_is_exact(rng):
 def test_with_fewer_inducing_texts_it_is_their_projection(rng):
     """k(x, Z)(K_ZZ + εI)⁻¹k(Z, x'), never more than the kernel's own 1 on the diagonal."""
     vectors = rng.normal(size=(600, 5)).astype(np.float16)
-    standardiser = Standardiser.of(vectors)
+    standardiser = Standardiser.fit(vectors)
     basis = standardiser.basis
     wide = standardiser(vectors)[:, :5]
     across, inner = kernel(basis, wide, basis.inducing), kernel(basis, basis.inducing, basis.inducing)
@@ -88,7 +88,7 @@ def test_with_fewer_inducing_texts_it_is_their_projection(rng):
 
 def test_inducing_points_are_texts_and_their_median_distance_is_the_length(rng):
     vectors = rng.normal(size=(400, 5)).astype(np.float16)
-    standardiser = Standardiser.of(vectors)
+    standardiser = Standardiser.fit(vectors)
     basis = standardiser.basis
     texts = {row.tobytes() for row in standardiser(vectors)[:, :5].astype(np.float16)}
     inducing = {row.tobytes() for row in basis.inducing.astype(np.float16)}
@@ -100,7 +100,7 @@ def test_inducing_points_are_texts_and_their_median_distance_is_the_length(rng):
 def test_blocks_count_alike_in_the_kernel(rng):
     """Sixty numbers of an embedding do not drown four attributes."""
     vectors = rng.normal(size=(300, 64)).astype(np.float16)
-    basis = Standardiser.of(vectors, blocks=(60, 4)).basis
+    basis = Standardiser.fit(vectors, blocks=(60, 4)).basis
     spread = (basis.inducing * basis.scale).var(axis=0)
     assert spread[:60].sum() == pytest.approx(1, rel=0.1)
     assert spread[60:].sum() == pytest.approx(1, rel=0.1)
@@ -108,15 +108,15 @@ def test_blocks_count_alike_in_the_kernel(rng):
 
 def test_the_seed_draws_the_inducing_texts(rng):
     vectors = rng.normal(size=(400, 3)).astype(np.float16)
-    one, again, other = (Standardiser.of(vectors, seed=seed).basis.inducing for seed in (1, 1, 2))
+    one, again, other = (Standardiser.fit(vectors, seed=seed).basis.inducing for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, again)
     assert {*map(bytes, one)} != {*map(bytes, other)}
 
 
 def test_few_distinct_texts_have_no_radial_basis(rng):
     distinct = rng.normal(size=(MIN_INDUCING, 3)).astype(np.float16)
-    assert Standardiser.of(np.repeat(distinct[:-1], 5, axis=0)).basis is None
-    basis = Standardiser.of(np.repeat(distinct, 5, axis=0)).basis
+    assert Standardiser.fit(np.repeat(distinct[:-1], 5, axis=0)).basis is None
+    basis = Standardiser.fit(np.repeat(distinct, 5, axis=0)).basis
     assert basis is not None
     assert len(basis.inducing) == MIN_INDUCING
 
@@ -138,7 +138,7 @@ def prior(rng) -> LinearTextPrior:
 
 def test_prediction_is_bayesian_linear_regression(rng, prior):
     vectors = rng.normal(size=(7, 4)).astype(np.float16)
-    mean, variance = prior.predict(vectors)
+    mean, variance = prior.predict(prior.standardiser(vectors))
     x = prior.standardiser(vectors)
     for j in range(3):
         low_rank = prior.learned[j].astype(float)
@@ -150,17 +150,21 @@ def test_prediction_is_bayesian_linear_regression(rng, prior):
 
 def test_variance_is_never_below_the_residual(rng, prior):
     overdone = replace(prior, learned=prior.learned * 100)  # as truncation to float16 might, on a small scale
-    _, variance = overdone.predict(rng.normal(size=(7, 4)).astype(np.float16))
+    _, variance = overdone.predict(overdone.standardiser(rng.normal(size=(7, 4)).astype(np.float16)))
     np.testing.assert_allclose(variance, np.broadcast_to(prior.residual_variance, (7, 3)))
 
 
 def test_arrays_keep_the_prior(rng, prior):
     again = LinearTextPrior.from_arrays(prior.arrays())
     vectors = rng.normal(size=(7, 4)).astype(np.float16)
-    for before, after in zip(prior.predict(vectors), again.predict(vectors), strict=True):
+    for before, after in zip(
+        prior.predict(prior.standardiser(vectors)), again.predict(again.standardiser(vectors)), strict=True
+    ):
         np.testing.assert_allclose(after, before, rtol=2e-3)
     third = LinearTextPrior.from_arrays(again.arrays())
-    for before, after in zip(again.predict(vectors), third.predict(vectors), strict=True):
+    for before, after in zip(
+        again.predict(again.standardiser(vectors)), third.predict(third.standardiser(vectors)), strict=True
+    ):
         np.testing.assert_array_equal(after, before)
 
 
@@ -168,7 +172,7 @@ def test_arrays_keep_the_radial_basis(rng):
     """Exactly: a bundle serves with the very features that its weights were fitted on."""
     vectors = rng.normal(0.3, 2, (300, 6)).astype(np.float16)
     vectors[:, 2] = 1.0
-    standardiser = Standardiser.of(vectors, blocks=(4, 2))
+    standardiser = Standardiser.fit(vectors, blocks=(4, 2))
     shape = (standardiser.width, 2)
     prior = LinearTextPrior(
         standardiser,
@@ -181,7 +185,9 @@ def test_arrays_keep_the_radial_basis(rng):
     assert arrays["text.inducing"].dtype == np.float16
     again = LinearTextPrior.from_arrays(arrays)
     np.testing.assert_array_equal(again.standardiser(vectors), standardiser(vectors))
-    np.testing.assert_array_equal(again.predict(vectors)[0], prior.predict(vectors)[0])
+    np.testing.assert_array_equal(
+        again.predict(again.standardiser(vectors))[0], prior.predict(prior.standardiser(vectors))[0]
+    )
     plain = LinearTextPrior.from_arrays(
         replace(prior, standardiser=replace(standardiser, basis=None)).arrays()
     )
@@ -194,5 +200,6 @@ def test_a_dropped_feature_stays_dropped_in_arrays():
     prior = LinearTextPrior(
         standardiser, np.ones(shape), np.ones(shape), np.zeros((1, 3, 1), np.float32), np.ones(1)
     )
-    mean, _ = LinearTextPrior.from_arrays(prior.arrays()).predict(np.array([[2.0, 500.0]], np.float16))
+    loaded = LinearTextPrior.from_arrays(prior.arrays())
+    mean, _ = loaded.predict(loaded.standardiser(np.array([[2.0, 500.0]], np.float16)))
     assert mean[0, 0] == 3.0

@@ -5,7 +5,7 @@ import re
 import pytest
 import structlog
 
-from penchant.models.taste.rescues import rescues
+from penchant.models.taste.fixed_points import convergence_failures
 from penchant.service.api.answers.base import Problem
 from penchant.service.api.answers.ops import Health, ModelList, Readiness
 from penchant.service.errors import STATUS, Code
@@ -57,7 +57,7 @@ def sample(client, name):
 def test_iterations_that_did_not_converge_are_counted(client):
     series = 'penchant_numerical_rescues_total{computation="site of a choice or ranking"}'
     before = sample(client, series)
-    rescues.add("site of a choice or ranking", residual=0.1, tolerance=1e-6, steps=60)
+    convergence_failures.add("site of a choice or ranking", residual=0.1, tolerance=1e-6, steps=60)
     assert sample(client, series) == before + 1
 
 

@@ -6,9 +6,9 @@ import pytest
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.judgements.base import edit_weight
-from penchant.models.taste.likelihood import Pair, Ranking
+from penchant.models.taste.items import item_key
+from penchant.models.taste.observations import Pair, Ranking
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.reward import item_key
 from penchant.models.testing import tiny_bundle
 
 PROMPT = "What shall we talk about?"

@@ -18,7 +18,7 @@ from penchant.models.bundle import Bundle
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.judgements.files import read
-from penchant.models.taste.reward import item_key
+from penchant.models.taste.items import item_key
 from penchant.models.testing import tiny_bundle
 from penchant.service.access.tenancy import TenantSettings, put_settings
 from penchant.service.cli.app import app

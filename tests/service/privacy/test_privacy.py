@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
-from penchant.models.taste.reward import item_key
+from penchant.models.taste.items import item_key
 from penchant.models.testing import tiny_bundle
 from penchant.service.access.tenancy import TenantSettings, put_settings
 from penchant.service.app import create_app

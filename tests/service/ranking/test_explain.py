@@ -10,7 +10,8 @@ from penchant.models.bundle import Bundle
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
-from penchant.models.taste.reward import ItemMemory, item_key
+from penchant.models.taste.items import item_key
+from penchant.models.taste.reward import ItemMemory
 from penchant.models.taste.text_prior import LinearTextPrior
 from penchant.models.testing import tiny_bundle
 from penchant.service.api.answers.users import UserResponse
@@ -177,11 +178,8 @@ class Opaque:
     def standardiser(self):
         return self.inner.standardiser
 
-    def predict(self, vectors):
-        return self.inner.predict(vectors)
-
-    def predict_standardised(self, x):
-        return self.inner.predict_standardised(x)
+    def predict(self, x):
+        return self.inner.predict(x)
 
     def arrays(self):
         return self.inner.arrays()

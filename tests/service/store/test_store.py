@@ -19,7 +19,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
-from penchant.models.taste.reward import observation
+from penchant.models.taste.reward import build_observation
 from penchant.models.testing import tiny_bundle
 from penchant.service import store as store_package
 from penchant.service.bundles.loading import StartError, check_match
@@ -515,9 +515,9 @@ def test_one_request_of_a_group_cannot_fail_another(client, monkeypatch):
     def explode(*arguments, weight, **named):
         if weight == 0.125:
             raise ArithmeticError("secret reason")
-        return observation(*arguments, weight=weight, **named)
+        return build_observation(*arguments, weight=weight, **named)
 
-    monkeypatch.setattr(fold, "observation", explode)
+    monkeypatch.setattr(fold, "build_observation", explode)
     held = HeldWriter(client)
     batch = {"events": [VOTE | {"text": "in a batch"}, VOTE | {"weight": 0.125}]}
     answers_ = held.send(VOTE, VOTE | {"weight": 0.125}, VOTE | {"text": "other"}, batch)

@@ -6,9 +6,9 @@ from pydantic import ValidationError
 
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
-from penchant.models.taste.likelihood import Vote
+from penchant.models.taste.items import item_key
+from penchant.models.taste.observations import Vote
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.reward import item_key
 from penchant.models.testing import tiny_bundle
 from penchant.service.settings import Settings
 from penchant.service.users.states import Evidence, Forgetting

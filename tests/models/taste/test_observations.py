@@ -1,4 +1,4 @@
-"""Judgements in the words of the user model."""
+"""Judgements as observations of the user model."""
 
 from dataclasses import replace
 
@@ -7,8 +7,10 @@ import pytest
 
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
-from penchant.models.taste.likelihood import Pair, Ranking, Rating, RatingScale, Vote, site
-from penchant.models.taste.reward import observation
+from penchant.models.taste.likelihood import compute_site
+from penchant.models.taste.linear_predictor import StackedBeliefs
+from penchant.models.taste.observations import Pair, Ranking, Rating, RatingScale, Vote
+from penchant.models.taste.reward import build_observation
 from penchant.models.testing import tiny_bundle
 
 
@@ -26,49 +28,50 @@ def described(reward, n: int, seed: int = 0):
 
 def test_every_kind_in_its_native_form(reward):
     items = described(reward, 4)
-    vote = observation(reward, items[0], kind="vote", value=-1.0, weight=0.5)
+    vote = build_observation(reward, items[0], kind="vote", value=-1.0, weight=0.5)
     assert isinstance(vote, Vote)
     assert (vote.item.keys, vote.value, vote.weight) == (items.keys[:1], -1, 0.5)
-    rating = observation(reward, items[1], kind="rating", value=0.25, source="stars")
+    rating = build_observation(reward, items[1], kind="rating", value=0.25, source="stars")
     assert isinstance(rating, Rating)
     assert (rating.value, rating.scale) == (0.25, RatingScale(0.1, 0.2, 0.3))
     for kind in ("pair", "edit"):
-        pair = observation(reward, items[[2, 0]], kind=kind, weight=0.25)
+        pair = build_observation(reward, items[[2, 0]], kind=kind, weight=0.25)
         assert isinstance(pair, Pair)
         assert (pair.winner.keys, pair.loser.keys) == (items.keys[2:3], items.keys[:1])
         assert pair.weight == 0.25
-    choice = observation(reward, items, kind="choice")
+    choice = build_observation(reward, items, kind="choice")
     assert isinstance(choice, Ranking)
     assert (choice.items.keys, choice.groups) == (items.keys, (1, 3))
-    ranking = observation(reward, items, kind="ranking")
+    ranking = build_observation(reward, items, kind="ranking")
     assert isinstance(ranking, Ranking)
     assert ranking.groups == (1, 1, 1, 1)
-    tied = observation(reward, items, kind="ranking", groups=(2, 2), weight=0.1)
+    tied = build_observation(reward, items, kind="ranking", groups=(2, 2), weight=0.1)
     assert isinstance(tied, Ranking)
     assert (tied.groups, tied.weight) == ((2, 2), 0.1)
-    for told in (vote, rating, pair, choice, ranking, tied):
-        assert told.flip == reward.flip(None)
-        assert np.isfinite(site(told, reward.population.prior).linear).all()
+    prior = reward.population.prior
+    for observation in (vote, rating, pair, choice, ranking, tied):
+        assert observation.flip == reward.flip(None)
+        assert np.isfinite(compute_site(observation, StackedBeliefs.stack(prior, prior)).linear).all()
 
 
 def test_two_texts_are_a_pair_whatever_the_kind_is_called(reward):
     items = described(reward, 2)
-    assert isinstance(observation(reward, items, kind="choice"), Pair)
-    assert isinstance(observation(reward, items, kind="ranking"), Pair)
+    assert isinstance(build_observation(reward, items, kind="choice"), Pair)
+    assert isinstance(build_observation(reward, items, kind="ranking"), Pair)
     # Tied, they are no pair, and say nothing.
-    tied = observation(reward, items, kind="ranking", groups=(2,))
+    tied = build_observation(reward, items, kind="ranking", groups=(2,))
     assert tied is None
 
 
 def test_what_says_nothing_is_none(reward):
     items = described(reward, 3)
     for kind in ("pair", "edit"):
-        assert observation(reward, items[[0, 1]], kind=kind, weight=0.0) is None
-        assert observation(reward, items[[1, 1]], kind=kind) is None
-    assert observation(reward, items[0], kind="vote", value=1.0, weight=0.0) is None
-    assert observation(reward, items[0], kind="rating", value=1.0, weight=0.0) is None
-    assert observation(reward, items[[2, 2, 2]], kind="choice") is None
-    assert observation(reward, items, kind="ranking", groups=(3,)) is None
+        assert build_observation(reward, items[[0, 1]], kind=kind, weight=0.0) is None
+        assert build_observation(reward, items[[1, 1]], kind=kind) is None
+    assert build_observation(reward, items[0], kind="vote", value=1.0, weight=0.0) is None
+    assert build_observation(reward, items[0], kind="rating", value=1.0, weight=0.0) is None
+    assert build_observation(reward, items[[2, 2, 2]], kind="choice") is None
+    assert build_observation(reward, items, kind="ranking", groups=(3,)) is None
 
 
 @pytest.mark.parametrize(
@@ -88,4 +91,4 @@ def test_what_says_nothing_is_none(reward):
 )
 def test_what_is_no_judgement_is_refused(reward, kind, n, value):
     with pytest.raises(ValueError, match=f"{kind!r} of {n} items"):
-        observation(reward, described(reward, n), kind=kind, value=value)
+        build_observation(reward, described(reward, n), kind=kind, value=value)
