@@ -14,7 +14,6 @@ In reading order:
 - `export`: a bundle as plain arrays, for use without penchant
 - `checkpoint`: what long work has finished, so that it can be interrupted
 - `files`: files that are written whole or not at all
-- `progress`: how long work reports its progress
 - `errors`: the base class of the errors in this package
 - `testing`: a small model whose truth is known, for tests
 """

@@ -7,7 +7,6 @@ bundle/
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -22,6 +21,7 @@ from safetensors.numpy import save as save_tensors
 
 from penchant.models.encoding.features import KEY_BYTES, FeatureExtractor
 from penchant.models.errors import ModelError
+from penchant.models.files import write_atomically
 from penchant.models.taste.items import Items
 from penchant.models.taste.likelihood import RatingScale
 from penchant.models.taste.population import Population
@@ -120,8 +120,10 @@ class Bundle:
         }
         try:
             path.mkdir(parents=True, exist_ok=True)
-            _write(path / _WEIGHTS, self._weights)
-            _write(path / _MANIFEST, (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+            write_atomically(path / _WEIGHTS, self._weights)
+            write_atomically(
+                path / _MANIFEST, (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
+            )
         except OSError as error:
             raise BundleError(f"cannot write bundle {path}: {error}") from error
 
@@ -272,13 +274,3 @@ def _reward(arrays: Mapping[str, NDArray[Any]]) -> RewardModel:
         ),
         flips=dict(zip(flipped, map(float, arrays["flips.values"]), strict=True)),
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes beside, then renames: a reader never sees half a file."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

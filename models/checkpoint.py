@@ -7,8 +7,7 @@ folder/
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -20,13 +19,15 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from penchant.models.errors import ModelError
-from penchant.models.files import write_whole
+from penchant.models.files import is_partial, write_atomically
 
 Arrays = Mapping[str, NDArray[Any]]
 
+Progress = Callable[[str, int, int], None]
+"""Callback that receives the name of the stage, the number of finished steps, and the number of all steps."""
+
 _IDENTITY: Final = "identity"
 _ENDING: Final = ".safetensors"
-_PARTIAL: Final = re.compile(r"\.\d+\.partial$")
 
 
 class CheckpointError(ModelError, RuntimeError):
@@ -58,7 +59,7 @@ class Checkpoint:
             found = None
         except (OSError, ValueError) as error:
             raise CheckpointError(f"cannot read {folder}: {error}") from error
-        if found is None and folder.exists() and any(not _PARTIAL.search(p.name) for p in folder.iterdir()):
+        if found is None and folder.exists() and any(not is_partial(p) for p in folder.iterdir()):
             raise CheckpointError(f"{folder} is not empty and holds no work that could go on")
         if found is not None and found != identity:
             raise OtherWorkError(
@@ -114,8 +115,8 @@ class Checkpoint:
         try:
             if not (self.folder / _IDENTITY).exists():
                 self.folder.mkdir(parents=True, exist_ok=True)
-                write_whole(self.folder / _IDENTITY, self._identity.encode())
-            write_whole(self._path(stage), content)
+                write_atomically(self.folder / _IDENTITY, self._identity.encode())
+            write_atomically(self._path(stage), content)
         except OSError as error:
             raise CheckpointError(f"cannot write {self.folder}: {error}") from error
 
@@ -130,7 +131,7 @@ class Checkpoint:
         try:
             for path in list(self.folder.iterdir()):
                 # The identity last: what is left of an interrupted clearing can be cleared.
-                if path.name.endswith(_ENDING) or _PARTIAL.search(path.name):
+                if path.name.endswith(_ENDING) or is_partial(path):
                     path.unlink(missing_ok=True)
             (self.folder / _IDENTITY).unlink(missing_ok=True)
             if not any(self.folder.iterdir()):
@@ -164,6 +165,10 @@ class NoCheckpoint(Checkpoint):
 
 
 NO_CHECKPOINT: Final = NoCheckpoint()
+
+
+def ignore_progress(stage: str, done: int, total: int) -> None:
+    """Report no progress: the default of every `progress` argument."""
 
 
 def fingerprint(**parts: object) -> str:

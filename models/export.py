@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as save_tensors
 
 from penchant.models.bundle import Bundle
+from penchant.models.checkpoint import Progress, ignore_progress
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
 from penchant.models.evaluation.few_shot import Catalogue, Vectors, observed
 from penchant.models.explain.tastes import Tastes
 from penchant.models.explain.text_map import TextMap
-from penchant.models.files import whole_file, write_whole
+from penchant.models.files import open_atomically, write_atomically
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.progress import Progress, silent
 from penchant.models.ranking.selection import relevance
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import item_key
@@ -130,7 +130,7 @@ def exported(bundle: Bundle) -> Exported:
 
 
 def user_rows(
-    bundle: Bundle, judgements: Iterable[Judgement], vectors: Vectors, progress: Progress = silent
+    bundle: Bundle, judgements: Iterable[Judgement], vectors: Vectors, progress: Progress = ignore_progress
 ) -> Iterator[dict[str, Any]]:
     """What is known of every user after their judgements, in order of first appearance.
 
@@ -214,7 +214,7 @@ def save(model: Exported, folder: Path, *, kind: Literal["npz", "safetensors"] =
     manifest = json.dumps(model.manifest, indent=2, ensure_ascii=False) + "\n"
     files = {folder / f"model.{kind}": content, folder / "manifest.json": manifest.encode()}
     for path, whole in files.items():
-        write_whole(path, whole)
+        write_atomically(path, whole)
     return list(files)
 
 
@@ -224,7 +224,7 @@ def save_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> Path:
     Raises:
         OSError: They cannot be written.
     """
-    with whole_file(path) as file:
+    with open_atomically(path) as file:
         for row in rows:
             file.write((json.dumps(_rounded(row)) + "\n").encode())
     return path

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from penchant.models.bundle import Bundle, BundleError, EncoderCard, Manifest, stored
-from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint
+from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, Progress, ignore_progress
 from penchant.models.encoding.extract import extract
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.errors import ModelError
@@ -22,7 +22,6 @@ from penchant.models.explain.text_map import ExplanationError
 from penchant.models.fitting.em import FitOptions
 from penchant.models.fitting.tuning import RANKS, Tuned, fit_reward
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.progress import Progress, silent
 from penchant.models.taste.reward import RewardModel, item_key
 
 REPETITIONS: Final = 5
@@ -41,7 +40,7 @@ def fit_bundle(
     options: FitOptions | None = None,
     ranks: Sequence[int] = RANKS,
     data: Sequence[dict[str, Any]] = (),
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> Bundle:
     """Fits a bundle.
@@ -84,7 +83,7 @@ def fit_vectors(
     options: FitOptions | None = None,
     ranks: Sequence[int] = RANKS,
     data: Sequence[dict[str, Any]] = (),
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> Bundle:
     """`fit_bundle` where the features are known: no encoder is needed.
@@ -167,7 +166,7 @@ def evaluate(
     repetitions: int = REPETITIONS,
     bundle: Bundle | None = None,
     options: FitOptions | None = None,
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
 ) -> Report:
     """Few-shot learning curve on a set, mean of repetitions.
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from penchant.models.bundle import DEFAULT_BUNDLE, Bundle, EncoderCard, Manifest, stored
+from penchant.models.checkpoint import Progress as ProgressCall
 from penchant.models.encoding.extract import extract
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.loading import load_encoder
@@ -32,7 +33,6 @@ from penchant.models.evaluation.split import split
 from penchant.models.fitting.tuning import Tuned, fit_reward
 from penchant.models.judgements.files import read, with_scales
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.progress import Progress as ProgressCall
 from penchant.models.training import inspection, summary
 
 POLIS_LINKS = (

@@ -13,8 +13,8 @@ from penchant.models.encoding.backends.request import BackendRequest, Candidate
 from penchant.models.encoding.backends.torch import TorchBackend
 from penchant.models.encoding.encoder import DEFAULT_MAX_TOKENS, BackendName, EncoderError, Precision
 from penchant.models.encoding.features import TwoStepEncoder
-from penchant.models.encoding.files import find
 from penchant.models.encoding.loading import load_encoder
+from penchant.models.encoding.model_files import find
 from penchant.models.encoding.tokens import TextTokenizer, Tokens
 from penchant.models.encoding.transformer import TransformerEncoder
 

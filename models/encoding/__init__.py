@@ -6,12 +6,10 @@ In reading order:
 - `encoder`: the protocol of text encoders
 - `features`: embedding and attributes as one vector, with its content key
 - `loading`: from a name to an encoder that is ready
-- `files`: where a model's files are
-- `card`: facts about a transformer that are needed beside its weights
-- `pretrained`: its weights on torch
+- `model_files`: where a model's files are, and what is known of it without its weights
+- `pretrained`: a transformer's weights on torch
 - `tokens`: from texts to token numbers
 - `batches`: texts of similar length together
-- `workers`: threads that compute batches side by side
 - `backends`: what computes the forward pass
 - `transformer`: any transformer as an encoder
 - `extract`: features of every text of a data set

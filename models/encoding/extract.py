@@ -6,10 +6,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, CheckpointError
+from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, CheckpointError, Progress, ignore_progress
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.progress import Progress, silent
 
 EXTRACT_BATCH: Final = 256
 """Texts that the encoder gets at once."""
@@ -21,7 +20,7 @@ EXTRACT_PART: Final = 4 * EXTRACT_BATCH
 def extract(
     judgements: Sequence[Judgement],
     extractor: FeatureExtractor,
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> dict[tuple[str, str], NDArray[np.float16]]:
     """Feature vector `[dim]` of every (context, text) that was judged; each distinct text is encoded once.
@@ -42,7 +41,7 @@ def extract(
 def extract_texts(
     items: Sequence[tuple[str, str]],
     extractor: FeatureExtractor,
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> dict[tuple[str, str], NDArray[np.float16]]:
     """The same of distinct (context, text)."""

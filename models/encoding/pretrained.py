@@ -9,9 +9,8 @@ from safetensors import SafetensorError
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from penchant.models.encoding.card import Card
 from penchant.models.encoding.encoder import EncoderError, Pooling
-from penchant.models.encoding.files import EMBEDDED_SHA256, ModelFiles
+from penchant.models.encoding.model_files import EMBEDDED_SHA256, ModelCard, ModelFiles
 
 _MANY: Final = 1 << 20
 
@@ -36,7 +35,7 @@ class PooledModel(torch.nn.Module):
         return torch.nn.functional.normalize(pooled, dim=1)
 
 
-def load(files: ModelFiles, pooling: Pooling) -> tuple[Card, PooledModel]:
+def load(files: ModelFiles, pooling: Pooling) -> tuple[ModelCard, PooledModel]:
     """A model's card and its weights in float32. Cost: seconds, most of them transformers' imports.
 
     Raises:
@@ -60,7 +59,7 @@ def load(files: ModelFiles, pooling: Pooling) -> tuple[Card, PooledModel]:
         raise EncoderError(f"encoder {name!r} lacks weights: {', '.join(missing)}")
     model = model.eval().requires_grad_(requires_grad=False)
     model.config.use_cache = False  # a decoder would keep keys and values for a next token that never comes
-    card = Card(
+    card = ModelCard(
         weights=EMBEDDED_SHA256 if name == "embedded" else _hash_weights(model),
         dim=int(model.config.hidden_size),
         positions=_positions(model),

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from penchant.models.encoding.backends.base import Backend, embed
-from penchant.models.encoding.card import Card
 from penchant.models.encoding.encoder import EncoderError, Encoding, Pooling
+from penchant.models.encoding.model_files import ModelCard
 from penchant.models.encoding.tokens import TextTokenizer, Tokens
 
 
@@ -37,7 +37,7 @@ class TransformerEncoder:
     """
 
     def __init__(
-        self, name: str, card: Card, backend: Backend, *, pooling: Pooling, max_tokens: int, joint: bool
+        self, name: str, card: ModelCard, backend: Backend, *, pooling: Pooling, max_tokens: int, joint: bool
     ) -> None:
         self.name = name
         self.pooling: Pooling = pooling

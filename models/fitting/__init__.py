@@ -4,6 +4,7 @@ In reading order:
 
 - `dataset`: judgements as index tensors
 - `variational`: what is known of users, items and rating scales
+- `logistic`: the bound of votes and comparisons
 - `messages`: what judgements say of users and of items
 - `mixture`: the archetypes
 - `text_fit`: the text prior

@@ -8,14 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint
+from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, Progress, ignore_progress
 from penchant.models.fitting.assemble import assemble
 from penchant.models.fitting.messages import Messages, item_messages, user_messages
 from penchant.models.fitting.mixture import Mixture, split
 from penchant.models.fitting.state import DTYPE, FitOptions, FitState
 from penchant.models.fitting.text_fit import regress, tune
 from penchant.models.fitting.variational import leading_directions, utilities
-from penchant.models.progress import Progress, silent
 from penchant.models.taste.reward import RewardModel
 
 __all__ = ["Fit", "FitOptions"]
@@ -43,7 +42,7 @@ class Fit(FitState):
     """
 
     def run(
-        self, progress: Progress = silent, checkpoint: Checkpoint = NO_CHECKPOINT, stage: str = "fit"
+        self, progress: Progress = ignore_progress, checkpoint: Checkpoint = NO_CHECKPOINT, stage: str = "fit"
     ) -> "Fit":
         """All rounds.
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from penchant.models.fitting.dataset import Dataset, Told
+from penchant.models.fitting.logistic import compute_bound_precision, compute_bound_slope
 from penchant.models.fitting.variational import RATING_NOISE, Factors, RatingScales, Trust
 
 CHUNK_NUMBERS: Final = 1 << 18
@@ -86,13 +87,13 @@ def _user_sites(data: Dataset, users: Factors, items: Factors, scales: RatingSca
         told = data.votes[rows]
         spread = second.index_select(0, told.item)
         omega = told.weight * _omega(spread, of_users, told.user)
-        pull = 0.5 * told.value * told.weight * (2 * trust.right[1][rows] - 1)
+        pull = compute_bound_slope(told.value, told.weight, trust.right[1][rows])
         yield told.user, spread.mul_(omega[:, None, None]), pull[:, None] * items.mean[told.item]
     for rows in _chunks(len(data.pairs), users):
         told = data.pairs[rows]
         difference, spread = _difference(items, told)
         omega = told.weight * _omega(spread, of_users, told.user)
-        pull = 0.5 * told.weight * (2 * trust.right[2][rows] - 1)
+        pull = compute_bound_slope(told.value, told.weight, trust.right[2][rows])
         yield told.user, spread.mul_(omega[:, None, None]), pull[:, None] * difference
 
 
@@ -107,14 +108,15 @@ def _item_sites(data: Dataset, users: Factors, items: Factors, scales: RatingSca
         told = data.votes[rows]
         power = told.weight * trust.share[1][rows]
         omega = power * _omega(of_items.index_select(0, told.item), second, told.user)
-        pull = 0.5 * told.value * power * (2 * trust.right[1][rows] - 1)
+        pull = compute_bound_slope(told.value, power, trust.right[1][rows])
         yield told.item, _scaled(second, told.user, omega), pull[:, None] * users.mean[told.user]
     for rows in _chunks(len(data.pairs), users):
         told = data.pairs[rows]
         power = told.weight * trust.share[2][rows]
         omega = power * _omega(_difference(items, told)[1], second, told.user)
         precision = _scaled(second, told.user, omega)
-        half = (0.5 * power * (2 * trust.right[2][rows] - 1))[:, None] * users.mean[told.user]
+        pull = compute_bound_slope(told.value, power, trust.right[2][rows])
+        half = pull[:, None] * users.mean[told.user]
         yield told.item, precision, half + torch.einsum("jde,je->jd", precision, items.mean[told.other])
         yield told.other, precision, -half + torch.einsum("jde,je->jd", precision, items.mean[told.item])
 
@@ -134,8 +136,7 @@ def _difference(items: Factors, told: Told) -> tuple[Tensor, Tensor]:
 def _omega(spread: Tensor, second: Tensor, user: Tensor) -> Tensor:
     """ω of the Jaakkola–Jordan bound at its optimum ξ² = tr(M E[hhᵀ]), `[j]`; `second` is E[hhᵀ], `[U, D, D]`."""
     squared: Tensor = torch.linalg.vecdot(spread.flatten(1), second.index_select(0, user).flatten(1))
-    xi = squared.clamp_min(1e-8).sqrt()
-    return torch.tanh(xi / 2) / (2 * xi)
+    return compute_bound_precision(squared)
 
 
 def _chunks(n: int, side: Factors) -> Iterator[slice]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint
+from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, Progress, ignore_progress
 from penchant.models.evaluation.few_shot import Adapted, Forecast, Predictions, Vectors, adapt
 from penchant.models.evaluation.split import Mode, TestPair, bucket, few_shot, group_by_user
 from penchant.models.fitting.assemble import population
@@ -23,7 +23,6 @@ from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions
 from penchant.models.fitting.taste_families import FAMILIES, directions
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.progress import Progress, silent
 from penchant.models.taste.reward import RewardModel, item_key
 
 RANKS: Final = (0, 2, 4)
@@ -110,7 +109,7 @@ def fit_reward(
     ranks: Sequence[int] = RANKS,
     remember: bool = True,
     declared: tuple[str, float] | None = None,
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> Tuned:
     """Fits a reward model; rank, archetypes, tastes and temperature are chosen within the given judgements.

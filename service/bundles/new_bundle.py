@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.bundle import Bundle, stored
-from penchant.models.checkpoint import Checkpoint
+from penchant.models.checkpoint import Checkpoint, Progress
 from penchant.models.evaluation.comparison import COMPARED_SHOTS, Apart, Comparison, compare, set_apart
 from penchant.models.evaluation.few_shot import Predictions, adapt, predict
 from penchant.models.evaluation.split import MIN_SUPPORT, MIN_TEST, Mode
 from penchant.models.fitting.em import FitOptions
-from penchant.models.progress import Progress
 from penchant.models.taste.reward import RewardModel
 from penchant.models.training import fit_vectors
 from penchant.service.log.judgements import Item, StoredJudgements, with_item_keys

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, CheckpointError, OtherWorkError, fingerprint
-from penchant.models.files import write_whole
 
 RNG = np.random.default_rng(5)
 ARRAYS = {
@@ -122,13 +121,6 @@ def test_a_kill_while_saving_leaves_what_was_there(tmp_path: Path) -> None:
     assert any("partial" in path.name for path in (tmp_path / "work").iterdir())
     checkpoint.clear()
     assert not (tmp_path / "work").exists()
-
-
-def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
-    (tmp_path / "taken").mkdir()
-    with pytest.raises(OSError, match="taken"):
-        write_whole(tmp_path / "taken", b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 def test_no_checkpoint_keeps_nothing(tmp_path: Path) -> None:

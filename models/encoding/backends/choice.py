@@ -21,8 +21,8 @@ from penchant.models.encoding.backends import conversion as conversions
 from penchant.models.encoding.backends.base import PROBES, Backend, Probes, embed, fault
 from penchant.models.encoding.backends.openvino import OpenVinoBackend
 from penchant.models.encoding.backends.request import BackendRequest, Candidate
-from penchant.models.encoding.card import Card
 from penchant.models.encoding.encoder import EncoderError
+from penchant.models.encoding.model_files import ModelCard
 from penchant.models.encoding.tokens import TextTokenizer, Tokens
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _TIE: Final = 1.2
 _log = logging.getLogger(__name__)
 
 
-def open_backend(request: BackendRequest) -> tuple[Card, Backend]:
+def open_backend(request: BackendRequest) -> tuple[ModelCard, Backend]:
     """The model's card and the backend that serves it.
 
     Cost: the first time on a machine, seconds for loading torch, converting and measuring; later under a second where
@@ -64,7 +64,7 @@ def open_backend(request: BackendRequest) -> tuple[Card, Backend]:
     return found or _from_weights(request)
 
 
-def _from_conversion(request: BackendRequest) -> tuple[Card, Backend] | None:
+def _from_conversion(request: BackendRequest) -> tuple[ModelCard, Backend] | None:
     """OpenVINO with a model converted before, where it is known that it is to be taken."""
     choice = request.settled() if request.openvino_is_possible else None
     if choice is None or choice.backend != "openvino":
@@ -78,7 +78,7 @@ def _from_conversion(request: BackendRequest) -> tuple[Card, Backend] | None:
     return None if backend is None else (conversion.card, backend)
 
 
-def _from_weights(request: BackendRequest) -> tuple[Card, Backend]:
+def _from_weights(request: BackendRequest) -> tuple[ModelCard, Backend]:
     """Loads the weights on torch, tries what could serve, and takes the best."""
     weights = _Weights.load(request)
     recorded, candidates = request.recorded(), request.candidates()
@@ -104,7 +104,7 @@ class _Weights:
     """A model on torch, and every backend that can be made of it."""
 
     request: BackendRequest
-    card: Card
+    card: ModelCard
     model: "PooledModel"
     reference: "TorchBackend"
     probes: Probes

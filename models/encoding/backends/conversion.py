@@ -17,9 +17,8 @@ import numpy as np
 
 from penchant.models.encoding.backends.base import Probes
 from penchant.models.encoding.backends.openvino import openvino
-from penchant.models.encoding.card import Card
 from penchant.models.encoding.encoder import Pooling
-from penchant.models.encoding.files import ModelFiles
+from penchant.models.encoding.model_files import ModelCard, ModelFiles
 from penchant.models.encoding.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Conversion:
     """
 
     model: Path
-    card: Card
+    card: ModelCard
     probes: Probes
 
 
@@ -64,7 +63,7 @@ def read(root: Path, name: str) -> Conversion | None:
     folder = root / name
     try:
         stored = json.loads((folder / _CARD).read_text("utf-8"))
-        expected, card = stored.pop("hash"), Card(**stored)
+        expected, card = stored.pop("hash"), ModelCard(**stored)
         if _hash(folder, card) != expected:
             raise ValueError("its files are not those that were written")
         with np.load(folder / _PROBES, allow_pickle=False) as arrays:
@@ -78,7 +77,7 @@ def read(root: Path, name: str) -> Conversion | None:
         return None
 
 
-def write(root: Path, name: str, model: "PooledModel", card: Card, probes: Probes) -> Conversion:
+def write(root: Path, name: str, model: "PooledModel", card: ModelCard, probes: Probes) -> Conversion:
     """Converts a model and stores it under that key. Cost: seconds.
 
     It is written beside and then renamed, so that of two processes which do this at once the first one's counts, and
@@ -136,7 +135,7 @@ def _quiet() -> Iterator[None]:
         root.filters[:], root.handlers[:] = filters, handlers
 
 
-def _hash(folder: Path, card: Card) -> str:
+def _hash(folder: Path, card: ModelCard) -> str:
     digest = hashlib.blake2b(json.dumps(asdict(card)).encode(), digest_size=16)
     for name in (_MODEL, _WEIGHTS, _PROBES):
         with (folder / name).open("rb") as file:

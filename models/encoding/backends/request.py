@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import platform
 import sys
 from collections.abc import Collection, Mapping
@@ -14,9 +15,8 @@ from typing import Final
 
 from penchant.models.encoding.backends import openvino
 from penchant.models.encoding.encoder import BackendName, Pooling, Precision
-from penchant.models.encoding.files import ModelFiles, find
-from penchant.models.encoding.workers import available_cores
-from penchant.models.files import write_whole
+from penchant.models.encoding.model_files import ModelFiles, find
+from penchant.models.files import write_atomically
 
 _FORMAT: Final = 1
 _SIGNS_OF_CUDA: Final = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
@@ -115,7 +115,7 @@ class BackendRequest:
         """Writes a choice down, and what it rests on."""
         content = {"chosen": asdict(chosen), "seconds": {str(c): round(s, 4) for c, s in seconds.items()}}
         try:
-            write_whole(self._record_path(), json.dumps(content, indent=1).encode())
+            write_atomically(self._record_path(), json.dumps(content, indent=1).encode())
         except OSError as error:
             _log.warning("the choice of an encoder backend is not kept: %s", error)
 
@@ -135,6 +135,16 @@ class BackendRequest:
         }
         name = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
         return Path(self.root) / f"{name}.choice.json"
+
+
+def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores that this process may keep busy: its affinity, and a container's quota (cgroup v2), rounded down; ≥ 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        most, period = quota.read_text("ascii").split()
+        return max(1, min(cores, int(most) // int(period)))
+    except (OSError, ValueError):  # no cgroup, or "max": no quota
+        return cores
 
 
 def _processor() -> str:

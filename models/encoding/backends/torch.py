@@ -1,8 +1,10 @@
 """`TorchBackend`: the reference for every other backend, and the one that runs on CUDA."""
 
 import copy
-from collections.abc import Sequence
-from typing import Final
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -11,10 +13,12 @@ from numpy.typing import NDArray
 from penchant.models.encoding.batches import Batch
 from penchant.models.encoding.encoder import EncoderError
 from penchant.models.encoding.pretrained import PooledModel
-from penchant.models.encoding.workers import Workers
 
 _CPU_TOKENS: Final = 2048
 _CUDA_TOKENS: Final = 32768
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class TorchBackend:
@@ -105,3 +109,21 @@ def _take_one_core() -> None:
 
 def _do_nothing() -> None:
     pass
+
+
+class Workers:
+    """A fixed number of threads, all started at once.
+
+    Args:
+        count: How many.
+        enter: Called once in each thread, before anything else.
+    """
+
+    def __init__(self, count: int, enter: Callable[[], None]) -> None:
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="penchant-encode", initializer=enter)
+        barrier = threading.Barrier(count)  # held until all have come, so that none serves twice
+        list(self._pool.map(lambda _: barrier.wait(), range(count)))
+
+    def map(self, work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+        """Results in the order of the items; the first error is raised once it is reached."""
+        return list(self._pool.map(work, items))

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penchant.models.encoding.backends import torch as torch_backend
+from penchant.models.encoding.backends.request import available_cores
+from penchant.models.encoding.backends.torch import Workers
 from penchant.models.encoding.batches import MULTIPLE, cut
 from penchant.models.encoding.tokens import Tokens
-from penchant.models.encoding.workers import Workers, available_cores
 
 
 @given(

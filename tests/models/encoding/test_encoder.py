@@ -14,8 +14,8 @@ from penchant.models.encoding import pretrained
 from penchant.models.encoding.backends.base import embed
 from penchant.models.encoding.backends.torch import TorchBackend
 from penchant.models.encoding.encoder import Encoder, EncoderError
-from penchant.models.encoding.files import find
 from penchant.models.encoding.loading import load_encoder
+from penchant.models.encoding.model_files import find
 from penchant.models.encoding.tokens import TextTokenizer
 
 TEXTS = ["a b c", "d", "e f g h i j k l m n o p " * 3, "", "b a c", "c " * 20, "zzz"]

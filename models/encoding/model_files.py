@@ -51,6 +51,25 @@ class ModelFiles:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class ModelCard:
+    """What is known of a transformer without loading its weights.
+
+    Attributes:
+        weights: Hash of the weights.
+        dim: Hidden size.
+        positions: Longest sequence, in tokens, that the model has positions for.
+        pad: Number of the padding token.
+        tokenizer: The model's fast tokenizer as JSON.
+    """
+
+    weights: str
+    dim: int
+    positions: int
+    pad: int
+    tokenizer: str
+
+
 def find(name: str) -> ModelFiles:
     """Files of a model, named as for `load_encoder`.
 
