@@ -60,7 +60,7 @@ class EncoderCard:
     features: str
 
     @classmethod
-    def of(cls, extractor: FeatureExtractor) -> "EncoderCard":
+    def from_extractor(cls, extractor: FeatureExtractor) -> "EncoderCard":
         """The card of the encoder behind an extractor."""
         e = extractor.encoder
         return cls(e.name, e.identity, e.pooling, e.max_tokens, e.joint, extractor.identity)
@@ -167,7 +167,7 @@ class Bundle:
         return bundle
 
 
-def stored(reward: RewardModel) -> RewardModel:
+def round_trip(reward: RewardModel) -> RewardModel:
     """A reward model as it is after saving and loading: figures measured on it are those of the bundle."""
     return _reward(load_tensors(_packed_arrays(reward)))
 

@@ -34,8 +34,8 @@ class CheckpointError(ModelError, RuntimeError):
     """A folder of work cannot be used: it belongs to other work, is damaged, or cannot be written."""
 
 
-class OtherWorkError(CheckpointError):
-    """A folder holds work of another identity: `Checkpoint.anew` forgets it."""
+class CheckpointMismatchError(CheckpointError):
+    """A folder holds work of another identity: `Checkpoint.start_over` forgets it."""
 
 
 class Checkpoint:
@@ -43,10 +43,10 @@ class Checkpoint:
 
     Args:
         folder: Of this work alone.
-        identity: Of the work (`fingerprint`): equal identities must lead to equal arrays.
+        identity: Of the work (`compute_fingerprint`): equal identities must lead to equal arrays.
 
     Raises:
-        OtherWorkError: The folder holds work of another identity.
+        CheckpointMismatchError: The folder holds work of another identity.
         CheckpointError: The folder holds something else, or cannot be read.
     """
 
@@ -62,12 +62,12 @@ class Checkpoint:
         if found is None and folder.exists() and any(not is_partial(p) for p in folder.iterdir()):
             raise CheckpointError(f"{folder} is not empty and holds no work that could go on")
         if found is not None and found != identity:
-            raise OtherWorkError(
+            raise CheckpointMismatchError(
                 f"{folder} holds work on other data, with other options or of another version"
             )
 
     @classmethod
-    def anew(cls, folder: Path, identity: str) -> "Checkpoint":
+    def start_over(cls, folder: Path, identity: str) -> "Checkpoint":
         """The same, after forgetting the work of whatever identity that the folder holds.
 
         Raises:
@@ -171,7 +171,7 @@ def ignore_progress(stage: str, done: int, total: int) -> None:
     """Report no progress: the default of every `progress` argument."""
 
 
-def fingerprint(**parts: object) -> str:
+def compute_fingerprint(**parts: object) -> str:
     """Identity of work by what it depends on: 32 hex digits of the JSON of `parts`, whatever their order."""
     content = json.dumps(parts, sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()

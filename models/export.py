@@ -44,7 +44,7 @@ FORMULAS: Final = {
 }
 
 
-def tastes(bundle: Bundle) -> Tastes:
+def find_tastes(bundle: Bundle) -> Tastes:
     """The bundle's own, found when it was fitted; of a bundle without, whitened axes of the fit, in no order."""
     prior = bundle.reward.population.prior
     found = bundle.manifest.metrics.get("inspection")
@@ -54,7 +54,7 @@ def tastes(bundle: Bundle) -> Tastes:
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedModel:
     """A model in plain arrays.
 
     Attributes:
@@ -66,14 +66,14 @@ class Exported:
     manifest: dict[str, Any]
 
 
-def exported(bundle: Bundle) -> Exported:
+def export_model(bundle: Bundle) -> ExportedModel:
     """The shared model.
 
     Raises:
         ExplanationError: Its text prior has no linear form.
     """
     reward, manifest = bundle.reward, bundle.manifest
-    axes, prior = tastes(bundle), reward.population.prior
+    axes, prior = find_tastes(bundle), reward.population.prior
     dim = len(reward.text_prior.standardiser.centre)
     weights = TextMap.of(reward, dim).weights
     means, covariances = axes.users(prior.means, prior.covariances)
@@ -98,7 +98,7 @@ def exported(bundle: Bundle) -> Exported:
         "population_covariances": (covariances, "[archetypes, 1 + tastes, 1 + tastes]"),
     }
     described = {name: {"shape": list(array.shape), "holds": says} for name, (array, says) in found.items()}
-    return Exported(
+    return ExportedModel(
         {name: np.ascontiguousarray(array, np.float64) for name, (array, _) in found.items()},
         {
             "bundle": {"name": manifest.name, "version": bundle.version},
@@ -129,7 +129,7 @@ def exported(bundle: Bundle) -> Exported:
     )
 
 
-def user_rows(
+def export_users(
     bundle: Bundle, judgements: Iterable[Judgement], vectors: Vectors, progress: Progress = ignore_progress
 ) -> Iterator[dict[str, Any]]:
     """What is known of every user after their judgements, in order of first appearance.
@@ -147,7 +147,7 @@ def user_rows(
     for judgement in judgements:
         if not judgement.own:
             by_user[judgement.user].append(judgement)
-    reward, axes = bundle.reward, tastes(bundle)
+    reward, axes = bundle.reward, find_tastes(bundle)
     catalogue = Catalogue(reward, vectors)
     for number, (user, rows) in enumerate(by_user.items()):
         said = [observed(row, reward, catalogue) for row in rows]
@@ -164,7 +164,9 @@ def user_rows(
         progress("users", number + 1, len(by_user))
 
 
-def text_rows(bundle: Bundle, texts: Sequence[tuple[str, str]], vectors: Vectors) -> Iterator[dict[str, Any]]:
+def export_texts(
+    bundle: Bundle, texts: Sequence[tuple[str, str]], vectors: Vectors
+) -> Iterator[dict[str, Any]]:
     """Where texts stand.
 
     Args:
@@ -176,7 +178,7 @@ def text_rows(bundle: Bundle, texts: Sequence[tuple[str, str]], vectors: Vectors
         `context`, `text`, `base`, `tastes`, `std` (of what the text leaves open, for the mean user), `known` (whether
         it was judged in the fit, so that the item memory speaks) and `relevance` to a user nobody has heard from.
     """
-    reward, axes = bundle.reward, tastes(bundle)
+    reward, axes = bundle.reward, find_tastes(bundle)
     keys = [item_key(context, text) for context, text in texts]
     items = reward.describe(np.stack([vectors[item] for item in texts]), keys)
     base, positions = axes.texts(items)
@@ -195,7 +197,9 @@ def text_rows(bundle: Bundle, texts: Sequence[tuple[str, str]], vectors: Vectors
         }
 
 
-def save(model: Exported, folder: Path, *, kind: Literal["npz", "safetensors"] = "npz") -> list[Path]:
+def save_model(
+    model: ExportedModel, folder: Path, *, kind: Literal["npz", "safetensors"] = "npz"
+) -> list[Path]:
     """Writes manifest.json and model.npz or model.safetensors.
 
     Returns:

@@ -43,4 +43,6 @@ def tiny_bundle(extractor: FeatureExtractor, *, rank: int = 2, seed: int = 0) ->
         loadings=loadings,
         memory=ItemMemory.empty(m),
     )
-    return Bundle(reward, Manifest(name="tiny", encoder=EncoderCard.of(extractor), data=(), metrics={}))
+    return Bundle(
+        reward, Manifest(name="tiny", encoder=EncoderCard.from_extractor(extractor), data=(), metrics={})
+    )

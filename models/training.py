@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from penchant.models.bundle import Bundle, BundleError, EncoderCard, Manifest, stored
+from penchant.models.bundle import Bundle, BundleError, EncoderCard, Manifest, round_trip
 from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, Progress, ignore_progress
-from penchant.models.encoding.extract import extract
+from penchant.models.encoding.extract import extract_features
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.errors import ModelError
 from penchant.models.evaluation.few_shot import Predictions, Vectors, adapt, predict
@@ -20,7 +20,7 @@ from penchant.models.explain.inspection import inspect
 from penchant.models.explain.tastes import Tastes
 from penchant.models.explain.text_map import ExplanationError
 from penchant.models.fitting.em import FitOptions
-from penchant.models.fitting.tuning import RANKS, Tuned, fit_reward
+from penchant.models.fitting.tuning import RANKS, TunedModel, fit_reward
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.taste.reward import RewardModel, item_key
 
@@ -59,10 +59,10 @@ def fit_bundle(
     Raises:
         CheckpointError: What was saved cannot be read, or more cannot be saved.
     """
-    return fit_vectors(
+    return fit_bundle_to_features(
         judgements,
-        extract(judgements, extractor, progress, checkpoint),
-        EncoderCard.of(extractor),
+        extract_features(judgements, extractor, progress, checkpoint),
+        EncoderCard.from_extractor(extractor),
         name=name,
         mode=mode,
         options=options,
@@ -73,7 +73,7 @@ def fit_bundle(
     )
 
 
-def fit_vectors(
+def fit_bundle_to_features(
     judgements: Sequence[Judgement],
     vectors: Vectors,
     card: EncoderCard,
@@ -112,11 +112,14 @@ def fit_vectors(
         progress=progress,
         checkpoint=checkpoint,
     )
-    metrics = {"fit": summary(tuned), "inspection": inspection(tuned.reward, judgements, vectors)}
+    metrics = {
+        "fit": summarise_tuning(tuned),
+        "inspection": inspect_reward_model(tuned.reward, judgements, vectors),
+    }
     return Bundle(tuned.reward, Manifest(name, card, tuple(data), metrics))
 
 
-def inspection(
+def inspect_reward_model(
     reward: RewardModel,
     judgements: Sequence[Judgement],
     vectors: Vectors,
@@ -132,7 +135,7 @@ def inspection(
     items = list(counts)
     try:
         found = inspect(
-            stored(reward),
+            round_trip(reward),
             np.stack([vectors[item] for item in items]),
             [item_key(context, text) for context, text in items],
             counts=np.array([counts[item] for item in items]),
@@ -148,7 +151,7 @@ def inspection(
     return plain
 
 
-def summary(tuned: Tuned) -> dict[str, Any]:
+def summarise_tuning(tuned: TunedModel) -> dict[str, Any]:
     """How a model was chosen, for a manifest."""
     return {
         "choice": asdict(tuned.choice),
@@ -179,7 +182,7 @@ def evaluate(
     """
     if bundle is not None and bundle.manifest.encoder.features != extractor.identity:
         raise BundleError(f"bundle {bundle.version} was fitted with encoder {bundle.manifest.encoder.name!r}")
-    vectors = extract(judgements, extractor, progress)
+    vectors = extract_features(judgements, extractor, progress)
     found = [
         _predictions(
             split(judgements, mode, repetition),
@@ -218,7 +221,7 @@ def _predictions(
         reward = bundle.reward
     else:
         tuned = fit_reward(parts.train, vectors, mode=mode, options=options, progress=progress)
-        reward = stored(tuned.reward)
+        reward = round_trip(tuned.reward)
     return predict(reward, adapt(reward, vectors, parts.support, parts.test, progress=progress))
 
 

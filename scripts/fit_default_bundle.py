@@ -22,18 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from penchant.models.bundle import DEFAULT_BUNDLE, Bundle, EncoderCard, Manifest, stored
+from penchant.models.bundle import DEFAULT_BUNDLE, Bundle, EncoderCard, Manifest, round_trip
 from penchant.models.checkpoint import Progress as ProgressCall
-from penchant.models.encoding.extract import extract
+from penchant.models.encoding.extract import extract_features
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.loading import load_encoder
 from penchant.models.evaluation.few_shot import Predictions, Vectors, adapt, predict
 from penchant.models.evaluation.report import curve
 from penchant.models.evaluation.split import split
-from penchant.models.fitting.tuning import Tuned, fit_reward
+from penchant.models.fitting.tuning import TunedModel, fit_reward
 from penchant.models.judgements.files import read, with_scales
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.training import inspection, summary
+from penchant.models.training import inspect_reward_model, summarise_tuning
 
 POLIS_LINKS = (
     "2014-seattle-15-per-hour",
@@ -139,7 +139,7 @@ def cached(
             known = dict(zip(map(bytes, file["keys"]), file["vectors"], strict=True))
         items = {(j.context, text) for j in judgements for text in j.texts}
         return {item: known[extractor.key(item[1], item[0])] for item in sorted(items)}
-    vectors = extract(judgements, extractor, progress)
+    vectors = extract_features(judgements, extractor, progress)
     if path is not None:
         keys = [np.frombuffer(extractor.key(text, context), np.uint8) for context, text in vectors]
         np.savez(path, keys=np.stack(keys), vectors=np.stack(list(vectors.values())))
@@ -156,7 +156,7 @@ def measure(
         tuned = recipe(
             [j for part in parts.values() for j in part.train], vectors, bars, f"repetition {repetition}"
         )
-        reward = stored(tuned.reward)
+        reward = round_trip(tuned.reward)
         for name, part in parts.items():
             if part.test:
                 asked = {
@@ -179,14 +179,14 @@ def measure(
     }
 
 
-def recipe(judgements: list[Judgement], vectors: Vectors, bars: Progress, label: str) -> Tuned:
+def recipe(judgements: list[Judgement], vectors: Vectors, bars: Progress, label: str) -> TunedModel:
     """How the default bundle is fitted: for new texts, and without an item memory."""
     task = bars.add_task(label, total=None)
     tuned = fit_reward(
         judgements,
         vectors,
         mode="cold",
-        remember=False,
+        with_memory=False,
         declared=TASTE,
         ranks=RANKS,
         progress=lambda stage, done, total: bars.update(
@@ -243,8 +243,11 @@ def main() -> None:
         kept = [j for j in everything if not j.own]
         tuned = recipe(kept, vectors, bars, "all judgements")
         data = tuple(card(source, arguments.data, sets[source.name]) for source in SOURCES)
-        about = {"fit": summary(tuned), "inspection": inspection(tuned.reward, kept, vectors)}
-        manifest = Manifest("default", EncoderCard.of(extractor), data, about)
+        about = {
+            "fit": summarise_tuning(tuned),
+            "inspection": inspect_reward_model(tuned.reward, kept, vectors),
+        }
+        manifest = Manifest("default", EncoderCard.from_extractor(extractor), data, about)
         bundle = Bundle(tuned.reward, manifest)
         bundle.save(arguments.out)  # usable from now on; measuring it takes longer than fitting it
         evaluation = measure(sets, vectors, arguments.repetitions, bars)

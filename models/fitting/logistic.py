@@ -14,9 +14,9 @@ def compute_bound_precision(second_moment: Tensor) -> Tensor:
 
 
 def compute_bound_slope(label: Tensor, power: Tensor, correctness: Tensor) -> Tensor:
-    """Return the linear coefficient of the bound, `[j]`.
+    """Return the coefficient ½y of ψ in the bound, `[j]`.
 
-    A label that is correct only with probability r has the expected label (2r − 1)·y.
+    If a label is correct only with probability r, its expectation (2r − 1)·y takes the place of y.
 
     Args:
         label: Labels y, ±1, `[j]`.
