@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Fits the bundle that ships with penchant, and measures it.
+"""Fit and evaluate the bundle that ships with penchant.
 
 Usage: scripts/fit_default_bundle.py DATA_FOLDER [--out FOLDER] [--repetitions N]
 
-DATA_FOLDER holds one folder a set (the four below), each with data.jsonl.gz, and nothing else of it is used. The shipped
-weights are fitted on all of it; the figures in the manifest come from the same recipe fitted on the train parts of the
-cold split alone and evaluated on users and texts that it never saw.
+DATA_FOLDER holds a folder for each of the four data sets below, with a file data.jsonl.gz. The shipped weights are fitted
+to all of the data. The figures in the manifest come from the same recipe, fitted to the train parts of the cold split and
+evaluated on unseen users and texts.
 """
 
 import argparse
@@ -53,7 +53,7 @@ POLIS_LINKS = (
 
 @dataclass(frozen=True)
 class Source:
-    """A set that may ship: where it is from and what its licence asks for."""
+    """A data set that may ship, with its licence and attribution."""
 
     name: str
     scale: tuple[float, float] | None
@@ -98,13 +98,13 @@ SOURCES = (
 )
 RANKS = (0, 2, 4)
 TASTE = ("length+content-32", 0.2)
-"""Declared, not fitted: short statements and arguments cannot teach that people differ in how long an answer should
-be. With 0.2 three preferences turn the order of a long and a short answer; the manifest tells what it costs here."""
+"""Given, not chosen: short statements and arguments cannot teach that people differ in how long an answer should be. With
+0.2, three preferences reverse the order of a long and a short answer. The manifest holds the loss on these data sets."""
 CITATION = re.compile(r"\s*\[\d+(,\s*\d+)*\]")
 
 
 def load(source: Source, folder: Path) -> list[Judgement]:
-    """The set's judgements, users named apart from other sets' users."""
+    """Load the judgements of a data set, with its name in front of user names."""
     path = folder / source.name / "data.jsonl.gz"
     rows = []
     for j in read(path, source=source.name):
@@ -116,8 +116,8 @@ def load(source: Source, folder: Path) -> list[Judgement]:
     return with_scales(rows)
 
 
-def card(source: Source, folder: Path, rows: Sequence[Judgement]) -> dict[str, Any]:
-    """The manifest's entry of a set."""
+def describe_source(source: Source, folder: Path, rows: Sequence[Judgement]) -> dict[str, Any]:
+    """Return the manifest entry of a data set."""
     content = (folder / source.name / "data.jsonl.gz").read_bytes()
     return {
         "name": source.name,
@@ -130,10 +130,10 @@ def card(source: Source, folder: Path, rows: Sequence[Judgement]) -> dict[str, A
     }
 
 
-def cached(
+def load_features(
     path: Path | None, judgements: Sequence[Judgement], extractor: FeatureExtractor, progress: ProgressCall
 ) -> dict[tuple[str, str], NDArray[np.float16]]:
-    """Features of all texts, kept in a file between runs where one is named."""
+    """Return the features of all texts, from the file of an earlier run if there is one."""
     if path is not None and path.exists():
         with np.load(path) as file:
             known = dict(zip(map(bytes, file["keys"]), file["vectors"], strict=True))
@@ -149,21 +149,23 @@ def cached(
 def measure(
     sets: dict[str, list[Judgement]], vectors: Vectors, repetitions: int, bars: Progress
 ) -> dict[str, Any]:
-    """The recipe on the train parts of all sets, evaluated on each set's unseen users and texts."""
+    """Fit by the recipe to the train parts of all data sets and evaluate on the unseen users and texts of each."""
     found: dict[str, list[Predictions]] = {name: [] for name in sets}
     for repetition in range(repetitions):
         parts = {name: split(rows, "cold", repetition) for name, rows in sets.items()}
-        tuned = recipe(
+        tuned = fit_by_recipe(
             [j for part in parts.values() for j in part.train], vectors, bars, f"repetition {repetition}"
         )
         reward = round_trip(tuned.reward)
         for name, part in parts.items():
             if part.test:
-                asked = {
+                needed_texts = {
                     (p.context, t) for pairs in part.test.values() for p in pairs for t in (p.better, p.worse)
                 }
-                asked |= {(j.context, t) for rows in part.support.values() for j in rows for t in j.texts}
-                needed = {item: vectors[item] for item in sorted(asked)}
+                needed_texts |= {
+                    (j.context, t) for rows in part.support.values() for j in rows for t in j.texts
+                }
+                needed = {item: vectors[item] for item in sorted(needed_texts)}
                 found[name].append(predict(reward, adapt(reward, needed, part.support, part.test)))
     return {
         "split": "cold: users and texts unseen, the model without item memory",
@@ -179,8 +181,8 @@ def measure(
     }
 
 
-def recipe(judgements: list[Judgement], vectors: Vectors, bars: Progress, label: str) -> TunedModel:
-    """How the default bundle is fitted: for new texts, and without an item memory."""
+def fit_by_recipe(judgements: list[Judgement], vectors: Vectors, bars: Progress, label: str) -> TunedModel:
+    """Fit as for the default bundle: for new texts, and without an item memory."""
     task = bars.add_task(label, total=None)
     tuned = fit_reward(
         judgements,
@@ -198,8 +200,8 @@ def recipe(judgements: list[Judgement], vectors: Vectors, bars: Progress, label:
     return tuned
 
 
-def table(metrics: dict[str, Any]) -> str:
-    """The figures as Markdown."""
+def format_table(metrics: dict[str, Any]) -> str:
+    """Return the figures as a Markdown table."""
     lines = [
         "| set | unseen users | k = 0 | 3 | 10 | 30 | 100 | measurably worse than k = 0 |",
         "|---|---|---|---|---|---|---|---|",
@@ -213,7 +215,7 @@ def table(metrics: dict[str, Any]) -> str:
 
 
 def write_card(path: Path, figures: str) -> None:
-    """Puts the figures between the markers of the model card."""
+    """Write the figures between the markers of the model card."""
     text = path.read_text(encoding="utf-8")
     before, rest = text.split("<!-- figures -->", 1)
     after = rest.split("<!-- /figures -->", 1)[1]
@@ -221,7 +223,7 @@ def write_card(path: Path, figures: str) -> None:
 
 
 def main() -> None:
-    """Fits, measures, writes."""
+    """Fit, evaluate and write the bundle and its model card."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=DEFAULT_BUNDLE)
@@ -234,26 +236,26 @@ def main() -> None:
     everything = [j for rows in sets.values() for j in rows]
     with Progress() as bars:
         task = bars.add_task("encode", total=None)
-        vectors = cached(
+        vectors = load_features(
             arguments.vectors,
             everything,
             extractor,
             lambda _, done, total: bars.update(task, completed=done, total=total),
         )
         kept = [j for j in everything if not j.own]
-        tuned = recipe(kept, vectors, bars, "all judgements")
-        data = tuple(card(source, arguments.data, sets[source.name]) for source in SOURCES)
+        tuned = fit_by_recipe(kept, vectors, bars, "all judgements")
+        data = tuple(describe_source(source, arguments.data, sets[source.name]) for source in SOURCES)
         about = {
             "fit": summarise_tuning(tuned),
             "inspection": inspect_reward_model(tuned.reward, kept, vectors),
         }
         manifest = Manifest("default", EncoderCard.from_extractor(extractor), data, about)
         bundle = Bundle(tuned.reward, manifest)
-        bundle.save(arguments.out)  # usable from now on; measuring it takes longer than fitting it
+        bundle.save(arguments.out)  # usable already: the evaluation takes longer than the fit
         evaluation = measure(sets, vectors, arguments.repetitions, bars)
     bundle = Bundle(tuned.reward, replace(manifest, metrics={**manifest.metrics, "evaluation": evaluation}))
     bundle.save(arguments.out)
-    write_card(arguments.card, table(evaluation))
+    write_card(arguments.card, format_table(evaluation))
     size = sum(file.stat().st_size for file in arguments.out.iterdir())
     print(json.dumps({"version": bundle.version, "bytes": size}))
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Writes models/taste/sobol.npy: the direction numbers of Joe and Kuo (2008), as torch has them.
+"""Write models/taste/sobol.npy: the direction numbers of Joe and Kuo (2008), as torch has them.
 
     .venv/bin/python scripts/write_sobol_table.py
 
-Only somebody who doubts the file has to run this: it must come out as it is committed.
+Run this only to verify the committed file, which it must reproduce.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from penchant.models.taste.sobol import MAX_WIDTH, TABLE, packed
 
 
 def main() -> None:
-    """Writes the table."""
+    """Write the table."""
     np.save(TABLE.resolve(), packed(SobolEngine(MAX_WIDTH).sobolstate.numpy()))
 
 

@@ -176,7 +176,7 @@ def test_an_unfaithful_backend_does_not_serve(native, bert, reference, tmp_path,
         found = re.search(rf"openvino {precision} is not used: cosine (\S+) to float32", caplog.text)
         assert found
         assert float(found[1]) < 0.9  # far below what bfloat16 is allowed
-    with pytest.raises(EncoderError, match="backend openvino"):
+    with pytest.raises(EncoderError, match="backend 'openvino'"):
         open_backend(backend_request(bert, tmp_path, backend="openvino", native_bfloat16=native))
 
 
@@ -205,7 +205,7 @@ def test_what_is_offered_follows_from_the_wish_and_the_processor(options, native
 
 def test_a_precision_that_is_not_there_is_an_error(bert, cache):
     asked = backend_request(bert, cache, backend="openvino", precision="bfloat16", native_bfloat16=())
-    with pytest.raises(EncoderError, match="precision bfloat16"):
+    with pytest.raises(EncoderError, match="precision 'bfloat16'"):
         open_backend(asked)
 
 

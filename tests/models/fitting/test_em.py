@@ -315,7 +315,7 @@ def test_weights_scale_what_is_learned(plant):
         fitted(planted, rank=0),
         Fit(Dataset.from_judgements(tenth, planted.vectors), FitOptions(rank=0)).run(),
     )
-    assert faint.told[1, 0].sum() < 0.15 * full.told[1, 0].sum()
+    assert faint.coordinate_messages[1, 0].sum() < 0.15 * full.coordinate_messages[1, 0].sum()
     assert (
         faint.build_reward_model().memory.variances.mean()
         > 2 * full.build_reward_model().memory.variances.mean()
@@ -528,8 +528,8 @@ def test_left_out_texts_are_not_known(planted, fit):
     # Changing what was said of the left-out texts changes nothing.
     changed = Fit.__new__(Fit)
     changed.__dict__.update(fit.__dict__)
-    changed.told = fit.coordinate_messages.clone()
-    changed.told[0, :, :30] += 100.0  # targets of every coordinate
+    changed.coordinate_messages = fit.coordinate_messages.clone()
+    changed.coordinate_messages[0, :, :30] += 100.0  # targets of every coordinate
     np.testing.assert_array_equal(
         changed.build_reward_model(excluded=excluded).text_prior.arrays()["text.weights"],
         reward.text_prior.arrays()["text.weights"],

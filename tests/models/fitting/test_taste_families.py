@@ -83,7 +83,7 @@ def test_texts_that_are_all_alike_have_no_components(rng):
     ).run()
     loadings, shares = fit.compute_content_directions(32)
     assert (loadings.shape, shares.shape) == ((fit.standardiser.width, 0), (0,))
-    reward = Choice(tastes="content-32", taste_variance=1.0).shape(fit.build_reward_model(), fit)
+    reward = Choice(tastes="content-32", taste_variance=1.0).apply(fit.build_reward_model(), fit)
     assert reward.q == 1
 
 
@@ -91,7 +91,7 @@ def test_texts_that_are_all_alike_have_no_components(rng):
 def test_a_content_taste_likes_what_is_near_what_was_liked(written, kind):
     """One text of a topic liked, by somebody of whom nothing else is known: the topic's other texts rise most."""
     fit, vectors, topic = written
-    reward = Choice(tastes="content-32", taste_variance=1.0).shape(
+    reward = Choice(tastes="content-32", taste_variance=1.0).apply(
         fit.build_reward_model(with_memory=False), fit
     )
     items = reward.describe(vectors)
@@ -147,6 +147,6 @@ def test_every_family_that_is_tried_is_known(written):
     assert FAMILIES.keys() == ATTRIBUTES.keys() | COMPONENTS.keys()
     for name, sizes in FAMILIES.items():
         for size in sizes:
-            reward = Choice(tastes=name, taste_variance=size).shape(fit.build_reward_model(), fit)
+            reward = Choice(tastes=name, taste_variance=size).apply(fit.build_reward_model(), fit)
             assert reward.q == 1 + len(compute_directions(name, fit)[1])
             assert np.linalg.eigvalsh(reward.population.precisions[0]).min() > 0

@@ -198,9 +198,9 @@ def test_a_choice_gives_a_model_its_tastes_and_temperature(differing):
         Dataset.from_judgements(differing.judgements[:50], differing.vectors), FitOptions(rank=1, rounds=2)
     ).run()
     reward = fit.build_reward_model()
-    plain = Choice(temperature=1.5).shape(reward, fit)
+    plain = Choice(temperature=1.5).apply(reward, fit)
     assert (plain.q, plain.temperature) == (reward.q, 1.5)
-    shaped = Choice(tastes="style", taste_variance=0.03).shape(reward, fit)
+    shaped = Choice(tastes="style", taste_variance=0.03).apply(reward, fit)
     style = ATTRIBUTES["style"]
     assert shaped.q == reward.q + len(style)
     variances = np.diag(shaped.population.prior.covariances[0])[reward.q :]
