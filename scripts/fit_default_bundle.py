@@ -3,9 +3,9 @@
 
 Usage: scripts/fit_default_bundle.py DATA_FOLDER [--out FOLDER] [--repetitions N]
 
-DATA_FOLDER holds a folder for each of the four data sets below, with a file data.jsonl.gz. The shipped weights are fitted
-to all of the data. The figures in the manifest come from the same recipe, fitted to the train parts of the cold split and
-evaluated on unseen users and texts.
+DATA_FOLDER holds a folder for each of the four data sets below, with a file data.jsonl.gz. The shipped weights are
+fitted to all of the data. The figures in the manifest come from the same recipe, fitted to the train parts of the cold
+split and evaluated on unseen users and texts.
 """
 
 import argparse
@@ -98,8 +98,8 @@ SOURCES = (
 )
 RANKS = (0, 2, 4)
 TASTE = ("length+content-32", 0.2)
-"""Given, not chosen: short statements and arguments cannot teach that people differ in how long an answer should be. With
-0.2, three preferences reverse the order of a long and a short answer. The manifest holds the loss on these data sets."""
+"""Given, not chosen: short statements and arguments cannot teach that people differ in how long an answer should be.
+With 0.2, three preferences reverse the order of a long and a short answer. The manifest holds the loss on these data sets."""
 CITATION = re.compile(r"\s*\[\d+(,\s*\d+)*\]")
 
 

@@ -29,7 +29,7 @@ def test_the_fingerprint_follows_every_file_that_counts(tmp_path):
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "./nowhere", "/nowhere/model.gguf"])
 def test_paths_are_never_looked_for_on_the_hub(name):
-    with pytest.raises(EncoderError, match="the f(ile|older) does not exist"):
+    with pytest.raises(EncoderError, match=r"the f(ile|older) does not exist"):
         model_files.find_model_files(name)
 
 
