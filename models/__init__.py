@@ -1,20 +1,19 @@
-"""The mathematics of personal preference: judgements in, taste and rankings out. No HTTP, SQL, clock or settings.
+"""The mathematics of personal preference, from judgements to taste and rankings. No HTTP, SQL, clock or settings.
 
 In reading order:
 
 - `judgements`: what users said about texts
 - `taste`: the user model: what a person likes, how sure that is, and how a judgement changes it
-- `encoding`: from a text to the vector that the user model reads
+- `encoding`: from a text to its feature vector
 - `ranking`: from a posterior and items to an order
 - `explain`: why a text ranks where it does, and what a user likes, in words
 - `evaluation`: how well a model predicts users that it has not seen
 - `fitting`: learning the shared model from many users' judgements, on torch
 - `bundle`: a trained model on disk, and its version
-- `training`: from judgements to a bundle, and to a report: what the command line does
+- `training`: from judgements to a bundle or to an evaluation report
 - `export`: a bundle as plain arrays, for use without penchant
-- `checkpoint`: what long work has finished, so that it can be interrupted
-- `files`: files that are written whole or not at all
-- `progress`: how long work reports its progress
+- `checkpoint`: progress callbacks and checkpoints of long work, so that it can be interrupted
+- `files`: atomic writes
 - `errors`: the base class of the errors in this package
-- `testing`: a small model whose truth is known, for tests
+- `testing`: a small model for tests
 """

@@ -1,4 +1,4 @@
-"""A bundle: a trained model on disk, as safetensors + manifest. Its content hash is its version.
+"""A bundle: a trained model on disk, as safetensors and a manifest. A hash of its content is its version.
 
 bundle/
   manifest.json      name, encoder, data and licences, metrics, hash of the weights
@@ -7,7 +7,6 @@ bundle/
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -22,6 +21,7 @@ from safetensors.numpy import save as save_tensors
 
 from penchant.models.encoding.features import KEY_BYTES, FeatureExtractor
 from penchant.models.errors import ModelError
+from penchant.models.files import write_atomically
 from penchant.models.taste.items import Items
 from penchant.models.taste.observations import RatingScale
 from penchant.models.taste.population import Population
@@ -30,24 +30,24 @@ from penchant.models.taste.text_prior import LinearTextPrior
 
 FORMAT: Final = 2
 DEFAULT_BUNDLE: Final = Path(__file__).parent / "default_bundle"
-"""The bundle that ships with the package."""
+"""Folder of the bundle that ships with the package."""
 
 _MANIFEST, _WEIGHTS = "manifest.json", "model.safetensors"
 
 
 class BundleError(ModelError, RuntimeError):
-    """A bundle is missing, damaged, or not for this version or encoder."""
+    """A bundle is missing, damaged, for another format or encoder, or cannot be written."""
 
 
 @dataclass(frozen=True)
 class EncoderCard:
-    """The encoder a bundle was fitted with.
+    """The encoder that a bundle was fitted with.
 
     Attributes:
-        name: As for `load_encoder`.
-        identity: `Encoder.identity` at fitting time; serving with another encoder is refused.
+        name: Name of the model, as in `load_encoder`.
+        identity: `Encoder.identity` at fitting time. Another encoder cannot serve the bundle.
         pooling: `mean` or `last`.
-        max_tokens: Longest sequence.
+        max_tokens: Longest sequence, in tokens.
         joint: Whether prompt and text are read in one sequence.
         features: `FeatureExtractor.identity` at fitting time.
     """
@@ -60,21 +60,28 @@ class EncoderCard:
     features: str
 
     @classmethod
-    def of(cls, extractor: FeatureExtractor) -> "EncoderCard":
-        """The card of the encoder behind an extractor."""
-        e = extractor.encoder
-        return cls(e.name, e.identity, e.pooling, e.max_tokens, e.joint, extractor.identity)
+    def from_extractor(cls, extractor: FeatureExtractor) -> "EncoderCard":
+        """Make the card of the encoder of an extractor."""
+        encoder = extractor.encoder
+        return cls(
+            encoder.name,
+            encoder.identity,
+            encoder.pooling,
+            encoder.max_tokens,
+            encoder.joint,
+            extractor.identity,
+        )
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a person wants to know of a bundle.
+    """Description of a bundle.
 
     Attributes:
         name: Short name.
-        encoder: The encoder it needs.
-        data: One entry a data set: name, licence, attribution, sha256, counts.
-        metrics: Measured figures and how they were measured.
+        encoder: Encoder that the bundle needs.
+        data: One entry for each data set: name, licence, attribution, sha256 and counts.
+        metrics: Measured figures, and how they were measured.
     """
 
     name: str
@@ -88,8 +95,8 @@ class Bundle:
     """A reward model with its manifest.
 
     Attributes:
-        reward: The model.
-        manifest: Its description.
+        reward: Reward model.
+        manifest: Description of the bundle.
     """
 
     reward: RewardModel
@@ -97,20 +104,23 @@ class Bundle:
 
     @cached_property
     def _weights(self) -> bytes:
-        return _packed_arrays(self.reward)
+        return _pack_arrays(self.reward)
 
     @cached_property
     def version(self) -> str:
-        """`b-` and 16 hex digits of the content: equal weights and encoder, equal version."""
+        """`b-` and 16 hex digits of the hash of weights and encoder."""
         digest = hashlib.sha256(self._weights)
         digest.update(self.manifest.encoder.features.encode())
         return f"b-{digest.hexdigest()[:16]}"
 
     def save(self, path: Path) -> None:
-        """Writes the bundle to a folder, the manifest last and each file in one step.
+        """Write the bundle to a folder. Each file is written atomically, the manifest last.
+
+        Args:
+            path: Folder, which is created if it does not exist.
 
         Raises:
-            BundleError: The folder cannot be written.
+            BundleError: If the folder cannot be written.
         """
         manifest = {
             "format": FORMAT,
@@ -120,17 +130,22 @@ class Bundle:
         }
         try:
             path.mkdir(parents=True, exist_ok=True)
-            _write(path / _WEIGHTS, self._weights)
-            _write(path / _MANIFEST, (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+            write_atomically(path / _WEIGHTS, self._weights)
+            write_atomically(
+                path / _MANIFEST, (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
+            )
         except OSError as error:
             raise BundleError(f"cannot write bundle {path}: {error}") from error
 
     @classmethod
     def load(cls, path: Path) -> "Bundle":
-        """Reads and checks a bundle.
+        """Load and check a bundle.
+
+        Args:
+            path: Folder of the bundle.
 
         Raises:
-            BundleError: It is missing, its hash is wrong, or its format is not this version's.
+            BundleError: If the bundle is missing or damaged, its hash is wrong, or this version cannot read its format.
         """
         try:
             manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
@@ -142,12 +157,12 @@ class Bundle:
                 raise BundleError(
                     f"bundle {path} has format {manifest['format']}, this version reads {FORMAT}"
                 )
-            found = hashlib.sha256(weights).hexdigest()
-            if found != manifest["weights_sha256"]:
-                raise BundleError(f"bundle {path}: weights have sha256 {found}, the manifest says otherwise")
+            actual = hashlib.sha256(weights).hexdigest()
+            if actual != manifest["weights_sha256"]:
+                raise BundleError(f"bundle {path}: weights have sha256 {actual}, the manifest says otherwise")
             arrays = load_tensors(weights)
-            _check(arrays)
-            reward = _reward(arrays)
+            _check_arrays(arrays)
+            reward = _build_reward_model(arrays)
             described = Manifest(
                 name=manifest["name"],
                 encoder=EncoderCard(**manifest["encoder"]),
@@ -157,7 +172,7 @@ class Bundle:
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise BundleError(f"bundle {path} is damaged: {error!r}") from error
         bundle = cls(reward, described)
-        bundle.__dict__["_weights"] = weights  # the file's own bytes: the version is that of what was read
+        bundle.__dict__["_weights"] = weights  # the version is computed from the bytes of the file
         if bundle.version != manifest["version"]:
             raise BundleError(
                 f"bundle {path}: version is {bundle.version}, the manifest says {manifest['version']}"
@@ -165,18 +180,18 @@ class Bundle:
         return bundle
 
 
-def stored(reward: RewardModel) -> RewardModel:
-    """A reward model as it is after saving and loading: figures measured on it are those of the bundle."""
-    return _reward(load_tensors(_packed_arrays(reward)))
+def round_trip(reward: RewardModel) -> RewardModel:
+    """Return a reward model as it is after saving and loading, with the rounding of a bundle."""
+    return _build_reward_model(load_tensors(_pack_arrays(reward)))
 
 
-def _packed_arrays(reward: RewardModel) -> bytes:
-    # safetensors writes an array's memory as it lies: it must lie in C order.
-    arrays = {name: np.array(array, order="C") for name, array in _arrays(reward).items()}
+def _pack_arrays(reward: RewardModel) -> bytes:
+    # safetensors writes the memory of an array as it is, so it must be in C order.
+    arrays = {name: np.array(array, order="C") for name, array in _collect_arrays(reward).items()}
     return bytes(save_tensors(arrays, metadata={"format": str(FORMAT)}))
 
 
-def _arrays(reward: RewardModel) -> dict[str, NDArray[Any]]:
+def _collect_arrays(reward: RewardModel) -> dict[str, NDArray[Any]]:
     names, flipped = sorted(reward.scales), sorted(reward.flips)
     keys = sorted(reward.memory.rows, key=lambda key: reward.memory.rows[key])
     return {
@@ -186,9 +201,9 @@ def _arrays(reward: RewardModel) -> dict[str, NDArray[Any]]:
         "population.precisions": reward.population.precisions,
         "temperature": np.array([reward.temperature]),
         "reference": np.concatenate([reward.reference.base, reward.reference.directions[0]]),
-        "flips.names": np.frombuffer(_packed(flipped), np.uint8).copy(),
+        "flips.names": np.frombuffer(_pack_names(flipped), np.uint8).copy(),
         "flips.values": np.array([reward.flips[name] for name in flipped]),
-        "scales.names": np.frombuffer(_packed(names), np.uint8).copy(),
+        "scales.names": np.frombuffer(_pack_names(names), np.uint8).copy(),
         "scales.values": np.array(
             [[s.offset, s.slope, s.noise] for s in map(reward.scales.__getitem__, names)]
         ),
@@ -199,23 +214,23 @@ def _arrays(reward: RewardModel) -> dict[str, NDArray[Any]]:
     }
 
 
-def _packed(names: list[str]) -> bytes:
-    """A name a line, ASCII: line ends and lone surrogates within a name are escaped."""
+def _pack_names(names: list[str]) -> bytes:
+    """Write one name per line in ASCII. Line ends and lone surrogates within a name are escaped."""
     return b"\n".join(name.encode("unicode_escape") for name in names)
 
 
-def _unpacked(names: bytes) -> list[str]:
+def _unpack_names(names: bytes) -> list[str]:
     return [name.decode("unicode_escape") for name in names.split(b"\n")]
 
 
-def _check(arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Do the shapes fit together, is every number finite, and can it be served with?"""
+def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Raise ValueError unless the shapes fit together and the numbers are finite and in range."""
     d, m = arrays["text.weights"].shape
     k_archetypes, q = arrays["population.means"].shape
     n_items = len(arrays["memory.keys"])
     inducing, dim = len(arrays["text.inducing"]), len(arrays["text.centre"])
     if d != dim + inducing + 1:
-        raise ValueError(f"{d} weights for {dim} features and {inducing} inducing texts")
+        raise ValueError(f"there are {d} weights for {dim} features and {inducing} inducing texts")
     expected: dict[str, tuple[int, ...]] = {
         "text.centre": (dim,),
         "text.scale": (dim,),
@@ -236,7 +251,7 @@ def _check(arrays: Mapping[str, NDArray[Any]]) -> None:
     }
     for name, shape in expected.items():
         if arrays[name].shape != shape:
-            raise ValueError(f"{name} is {arrays[name].shape}, must be {shape}")
+            raise ValueError(f"{name} has shape {arrays[name].shape}, must be {shape}")
     for name, array in arrays.items():
         if name != "text.scale" and not np.isfinite(array).all():  # an infinite scale drops a feature
             raise ValueError(f"{name} holds a number that is not finite")
@@ -246,13 +261,13 @@ def _check(arrays: Mapping[str, NDArray[Any]]) -> None:
         raise ValueError("text.basis_length must be positive")
 
 
-def _reward(arrays: Mapping[str, NDArray[Any]]) -> RewardModel:
+def _build_reward_model(arrays: Mapping[str, NDArray[Any]]) -> RewardModel:
     population = Population(
         arrays["population.weights"], arrays["population.means"], arrays["population.precisions"]
     )
     reference, directions = arrays["reference"], population.q - 1
-    names = _unpacked(arrays["scales.names"].tobytes())
-    flipped = _unpacked(arrays["flips.names"].tobytes()) if len(arrays["flips.names"]) else []
+    names = _unpack_names(arrays["scales.names"].tobytes())
+    flipped = _unpack_names(arrays["flips.names"].tobytes()) if len(arrays["flips.names"]) else []
     return RewardModel(
         text_prior=LinearTextPrior.from_arrays(arrays),
         population=population,
@@ -272,13 +287,3 @@ def _reward(arrays: Mapping[str, NDArray[Any]]) -> RewardModel:
         ),
         flips=dict(zip(flipped, map(float, arrays["flips.values"]), strict=True)),
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes beside, then renames: a reader never sees half a file."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

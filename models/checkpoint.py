@@ -1,14 +1,13 @@
-"""`Checkpoint`: what long work has finished so far, stage by stage, so that it can be interrupted and go on.
+"""Long work: callbacks that report its progress, and checkpoints from which an interrupted run resumes.
 
 folder/
-  identity                     what the work depends on: data, options, encoder, versions
-  <stage>.safetensors          arrays of a stage that is done
+  identity                     hash of what the work depends on: data, options, encoder, versions
+  <stage>.safetensors          arrays of a finished stage
 """
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -20,76 +19,85 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from penchant.models.errors import ModelError
-from penchant.models.files import write_whole
+from penchant.models.files import is_partial, write_atomically
 
 Arrays = Mapping[str, NDArray[Any]]
 
+Progress = Callable[[str, int, int], None]
+"""Callback that receives the name of the stage, the number of finished steps, and the number of all steps."""
+
 _IDENTITY: Final = "identity"
 _ENDING: Final = ".safetensors"
-_PARTIAL: Final = re.compile(r"\.\d+\.partial$")
 
 
 class CheckpointError(ModelError, RuntimeError):
-    """A folder of work cannot be used: it belongs to other work, is damaged, or cannot be written."""
+    """The folder of a checkpoint belongs to other work, is damaged, or cannot be read or written."""
 
 
-class OtherWorkError(CheckpointError):
-    """A folder holds work of another identity: `Checkpoint.anew` forgets it."""
+class CheckpointMismatchError(CheckpointError):
+    """The folder of a checkpoint holds work of another identity, which `Checkpoint.start_over` discards."""
 
 
 class Checkpoint:
-    """Keeps the arrays of finished stages in a folder, which is made when the first is saved.
+    """A folder with the arrays of finished stages. The folder is created when the first stage is saved.
 
     Args:
-        folder: Of this work alone.
-        identity: Of the work (`fingerprint`): equal identities must lead to equal arrays.
+        folder: Folder that is used for this work only.
+        identity: Identity of the work from `compute_fingerprint`. Equal identities must lead to equal arrays.
+
+    Attributes:
+        folder: Folder of the checkpoint.
 
     Raises:
-        OtherWorkError: The folder holds work of another identity.
-        CheckpointError: The folder holds something else, or cannot be read.
+        CheckpointMismatchError: If the folder holds work of another identity.
+        CheckpointError: If the folder holds other files or cannot be read.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
         self.folder = folder
         self._identity = identity
         try:
-            found = (folder / _IDENTITY).read_text("utf-8")
+            saved = (folder / _IDENTITY).read_text("utf-8")
         except FileNotFoundError:
-            found = None
+            saved = None
         except (OSError, ValueError) as error:
             raise CheckpointError(f"cannot read {folder}: {error}") from error
-        if found is None and folder.exists() and any(not _PARTIAL.search(p.name) for p in folder.iterdir()):
-            raise CheckpointError(f"{folder} is not empty and holds no work that could go on")
-        if found is not None and found != identity:
-            raise OtherWorkError(
+        if saved is None and folder.exists() and any(not is_partial(p) for p in folder.iterdir()):
+            raise CheckpointError(f"{folder} is not empty and holds no work that can be resumed")
+        if saved is not None and saved != identity:
+            raise CheckpointMismatchError(
                 f"{folder} holds work on other data, with other options or of another version"
             )
 
     @classmethod
-    def anew(cls, folder: Path, identity: str) -> "Checkpoint":
-        """The same, after forgetting the work of whatever identity that the folder holds.
+    def start_over(cls, folder: Path, identity: str) -> "Checkpoint":
+        """Discard the work in the folder, of any identity, and return an empty checkpoint.
+
+        Args:
+            folder: Folder that is used for this work only.
+            identity: Identity of the new work.
 
         Raises:
-            CheckpointError: The folder holds something else, or it cannot be removed.
+            CheckpointError: If the folder holds other files, or its work cannot be read or removed.
         """
         try:
             cls(folder, (folder / _IDENTITY).read_text("utf-8")).clear()
         except FileNotFoundError:
-            pass  # nothing, or no work: what follows tells
+            pass  # an empty or missing folder, or other files, which the constructor refuses
         except (OSError, ValueError) as error:
             raise CheckpointError(f"cannot read {folder}: {error}") from error
         return cls(folder, identity)
 
     @property
     def stages(self) -> int:
-        """How many stages are saved."""
+        """Number of saved stages."""
         return sum(1 for _ in self.folder.glob(f"*{_ENDING}"))
 
     def load(self, stage: str) -> dict[str, NDArray[Any]] | None:
-        """The arrays of a stage, exactly as they were saved; None if it was not.
+        """Return the arrays of a stage exactly as they were saved, or None if it was not saved.
 
         Raises:
-            CheckpointError: They cannot be read.
+            CheckpointError: If the arrays cannot be read.
         """
         path = self._path(stage)
         try:
@@ -100,37 +108,37 @@ class Checkpoint:
             raise CheckpointError(f"cannot read {path}: {error}") from error
 
     def save(self, stage: str, arrays: Arrays) -> None:
-        """Saves a stage whole, in place of what was saved of it before. On disk when this returns.
+        """Save a stage atomically, in place of an earlier version. The arrays are on disk when this returns.
 
         Args:
-            stage: Its name; any text of moderate length.
-            arrays: Of numbers, of any shape.
+            stage: Name of the stage, any text of moderate length.
+            arrays: Numeric arrays of any shape, by name.
 
         Raises:
-            CheckpointError: They cannot be written.
+            CheckpointError: If the arrays cannot be written.
         """
-        # safetensors writes the memory of an array as it lies: it must lie in C order.
+        # safetensors writes the memory of an array as it is, so it must be in C order.
         content = save_tensors({name: np.array(array, order="C") for name, array in arrays.items()})
         try:
             if not (self.folder / _IDENTITY).exists():
                 self.folder.mkdir(parents=True, exist_ok=True)
-                write_whole(self.folder / _IDENTITY, self._identity.encode())
-            write_whole(self._path(stage), content)
+                write_atomically(self.folder / _IDENTITY, self._identity.encode())
+            write_atomically(self._path(stage), content)
         except OSError as error:
             raise CheckpointError(f"cannot write {self.folder}: {error}") from error
 
     def clear(self) -> None:
-        """Forgets all stages, and removes the folder unless something else is in it.
+        """Delete all stages, and the folder unless it holds other files.
 
         Raises:
-            CheckpointError: It cannot be removed.
+            CheckpointError: If a file or the folder cannot be deleted.
         """
         if not self.folder.exists():
             return
         try:
             for path in list(self.folder.iterdir()):
-                # The identity last: what is left of an interrupted clearing can be cleared.
-                if path.name.endswith(_ENDING) or _PARTIAL.search(path.name):
+                # The identity goes last, so that an interrupted call can be repeated.
+                if path.name.endswith(_ENDING) or is_partial(path):
                     path.unlink(missing_ok=True)
             (self.folder / _IDENTITY).unlink(missing_ok=True)
             if not any(self.folder.iterdir()):
@@ -143,30 +151,34 @@ class Checkpoint:
 
 
 class NoCheckpoint(Checkpoint):
-    """Keeps nothing: for work that is not to be resumed."""
+    """A checkpoint that saves nothing, for work that cannot be resumed."""
 
     def __init__(self) -> None:
-        """Needs no folder."""
+        """Make a checkpoint without a folder."""
 
     @property
     def stages(self) -> int:
-        """None is saved."""
+        """Always 0."""
         return 0
 
     def load(self, stage: str) -> None:
-        """Nothing was saved."""
+        """Return None."""
 
     def save(self, stage: str, arrays: Arrays) -> None:
-        """Saves nothing."""
+        """Do nothing."""
 
     def clear(self) -> None:
-        """There is nothing to forget."""
+        """Do nothing."""
 
 
 NO_CHECKPOINT: Final = NoCheckpoint()
 
 
-def fingerprint(**parts: object) -> str:
-    """Identity of work by what it depends on: 32 hex digits of the JSON of `parts`, whatever their order."""
+def ignore_progress(stage: str, done: int, total: int) -> None:
+    """Report no progress: the default of every `progress` argument."""
+
+
+def compute_fingerprint(**parts: object) -> str:
+    """Return the identity of work that depends on `parts`: 32 hex digits of a hash of their JSON, in any order."""
     content = json.dumps(parts, sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()

@@ -1,7 +1,7 @@
-"""A bundle for use elsewhere: arrays with their meaning, users and texts as rows, in coordinates that need no penchant.
+"""A bundle for use without penchant: the model as documented arrays, users and texts as rows.
 
-u(user, text) = threshold + base + Σ_j score_j taste_j; the scores are those of `Tastes`: mean 0 and variance 1 over the
-population, uncorrelated, of largest share in personal taste first.
+u(user, text) = threshold + base + Σ_j score_j taste_j. The scores are those of `Tastes`: they have mean 0 and variance 1
+over the population, are uncorrelated, and are sorted by their share in personal taste, largest first.
 """
 
 import json
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as save_tensors
 
 from penchant.models.bundle import Bundle
+from penchant.models.checkpoint import Progress, ignore_progress
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
 from penchant.models.evaluation.few_shot import Catalogue, Vectors, observed
 from penchant.models.explain.tastes import Tastes
 from penchant.models.explain.text_map import TextMap
-from penchant.models.files import whole_file, write_whole
+from penchant.models.files import open_atomically, write_atomically
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.progress import Progress, silent
 from penchant.models.ranking.selection import relevance
 from penchant.models.taste.items import item_key
 from penchant.models.taste.posterior import UserPosterior
@@ -44,8 +44,8 @@ FORMULAS: Final = {
 }
 
 
-def tastes(bundle: Bundle) -> Tastes:
-    """The bundle's own, found when it was fitted; of a bundle without, whitened axes of the fit, in no order."""
+def find_tastes(bundle: Bundle) -> Tastes:
+    """Return the tastes that were found at fitting time, or else whitened axes of the fit, in no order."""
     prior = bundle.reward.population.prior
     found = bundle.manifest.metrics.get("inspection")
     if found is None:
@@ -54,32 +54,32 @@ def tastes(bundle: Bundle) -> Tastes:
 
 
 @dataclass(frozen=True)
-class Exported:
-    """A model in plain arrays.
+class ExportedModel:
+    """A model as plain arrays.
 
     Attributes:
-        arrays: By name; `manifest["arrays"]` tells what each holds.
-        manifest: What a program needs beside them.
+        arrays: Arrays by name, which `manifest["arrays"]` documents.
+        manifest: Formulas, settings and descriptions that a program needs to use the arrays.
     """
 
     arrays: dict[str, NDArray[np.float64]]
     manifest: dict[str, Any]
 
 
-def exported(bundle: Bundle) -> Exported:
-    """The shared model.
+def export_model(bundle: Bundle) -> ExportedModel:
+    """Export the model that all users share.
 
     Raises:
-        ExplanationError: Its text prior has no linear form.
+        ExplanationError: If the text prior has no linear form.
     """
     reward, manifest = bundle.reward, bundle.manifest
-    axes, prior = tastes(bundle), reward.population.prior
+    axes, prior = find_tastes(bundle), reward.population.prior
     dim = len(reward.text_prior.standardiser.centre)
     weights = TextMap.of(reward, dim).weights
     means, covariances = axes.users(prior.means, prior.covariances)
     standardiser = reward.text_prior.standardiser
     basis = standardiser.basis
-    found = {
+    arrays = {
         "centre": (standardiser.centre, "[features] mean over the fitted texts"),
         "scale": (standardiser.scale, "[features] standard deviation; infinite where one never varied"),
         "basis_texts": (
@@ -97,9 +97,11 @@ def exported(bundle: Bundle) -> Exported:
         "population_means": (means, "[archetypes, 1 + tastes] mean of [threshold, scores]"),
         "population_covariances": (covariances, "[archetypes, 1 + tastes, 1 + tastes]"),
     }
-    described = {name: {"shape": list(array.shape), "holds": says} for name, (array, says) in found.items()}
-    return Exported(
-        {name: np.ascontiguousarray(array, np.float64) for name, (array, _) in found.items()},
+    described = {
+        name: {"shape": list(array.shape), "holds": meaning} for name, (array, meaning) in arrays.items()
+    }
+    return ExportedModel(
+        {name: np.ascontiguousarray(array, np.float64) for name, (array, _) in arrays.items()},
         {
             "bundle": {"name": manifest.name, "version": bundle.version},
             "formulas": FORMULAS,
@@ -129,29 +131,31 @@ def exported(bundle: Bundle) -> Exported:
     )
 
 
-def user_rows(
-    bundle: Bundle, judgements: Iterable[Judgement], vectors: Vectors, progress: Progress = silent
+def export_users(
+    bundle: Bundle, judgements: Iterable[Judgement], vectors: Vectors, progress: Progress = ignore_progress
 ) -> Iterator[dict[str, Any]]:
-    """What is known of every user after their judgements, in order of first appearance.
+    """Export the posterior of every user after their judgements, in order of first appearance.
 
     Args:
-        bundle: The model.
-        judgements: Of the users; authors' own automatic votes are left out, as in a fit.
-        vectors: Features of every (context, text) judged.
-        progress: Called with stage, done, total.
+        bundle: Bundle to learn with.
+        judgements: Judgements of the users. Votes of authors for their own texts are left out, as in a fit.
+        vectors: Features of every judged (context, text).
+        progress: Callback that reports progress.
 
     Yields:
-        `user`, `judgements`, `mean` and `std` of [threshold, scores], and the `archetypes`' weights.
+        `user`, `judgements`, `mean` and `std` of [threshold, scores], and the weights of the `archetypes`.
     """
     by_user: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in judgements:
         if not judgement.own:
             by_user[judgement.user].append(judgement)
-    reward, axes = bundle.reward, tastes(bundle)
+    reward, axes = bundle.reward, find_tastes(bundle)
     catalogue = Catalogue(reward, vectors)
     for number, (user, rows) in enumerate(by_user.items()):
-        said = [observed(row, reward, catalogue) for row in rows]
-        posterior = UserPosterior.at_prior(reward.population).fold(one for one in said if one is not None)
+        observations = [observed(row, reward, catalogue) for row in rows]
+        posterior = UserPosterior.at_prior(reward.population).fold(
+            observation for observation in observations if observation is not None
+        )
         beliefs = posterior.beliefs
         mean, covariance = axes.users(beliefs.mean, beliefs.covariance)
         yield {
@@ -164,24 +168,26 @@ def user_rows(
         progress("users", number + 1, len(by_user))
 
 
-def text_rows(bundle: Bundle, texts: Sequence[tuple[str, str]], vectors: Vectors) -> Iterator[dict[str, Any]]:
-    """Where texts stand.
+def export_texts(
+    bundle: Bundle, texts: Sequence[tuple[str, str]], vectors: Vectors
+) -> Iterator[dict[str, Any]]:
+    """Export the coordinates of texts.
 
     Args:
-        bundle: The model.
-        texts: (context, text).
-        vectors: Their features.
+        bundle: Bundle to describe the texts with.
+        texts: (context, text) pairs.
+        vectors: Features of the texts.
 
     Yields:
-        `context`, `text`, `base`, `tastes`, `std` (of what the text leaves open, for the mean user), `known` (whether
-        it was judged in the fit, so that the item memory speaks) and `relevance` to a user nobody has heard from.
+        `context`, `text`, `base`, `tastes`, `std` of the utility for the mean user, `known` (whether the item memory
+        holds the text) and `relevance` to a user without judgements.
     """
-    reward, axes = bundle.reward, tastes(bundle)
+    reward, axes = bundle.reward, find_tastes(bundle)
     keys = [item_key(context, text) for context, text in texts]
     items = reward.describe(np.stack([vectors[item] for item in texts]), keys)
     base, positions = axes.texts(items)
-    nobody = UserPosterior.at_prior(reward.population)
-    chances = relevance(reward, nobody, items)
+    prior = UserPosterior.at_prior(reward.population)
+    chances = relevance(reward, prior, items)
     open_variance = items.base_variance + items.direction_variance @ axes.centre**2
     for i, (context, text) in enumerate(texts):
         yield {
@@ -195,14 +201,21 @@ def text_rows(bundle: Bundle, texts: Sequence[tuple[str, str]], vectors: Vectors
         }
 
 
-def save(model: Exported, folder: Path, *, kind: Literal["npz", "safetensors"] = "npz") -> list[Path]:
-    """Writes manifest.json and model.npz or model.safetensors.
+def save_model(
+    model: ExportedModel, folder: Path, *, kind: Literal["npz", "safetensors"] = "npz"
+) -> list[Path]:
+    """Write a model to manifest.json and model.npz or model.safetensors.
+
+    Args:
+        model: Exported model.
+        folder: Folder to write to, which is created if it does not exist.
+        kind: Format of the arrays.
 
     Returns:
-        The files.
+        Paths of the files.
 
     Raises:
-        OSError: They cannot be written.
+        OSError: If a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if kind == "npz":
@@ -213,26 +226,26 @@ def save(model: Exported, folder: Path, *, kind: Literal["npz", "safetensors"] =
         content = save_tensors(model.arrays)
     manifest = json.dumps(model.manifest, indent=2, ensure_ascii=False) + "\n"
     files = {folder / f"model.{kind}": content, folder / "manifest.json": manifest.encode()}
-    for path, whole in files.items():
-        write_whole(path, whole)
+    for path, data in files.items():
+        write_atomically(path, data)
     return list(files)
 
 
 def save_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> Path:
-    """Writes rows as JSON Lines, numbers to six digits.
+    """Write rows as JSON Lines, with numbers rounded to six significant digits, and return the path.
 
     Raises:
-        OSError: They cannot be written.
+        OSError: If the file cannot be written.
     """
-    with whole_file(path) as file:
+    with open_atomically(path) as file:
         for row in rows:
-            file.write((json.dumps(_rounded(row)) + "\n").encode())
+            file.write((json.dumps(_round_numbers(row)) + "\n").encode())
     return path
 
 
-def _rounded(value: object) -> object:
+def _round_numbers(value: object) -> object:
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, list):
-        return [_rounded(one) for one in value]
-    return {key: _rounded(one) for key, one in value.items()} if isinstance(value, Mapping) else value
+        return [_round_numbers(item) for item in value]
+    return {key: _round_numbers(item) for key, item in value.items()} if isinstance(value, Mapping) else value

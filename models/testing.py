@@ -1,4 +1,4 @@
-"""A small known model for tests of what stands on models/: no fitting, no files, milliseconds."""
+"""A small model for tests, built in milliseconds without fitting or files."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from penchant.models.taste.text_prior import LinearTextPrior, Standardiser
 
 
 def tiny_bundle(extractor: FeatureExtractor, *, rank: int = 2, seed: int = 0) -> Bundle:
-    """A seeded bundle for any encoder: random shared taste, `rank` random directions, and one for text length."""
+    """Make a seeded bundle with random shared taste, `rank` random directions, and one direction for text length."""
     rng = np.random.default_rng(seed)
     d, m = extractor.dim + 1, 1 + rank
     length = extractor.encoder.dim + ATTRIBUTE_NAMES.index("length")
@@ -43,4 +43,6 @@ def tiny_bundle(extractor: FeatureExtractor, *, rank: int = 2, seed: int = 0) ->
         loadings=loadings,
         memory=ItemMemory.empty(m),
     )
-    return Bundle(reward, Manifest(name="tiny", encoder=EncoderCard.of(extractor), data=(), metrics={}))
+    return Bundle(
+        reward, Manifest(name="tiny", encoder=EncoderCard.from_extractor(extractor), data=(), metrics={})
+    )

@@ -1,4 +1,4 @@
-"""From judgements to a bundle, and from judgements to a report: what the command line does."""
+"""Fitting a bundle to judgements, and evaluating a model on them."""
 
 import json
 from collections import Counter
@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from penchant.models.bundle import Bundle, BundleError, EncoderCard, Manifest, stored
-from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint
-from penchant.models.encoding.extract import extract
+from penchant.models.bundle import Bundle, BundleError, EncoderCard, Manifest, round_trip
+from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, Progress, ignore_progress
+from penchant.models.encoding.extract import extract_features
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.errors import ModelError
 from penchant.models.evaluation.few_shot import Predictions, Vectors, adapt, predict
@@ -20,17 +20,17 @@ from penchant.models.explain.inspection import inspect
 from penchant.models.explain.tastes import Tastes
 from penchant.models.explain.text_map import ExplanationError
 from penchant.models.fitting.em import FitOptions
-from penchant.models.fitting.tuning import RANKS, Tuned, fit_reward
+from penchant.models.fitting.tuning import RANKS, TunedModel, fit_reward
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.progress import Progress, silent
 from penchant.models.taste.items import item_key
 from penchant.models.taste.reward import RewardModel
 
 REPETITIONS: Final = 5
+"""Default number of repetitions of an evaluation, each with its own split."""
 
 
 class NothingToEvaluateError(ModelError, ValueError):
-    """No user has the 10 support judgements and 4 test pairs that an evaluation needs."""
+    """No unseen user has the support judgements and test pairs that an evaluation needs."""
 
 
 def fit_bundle(
@@ -42,29 +42,29 @@ def fit_bundle(
     options: FitOptions | None = None,
     ranks: Sequence[int] = RANKS,
     data: Sequence[dict[str, Any]] = (),
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> Bundle:
-    """Fits a bundle.
+    """Fit a bundle to judgements.
 
     Args:
-        judgements: All judgements; authors' own automatic votes are left out.
-        extractor: The encoder to use, in serving too.
-        name: Of the bundle.
-        mode: `cold` if the texts to be ranked will be new, `warm` if they recur.
-        options: Everything but the rank.
-        ranks: Ranks to choose from.
-        data: Description of the sets, for the manifest.
-        progress: Called with stage, done, total.
-        checkpoint: Of this work: an interrupted fit goes on from there, to the same bundle.
+        judgements: All judgements. Votes of authors for their own texts are left out.
+        extractor: Feature extractor, which the bundle also needs when it serves.
+        name: Name of the bundle.
+        mode: `cold` if the texts to rank will be new, `warm` if they recur.
+        options: Options of the fit. Rank and archetypes are ignored, because they are chosen.
+        ranks: Ranks to choose from, ascending.
+        data: Description of the data sets, for the manifest.
+        progress: Callback that reports progress.
+        checkpoint: Checkpoint of this work. An interrupted fit resumes from it and leads to the same bundle.
 
     Raises:
-        CheckpointError: What was saved cannot be read, or more cannot be saved.
+        CheckpointError: If the checkpoint cannot be read or written.
     """
-    return fit_vectors(
+    return fit_bundle_to_features(
         judgements,
-        extract(judgements, extractor, progress, checkpoint),
-        EncoderCard.of(extractor),
+        extract_features(judgements, extractor, progress, checkpoint),
+        EncoderCard.from_extractor(extractor),
         name=name,
         mode=mode,
         options=options,
@@ -75,7 +75,7 @@ def fit_bundle(
     )
 
 
-def fit_vectors(
+def fit_bundle_to_features(
     judgements: Sequence[Judgement],
     vectors: Vectors,
     card: EncoderCard,
@@ -85,25 +85,25 @@ def fit_vectors(
     options: FitOptions | None = None,
     ranks: Sequence[int] = RANKS,
     data: Sequence[dict[str, Any]] = (),
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> Bundle:
-    """`fit_bundle` where the features are known: no encoder is needed.
+    """Fit a bundle to judgements whose features are known, without an encoder.
 
     Args:
-        judgements: As there.
-        vectors: Features of every (context, text) in them.
-        card: The encoder they come from.
-        name: As there, and so is what follows.
-        mode: As there.
-        options: As there.
-        ranks: As there.
-        data: As there.
-        progress: As there.
-        checkpoint: As there.
+        judgements: All judgements. Votes of authors for their own texts are left out.
+        vectors: Features of every judged (context, text).
+        card: Card of the encoder that computed the features.
+        name: Name of the bundle.
+        mode: `cold` if the texts to rank will be new, `warm` if they recur.
+        options: Options of the fit. Rank and archetypes are ignored, because they are chosen.
+        ranks: Ranks to choose from, ascending.
+        data: Description of the data sets, for the manifest.
+        progress: Callback that reports progress.
+        checkpoint: Checkpoint of this work. An interrupted fit resumes from it and leads to the same bundle.
 
     Raises:
-        CheckpointError: As there.
+        CheckpointError: If the checkpoint cannot be read or written.
     """
     tuned = fit_reward(
         [j for j in judgements if not j.own],
@@ -114,11 +114,14 @@ def fit_vectors(
         progress=progress,
         checkpoint=checkpoint,
     )
-    metrics = {"fit": summary(tuned), "inspection": inspection(tuned.reward, judgements, vectors)}
+    metrics = {
+        "fit": summarise_tuning(tuned),
+        "inspection": inspect_reward_model(tuned.reward, judgements, vectors),
+    }
     return Bundle(tuned.reward, Manifest(name, card, tuple(data), metrics))
 
 
-def inspection(
+def inspect_reward_model(
     reward: RewardModel,
     judgements: Sequence[Judgement],
     vectors: Vectors,
@@ -126,15 +129,23 @@ def inspection(
     axes: Tastes | None = None,
     examples: int = 0,
 ) -> dict[str, Any] | None:
-    """What a model holds, seen on judged texts, for a manifest; None where its text prior has no linear form.
+    """Inspect a reward model on judged texts and return the result for a manifest.
 
-    As of `inspect`; examples stand as texts.
+    Args:
+        reward: Reward model.
+        judgements: Judgements whose texts the model is inspected on.
+        vectors: Features of every judged (context, text).
+        axes: Tastes to describe the model in. None finds them from the model.
+        examples: Number of example texts at each end of a taste.
+
+    Returns:
+        The result of `inspect` as JSON values, with examples as texts. None if the text prior has no linear form.
     """
     counts = Counter((j.context, text) for j in judgements for text in j.texts)
     items = list(counts)
     try:
-        found = inspect(
-            stored(reward),
+        inspection = inspect(
+            round_trip(reward),
             np.stack([vectors[item] for item in items]),
             [item_key(context, text) for context, text in items],
             counts=np.array([counts[item] for item in items]),
@@ -143,15 +154,17 @@ def inspection(
         )
     except ExplanationError:
         return None
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(found)))  # lists, as a manifest gives them back
+    plain: dict[str, Any] = json.loads(
+        json.dumps(asdict(inspection))
+    )  # lists, as in a manifest that was loaded
     for taste in (plain["consensus"], *plain["tastes"]):
         for end in ("highest", "lowest"):
             taste[end] = [items[row][1] for row in taste[end]]
     return plain
 
 
-def summary(tuned: Tuned) -> dict[str, Any]:
-    """How a model was chosen, for a manifest."""
+def summarise_tuning(tuned: TunedModel) -> dict[str, Any]:
+    """Return the choice of hyperparameters and its trials, for a manifest."""
     return {
         "choice": asdict(tuned.choice),
         "held_out_users": tuned.held_out_users,
@@ -168,28 +181,38 @@ def evaluate(
     repetitions: int = REPETITIONS,
     bundle: Bundle | None = None,
     options: FitOptions | None = None,
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
 ) -> Report:
-    """Few-shot learning curve on a set, mean of repetitions.
+    """Return the few-shot learning curve on a data set, averaged over repetitions.
 
-    Without a bundle, every repetition fits a model (`options`) on its own train part. With one, that bundle is evaluated
-    on the same users; a bundle that was fitted on the set has then seen the test judgements, which the caller must know.
+    Without a bundle, every repetition fits a model to its own train part. With a bundle, the bundle is evaluated on the
+    same users. If it was fitted to the data set, it has seen the test judgements; the caller must check that.
+
+    Args:
+        judgements: Judgements of the data set.
+        extractor: Feature extractor.
+        name: Name of the data set.
+        mode: `cold` to evaluate on unseen texts, `warm` on texts that recur.
+        repetitions: Number of repetitions, each with its own split.
+        bundle: Bundle to evaluate. None fits a model in each repetition.
+        options: Options of the fits. Rank and archetypes are ignored, because they are chosen.
+        progress: Callback that reports progress.
 
     Raises:
-        NothingToEvaluateError: A repetition has no user with enough judgements.
-        BundleError: The bundle was fitted with another encoder.
+        NothingToEvaluateError: If a repetition has no user with enough judgements.
+        BundleError: If the bundle was fitted with another encoder.
     """
     if bundle is not None and bundle.manifest.encoder.features != extractor.identity:
         raise BundleError(f"bundle {bundle.version} was fitted with encoder {bundle.manifest.encoder.name!r}")
-    vectors = extract(judgements, extractor, progress)
-    found = [
-        _predictions(
+    vectors = extract_features(judgements, extractor, progress)
+    predictions = [
+        _predict_repetition(
             split(judgements, mode, repetition),
             vectors,
             mode=mode,
             bundle=bundle,
             options=options,
-            progress=_numbered(progress, repetition, repetitions),
+            progress=_number_stages(progress, repetition, repetitions),
         )
         for repetition in range(repetitions)
     ]
@@ -197,13 +220,13 @@ def evaluate(
         set=name,
         split=mode,
         repetitions=repetitions,
-        users=sum(int(p.users.max()) + 1 for p in found),
+        users=sum(int(p.users.max()) + 1 for p in predictions),
         bundle=bundle.version if bundle else "fitted on the train part of each repetition",
-        curve=curve(found),
+        curve=curve(predictions),
     )
 
 
-def _predictions(
+def _predict_repetition(
     parts: Split,
     vectors: Vectors,
     *,
@@ -220,11 +243,11 @@ def _predictions(
         reward = bundle.reward
     else:
         tuned = fit_reward(parts.train, vectors, mode=mode, options=options, progress=progress)
-        reward = stored(tuned.reward)
+        reward = round_trip(tuned.reward)
     return predict(reward, adapt(reward, vectors, parts.support, parts.test, progress=progress))
 
 
-def _numbered(progress: Progress, repetition: int, repetitions: int) -> Progress:
+def _number_stages(progress: Progress, repetition: int, repetitions: int) -> Progress:
     return lambda stage, done, total: progress(
         f"repetition {repetition + 1}/{repetitions}: {stage}", done, total
     )

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Fit the bundle that ships with penchant, and measure it.
+"""Fit and evaluate the bundle that ships with penchant.
 
 Usage: scripts/fit_default_bundle.py DATA_FOLDER [--out FOLDER] [--repetitions N]
 
-DATA_FOLDER must contain one folder for each of the four sets below, each with data.jsonl.gz. Other content is ignored.
-The shipped weights are fitted on all of these data. The figures in the manifest come from the same recipe, fitted on the
-training parts of the cold split and evaluated on unseen users and texts.
+DATA_FOLDER holds a folder for each of the four data sets below, with a file data.jsonl.gz. The shipped weights are
+fitted to all of the data. The figures in the manifest come from the same recipe, fitted to the train parts of the cold
+split and evaluated on unseen users and texts.
 """
 
 import argparse
@@ -22,18 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from penchant.models.bundle import DEFAULT_BUNDLE, Bundle, EncoderCard, Manifest, stored
-from penchant.models.encoding.extract import extract
+from penchant.models.bundle import DEFAULT_BUNDLE, Bundle, EncoderCard, Manifest, round_trip
+from penchant.models.checkpoint import Progress as ProgressCall
+from penchant.models.encoding.extract import extract_features
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.loading import load_encoder
 from penchant.models.evaluation.few_shot import Predictions, Vectors, adapt, predict
 from penchant.models.evaluation.report import curve
 from penchant.models.evaluation.split import split
-from penchant.models.fitting.tuning import Tuned, fit_reward
+from penchant.models.fitting.tuning import TunedModel, fit_reward
 from penchant.models.judgements.files import read, with_scales
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.progress import Progress as ProgressCall
-from penchant.models.training import inspection, summary
+from penchant.models.training import inspect_reward_model, summarise_tuning
 
 POLIS_LINKS = (
     "2014-seattle-15-per-hour",
@@ -53,7 +53,7 @@ POLIS_LINKS = (
 
 @dataclass(frozen=True)
 class Source:
-    """A set that may be used for the shipped bundle, with its origin and the attribution that its licence requires."""
+    """A data set that may ship, with its licence and attribution."""
 
     name: str
     scale: tuple[float, float] | None
@@ -105,7 +105,7 @@ CITATION = re.compile(r"\s*\[\d+(,\s*\d+)*\]")
 
 
 def load(source: Source, folder: Path) -> list[Judgement]:
-    """Return the set's judgements, with the name of the set in front of every user's name."""
+    """Load the judgements of a data set, with its name in front of user names."""
     path = folder / source.name / "data.jsonl.gz"
     rows = []
     for j in read(path, source=source.name):
@@ -117,8 +117,8 @@ def load(source: Source, folder: Path) -> list[Judgement]:
     return with_scales(rows)
 
 
-def card(source: Source, folder: Path, rows: Sequence[Judgement]) -> dict[str, Any]:
-    """Return the manifest's entry for a set."""
+def describe_source(source: Source, folder: Path, rows: Sequence[Judgement]) -> dict[str, Any]:
+    """Return the manifest entry of a data set."""
     content = (folder / source.name / "data.jsonl.gz").read_bytes()
     return {
         "name": source.name,
@@ -131,16 +131,16 @@ def card(source: Source, folder: Path, rows: Sequence[Judgement]) -> dict[str, A
     }
 
 
-def cached(
+def load_features(
     path: Path | None, judgements: Sequence[Judgement], extractor: FeatureExtractor, progress: ProgressCall
 ) -> dict[tuple[str, str], NDArray[np.float16]]:
-    """Return the features of all texts. If `path` is given, they are cached in that file between runs."""
+    """Return the features of all texts, from the file of an earlier run if there is one."""
     if path is not None and path.exists():
         with np.load(path) as file:
             known = dict(zip(map(bytes, file["keys"]), file["vectors"], strict=True))
         items = {(j.context, text) for j in judgements for text in j.texts}
         return {item: known[extractor.key(item[1], item[0])] for item in sorted(items)}
-    vectors = extract(judgements, extractor, progress)
+    vectors = extract_features(judgements, extractor, progress)
     if path is not None:
         keys = [np.frombuffer(extractor.key(text, context), np.uint8) for context, text in vectors]
         np.savez(path, keys=np.stack(keys), vectors=np.stack(list(vectors.values())))
@@ -150,21 +150,23 @@ def cached(
 def measure(
     sets: dict[str, list[Judgement]], vectors: Vectors, repetitions: int, bars: Progress
 ) -> dict[str, Any]:
-    """Run the recipe on the training parts of all sets, and evaluate it on each set's unseen users and texts."""
+    """Fit by the recipe to the train parts of all data sets and evaluate on the unseen users and texts of each."""
     found: dict[str, list[Predictions]] = {name: [] for name in sets}
     for repetition in range(repetitions):
         parts = {name: split(rows, "cold", repetition) for name, rows in sets.items()}
-        tuned = recipe(
+        tuned = fit_by_recipe(
             [j for part in parts.values() for j in part.train], vectors, bars, f"repetition {repetition}"
         )
-        reward = stored(tuned.reward)
+        reward = round_trip(tuned.reward)
         for name, part in parts.items():
             if part.test:
-                asked = {
+                needed_texts = {
                     (p.context, t) for pairs in part.test.values() for p in pairs for t in (p.better, p.worse)
                 }
-                asked |= {(j.context, t) for rows in part.support.values() for j in rows for t in j.texts}
-                needed = {item: vectors[item] for item in sorted(asked)}
+                needed_texts |= {
+                    (j.context, t) for rows in part.support.values() for j in rows for t in j.texts
+                }
+                needed = {item: vectors[item] for item in sorted(needed_texts)}
                 found[name].append(predict(reward, adapt(reward, needed, part.support, part.test)))
     return {
         "split": "cold: users and texts unseen, the model without item memory",
@@ -180,14 +182,14 @@ def measure(
     }
 
 
-def recipe(judgements: list[Judgement], vectors: Vectors, bars: Progress, label: str) -> Tuned:
+def fit_by_recipe(judgements: list[Judgement], vectors: Vectors, bars: Progress, label: str) -> TunedModel:
     """Fit as for the default bundle: for new texts, and without an item memory."""
     task = bars.add_task(label, total=None)
     tuned = fit_reward(
         judgements,
         vectors,
         mode="cold",
-        remember=False,
+        with_memory=False,
         declared=TASTE,
         ranks=RANKS,
         progress=lambda stage, done, total: bars.update(
@@ -199,8 +201,8 @@ def recipe(judgements: list[Judgement], vectors: Vectors, bars: Progress, label:
     return tuned
 
 
-def table(metrics: dict[str, Any]) -> str:
-    """Return the figures as Markdown."""
+def format_table(metrics: dict[str, Any]) -> str:
+    """Return the figures as a Markdown table."""
     lines = [
         "| set | unseen users | k = 0 | 3 | 10 | 30 | 100 | measurably worse than k = 0 |",
         "|---|---|---|---|---|---|---|---|",
@@ -214,7 +216,7 @@ def table(metrics: dict[str, Any]) -> str:
 
 
 def write_card(path: Path, figures: str) -> None:
-    """Replace the figures between the markers of the model card."""
+    """Write the figures between the markers of the model card."""
     text = path.read_text(encoding="utf-8")
     before, rest = text.split("<!-- figures -->", 1)
     after = rest.split("<!-- /figures -->", 1)[1]
@@ -222,7 +224,7 @@ def write_card(path: Path, figures: str) -> None:
 
 
 def main() -> None:
-    """Fit, measure and write the bundle."""
+    """Fit, evaluate and write the bundle and its model card."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=DEFAULT_BUNDLE)
@@ -237,23 +239,26 @@ def main() -> None:
     everything = [j for rows in sets.values() for j in rows]
     with Progress() as bars:
         task = bars.add_task("encode", total=None)
-        vectors = cached(
+        vectors = load_features(
             arguments.vectors,
             everything,
             extractor,
             lambda _, done, total: bars.update(task, completed=done, total=total),
         )
         kept = [j for j in everything if not j.own]
-        tuned = recipe(kept, vectors, bars, "all judgements")
-        data = tuple(card(source, arguments.data, sets[source.name]) for source in SOURCES)
-        about = {"fit": summary(tuned), "inspection": inspection(tuned.reward, kept, vectors)}
-        manifest = Manifest("default", EncoderCard.of(extractor), data, about)
+        tuned = fit_by_recipe(kept, vectors, bars, "all judgements")
+        data = tuple(describe_source(source, arguments.data, sets[source.name]) for source in SOURCES)
+        about = {
+            "fit": summarise_tuning(tuned),
+            "inspection": inspect_reward_model(tuned.reward, kept, vectors),
+        }
+        manifest = Manifest("default", EncoderCard.from_extractor(extractor), data, about)
         bundle = Bundle(tuned.reward, manifest)
-        bundle.save(arguments.out)  # the bundle is usable from here; measuring takes longer than fitting
+        bundle.save(arguments.out)  # usable already: the evaluation takes longer than the fit
         evaluation = measure(sets, vectors, arguments.repetitions, bars)
     bundle = Bundle(tuned.reward, replace(manifest, metrics={**manifest.metrics, "evaluation": evaluation}))
     bundle.save(arguments.out)
-    write_card(arguments.card, table(evaluation))
+    write_card(arguments.card, format_table(evaluation))
     size = sum(file.stat().st_size for file in arguments.out.iterdir())
     print(json.dumps({"version": bundle.version, "bytes": size}))
 

@@ -3,7 +3,7 @@
 
     .venv/bin/python scripts/write_sobol_table.py
 
-The result must equal the committed file, so this is only needed to verify it.
+Run this only to verify the committed file, which it must reproduce.
 """
 
 import numpy as np

@@ -23,8 +23,8 @@ class BoundedCache(Generic[_Key, _Value]):
     Attributes:
         size: Total size of the entries.
 
-    Cost: a dictionary operation for each call, about 1.3 µs for `get` and 2 µs for `put` among a million entries, and
-    108 bytes an entry beside key and value.
+    Cost: among a million entries, about 1.3 µs for `get` and 2 µs for `put`, and 108 bytes an entry beside key and
+        value.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.personalization.task import Answer, Asked
+from penchant.models.files import open_atomically, write_atomically
 
 THREADS: Final = 1
 """Threads of every process. With one process per core, more threads would only compete."""
@@ -81,8 +82,6 @@ class Store:
         asked = {name: value for name, value in asdict(result.asked).items() if name != "context_names"}
         path = self._path(result.cell, "npz")
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npz")
-        np.savez_compressed(partial, allow_pickle=False, **arrays, **asked)
         about = {
             "key": key,
             "cell": asdict(result.cell),
@@ -91,10 +90,9 @@ class Store:
             "notes": dict(result.answer.notes),
         }
         self._path(result.cell, "json").unlink(missing_ok=True)
-        partial.rename(path)
-        told = self._path(result.cell, "partial")
-        told.write_text(json.dumps(about, indent=1) + "\n", "utf-8")
-        told.rename(self._path(result.cell, "json"))
+        with open_atomically(path) as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays, **asked)
+        write_atomically(self._path(result.cell, "json"), (json.dumps(about, indent=1) + "\n").encode())
 
     def read(self, cell: Cell) -> Result:
         """Return a stored result.

@@ -8,8 +8,9 @@ import numpy as np
 
 from benchmarks.code import code_hash
 from benchmarks.personalization.data import Source
-from penchant.models.encoding.extract import extract
+from penchant.models.encoding.extract import extract_features
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.files import open_atomically
 
 
 def encode(source: Source, extractor: Callable[[], FeatureExtractor]) -> None:
@@ -17,11 +18,10 @@ def encode(source: Source, extractor: Callable[[], FeatureExtractor]) -> None:
     if source.features.exists():
         return
     print(f"{source.name}: encoding", flush=True)
-    vectors = extract(source.judgements(), extractor())
+    vectors = extract_features(source.judgements(), extractor())
     source.features.parent.mkdir(parents=True, exist_ok=True)
-    partial = source.features.with_suffix(".partial.npy")
-    np.save(partial, np.stack(list(vectors.values())))
-    partial.rename(source.features)
+    with open_atomically(source.features) as file:
+        np.save(file, np.stack(list(vectors.values())))
 
 
 def extractor_identity(encoder: str, extractor: Callable[[], FeatureExtractor], cache_folder: Path) -> str:

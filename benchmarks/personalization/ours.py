@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from benchmarks.personalization.task import SHOTS, Answer, Task
-from penchant.models.bundle import stored
+from penchant.models.bundle import round_trip
 from penchant.models.evaluation.few_shot import adapt, predict
 from penchant.models.evaluation.split import TestPair
 from penchant.models.fitting.tuning import RANKS, fit_reward
@@ -33,7 +33,7 @@ class Fitted:
             "held_out_users": tuned.held_out_users,
             "fit_seconds": round(time.perf_counter() - start, 3),
         }
-        self.reward: RewardModel = stored(tuned.reward)
+        self.reward: RewardModel = round_trip(tuned.reward)
 
     def answer(
         self,

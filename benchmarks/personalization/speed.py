@@ -76,7 +76,7 @@ def measure(task: Task, *, rounds: int = ROUNDS) -> dict[str, Any]:
 
 
 def _fit(task: Task) -> Fit:
-    return Fit(Dataset.of(task.parts.train, task.vectors), FitOptions(rank=RANK)).run()
+    return Fit(Dataset.from_judgements(task.parts.train, task.vectors), FitOptions(rank=RANK)).run()
 
 
 def _packed(x: Tensor, pairs: Comparisons, steps: int) -> None:

@@ -70,13 +70,13 @@ def measure(spec: Spec) -> dict[str, Any]:
     before = _peak_bytes()
     judgements = load([spec.path])
     clock.lap("read")
-    data = Dataset.of(judgements, vectors)
+    data = Dataset.from_judgements(judgements, vectors)
     clock.lap("index")
     indexed = _peak_bytes()
     rounds = _Rounds()
     fit = Fit(data, FitOptions(rank=spec.rank, seed=spec.seed)).run(rounds)
     clock.lap("fit")
-    reward = fit.reward()
+    reward = fit.build_reward_model()
     clock.lap("reward")
     return {
         **{name: value for name, value in asdict(spec).items() if name != "path"},

@@ -8,13 +8,13 @@ import torch
 from transformers import AutoModel, PreTrainedConfig
 
 from penchant.models.encoding import pretrained
-from penchant.models.encoding.backends.base import PROBES, Probes, embed, fault
+from penchant.models.encoding.backends.base import PROBES, Probes, embed, find_fault
 from penchant.models.encoding.backends.request import BackendRequest, Candidate
 from penchant.models.encoding.backends.torch import TorchBackend
 from penchant.models.encoding.encoder import DEFAULT_MAX_TOKENS, BackendName, EncoderError, Precision
 from penchant.models.encoding.features import TwoStepEncoder
-from penchant.models.encoding.files import find
 from penchant.models.encoding.loading import load_encoder
+from penchant.models.encoding.model_files import find_model_files
 from penchant.models.encoding.tokens import TextTokenizer, Tokens
 from penchant.models.encoding.transformer import TransformerEncoder
 
@@ -37,7 +37,7 @@ class Anchor:
     """
 
     def __init__(self, threads: int, device: str = "cpu") -> None:
-        model = AutoModel.from_pretrained(find("embedded").folder, dtype=torch.float32)
+        model = AutoModel.from_pretrained(find_model_files("embedded").folder, dtype=torch.float32)
         self._model = model.eval().to(device)
         self._device = torch.device(device)
         self._threads = threads
@@ -106,7 +106,7 @@ def on_torch(device: str, threads: int = 1) -> tuple[dict[str, OnTorch], dict[st
         threads=threads,
         root="",
     )
-    card, model = pretrained.load(request.files, request.pooling)
+    card, model = pretrained.load_pretrained(request.files, request.pooling)
     tokens = TextTokenizer(card.tokenizer, max_tokens=_PROBE_TOKENS, joint=False, pad=card.pad)(PROBES)
 
     def built(candidate: Candidate) -> TorchBackend:
@@ -121,13 +121,13 @@ def on_torch(device: str, threads: int = 1) -> tuple[dict[str, OnTorch], dict[st
     exact = Candidate("torch", "float32")
     backends, absent = {exact: built(exact)}, {}
     probes = Probes(tokens, embed(backends[exact], tokens, card.pad))
-    for candidate in request.candidates():
+    for candidate in request.list_candidates():
         if candidate == exact:
             continue
         try:
             backend = built(candidate)
-            wrong = fault(backend, probes, card.pad)
-        except Exception as error:  # like the service: a compiler may be missing, or fail in its own way
+            wrong = find_fault(backend, probes, card.pad)
+        except Exception as error:  # as the service does: a compiler may be missing, or fail in its own way
             wrong = f"{type(error).__name__}: {error}".partition("\n")[0]
         if wrong is None:
             backends[candidate] = backend

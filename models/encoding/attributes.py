@@ -1,8 +1,8 @@
-"""Interpretable attributes of a text: what a person could name as the reason for liking it.
+"""Interpretable attributes of a text, which can be named as reasons for liking it.
 
-Every attribute is a pure function of the text, finite, and of moderate size (counts enter as logarithms, rates as
-shares), so that it survives float16 and a linear model extrapolates gently. The word lists are English; on other
-languages those attributes are near zero, which the model reads as "nothing said".
+Every attribute is a pure function of the text. It is finite and of moderate size (counts enter as logarithms, rates as
+shares), so that it survives float16 and a linear model extrapolates gently. The word lists are English; in other
+languages those attributes are near zero and have no effect.
 """
 
 import math
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_CHARS: Final = 100_000
-"""Attributes look at the first 100,000 characters: beyond that, more of the same says nothing new."""
+"""Number of characters that attributes are computed from; longer texts are cut."""
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
-# Each pattern is linear in the text: no run of characters is tried from more than one start.
+# Every pattern runs in linear time: no run of characters is tried from more than one start.
 _SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++(?=\s|$)")
 _BULLET = re.compile(r"^[^\S\n]*(?:[-*•–]|\(?\w[.)])\s+", re.MULTILINE)
 _NUMBERED = re.compile(r"^[^\S\n]*\(?\d{1,3}[.)]\s+", re.MULTILINE)
@@ -29,56 +29,56 @@ _EMOJI = re.compile("[\U0001f300-\U0001faff\u2600-\u27bf]|[:;]-?[)(DP]")
 _QUOTE = re.compile('["“”«»]')
 
 
-def _lexicon(words: str) -> frozenset[str]:
+def _split_words(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
 _LEXICONS: Final[dict[str, frozenset[str]]] = {
-    "first_person_singular": _lexicon("i me my mine myself i'm i've i'd i'll"),
-    "first_person_plural": _lexicon("we us our ours ourselves we're we've we'd we'll let's"),
-    "second_person": _lexicon("you your yours yourself yourselves you're you've you'd you'll"),
-    "third_person": _lexicon("he him his she her hers they them their theirs they're it its"),
-    "hedging": _lexicon(
+    "first_person_singular": _split_words("i me my mine myself i'm i've i'd i'll"),
+    "first_person_plural": _split_words("we us our ours ourselves we're we've we'd we'll let's"),
+    "second_person": _split_words("you your yours yourself yourselves you're you've you'd you'll"),
+    "third_person": _split_words("he him his she her hers they them their theirs they're it its"),
+    "hedging": _split_words(
         "maybe perhaps possibly probably might may could seems seem appears somewhat guess suppose likely "
         "sometimes often generally usually apparently roughly about"
     ),
-    "certainty": _lexicon(
+    "certainty": _split_words(
         "always never certainly definitely clearly obviously absolutely must undoubtedly surely every all none "
         "completely totally proven fact"
     ),
-    "negation": _lexicon(
+    "negation": _split_words(
         "no not nor none neither never cannot can't don't doesn't didn't won't wouldn't isn't aren't wasn't "
         "shouldn't couldn't hasn't haven't without nothing"
     ),
-    "obligation": _lexicon("should must ought need needs required require shall have"),
-    "courtesy": _lexicon(
+    "obligation": _split_words("should must ought need needs required require shall have"),
+    "courtesy": _split_words(
         "please thank thanks appreciate grateful welcome sorry apologies apologize pardon kindly cheers hi hello "
         "dear regards excuse"
     ),
-    "reasoning": _lexicon(
+    "reasoning": _split_words(
         "because therefore thus hence since so consequently if then whereas although however but example reason "
         "due result means"
     ),
-    "positive_sentiment": _lexicon(
+    "positive_sentiment": _split_words(
         "good great excellent nice love like best better benefit benefits helpful happy wonderful positive support "
         "improve improved improvement success fair safe healthy important enjoy fun well right interesting amazing "
         "effective valuable free"
     ),
-    "negative_sentiment": _lexicon(
+    "negative_sentiment": _split_words(
         "bad worse worst hate wrong problem problems poor terrible awful harm harmful danger dangerous fail failed "
         "failure unfair stupid kill death die sick crime ugly waste expensive pain difficult hard lack against "
         "useless ridiculous"
     ),
 }
-_FUNCTION_WORDS = _lexicon(
+_FUNCTION_WORDS = _split_words(
     "the a an of to in on at by for with from as and or but if is are was were be been being it this that these "
     "those he she they we you i not no do does did have has had will would can could should may might must there "
     "which who what when where how why than then so such"
 )
 
 
-class _Reading:
-    """One pass over a text: what several attributes need."""
+class _TextStatistics:
+    """Words and counts of a text that several attributes need."""
 
     def __init__(self, text: str) -> None:
         self.text = text[:MAX_CHARS]
@@ -91,29 +91,29 @@ class _Reading:
     def share(self, words: frozenset[str]) -> float:
         return sum(w in words for w in self.words) / self.n_words
 
-    def per_sentence(self, found: int) -> float:
-        return math.log1p(found / self.sentences)
+    def per_sentence(self, count: int) -> float:
+        return math.log1p(count / self.sentences)
 
 
-def _log_count(pattern: re.Pattern[str]) -> Callable[[_Reading], float]:
+def _log_count(pattern: re.Pattern[str]) -> Callable[[_TextStatistics], float]:
     return lambda r: math.log1p(sum(1 for _ in pattern.finditer(r.text)))
 
 
-def _type_token_ratio(r: _Reading) -> float:
-    """Distinct words over the square root of twice all words (Carroll's corrected ratio)."""
+def _type_token_ratio(r: _TextStatistics) -> float:
+    """Return the number of distinct words over the square root of twice the words (Carroll's corrected ratio)."""
     return len(set(r.words)) / math.sqrt(2 * r.n_words)
 
 
-def _capitalised_words(r: _Reading) -> float:
+def _capitalised_words(r: _TextStatistics) -> float:
     shouted = [w for w in _WORD.findall(r.text) if len(w) > 1 and w.isupper()]
     return len(shouted) / r.n_words
 
 
-def _share(words: frozenset[str]) -> Callable[[_Reading], float]:
+def _share(words: frozenset[str]) -> Callable[[_TextStatistics], float]:
     return lambda r: r.share(words)
 
 
-_ATTRIBUTES: Final[dict[str, Callable[[_Reading], float]]] = {
+_ATTRIBUTES: Final[dict[str, Callable[[_TextStatistics], float]]] = {
     "length": lambda r: math.log1p(len(r.words)),
     "sentences": lambda r: math.log(r.sentences),
     "paragraphs": lambda r: math.log1p(len(re.findall(r"\n\s*\n|\n", r.text.strip()))),
@@ -146,7 +146,7 @@ _ATTRIBUTES: Final[dict[str, Callable[[_Reading], float]]] = {
 }
 
 ATTRIBUTE_NAMES: Final[tuple[str, ...]] = tuple(_ATTRIBUTES)
-"""Names in column order. Changing the set or a definition changes `ATTRIBUTE_VERSION`."""
+"""Names in column order. A change of the set or of a definition must change `ATTRIBUTE_VERSION`."""
 
 ATTRIBUTE_VERSION: Final = "1"
 
@@ -192,16 +192,16 @@ ATTRIBUTE_PHRASES: Final[dict[str, tuple[str, str]]] = {
     "positive_sentiment": ("more positive words", "fewer positive words"),
     "negative_sentiment": ("more negative words", "fewer negative words"),
 }
-"""What more and what less of each attribute reads like, as completion of "prefers ..."."""
+"""Phrases for more and for less of each attribute, to complete "prefers …"."""
 
 
-def attributes(text: str) -> list[float]:
-    """The attributes of one text, in the order of `ATTRIBUTE_NAMES`. Cost: linear in the text, about 0.6 ms a KB."""
-    reading = _Reading(text)
-    return [value(reading) for value in _ATTRIBUTES.values()]
+def compute_attributes(text: str) -> list[float]:
+    """Return the attributes of a text, in the order of `ATTRIBUTE_NAMES`. Cost: linear, about 0.6 ms per KB."""
+    statistics = _TextStatistics(text)
+    return [value(statistics) for value in _ATTRIBUTES.values()]
 
 
-def attribute_matrix(texts: Sequence[str] | Iterable[str]) -> NDArray[np.float32]:
-    """Attributes of many texts: `[n, n_attributes]` float32."""
-    rows = [attributes(text) for text in texts]
+def compute_attribute_matrix(texts: Sequence[str] | Iterable[str]) -> NDArray[np.float32]:
+    """Return the attributes of n texts, `[n, n_attributes]` float32."""
+    rows = [compute_attributes(text) for text in texts]
     return np.asarray(rows, dtype=np.float32).reshape(len(rows), len(ATTRIBUTE_NAMES))

@@ -1,8 +1,9 @@
 """Batches for an encoder: texts of similar length together, padded to a common multiple of 16 tokens.
 
-Rounded lengths are what makes a text's vector independent of its company, bit for bit: kernels work through whole
-vector registers, so that sums over 48 and over 64 padded positions add the same numbers in the same order, while sums
-over 40 and 41 do not. They also leave few distinct shapes, for backends that prepare something for each.
+Rounded lengths make the vector of a text independent of its batch, bit for bit. Kernels work on whole vector
+registers, so that sums over 48 and over 64 padded positions add the same numbers in the same order, while sums over 40
+and 41 do not. They also keep the number of distinct shapes small, which helps backends that prepare something for each
+shape.
 """
 
 from dataclasses import dataclass
@@ -14,12 +15,12 @@ from numpy.typing import NDArray
 from penchant.models.encoding.tokens import Tokens
 
 MULTIPLE: Final = 16
-"""Tokens that a batch's padded length is a multiple of: the float32 numbers in the widest register of any processor."""
+"""The padded length of a batch is a multiple of this number: the float32 numbers in the widest processor register."""
 
 _BATCHES_PER_WORKER: Final = (
-    2  # a worker that lost its core to another process leaves its second to the others
+    2  # if a worker loses its core to another process, the other workers take its second batch
 )
-_LEAST_TOKENS: Final = 128  # below, a batch's fixed costs outweigh what a second core gives
+_MIN_TOKENS: Final = 128  # in smaller batches, fixed costs outweigh the gain of a second core
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Batch:
     """Texts of similar length, padded on the right.
 
     Attributes:
-        rows: `[b]` which texts they are.
-        ids: `[b, length]` token numbers.
-        mask: `[b, length]` 1 where there is a token, 0 where there is padding.
+        rows: Index of each text in the call, `[b]`.
+        ids: Token numbers, `[b, length]`.
+        mask: 1 for a token and 0 for padding, `[b, length]`.
     """
 
     rows: NDArray[np.int64]
@@ -37,20 +38,22 @@ class Batch:
     mask: NDArray[np.int64]
 
 
-def cut(tokens: Tokens, *, workers: int, most_tokens: int, pad: int) -> list[Batch]:
-    """Batches that hold every text once, longest first.
+def make_batches(tokens: Tokens, *, workers: int, most_tokens: int, pad: int) -> list[Batch]:
+    """Split texts into batches, longest texts first.
 
     Args:
-        tokens: What is to be encoded.
-        workers: Batches that are computed at the same time; each worker gets at least two where there is enough.
-        most_tokens: In a padded batch (a longer text is a batch of its own): bounds the memory of a forward pass.
+        tokens: Tokens of the texts.
+        workers: Number of batches that are computed at the same time. Each worker gets at least two batches if there
+            are enough tokens.
+        most_tokens: Largest number of tokens in a padded batch, which bounds the memory of a forward pass. A longer text
+            gets a batch of its own.
         pad: Number of the padding token.
     """
     padded = -(-tokens.lengths // MULTIPLE) * MULTIPLE
     budget = most_tokens
     if workers > 1:
         share = -(-int(padded.sum()) // (workers * _BATCHES_PER_WORKER))
-        budget = min(max(share, _LEAST_TOKENS), most_tokens)
+        budget = min(max(share, _MIN_TOKENS), most_tokens)
     order = np.argsort(-padded, kind="stable")
     starts = np.concatenate([[0], np.cumsum(tokens.lengths)])
     batches, first = [], 0

@@ -1,7 +1,7 @@
-"""Text encoders: the protocol `Encoder`, and what an encoder returns.
+"""Text encoders: the protocol `Encoder` and its result.
 
-An encoder maps texts to unit vectors `[n, dim]` float32. What it computes for a text does not depend on the other texts
-of the call: batches are only a matter of speed.
+An encoder maps texts to unit vectors `[n, dim]` float32. The vector of a text does not depend on the other texts of the
+call; batches only affect speed.
 """
 
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ DEFAULT_MAX_TOKENS: Final = 256
 
 
 class EncoderError(ModelError, RuntimeError):
-    """An encoder cannot be loaded, or its weights are not what was promised."""
+    """An encoder cannot be loaded, its weights have the wrong hash, or it fails."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What an encoder says about n texts.
+    """Embeddings of n texts.
 
     Attributes:
-        embeddings: `[n, dim]` float32, unit length.
-        tokens: `[n]` tokens read (special tokens and, in joint mode, the prompt included).
-        truncated: `[n]` whether some of the *text* was cut off (a cut prompt does not count).
+        embeddings: Vectors of unit length, `[n, dim]` float32.
+        tokens: Number of tokens read, `[n]`, including special tokens and, in joint mode, the prompt.
+        truncated: Whether some of the *text* was cut off, `[n]`. A cut prompt does not count.
     """
 
     embeddings: NDArray[np.float32]
@@ -43,13 +43,13 @@ class Encoder(Protocol):
     """A text encoder.
 
     Attributes:
-        name: As `load_encoder` takes it.
-        pooling: How token states become one vector.
-        identity: Hash of the weights and of every setting that changes what an embedding means.
-        backend: What computes it, for people to read; not part of the identity, for backends agree.
+        name: Name of the model, as in `load_encoder`.
+        pooling: Pooling of token states to one vector.
+        identity: Hash of the weights and of every setting that changes the embeddings.
+        backend: Readable description of the backend. It is not part of the identity, because backends agree.
         dim: Width of an embedding.
-        max_tokens: Longest sequence it reads; what is longer is cut and reported.
-        joint: Whether prompt and text are read in one sequence (else the text alone).
+        max_tokens: Longest sequence, in tokens. Longer texts are cut and reported as truncated.
+        joint: Whether prompt and text are read in one sequence; otherwise only the text is read.
     """
 
     name: str
@@ -61,5 +61,5 @@ class Encoder(Protocol):
     joint: bool
 
     def encode(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> Encoding:
-        """Embeds texts; `prompts`, one a text, only in joint mode."""
+        """Embed texts. `prompts`, one for each text, are given in joint mode only."""
         ...

@@ -1,4 +1,4 @@
-"""Features of every text of a data set. Each text is encoded once, and an interrupted run resumes."""
+"""Features of all texts of a data set. Each text is encoded once, and an interrupted run can be resumed."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -6,57 +6,66 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, CheckpointError
+from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, CheckpointError, Progress, ignore_progress
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.progress import Progress, silent
 
 EXTRACT_BATCH: Final = 256
-"""Texts that the encoder gets at once."""
+"""Number of texts in a call of the encoder."""
 
 EXTRACT_PART: Final = 4 * EXTRACT_BATCH
-"""Texts saved at once: what an interruption loses is some ten seconds of two cores."""
+"""Number of texts between two checkpoints, so that an interruption loses about ten seconds of two cores."""
 
 
-def extract(
+def extract_features(
     judgements: Sequence[Judgement],
     extractor: FeatureExtractor,
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> dict[tuple[str, str], NDArray[np.float16]]:
-    """Feature vector `[dim]` of every (context, text) that was judged; each distinct text is encoded once.
+    """Return the feature vector `[dim]` of every judged (context, text). Each distinct text is encoded once.
 
     Args:
-        judgements: Whose texts.
-        extractor: Computes the features.
-        progress: Called with stage, done, total.
-        checkpoint: Of this work on these judgements: what it has is not encoded again.
+        judgements: Judgements whose texts are encoded.
+        extractor: Extractor that computes the features.
+        progress: Callback that reports progress.
+        checkpoint: Checkpoint of this work on these judgements. Features in it are not computed again.
 
     Raises:
-        CheckpointError: What was saved cannot be read, or does not fit these texts.
+        CheckpointError: If saved features cannot be read or do not fit the texts, or if features cannot be saved.
     """
     items = list(dict.fromkeys((j.context, text) for j in judgements for text in j.texts))
-    return extract_texts(items, extractor, progress, checkpoint)
+    return extract_text_features(items, extractor, progress, checkpoint)
 
 
-def extract_texts(
+def extract_text_features(
     items: Sequence[tuple[str, str]],
     extractor: FeatureExtractor,
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> dict[tuple[str, str], NDArray[np.float16]]:
-    """The same of distinct (context, text)."""
+    """Return the feature vector `[dim]` of each (context, text). Each distinct text is encoded once.
+
+    Args:
+        items: Distinct (context, text) pairs.
+        extractor: Extractor that computes the features.
+        progress: Callback that reports progress.
+        checkpoint: Checkpoint of this work on these texts. Features in it are not computed again.
+
+    Raises:
+        CheckpointError: If saved features cannot be read or do not fit the texts, or if features cannot be saved.
+    """
     by_key: dict[bytes, tuple[str, str]] = {}
     for context, text in items:
         by_key.setdefault(extractor.key(text, context), (context, text))
     todo = list(by_key.values())
     vectors = np.empty((len(todo), extractor.dim), np.float16)
-    # Parts and batches are always cut at the same texts: a text's batch, too, is the same in a resumed run.
+    # Parts and batches always start at the same texts, so that every text has the same batch in a resumed run.
     for number, start in enumerate(range(0, len(todo), EXTRACT_PART)):
         part = slice(start, start + EXTRACT_PART)
         saved = checkpoint.load(f"encode {number}")
         if saved is None:
-            vectors[part] = _encoded(todo, part, extractor, progress)
+            vectors[part] = _encode_part(todo, part, extractor, progress)
             checkpoint.save(f"encode {number}", {"vectors": vectors[part]})
         elif saved["vectors"].shape == vectors[part].shape:
             vectors[part] = saved["vectors"]
@@ -67,10 +76,10 @@ def extract_texts(
     return {(context, text): rows[extractor.key(text, context)] for context, text in items}
 
 
-def _encoded(
+def _encode_part(
     todo: Sequence[tuple[str, str]], part: slice, extractor: FeatureExtractor, progress: Progress
 ) -> NDArray[np.float16]:
-    """Feature vectors of some of the (context, text) in `todo`, batch by batch."""
+    """Return the feature vectors of a part of the (context, text) pairs in `todo`, encoded batch by batch."""
     stop = min(part.stop, len(todo))
     batches = []
     for start in range(part.start, stop, EXTRACT_BATCH):

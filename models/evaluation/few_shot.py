@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from penchant.models.checkpoint import Progress, ignore_progress
 from penchant.models.evaluation.split import TestPair
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.progress import Progress, silent
 from penchant.models.ranking.selection import preference_logits
 from penchant.models.taste.cohort import JudgementSteps, is_rank_one, learn_online
 from penchant.models.taste.items import Items, item_key
@@ -79,7 +79,7 @@ def adapt(
     test: Mapping[str, Sequence[TestPair]],
     *,
     shots: Sequence[int] = SHOTS,
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
 ) -> list[Adapted]:
     """Learns every unseen user's first k support judgements; k beyond what a user has means all they have."""
     catalogue = Catalogue(reward, vectors)

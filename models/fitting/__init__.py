@@ -3,14 +3,15 @@
 In reading order:
 
 - `dataset`: judgements as index tensors
-- `variational`: what is known of users, items and rating scales
-- `messages`: what judgements say of users and of items
+- `variational`: beliefs about users, items and rating scales
+- `logistic`: the bound of votes and comparisons
+- `messages`: the evidence of judgements about users and items
 - `mixture`: the archetypes
 - `text_fit`: the text prior
-- `reliability`: whose labels are right, and how far one account may move what all share
-- `state`: all that a fit holds, and what it can be started with
+- `reliability`: which labels are correct, and a cap on the influence of one account
+- `state`: the options and the whole state of a fit
 - `em`: the rounds of a fit
-- `assemble`: from the state of a fit to the reward model that serves
+- `assemble`: from the state of a fit to a reward model
 - `taste_families`: fixed directions of taste beside the learned ones
-- `tuning`: rank, archetypes and tastes chosen on held-out users and texts
+- `tuning`: the choice of rank, archetypes and tastes on held-out users and texts
 """

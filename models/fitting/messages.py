@@ -1,11 +1,12 @@
-"""What judgements say of users and of items: the messages of mean-field variational EM, in batch on torch.
+"""The messages of mean-field variational EM: the evidence of judgements about users and items, in batch on torch.
 
-With u = g_x·h_i (`variational`) a judgement is a Gaussian site −½ωu² + λu, of which a user gets (ωE[ggᵀ], λĝ), an item
-(ωE[hhᵀ], λĥ); conditioning on the known coordinates leaves the unknown ones. λ = ω·target for a rating, ±½ for a
-logistic judgement under the Jaakkola–Jordan bound (ξ² = E[u²], ω = tanh(ξ/2)/2ξ); a weight multiplies both, and where a
-label is right only with probability r, ±½ becomes ±(r − ½). Of a pair u is the difference, (g_a − g_b)·h.
+With u = g_x·h_i (`variational`), a judgement is a Gaussian site −½ωu² + λu. Its message to the user is (ωE[ggᵀ], λĝ),
+its message to the item (ωE[hhᵀ], λĥ). Conditioning on the known coordinates leaves the unknown ones. For a rating,
+λ = ω·target. For a vote or pair, ω and λ are those of the bound in `logistic`, where ψ = u. The weight of the judgement
+multiplies both. For a pair, u is the difference (g_a − g_b)·h.
 
-The work is memory traffic: judgements are handled in chunks that fit a processor's cache, matrices changed in place.
+Memory traffic dominates the cost, so judgements are handled in chunks that fit a processor's cache, and matrices are
+changed in place.
 """
 
 from collections.abc import Iterator
@@ -15,51 +16,52 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from penchant.models.fitting.dataset import Dataset, Told
+from penchant.models.fitting.dataset import Dataset, JudgementBatch
+from penchant.models.fitting.logistic import compute_bound_precision, compute_bound_slope
 from penchant.models.fitting.variational import RATING_NOISE, Factors, RatingScales, Trust
 
 CHUNK_NUMBERS: Final = 1 << 18
-"""Judgements are handled in chunks of so many numbers (2 MiB), D² a judgement."""
+"""Numbers in a chunk of judgements (2 MiB), each of which takes D²."""
 
 
 @dataclass(frozen=True)
 class Messages:
-    """What the judgements alone say of the unknown coordinates, in natural parameters.
+    """Evidence of the judgements alone about the f unknown coordinates of n rows, in natural parameters.
 
     Attributes:
-        precision: `[n, f, f]`.
-        linear: `[n, f]`.
+        precision: Precision matrices, `[n, f, f]`.
+        linear: Precision times mean, `[n, f]`.
     """
 
     precision: Tensor
     linear: Tensor
 
-    def posterior(self, prior_precision: Tensor, prior_linear: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean `[n, f]` and covariance `[n, f, f]` under a Gaussian prior given in natural parameters."""
+    def compute_posterior(self, prior_precision: Tensor, prior_linear: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean `[n, f]` and covariance `[n, f, f]` under a Gaussian prior given in natural parameters."""
         cov = torch.linalg.inv(self.precision + prior_precision)
         return torch.einsum("nij,nj->ni", cov, self.linear + prior_linear), cov
 
 
-def user_messages(
+def compute_user_messages(
     data: Dataset, users: Factors, items: Factors, scales: RatingScales, trust: Trust
 ) -> Messages:
-    """What the judgements say of every user, `n = U`."""
-    return _collect(users, _user_sites(data, users, items, scales, trust))
+    """Return the evidence of the judgements about every user, `n = U`."""
+    return _sum_sites(users, _user_sites(data, users, items, scales, trust))
 
 
-def item_messages(
+def compute_item_messages(
     data: Dataset, users: Factors, items: Factors, scales: RatingScales, trust: Trust
 ) -> Messages:
-    """What the judgements say of every item, `n = N`; each user's influence is capped."""
-    return _collect(items, _item_sites(data, users, items, scales, trust))
+    """Return the evidence of the judgements about every item, `n = N`, with the influence of each user capped."""
+    return _sum_sites(items, _item_sites(data, users, items, scales, trust))
 
 
 _Sites = Iterator[tuple[Tensor, Tensor, Tensor]]
-"""Row `[j]`, precision `[j, D, D]` and linear term `[j, D]` of j sites."""
+"""Row index `[j]`, precision `[j, D, D]` and linear coefficient `[j, D]` of j sites."""
 
 
-def _collect(side: Factors, sites: _Sites) -> Messages:
-    """Sums the sites of every row and conditions on the known coordinates."""
+def _sum_sites(side: Factors, sites: _Sites) -> Messages:
+    """Sum the sites of every row and condition on the known coordinates."""
     n, width = side.mean.shape
     precision = side.mean.new_zeros(n, width, width)
     linear = side.mean.new_zeros(n, width)
@@ -76,69 +78,69 @@ def _collect(side: Factors, sites: _Sites) -> Messages:
 
 
 def _user_sites(data: Dataset, users: Factors, items: Factors, scales: RatingScales, trust: Trust) -> _Sites:
-    second, of_users = items.second, users.second
-    for rows in _chunks(len(data.ratings), users):
-        told = data.ratings[rows]
-        omega = told.weight / RATING_NOISE
-        linear = omega * scales.targets(told)
-        yield told.user, _scaled(second, told.item, omega), linear[:, None] * items.mean[told.item]
-    for rows in _chunks(len(data.votes), users):
-        told = data.votes[rows]
-        spread = second.index_select(0, told.item)
-        omega = told.weight * _omega(spread, of_users, told.user)
-        pull = 0.5 * told.value * told.weight * (2 * trust.right[1][rows] - 1)
-        yield told.user, spread.mul_(omega[:, None, None]), pull[:, None] * items.mean[told.item]
-    for rows in _chunks(len(data.pairs), users):
-        told = data.pairs[rows]
-        difference, spread = _difference(items, told)
-        omega = told.weight * _omega(spread, of_users, told.user)
-        pull = 0.5 * told.weight * (2 * trust.right[2][rows] - 1)
-        yield told.user, spread.mul_(omega[:, None, None]), pull[:, None] * difference
+    second, of_users = items.second_moments, users.second_moments
+    for rows in _split_chunks(len(data.ratings), users):
+        batch = data.ratings[rows]
+        omega = batch.weight / RATING_NOISE
+        linear = omega * scales.compute_targets(batch)
+        yield batch.user, _scale(second, batch.item, omega), linear[:, None] * items.mean[batch.item]
+    for rows in _split_chunks(len(data.votes), users):
+        batch = data.votes[rows]
+        spread = second.index_select(0, batch.item)
+        omega = batch.weight * _compute_omega(spread, of_users, batch.user)
+        slope = compute_bound_slope(batch.value, batch.weight, trust.correct[1][rows])
+        yield batch.user, spread.mul_(omega[:, None, None]), slope[:, None] * items.mean[batch.item]
+    for rows in _split_chunks(len(data.pairs), users):
+        batch = data.pairs[rows]
+        difference, spread = _compute_difference(items, batch)
+        omega = batch.weight * _compute_omega(spread, of_users, batch.user)
+        slope = compute_bound_slope(batch.value, batch.weight, trust.correct[2][rows])
+        yield batch.user, spread.mul_(omega[:, None, None]), slope[:, None] * difference
 
 
 def _item_sites(data: Dataset, users: Factors, items: Factors, scales: RatingScales, trust: Trust) -> _Sites:
-    second, of_items = users.second, items.second
-    for rows in _chunks(len(data.ratings), users):
-        told = data.ratings[rows]
-        omega = told.weight * trust.share[0][rows] / RATING_NOISE
-        linear = omega * scales.targets(told)
-        yield told.item, _scaled(second, told.user, omega), linear[:, None] * users.mean[told.user]
-    for rows in _chunks(len(data.votes), users):
-        told = data.votes[rows]
-        power = told.weight * trust.share[1][rows]
-        omega = power * _omega(of_items.index_select(0, told.item), second, told.user)
-        pull = 0.5 * told.value * power * (2 * trust.right[1][rows] - 1)
-        yield told.item, _scaled(second, told.user, omega), pull[:, None] * users.mean[told.user]
-    for rows in _chunks(len(data.pairs), users):
-        told = data.pairs[rows]
-        power = told.weight * trust.share[2][rows]
-        omega = power * _omega(_difference(items, told)[1], second, told.user)
-        precision = _scaled(second, told.user, omega)
-        half = (0.5 * power * (2 * trust.right[2][rows] - 1))[:, None] * users.mean[told.user]
-        yield told.item, precision, half + torch.einsum("jde,je->jd", precision, items.mean[told.other])
-        yield told.other, precision, -half + torch.einsum("jde,je->jd", precision, items.mean[told.item])
+    second, of_items = users.second_moments, items.second_moments
+    for rows in _split_chunks(len(data.ratings), users):
+        batch = data.ratings[rows]
+        omega = batch.weight * trust.share[0][rows] / RATING_NOISE
+        linear = omega * scales.compute_targets(batch)
+        yield batch.item, _scale(second, batch.user, omega), linear[:, None] * users.mean[batch.user]
+    for rows in _split_chunks(len(data.votes), users):
+        batch = data.votes[rows]
+        power = batch.weight * trust.share[1][rows]
+        omega = power * _compute_omega(of_items.index_select(0, batch.item), second, batch.user)
+        slope = compute_bound_slope(batch.value, power, trust.correct[1][rows])
+        yield batch.item, _scale(second, batch.user, omega), slope[:, None] * users.mean[batch.user]
+    for rows in _split_chunks(len(data.pairs), users):
+        batch = data.pairs[rows]
+        power = batch.weight * trust.share[2][rows]
+        omega = power * _compute_omega(_compute_difference(items, batch)[1], second, batch.user)
+        precision = _scale(second, batch.user, omega)
+        slope = compute_bound_slope(batch.value, power, trust.correct[2][rows])
+        half = slope[:, None] * users.mean[batch.user]
+        yield batch.item, precision, half + torch.einsum("jde,je->jd", precision, items.mean[batch.other])
+        yield batch.other, precision, -half + torch.einsum("jde,je->jd", precision, items.mean[batch.item])
 
 
-def _scaled(matrices: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
-    """`[j, D, D]` of `[n, D, D]`, each times its factor `[j]`."""
+def _scale(matrices: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
+    """Select `[j, D, D]` from `[n, D, D]` by row index and multiply each matrix by its factor, `[j]`."""
     return matrices.index_select(0, rows).mul_(factors[:, None, None])
 
 
-def _difference(items: Factors, told: Told) -> tuple[Tensor, Tensor]:
-    """Difference d = ĝ_a − ĝ_b `[j, D]` and M = ddᵀ + C_a + C_b `[j, D, D]`."""
-    d = items.mean[told.item] - items.mean[told.other]
-    spread = items.cov.index_select(0, told.item).add_(items.cov.index_select(0, told.other))
+def _compute_difference(items: Factors, batch: JudgementBatch) -> tuple[Tensor, Tensor]:
+    """Return the difference d = ĝ_a − ĝ_b `[j, D]` and M = ddᵀ + C_a + C_b `[j, D, D]`."""
+    d = items.mean[batch.item] - items.mean[batch.other]
+    spread = items.cov.index_select(0, batch.item).add_(items.cov.index_select(0, batch.other))
     return d, spread.addcmul_(d[:, :, None], d[:, None, :])
 
 
-def _omega(spread: Tensor, second: Tensor, user: Tensor) -> Tensor:
-    """ω of the Jaakkola–Jordan bound at its optimum ξ² = tr(M E[hhᵀ]), `[j]`; `second` is E[hhᵀ], `[U, D, D]`."""
-    squared: Tensor = torch.linalg.vecdot(spread.flatten(1), second.index_select(0, user).flatten(1))
-    xi = squared.clamp_min(1e-8).sqrt()
-    return torch.tanh(xi / 2) / (2 * xi)
+def _compute_omega(spread: Tensor, second: Tensor, user: Tensor) -> Tensor:
+    """Return ω of the bound for E[u²] = tr(M E[hhᵀ]), `[j]`; `second` is E[hhᵀ] of all users, `[U, D, D]`."""
+    second_moment: Tensor = torch.linalg.vecdot(spread.flatten(1), second.index_select(0, user).flatten(1))
+    return compute_bound_precision(second_moment)
 
 
-def _chunks(n: int, side: Factors) -> Iterator[slice]:
+def _split_chunks(n: int, side: Factors) -> Iterator[slice]:
     size = max(1, CHUNK_NUMBERS // side.mean.shape[1] ** 2)
     for start in range(0, n, size):
         yield slice(start, min(start + size, n))

@@ -1,4 +1,4 @@
-"""The state of a fit: beliefs about users and items, the population, the text prior, rating scales, reliability."""
+"""The state of a fit: beliefs about users and items, the population, the text prior, rating scales and reliability."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,15 +21,16 @@ DTYPE: Final = torch.float64
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How to fit.
+    """Options of a fit.
 
     Attributes:
-        rank: Directions of taste k.
-        archetypes: Components of the mixture prior over users.
-        rounds: Most rounds of EM after the consensus.
-        tolerance: Stop when no utility of a judged cell moves by more than this share of their spread.
-        seed: Of the randomised SVD that the directions start from, of archetypes and of inducing texts.
-        device: Where tensors live; `auto` is CUDA where there is one.
+        rank: Number of directions of taste k.
+        archetypes: Number of components of the mixture prior over users.
+        rounds: Largest number of rounds of EM after the consensus.
+        tolerance: A fit stops when the standard deviation of the change of the judged utilities falls below this share
+            of the standard deviation of the utilities.
+        seed: Seed of the randomised SVD that the directions start from, of the archetypes and of the inducing texts.
+        device: Device of the tensors. `auto` is CUDA if it is available.
     """
 
     rank: int = 4
@@ -41,31 +42,33 @@ class FitOptions:
 
 
 class FitState:
-    """What a fit knows so far, on its device.
+    """Beliefs of a fit, on its device. U users, N items, k directions, m = 1 + k item coordinates, d features.
 
     Args:
-        data: The judgements.
-        options: How to fit.
+        data: Judgements.
+        options: Options of the fit.
 
     Attributes:
-        rounds_run: Rounds until utilities settled; 0 while they have not.
-        items: `[N, 2 + k]`.
-        users: `[U, 2 + k]`.
-        mixture: Prior over users, of the free coordinates [t; z].
-        scales: Of ratings.
-        reliability: Of labels.
-        x: `[N, d]` features of the texts, float32, and the block of each, `[d]`.
-        hyper: Log hyperparameters of the text prior, by coordinate.
-        told: `[2, m, N]` what the judgements say of each item coordinate: target and precision.
-        text_mean: `[N, m]` what the text alone says.
-        residual: `[m]` variance that the text leaves.
+        rounds_run: Number of rounds until the fit stopped; 0 while it runs.
+        items: Beliefs about the items, `[N, 2 + k]`.
+        users: Beliefs about the users, `[U, 2 + k]`.
+        mixture: Prior over the free coordinates [t; z] of users.
+        scales: Rating scales of the sources.
+        reliability: Reliability of the labels.
+        standardiser: Standardiser of the features.
+        x: Standardised features of the texts, `[N, d]` float32.
+        blocks: Block of each feature, `[d]`.
+        hyper: Log hyperparameters of the text prior, one array for each coordinate.
+        coordinate_messages: Targets and precisions of the item coordinates from the judgements, `[2, m, N]`.
+        text_mean: Prediction of each item coordinate from the text alone, `[N, m]`.
+        residual: Variance of each coordinate that the text does not explain, `[m]`.
     """
 
     rounds_run = 0
 
     def __init__(self, data: Dataset, options: FitOptions) -> None:
         self.options = options
-        self.device = _device(options.device)
+        self.device = _find_device(options.device)
         self.data = data = data.to(self.device)
         n_attributes = len(ATTRIBUTE_NAMES)
         n_embedded = data.vectors.shape[1] - n_attributes
@@ -80,15 +83,15 @@ class FitState:
         width = 2 + k
         n_items, n_users = len(data.keys), len(data.users)
         self.items = Factors(
-            self.zeros(n_items, width), self.zeros(n_items, width, width), [0, *range(2, width)]
+            self.make_zeros(n_items, width), self.make_zeros(n_items, width, width), [0, *range(2, width)]
         )
         self.items.mean[:, 1] = 1.0
         self.users = Factors(
-            self.zeros(n_users, width), self.zeros(n_users, width, width), list(range(1, width))
+            self.make_zeros(n_users, width), self.make_zeros(n_users, width, width), list(range(1, width))
         )
         self.users.mean[:, 0] = 1.0
         self.mixture = Mixture.single(torch.eye(width - 1, dtype=DTYPE, device=self.device))
-        self.scales = RatingScales.of(data)
+        self.scales = RatingScales.from_ratings(data)
         self.reliability = Reliability(data)
         m = 1 + k
         start = [
@@ -98,17 +101,16 @@ class FitState:
             np.log(0.3),
         ]
         self.hyper = [np.array(start) for _ in range(m)]
-        # Per coordinate: what the judgements say of it, and how precisely.
-        self.told = self.zeros(2, m, n_items)
-        self.text_mean = self.zeros(n_items, m)
+        self.coordinate_messages = self.make_zeros(2, m, n_items)
+        self.text_mean = self.make_zeros(n_items, m)
         self.residual = torch.full((m,), 0.3, dtype=DTYPE, device=self.device)
 
-    def zeros(self, *shape: int) -> Tensor:
-        """On the device, in the precision of a fit."""
+    def make_zeros(self, *shape: int) -> Tensor:
+        """Make a tensor of zeros on the device, in the precision of a fit."""
         return torch.zeros(*shape, dtype=DTYPE, device=self.device)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything that a round reads and changes, by name."""
+    def collect_tensors(self) -> dict[str, Tensor]:
+        """Return every tensor that a round reads and changes, by name."""
         return {
             "items.mean": self.items.mean,
             "items.cov": self.items.cov,
@@ -119,36 +121,42 @@ class FitState:
             "mixture.covs": self.mixture.covs,
             "scales.offset": self.scales.offset,
             "scales.slope": self.scales.slope,
-            "told": self.told,
+            "told": self.coordinate_messages,
             "text_mean": self.text_mean,
             "residual": self.residual,
-            **self.reliability.state(),
+            **self.reliability.collect_state(),
         }
 
-    def arrays(self, r: int) -> dict[str, NDArray[Any]]:
-        """What a checkpoint keeps after r rounds."""
+    def to_arrays(self, rounds: int) -> dict[str, NDArray[Any]]:
+        """Return the arrays of a checkpoint after `rounds` rounds, by name."""
         return {
-            **{name: tensor.cpu().numpy() for name, tensor in self.tensors().items()},
+            **{name: tensor.cpu().numpy() for name, tensor in self.collect_tensors().items()},
             "hyper": np.stack(self.hyper),
-            "round": np.array([r, self.rounds_run]),
+            "round": np.array([rounds, self.rounds_run]),
         }
 
     def restore(self, state: Mapping[str, NDArray[Any]] | None) -> int:
-        """Takes up a saved state; returns how many rounds it had."""
+        """Resume from the arrays of a checkpoint, if there are any, and return the number of rounds behind them."""
         if state is None:
             return 0
-        found = {name: torch.from_numpy(state[name].copy()).to(self.device) for name in self.tensors()}
+        tensors = {
+            name: torch.from_numpy(state[name].copy()).to(self.device) for name in self.collect_tensors()
+        }
         for side in (self.items, self.users):
             name = "items" if side is self.items else "users"
-            side.mean, side.cov = found[f"{name}.mean"], found[f"{name}.cov"]
-        self.mixture = Mixture(found["mixture.weights"], found["mixture.means"], found["mixture.covs"])
-        self.scales = RatingScales(found["scales.offset"], found["scales.slope"])
-        self.told, self.text_mean, self.residual = found["told"], found["text_mean"], found["residual"]
-        self.reliability.restore(found)
+            side.mean, side.cov = tensors[f"{name}.mean"], tensors[f"{name}.cov"]
+        self.mixture = Mixture(tensors["mixture.weights"], tensors["mixture.means"], tensors["mixture.covs"])
+        self.scales = RatingScales(tensors["scales.offset"], tensors["scales.slope"])
+        self.coordinate_messages, self.text_mean, self.residual = (
+            tensors["told"],
+            tensors["text_mean"],
+            tensors["residual"],
+        )
+        self.reliability.restore(tensors)
         self.hyper = list(state["hyper"])
-        r, self.rounds_run = map(int, state["round"])
-        return r
+        rounds, self.rounds_run = map(int, state["round"])
+        return rounds
 
 
-def _device(name: str) -> torch.device:
+def _find_device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)

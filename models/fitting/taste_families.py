@@ -1,8 +1,8 @@
-"""Families of tastes that a user may have beside the learned directions: w_i ~ N(0, γ·shares) on fixed directions.
+"""Families of fixed directions of taste beside the learned ones: a user has weights w_i ~ N(0, γ·shares) on them.
 
-Named attributes, or principal components of the embedding. The latter make a user's utility a Gaussian process of their
-own ("likes what is near to what they liked"): the learned directions of a new text are only guessed from its features,
-and what a user says of one text tells of the texts near it, whatever the others think.
+The directions are named attributes or principal components of the embedding. The components add a Gaussian process to
+the utility of each user: a judgement about one text carries over to the texts near it, independently of other users.
+This helps with new texts, whose learned directions are only predicted from their features.
 """
 
 from collections.abc import Mapping
@@ -29,10 +29,10 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, float]]] = {
         "second_person": 1.0,
     },
 }
-"""Attribute to relative prior variance."""
+"""Relative prior variance of each attribute, by family."""
 
 COMPONENTS: Final[Mapping[str, int]] = {"content-32": 32, "content-64": 64}
-"""Principal components of the embedding, with prior variances proportional to theirs."""
+"""Number of principal components of the embedding, by family. Their prior variances are proportional to their own."""
 
 FAMILIES: Final[Mapping[str, tuple[float, ...]]] = {
     "length": (0.1,),
@@ -40,23 +40,23 @@ FAMILIES: Final[Mapping[str, tuple[float, ...]]] = {
     "content-32": (0.1, 0.3),
     "content-64": (0.3, 1.0),
 }
-"""Prior variances to try."""
+"""Prior variances that `tuning` tries, by family."""
 
 
-def directions(tastes: str, fit: Fit) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Directions `[d, p]` of x and the share of each in the prior variance `[p]`.
+def compute_directions(tastes: str, fit: Fit) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return directions `[d, p]` of x and the share of each in the prior variance, `[p]`.
 
     Args:
-        tastes: A family, several joined by `+`, or `none`, for which p = 0.
-        fit: Knows the features.
+        tastes: A family, several families joined by `+`, or `none`, for which p = 0.
+        fit: Fit that holds the standardised features.
     """
-    parts = [_family(name, fit) for name in tastes.split("+")]
+    parts = [_compute_family(name, fit) for name in tastes.split("+")]
     return np.concatenate([p[0] for p in parts], axis=1), np.concatenate([p[1] for p in parts])
 
 
-def _family(name: str, fit: Fit) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _compute_family(name: str, fit: Fit) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if name in COMPONENTS:
-        return fit.content_directions(COMPONENTS[name])
+        return fit.compute_content_directions(COMPONENTS[name])
     relative = {} if name == "none" else ATTRIBUTES[name]
     width, dim = fit.standardiser.width, len(fit.standardiser.centre)
     first = dim - len(ATTRIBUTE_NAMES)

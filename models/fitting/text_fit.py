@@ -1,7 +1,8 @@
-"""Fitting the linear text prior to messages that carry their own noise, hyperparameters by marginal likelihood.
+"""Fitting the linear text prior to messages of known precision, with hyperparameters by marginal likelihood.
 
-The model of one coordinate is target = x·w + ζ + ε with w ~ N(0, block variance), ζ ~ N(0, τ²) the item residual, and
-ε ~ N(0, 1/precision) the noise of the message. Residual variances are of the marginal likelihood, never in-sample.
+The model of one coordinate is target = x·w + ζ + ε with w ~ N(0, block variance), the item residual ζ ~ N(0, τ²), and
+the noise of the message ε ~ N(0, 1/precision). Residual variances maximise the marginal likelihood; they are not
+in-sample.
 """
 
 import math
@@ -20,13 +21,13 @@ LOG_BOUNDS: Final = (-14.0, 4.0)
 
 @dataclass(frozen=True)
 class Regression:
-    """Posterior of one coordinate's weights.
+    """Posterior of the weights of one coordinate.
 
     Attributes:
-        mean: `[d]`.
-        cov: `[d, d]`.
-        prior_variance: `[d]`.
-        residual_variance: τ².
+        mean: Mean, `[d]`.
+        cov: Covariance, `[d, d]`.
+        prior_variance: Prior variance of each weight, `[d]`.
+        residual_variance: Variance τ² of the item residual.
         log_evidence: Log marginal likelihood of the messages, up to a constant.
     """
 
@@ -37,17 +38,17 @@ class Regression:
     log_evidence: float
 
 
-def regress(
+def fit_regression(
     x: Tensor, blocks: Tensor, target: Tensor, precision: Tensor, hyper: NDArray[np.float64]
 ) -> Regression:
-    """Bayesian linear regression at fixed hyperparameters.
+    """Fit a Bayesian linear regression at fixed hyperparameters.
 
     Args:
-        x: `[n, d]`, float32 or float64.
-        blocks: `[d]` block of each feature, ascending from 0; the last block is the intercept.
-        target: `[n]`.
-        precision: `[n]` of the messages; 0 where nothing was said.
-        hyper: Log prior variance of each block but the intercept's, then log τ².
+        x: Features, `[n, d]`, float32 or float64.
+        blocks: Block of each feature, `[d]`, ascending from 0. The last block is the intercept.
+        target: Targets, `[n]`.
+        precision: Precisions of the targets, `[n]`; 0 for items without judgements.
+        hyper: Log prior variance of each block except the intercept, then log τ².
 
     Cost: O(n d² + d³).
     """
@@ -55,11 +56,11 @@ def regress(
     variances = torch.cat([log_hyper[:-1].exp(), log_hyper.new_tensor([INTERCEPT_VARIANCE])])
     prior = variances[blocks]
     tau2 = log_hyper[-1].exp()
-    told = precision > 0
-    x, target, precision = x[told], target[told], precision[told]
+    observed = precision > 0
+    x, target, precision = x[observed], target[observed], precision[observed]
     r = 1 / (tau2 + 1 / precision)
     root = prior.sqrt()
-    # The two products of n d² run in the precision of x, all else in float64.
+    # The two products that cost O(n d²) run in the precision of x, everything else in float64.
     gram = ((x * r.to(x.dtype)[:, None]).T @ x).double()
     chol = torch.linalg.cholesky(
         torch.eye(len(prior), dtype=gram.dtype, device=x.device) + root[:, None] * gram * root
@@ -73,15 +74,24 @@ def regress(
     return Regression(mean, cov, prior, float(tau2), float(log_evidence))
 
 
-def gradient(
+def compute_gradient(
     x: Tensor, blocks: Tensor, target: Tensor, precision: Tensor, found: Regression
 ) -> NDArray[np.float64]:
-    """Derivative of the log evidence in the log hyperparameters, `[n_hyper]`; arguments as of `regress`.
+    """Return the gradient of the log evidence with respect to the log hyperparameters, `[n_hyper]`.
 
-    d/d log α = ½ Σ_block (E[w²]/α − 1);  d/d log τ² = ½ τ² Σ_x r (r E[residual²] − 1).  Cost: O(n d²).
+    d/d log α = ½ Σ_block (E[w²]/α − 1);  d/d log τ² = ½ τ² Σ_x r (r E[residual²] − 1).
+
+    Args:
+        x: Features, `[n, d]`, float32 or float64.
+        blocks: Block of each feature, `[d]`, ascending from 0. The last block is the intercept.
+        target: Targets, `[n]`.
+        precision: Precisions of the targets, `[n]`; 0 for items without judgements.
+        found: Result of `fit_regression` for the same arguments.
+
+    Cost: O(n d²).
     """
-    told = precision > 0
-    x, target, precision = x[told], target[told], precision[told]
+    observed = precision > 0
+    x, target, precision = x[observed], target[observed], precision[observed]
     r = 1 / (found.residual_variance + 1 / precision)
     relative = (found.mean**2 + found.cov.diagonal()) / found.prior_variance - 1
     by_block = relative.new_zeros(int(blocks[-1]) + 1).index_add_(0, blocks, relative)[:-1]
@@ -92,7 +102,7 @@ def gradient(
     return both
 
 
-def tune(
+def tune_hyperparameters(
     x: Tensor,
     blocks: Tensor,
     target: Tensor,
@@ -102,22 +112,22 @@ def tune(
     max_steps: int,
     reach: float = math.inf,
 ) -> NDArray[np.float64]:
-    """Type-II maximum likelihood of the hyperparameters of `regress`, by L-BFGS from `start`.
+    """Return the hyperparameters of `fit_regression` of largest marginal likelihood, found by L-BFGS.
 
     Args:
-        x: As of `regress`, like the next three.
-        blocks: `[d]`.
-        target: `[n]`.
-        precision: `[n]`.
-        start: Log hyperparameters.
-        max_steps: Of L-BFGS.
-        reach: How far a hyperparameter may move from its start. A first long step can take a variance to where its
-            gradient vanishes: it would stay there, whatever the data say.
+        x: Features, `[n, d]`, float32 or float64.
+        blocks: Block of each feature, `[d]`, ascending from 0. The last block is the intercept.
+        target: Targets, `[n]`.
+        precision: Precisions of the targets, `[n]`; 0 for items without judgements.
+        start: Log hyperparameters to start from.
+        max_steps: Most steps of L-BFGS.
+        reach: Largest change of a log hyperparameter. Without a bound, a long first step can take a variance to where
+            its gradient vanishes, and it would stay there whatever the data.
     """
 
     def objective(hyper: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        found = regress(x, blocks, target, precision, hyper)
-        return -found.log_evidence, -gradient(x, blocks, target, precision, found)
+        found = fit_regression(x, blocks, target, precision, hyper)
+        return -found.log_evidence, -compute_gradient(x, blocks, target, precision, found)
 
     low, high = LOG_BOUNDS
     bounds = [(max(low, at - reach), min(high, at + reach)) for at in start]

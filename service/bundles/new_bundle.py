@@ -7,15 +7,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from penchant.models.bundle import Bundle, stored
-from penchant.models.checkpoint import Checkpoint
+from penchant.models.bundle import Bundle, round_trip
+from penchant.models.checkpoint import Checkpoint, Progress
 from penchant.models.evaluation.comparison import COMPARED_SHOTS, Apart, Comparison, compare, set_apart
 from penchant.models.evaluation.few_shot import Predictions, adapt, predict
 from penchant.models.evaluation.split import MIN_SUPPORT, MIN_TEST, Mode
 from penchant.models.fitting.em import FitOptions
-from penchant.models.progress import Progress
 from penchant.models.taste.reward import RewardModel
-from penchant.models.training import fit_vectors
+from penchant.models.training import fit_bundle_to_features
 from penchant.service.log.judgements import Item, StoredJudgements, with_item_keys
 
 MIN_COMPARED: Final = 10
@@ -52,11 +51,11 @@ def fit_new(
 
     Raises:
         TooLittleError: With the numbers.
-        CheckpointError: As `fit_vectors`.
+        CheckpointError: As `fit_bundle_to_features`.
     """
     apart = set_apart(found.judgements)
     _check_enough(found, apart)
-    fitted = fit_vectors(
+    fitted = fit_bundle_to_features(
         apart.train,
         found.vectors,
         current.manifest.encoder,
@@ -68,7 +67,7 @@ def fit_new(
         checkpoint=checkpoint,
     )
     by_name = {real: named for named, real in found.item_keys.items()}
-    mine = _predictions(stored(fitted.reward), apart, found.vectors, progress)
+    mine = _predictions(round_trip(fitted.reward), apart, found.vectors, progress)
     theirs = _predictions(with_item_keys(current.reward, by_name), apart, found.vectors, progress)
     comparison = compare(mine, theirs)
     told = {"with": current.version, **comparison.to_json()}

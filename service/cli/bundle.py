@@ -58,14 +58,16 @@ def _inspected(
     bundle: "Bundle", on: Path, report: Report, *, examples: int, device: str
 ) -> dict[str, Any] | None:
     """What the bundle holds, its own tastes seen on other judgements."""
-    from penchant.models.encoding.extract import extract
-    from penchant.models.export import tastes
-    from penchant.models.training import inspection
+    from penchant.models.encoding.extract import extract_features
+    from penchant.models.export import find_tastes
+    from penchant.models.training import inspect_reward_model
 
     judgements = read_judgements(on, report)
-    vectors = extract(judgements, extractor_of(bundle, report, precision="float32", device=device), report)
-    axes = tastes(bundle) if bundle.manifest.metrics.get("inspection") else None
-    return inspection(bundle.reward, judgements, vectors, axes=axes, examples=examples)
+    vectors = extract_features(
+        judgements, extractor_of(bundle, report, precision="float32", device=device), report
+    )
+    axes = find_tastes(bundle) if bundle.manifest.metrics.get("inspection") else None
+    return inspect_reward_model(bundle.reward, judgements, vectors, axes=axes, examples=examples)
 
 
 @bundle_app.command("export")
@@ -84,25 +86,25 @@ def export(
     device: Device = "auto",
 ) -> None:
     """Write a bundle as plain arrays, users and texts, for use without penchant."""
-    from penchant.models.encoding.extract import extract, extract_texts
+    from penchant.models.encoding.extract import extract_features, extract_text_features
     from penchant.models.explain.text_map import ExplanationError
-    from penchant.models.export import exported, save, save_rows, text_rows, user_rows
+    from penchant.models.export import export_model, export_texts, export_users, save_model, save_rows
 
     bundle = load_bundle(path)
     try:
         with progress() as report:
-            written = save(exported(bundle), out_path, kind=kind)
+            written = save_model(export_model(bundle), out_path, kind=kind)
             extractor = (
                 extractor_of(bundle, report, precision="float32", device=device) if users or texts else None
             )
             if users and extractor:
                 judgements = read_judgements(users, report)
-                vectors = extract(judgements, extractor, report)
-                rows = user_rows(bundle, judgements, vectors, report)
+                vectors = extract_features(judgements, extractor, report)
+                rows = export_users(bundle, judgements, vectors, report)
                 written.append(save_rows(rows, out_path / "users.jsonl"))
             if texts and extractor:
                 items = read_texts(texts)
-                rows = text_rows(bundle, items, extract_texts(items, extractor, report))
+                rows = export_texts(bundle, items, extract_text_features(items, extractor, report))
                 written.append(save_rows(rows, out_path / "texts.jsonl"))
     except (ExplanationError, OSError) as error:
         stop(error)

@@ -170,13 +170,13 @@ def checkpoint_in(folder: Path, *, resume: bool, **parts: object) -> "Checkpoint
     Raises:
         CheckpointError: The folder holds something else, or cannot be read.
     """
-    from penchant.models.checkpoint import Checkpoint, OtherWorkError, fingerprint
+    from penchant.models.checkpoint import Checkpoint, CheckpointMismatchError, compute_fingerprint
 
     versions = {package: version(package) for package in ("penchant", "torch", "numpy", "scipy")}
-    identity = fingerprint(versions=versions, **parts)
+    identity = compute_fingerprint(versions=versions, **parts)
     try:
-        checkpoint = Checkpoint(folder, identity) if resume else Checkpoint.anew(folder, identity)
-    except OtherWorkError as error:
+        checkpoint = Checkpoint(folder, identity) if resume else Checkpoint.start_over(folder, identity)
+    except CheckpointMismatchError as error:
         stop(f"{error}: repeat that command to go on, or start anew with --no-resume")
     if checkpoint.stages:
         note(f"going on from {folder}")

@@ -37,7 +37,7 @@ def export(
     store_url: StoreUrl = None,
 ) -> None:
     """Write the feedback of a store as JSON Lines; a server may be running on it."""
-    from penchant.models.files import whole_file
+    from penchant.models.files import open_atomically
     from penchant.service.log.judgements import lines
     from penchant.service.store.events import iterate_logs
 
@@ -48,7 +48,7 @@ def export(
     with open_store(data_dir, store_url) as store, store.reading() as connection:
         tenants = chosen_tenants(connection, tenant)
         try:
-            with whole_file(out_path) as whole, packed(whole, out_path) as file:
+            with open_atomically(out_path) as whole, packed(whole, out_path) as file:
                 for owner in tenants:
                     prefix = f"{owner}/" if len(tenants) > 1 else ""
                     for line in lines(iterate_logs(connection, owner), prefix, left_out):

@@ -1,13 +1,10 @@
 """The commands for operators: look whether all is well, write the store into one file, restore it."""
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -18,6 +15,7 @@ from penchant.service.cli.terminal import INTERRUPTED, out, progress, stop
 if TYPE_CHECKING:
     from penchant.service.store.archive import Manifest
 
+_OWNER_ONLY: Final = 0o600
 _COLORS: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
 
 
@@ -58,6 +56,7 @@ def backup(
     """
     from sqlalchemy.exc import SQLAlchemyError
 
+    from penchant.models.files import open_atomically
     from penchant.service.store.archive import ArchiveError, write_archive
 
     if file.exists():
@@ -66,7 +65,7 @@ def backup(
         with (
             open_store(data_dir, store_url) as store,
             progress() as report,
-            _written(file) as target,
+            open_atomically(file, overwrite=False, mode=_OWNER_ONLY) as target,
             store.reading() as connection,
         ):
             manifest = write_archive(connection, target, report)
@@ -102,26 +101,6 @@ def restore(
     except KeyboardInterrupt:
         stop("interrupted: nothing was restored", INTERRUPTED)
     _tell(f"restored {store.name}", manifest)
-
-
-@contextmanager
-def _written(file: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name once it is whole and on disk; readable by its owner alone."""
-    folder = file.resolve().parent
-    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "wb") as target:
-            yield target
-            target.flush()
-            os.fsync(target.fileno())
-        os.link(name, file)  # unlike a rename, this never takes another file's place
-    finally:
-        Path(name).unlink(missing_ok=True)
-    folder_handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(folder_handle)
-    finally:
-        os.close(folder_handle)
 
 
 def _reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
-from penchant.models.bundle import FORMAT, Bundle, BundleError, EncoderCard, stored
+from penchant.models.bundle import FORMAT, Bundle, BundleError, EncoderCard, round_trip
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.ranking.selection import probability_best, relevance
@@ -106,7 +106,7 @@ def test_what_is_loaded_predicts_as_what_was_saved(bundle, saved, extractor):
     # Bit for bit as the model after its rounding for storage, and close to the one in memory.
     for found, exact, near in zip(
         predictions(loaded.reward, extractor),
-        predictions(stored(bundle.reward), extractor),
+        predictions(round_trip(bundle.reward), extractor),
         predictions(bundle.reward, extractor),
         strict=True,
     ):
@@ -134,7 +134,7 @@ def test_arrays_come_back_however_they_lay_in_memory(bundle, extractor, tmp_path
     assert again.version == bundle.version
     for found, expected in zip(
         predictions(Bundle.load(tmp_path / "crooked").reward, extractor),
-        predictions(stored(bundle.reward), extractor),
+        predictions(round_trip(bundle.reward), extractor),
         strict=True,
     ):
         np.testing.assert_array_equal(found, expected)
@@ -169,12 +169,12 @@ def test_the_version_is_that_of_the_content(bundle, extractor):
     assert again.version == bundle.version  # what it is called does not change what it computes
     warmer = Bundle(replace(bundle.reward, temperature=1.8), bundle.manifest)
     other = FeatureExtractor(HashingEncoder(max_tokens=32))
-    moved = Bundle(bundle.reward, replace(bundle.manifest, encoder=EncoderCard.of(other)))
+    moved = Bundle(bundle.reward, replace(bundle.manifest, encoder=EncoderCard.from_extractor(other)))
     assert len({bundle.version, warmer.version, moved.version}) == 3
 
 
 def test_the_card_names_the_encoder(extractor):
-    card = EncoderCard.of(extractor)
+    card = EncoderCard.from_extractor(extractor)
     encoder = extractor.encoder
     assert (card.name, card.identity, card.max_tokens) == ("hashing", encoder.identity, 256)
     assert card.features == extractor.identity

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from penchant.models.encoding.backends.base import MAX_COMPANY, MIN_COSINE
+from penchant.models.encoding.backends.base import MAX_BATCH_EFFECT, MIN_COSINE
 from penchant.models.encoding.encoder import Encoder
 from penchant.models.encoding.loading import load_encoder
 
@@ -37,7 +37,7 @@ def test_cuda_gives_what_a_processor_gives(exact, cache, precision):
     found, expected = encoder.encode(TEXTS).embeddings, exact.encode(TEXTS).embeddings
     assert (found * expected).sum(1).min() >= MIN_COSINE[encoder.precision]
     alone = np.concatenate([encoder.encode([text]).embeddings for text in TEXTS])
-    assert np.linalg.norm(found - alone, axis=1).max() <= MAX_COMPANY[encoder.precision]
+    assert np.linalg.norm(found - alone, axis=1).max() <= MAX_BATCH_EFFECT[encoder.precision]
 
 
 def test_auto_takes_the_device(cache):

@@ -10,7 +10,14 @@ from scipy.special import expit
 from penchant.models.bundle import Bundle, EncoderCard, Manifest
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
-from penchant.models.export import exported, save, save_rows, tastes, text_rows, user_rows
+from penchant.models.export import (
+    export_model,
+    export_texts,
+    export_users,
+    find_tastes,
+    save_model,
+    save_rows,
+)
 from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions
 from penchant.models.judgements.judgement import Judgement
@@ -19,7 +26,7 @@ from penchant.models.taste.items import item_key
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import RewardModel
 from penchant.models.testing import tiny_bundle
-from penchant.models.training import inspection
+from penchant.models.training import inspect_reward_model
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +36,20 @@ def planted(plant):
 
 def wrapped(reward: RewardModel, **metrics: object) -> Bundle:
     return Bundle(
-        reward, Manifest("planted", EncoderCard.of(FeatureExtractor(HashingEncoder(6))), (), dict(metrics))
+        reward,
+        Manifest(
+            "planted", EncoderCard.from_extractor(FeatureExtractor(HashingEncoder(6))), (), dict(metrics)
+        ),
     )
 
 
 @pytest.fixture(scope="module")
 def bundle(planted) -> Bundle:
     """Two directions, three archetypes, a radial basis, and a declared taste for length."""
-    data = Dataset.of(planted.judgements, planted.vectors)
-    reward = Fit(data, FitOptions(rank=2, archetypes=3, rounds=12)).run().reward(temperature=1.2)
+    data = Dataset.from_judgements(planted.judgements, planted.vectors)
+    reward = Fit(data, FitOptions(rank=2, archetypes=3, rounds=12)).run().build_reward_model(temperature=1.2)
     reward = reward.with_tastes(np.eye(reward.text_prior.standardiser.width)[:, [6]], np.array([0.3]))
-    return wrapped(reward, inspection=inspection(reward, planted.judgements, planted.vectors))
+    return wrapped(reward, inspection=inspect_reward_model(reward, planted.judgements, planted.vectors))
 
 
 class Reader:
@@ -66,7 +76,7 @@ class Reader:
 
 @pytest.mark.parametrize("kind", ["npz", "safetensors"])
 def test_a_reader_gets_the_model_s_utilities(bundle, planted, tmp_path, kind):
-    files = save(exported(bundle), tmp_path / "out", kind=kind)
+    files = save_model(export_model(bundle), tmp_path / "out", kind=kind)
     assert [file.name for file in files] == [f"model.{kind}", "manifest.json"]
     arrays = dict(np.load(files[0])) if kind == "npz" else load_file(files[0])
     manifest = json.loads(files[1].read_text("utf-8"))
@@ -88,20 +98,20 @@ def test_a_reader_gets_the_model_s_utilities(bundle, planted, tmp_path, kind):
 
 def test_exports_are_the_same_every_time(bundle, tmp_path):
     for kind in ("npz", "safetensors"):
-        one, two = (save(exported(bundle), tmp_path / name, kind=kind) for name in ("one", "two"))
+        one, two = (save_model(export_model(bundle), tmp_path / name, kind=kind) for name in ("one", "two"))
         assert [file.read_bytes() for file in one] == [file.read_bytes() for file in two]
 
 
 def test_users_and_texts_meet_in_a_dot_product(bundle, planted):
     texts = [("Which of these?", text) for text in planted.texts]
-    rows = list(text_rows(bundle, texts, planted.vectors))
+    rows = list(export_texts(bundle, texts, planted.vectors))
     assert [(row["context"], row["text"]) for row in rows] == texts
     base, positions = np.array([row["base"] for row in rows]), np.array([row["tastes"] for row in rows])
     items = bundle.reward.describe(
         np.stack([planted.vectors[item] for item in texts]), [item_key(*item) for item in texts]
     )
     told: list[tuple[str, int, int]] = []
-    users = list(user_rows(bundle, planted.judgements, planted.vectors, lambda *step: told.append(step)))
+    users = list(export_users(bundle, planted.judgements, planted.vectors, lambda *step: told.append(step)))
     assert [user["user"] for user in users] == planted.users
     assert told[-1] == ("users", 60, 60)
     from penchant.models.evaluation.few_shot import Catalogue, observed
@@ -126,7 +136,7 @@ def test_users_and_texts_meet_in_a_dot_product(bundle, planted):
 def test_texts_say_how_sure_and_how_good_they_are(bundle, planted):
     texts = [("Which of these?", planted.texts[0]), ("Another question?", planted.texts[0])]
     vectors = dict.fromkeys(texts, planted.vectors["Which of these?", planted.texts[0]])
-    known, new = text_rows(bundle, texts, vectors)
+    known, new = export_texts(bundle, texts, vectors)
     assert (known["known"], new["known"]) == (True, False)
     assert known["std"] < new["std"]
     items = bundle.reward.describe(np.stack([vectors[item] for item in texts]), [item_key(*t) for t in texts])
@@ -140,9 +150,9 @@ def test_texts_say_how_sure_and_how_good_they_are(bundle, planted):
 
 def test_preferences_follow_the_formula(bundle, planted):
     """Between texts of the item memory, whose residuals are known well, up to what is not known of them."""
-    model = exported(bundle)
+    model = export_model(bundle)
     texts = [("Which of these?", text) for text in planted.texts[:10]]
-    rows = list(text_rows(bundle, texts, planted.vectors))
+    rows = list(export_texts(bundle, texts, planted.vectors))
     base, positions = np.array([row["base"] for row in rows]), np.array([row["tastes"] for row in rows])
     apart = np.column_stack([np.zeros(9), positions[:-1] - positions[1:]])
     chances = 0.0
@@ -164,12 +174,12 @@ def test_preferences_follow_the_formula(bundle, planted):
 def test_tastes_are_those_of_the_manifest(bundle):
     positions = [taste["position"] for taste in bundle.manifest.metrics["inspection"]["tastes"]]
     assert len(positions) >= 2
-    np.testing.assert_array_equal(tastes(bundle).positions[: len(positions)], positions)
+    np.testing.assert_array_equal(find_tastes(bundle).positions[: len(positions)], positions)
 
 
 def test_a_bundle_without_inspection_can_be_exported(extractor):
     bundle = tiny_bundle(extractor)
-    model = exported(bundle)
+    model = export_model(bundle)
     np.testing.assert_allclose(model.arrays["population_covariances"][0][1:, 1:], np.eye(3), atol=1e-9)
     vectors = extractor.extract(["tea", "a longer text about tea"]).vectors
     base, positions = Reader(model.arrays, model.manifest).texts(vectors.astype(np.float64))
@@ -184,7 +194,7 @@ def test_authors_own_votes_are_left_out(extractor):
         Judgement("author", "", "vote", ("moon",), 1.0, own=True),
     ]
     vectors = {("", text): extractor.extract([text]).vectors[0] for text in ("tea", "moon")}
-    assert [(r["user"], r["judgements"]) for r in user_rows(tiny_bundle(extractor), rows, vectors)] == [
+    assert [(r["user"], r["judgements"]) for r in export_users(tiny_bundle(extractor), rows, vectors)] == [
         ("u", 1)
     ]
 

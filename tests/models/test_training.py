@@ -12,7 +12,7 @@ import pytest
 from penchant.models.bundle import Bundle, BundleError
 from penchant.models.checkpoint import Checkpoint, CheckpointError
 from penchant.models.encoding.encoder import Encoding
-from penchant.models.encoding.extract import EXTRACT_BATCH, EXTRACT_PART, extract
+from penchant.models.encoding.extract import EXTRACT_BATCH, EXTRACT_PART, extract_features
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.evaluation.few_shot import adapt, predict
@@ -66,7 +66,7 @@ def test_each_text_is_encoded_once(judgements):
     extractor = FeatureExtractor(encoder)
     other = [Judgement("v", "another context", j.kind, j.texts) for j in judgements[:100]]
     told: list[tuple[str, int, int]] = []
-    vectors = extract([*judgements, *other], extractor, lambda *step: told.append(step))
+    vectors = extract_features([*judgements, *other], extractor, lambda *step: told.append(step))
     asked = [text for call in encoder.calls for text, _ in call]
     assert len(asked) == len(set(asked)) == len({t for j in judgements for t in j.texts})
     assert vectors.keys() == {(j.context, t) for j in [*judgements, *other] for t in j.texts}
@@ -78,7 +78,7 @@ def test_each_text_is_encoded_once(judgements):
 def test_a_joint_encoder_reads_each_text_in_each_context():
     encoder = Counting(joint=True)
     rows = [Judgement("u", context, "pair", ("a", "b")) for context in ("x", "y", "x")]
-    vectors = extract(rows, FeatureExtractor(encoder))
+    vectors = extract_features(rows, FeatureExtractor(encoder))
     (call,) = encoder.calls
     assert sorted(call) == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
     assert (vectors["x", "a"] != vectors["y", "a"]).any()
@@ -88,14 +88,14 @@ def test_encoding_goes_batch_by_batch():
     encoder = Counting()
     rows = [Judgement("u", "", "ranking", tuple(f"text {i}" for i in range(EXTRACT_BATCH + 10)))]
     told: list[tuple[str, int, int]] = []
-    extract(rows, FeatureExtractor(encoder), lambda *step: told.append(step))
+    extract_features(rows, FeatureExtractor(encoder), lambda *step: told.append(step))
     total = EXTRACT_BATCH + 10
     assert [len(call) for call in encoder.calls] == [EXTRACT_BATCH, 10]
     assert told == [("encode", EXTRACT_BATCH, total), ("encode", total, total)]
 
 
 def test_no_judgements_have_no_features(extractor):
-    assert extract([], extractor) == {}
+    assert extract_features([], extractor) == {}
 
 
 def interrupted_at(stage: str, least: int) -> Callable[[str, int, int], None]:
@@ -110,16 +110,16 @@ def interrupted_at(stage: str, least: int) -> Callable[[str, int, int], None]:
 
 def test_encoding_goes_on_where_it_was_interrupted(tmp_path):
     rows = [Judgement("u", "", "ranking", tuple(f"text {i}" for i in range(2 * EXTRACT_PART + 10)))]
-    whole = extract(rows, FeatureExtractor(HashingEncoder()))
+    whole = extract_features(rows, FeatureExtractor(HashingEncoder()))
     with pytest.raises(KeyboardInterrupt):
-        extract(
+        extract_features(
             rows,
             FeatureExtractor(HashingEncoder()),
             interrupted_at("encode", EXTRACT_PART + EXTRACT_BATCH),
             Checkpoint(tmp_path / "work", "a"),
         )
     encoder, told = Counting(), []
-    resumed = extract(
+    resumed = extract_features(
         rows,
         FeatureExtractor(encoder),
         lambda *step: told.append(step),
@@ -136,10 +136,10 @@ def test_encoding_goes_on_where_it_was_interrupted(tmp_path):
 
 def test_features_of_other_texts_are_refused(extractor, tmp_path):
     rows = [Judgement("u", "", "pair", ("a", "b"))]
-    extract(rows, extractor, checkpoint=Checkpoint(tmp_path / "work", "a"))
+    extract_features(rows, extractor, checkpoint=Checkpoint(tmp_path / "work", "a"))
     more = [*rows, Judgement("u", "", "vote", ("c",), 1.0)]
     with pytest.raises(CheckpointError, match="features of other texts"):
-        extract(more, extractor, checkpoint=Checkpoint(tmp_path / "work", "a"))
+        extract_features(more, extractor, checkpoint=Checkpoint(tmp_path / "work", "a"))
 
 
 # ---------------------------------------------------------------- bundles
@@ -302,7 +302,7 @@ def test_a_report_is_the_curve_of_its_parts(judgements, bundle, extractor):
     assert (report.set, report.split, report.repetitions) == ("words", "cold", 2)
     assert report.bundle == bundle.version
     assert [point.k for point in report.curve] == [0, 3, 10, 30, 100]
-    vectors, found = extract(judgements, extractor), []
+    vectors, found = extract_features(judgements, extractor), []
     for repetition in range(2):
         parts = split(judgements, "cold", repetition)
         found.append(predict(bundle.reward, adapt(bundle.reward, vectors, parts.support, parts.test)))

@@ -19,16 +19,16 @@ _HINTS: Final = {"float32": "f32", "bfloat16": "bf16"}
 
 
 def is_installed() -> bool:
-    """Whether the extra `openvino` is there."""
+    """Return whether the extra `openvino` is installed."""
     return importlib.util.find_spec("openvino") is not None
 
 
 @cache
-def openvino() -> ModuleType:
-    """The package `openvino`, which is not allowed to report its use to its maker.
+def import_openvino() -> ModuleType:
+    """Import the package `openvino` without its telemetry.
 
-    Importing it would send an event to an analytics service unless the user has forbidden it in their home folder. It
-    does without the package that sends (and has a stub for that case), so that package is hidden from it.
+    Otherwise, importing it sends an event to an analytics service, unless a file in the user's home folder forbids it.
+    The package works without the module that sends events, for which it has a stub, so that module is hidden.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     return importlib.import_module("openvino")
@@ -36,18 +36,18 @@ def openvino() -> ModuleType:
 
 @cache
 def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 (AVX512-BF16, AMX), as OpenVINO sees it."""
-    return "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    """Return whether OpenVINO finds that this processor multiplies bfloat16 (AVX512-BF16, AMX)."""
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenVinoBackend:
-    """A forward pass on OpenVINO's CPU plugin: `workers` streams of one thread each.
+    """A backend on the CPU plugin of OpenVINO, with streams of one thread each.
 
     Args:
-        model: The converted model's XML file; its weights lie beside it and are mapped into memory.
-        precision: `float32`, or `bfloat16` where the processor has it. It is always said: left to itself, OpenVINO
-            takes bfloat16 wherever it can.
-        workers: Streams.
+        model: XML file of the converted model. Its weights are in the same folder and are mapped into memory.
+        precision: `float32`, or `bfloat16` if the processor supports it. It is always set, because OpenVINO takes
+            bfloat16 by default wherever it can.
+        workers: Number of streams.
     """
 
     name = "openvino"
@@ -61,32 +61,32 @@ class OpenVinoBackend:
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "NUM_STREAMS": workers,
             "INFERENCE_NUM_THREADS": workers,
-            # A pinned thread waits for its core even when another one is free.
+            # A pinned thread waits for its core even if another core is free.
             "ENABLE_CPU_PINNING": False,
         }
-        compiled = openvino().Core().compile_model(str(model), "CPU", options)
-        # One waits in the queue of its stream while another is computed, so that no stream waits for Python.
+        compiled = import_openvino().Core().compile_model(str(model), "CPU", options)
+        # Two requests for each stream: one waits while the other is computed, so that no stream waits for Python.
         self._requests = [compiled.create_infer_request() for _ in range(2 * workers)]
         self._lock = threading.Lock()
 
     def embed(self, batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
-        """Unit vectors of each batch.
+        """Return the unit vectors of each batch.
 
-        All requests are made from the calling thread, and one caller is served at a time: two Python threads that enter
-        OpenVINO for the first time can wait for each other for ever (2026.4).
+        All requests are made from the calling thread, one caller at a time: two Python threads that enter OpenVINO for
+        the first time can deadlock (2026.4).
         """
         vectors = []
         with self._lock:
             for i, batch in enumerate(batches):
                 request = self._requests[i % len(self._requests)]
                 if i >= len(self._requests):
-                    vectors.append(_result(request))
+                    vectors.append(_wait_for_result(request))
                 request.start_async({"ids": batch.ids, "mask": batch.mask}, share_inputs=True)
             for i in range(len(vectors), len(batches)):
-                vectors.append(_result(self._requests[i % len(self._requests)]))
+                vectors.append(_wait_for_result(self._requests[i % len(self._requests)]))
         return vectors
 
 
-def _result(request: Any) -> NDArray[np.float32]:  # noqa: ANN401 - an openvino.InferRequest
+def _wait_for_result(request: Any) -> NDArray[np.float32]:  # noqa: ANN401 - an openvino.InferRequest
     request.wait()
     return np.array(request.get_output_tensor().data, np.float32)

@@ -1,8 +1,9 @@
-"""What a caller wants of an encoder's backend, what there is to choose from here, and what was chosen before."""
+"""The options of a caller, the candidate backends on this machine, and the choice of an earlier start."""
 
 import hashlib
 import json
 import logging
+import os
 import platform
 import sys
 from collections.abc import Collection, Mapping
@@ -14,19 +15,24 @@ from typing import Final
 
 from penchant.models.encoding.backends import openvino
 from penchant.models.encoding.encoder import BackendName, Pooling, Precision
-from penchant.models.encoding.files import ModelFiles, find
-from penchant.models.encoding.workers import available_cores
-from penchant.models.files import write_whole
+from penchant.models.encoding.model_files import ModelFiles, find_model_files
+from penchant.models.files import write_atomically
 
 _FORMAT: Final = 1
-_SIGNS_OF_CUDA: Final = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+_CUDA_PATHS: Final = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to compute the forward pass."""
+    """A backend with its options.
+
+    Attributes:
+        backend: `torch` or `openvino`.
+        precision: `float32` or `bfloat16`.
+        compiled: Whether the model goes through `torch.compile`.
+    """
 
     backend: str
     precision: str
@@ -38,12 +44,18 @@ class Candidate:
 
 @dataclass(frozen=True)
 class BackendRequest:
-    """What a caller asked for; as `load_encoder` takes it, which says what is meant.
+    """Options of a caller of `load_encoder`.
 
     Attributes:
-        root: Folder of converted models and choices.
-        native_bfloat16: Names of the backends for which this processor multiplies bfloat16. None means that each backend
-            is asked what the processor can do.
+        name: Name of the model.
+        pooling: Pooling of token states to one vector.
+        backend: Backend, or `auto`.
+        precision: Precision, or `auto`.
+        device: Device, or `auto`.
+        threads: Number of cores to use. None uses all cores that this process may use.
+        root: Folder of converted models and recorded choices.
+        native_bfloat16: Names of the backends for which this processor multiplies bfloat16. If it is None, each backend
+            detects this itself.
     """
 
     name: str
@@ -57,70 +69,70 @@ class BackendRequest:
 
     @cached_property
     def files(self) -> ModelFiles:
-        """The model's files."""
-        return find(self.name)
+        """Files of the model."""
+        return find_model_files(self.name)
 
     @property
     def workers(self) -> int:
-        """Threads on a processor."""
-        return self.threads or available_cores()
+        """Number of threads on a processor."""
+        return self.threads or count_available_cores()
 
     @cached_property
     def actual_device(self) -> str:
-        """The device, `auto` resolved."""
+        """Device, with `auto` resolved."""
         if self.device != "auto":
             return self.device
-        return "cuda" if _cuda_is_there() else "cpu"
+        return "cuda" if _has_cuda() else "cpu"
 
     @property
-    def openvino_is_possible(self) -> bool:
-        """Whether OpenVINO is allowed, there, and for this device."""
+    def can_use_openvino(self) -> bool:
+        """Whether OpenVINO is allowed, installed, and able to use the device."""
         return self.backend != "torch" and self.actual_device == "cpu" and openvino.is_installed()
 
-    def candidates(self) -> list[Candidate]:
-        """All that fit the request and could work here, in order of preference among equally fast ones."""
-        found = []
-        if self.openvino_is_possible:
-            found.append(Candidate("openvino", "float32"))
+    def list_candidates(self) -> list[Candidate]:
+        """Return the candidates that fit request and machine, in order of preference among equally fast ones."""
+        candidates = []
+        if self.can_use_openvino:
+            candidates.append(Candidate("openvino", "float32"))
             if self._multiplies_bfloat16("openvino"):
-                found.append(Candidate("openvino", "bfloat16"))
+                candidates.append(Candidate("openvino", "bfloat16"))
         if self.backend != "openvino":
-            found.append(Candidate("torch", "float32"))
+            candidates.append(Candidate("torch", "float32"))
             if self.actual_device != "cpu":
-                found += [Candidate("torch", "bfloat16"), Candidate("torch", "bfloat16", compiled=True)]
+                candidates += [Candidate("torch", "bfloat16"), Candidate("torch", "bfloat16", compiled=True)]
             elif self.precision == "bfloat16" or self._multiplies_bfloat16("torch"):
-                found.append(Candidate("torch", "bfloat16"))
-        return [c for c in found if self.precision in {"auto", c.precision}]
+                candidates.append(Candidate("torch", "bfloat16"))
+        return [c for c in candidates if self.precision in {"auto", c.precision}]
 
     def _multiplies_bfloat16(self, backend: str) -> bool:
         if self.native_bfloat16 is not None:
             return backend in self.native_bfloat16
         return openvino.has_bfloat16() if backend == "openvino" else _torch_has_bfloat16()
 
-    def recorded(self) -> Candidate | None:
-        """What was chosen for the same request on this machine before."""
+    def find_recorded(self) -> Candidate | None:
+        """Return the recorded choice for the same request on this machine, or None."""
         try:
             return Candidate(**json.loads(self._record_path().read_text("utf-8"))["chosen"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def settled(self) -> Candidate | None:
-        """What is to serve, where that is known without measuring: recorded, or the only way that was left open."""
-        if self.backend != "openvino" or not self.openvino_is_possible:
-            return self.recorded()
-        candidates = self.candidates()
-        return candidates[0] if len(candidates) == 1 else self.recorded()
+    def find_settled(self) -> Candidate | None:
+        """Return the candidate that serves if no measurement is needed: the recorded choice or the only candidate."""
+        if self.backend != "openvino" or not self.can_use_openvino:
+            return self.find_recorded()
+        candidates = self.list_candidates()
+        return candidates[0] if len(candidates) == 1 else self.find_recorded()
 
-    def record(self, chosen: Candidate, seconds: Mapping[Candidate, float]) -> None:
-        """Writes a choice down, and what it rests on."""
+    def record_choice(self, chosen: Candidate, seconds: Mapping[Candidate, float]) -> None:
+        """Record a choice and the measurements behind it."""
         content = {"chosen": asdict(chosen), "seconds": {str(c): round(s, 4) for c, s in seconds.items()}}
         try:
-            write_whole(self._record_path(), json.dumps(content, indent=1).encode())
+            write_atomically(self._record_path(), json.dumps(content, indent=1).encode())
         except OSError as error:
             _log.warning("the choice of an encoder backend is not kept: %s", error)
 
     def _record_path(self) -> Path:
-        """A choice holds for one model on one machine with the same libraries, and for the same request."""
+        """Return the file of a choice, which depends on model, machine, versions of libraries and request."""
         facts = {
             "format": _FORMAT,
             "request": asdict(self)
@@ -130,15 +142,25 @@ class BackendRequest:
                 "device": self.actual_device,
                 "root": "",
             },
-            "machine": [platform.machine(), _processor(), _accelerator(self.actual_device)],
-            "versions": [_version(name) for name in ("openvino", "torch", "transformers")],
+            "machine": [platform.machine(), _describe_processor(), _describe_accelerator(self.actual_device)],
+            "versions": [_find_version(name) for name in ("openvino", "torch", "transformers")],
         }
         name = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
         return Path(self.root) / f"{name}.choice.json"
 
 
-def _processor() -> str:
-    """Model and instruction sets, which decide how fast each backend is."""
+def count_available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Count the cores that this process may use: its affinity or its cgroup v2 quota, rounded down, at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        most, period = quota.read_text("ascii").split()
+        return max(1, min(cores, int(most) // int(period)))
+    except (OSError, ValueError):  # no cgroup, or "max": no quota
+        return cores
+
+
+def _describe_processor() -> str:
+    """Return the model and instruction sets of the processor, which determine the speed of each backend."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
@@ -146,26 +168,26 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
-def _accelerator(device: str) -> str:
-    """Model of a CUDA device; nothing of a processor."""
-    if not device.startswith("cuda") or not _cuda_is_there():
+def _describe_accelerator(device: str) -> str:
+    """Return the model of a CUDA device, or an empty string for a processor."""
+    if not device.startswith("cuda") or not _has_cuda():
         return ""
     import torch  # noqa: PLC0415
 
     return torch.cuda.get_device_name(device)
 
 
-def _version(name: str) -> str:
+def _find_version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
         return ""
 
 
-def _cuda_is_there() -> bool:
-    """Whether torch has a device; it is not imported where a look at the system is enough."""
-    looks_so = sys.platform != "linux" or any(Path(sign).exists() for sign in _SIGNS_OF_CUDA)
-    if "torch" not in sys.modules and not looks_so:
+def _has_cuda() -> bool:
+    """Return whether torch has a CUDA device. torch is not imported if the system shows that there is none."""
+    is_possible = sys.platform != "linux" or any(Path(path).exists() for path in _CUDA_PATHS)
+    if "torch" not in sys.modules and not is_possible:
         return False
     import torch  # noqa: PLC0415
 

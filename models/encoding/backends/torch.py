@@ -1,8 +1,10 @@
-"""`TorchBackend`: the reference for every other backend, and the one that runs on CUDA."""
+"""`TorchBackend`: the reference for every other backend, and the backend for CUDA."""
 
 import copy
-from collections.abc import Sequence
-from typing import Final
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -11,30 +13,32 @@ from numpy.typing import NDArray
 from penchant.models.encoding.batches import Batch
 from penchant.models.encoding.encoder import EncoderError
 from penchant.models.encoding.pretrained import PooledModel
-from penchant.models.encoding.workers import Workers
 
 _CPU_TOKENS: Final = 2048
 _CUDA_TOKENS: Final = 32768
 
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
 
 class TorchBackend:
-    """A forward pass on torch, eager or compiled.
+    """A backend on torch, eager or compiled.
 
-    On a processor, `workers` threads compute one batch each on one core. On CUDA one thread feeds the device: every
-    batch is sent before the first result is waited for.
+    On a processor, `workers` threads compute one batch each on one core. On CUDA, one thread feeds the device and sends
+    every batch before it waits for the first result.
 
     Args:
-        model: In float32. Taken over where the precision is float32, else copied.
-        device: `cpu`, `cuda`, `cuda:1` …
+        model: Model in float32. It is used as it is if the precision is float32, and copied otherwise.
+        device: Device, such as `cpu`, `cuda` or `cuda:1`.
         precision: `float32` or `bfloat16`.
-        workers: Threads on a processor.
-        compiled: Through `torch.compile`, with dynamic shapes.
+        workers: Number of threads on a processor.
+        compiled: Whether to use `torch.compile`, with dynamic shapes.
 
     Attributes:
-        forward: The pass itself: numbers and mask that are on the device to vectors that stay there.
+        forward: The forward pass from token numbers and mask to vectors, all on the device.
 
     Raises:
-        EncoderError: The device cannot be used.
+        EncoderError: If the device cannot be used.
     """
 
     name = "torch"
@@ -56,10 +60,10 @@ class TorchBackend:
         self.forward = torch.compile(model, dynamic=True) if compiled else model
         threads = torch.get_num_threads()
         self._pool = Workers(self.workers, _take_one_core if on_cpu else _do_nothing)
-        torch.set_num_threads(threads)  # for threads to come: the workers keep their one
+        torch.set_num_threads(threads)  # applies to new threads; the workers keep one core each
 
     def embed(self, batches: Sequence[Batch]) -> list[NDArray[np.float32]]:
-        """Unit vectors of each batch."""
+        """Return the unit vectors of each batch."""
         return [vectors.cpu().numpy() for vectors in self._pool.map(self._embed, batches)]
 
     @torch.inference_mode()
@@ -71,7 +75,7 @@ class TorchBackend:
 
 
 class _Bfloat16Linear(torch.nn.Module):
-    """A linear layer that multiplies in bfloat16 and gives float32."""
+    """A linear layer that multiplies in bfloat16 and returns float32."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
@@ -86,9 +90,9 @@ class _Bfloat16Linear(torch.nn.Module):
 
 
 def _with_bfloat16_products(model: PooledModel) -> PooledModel:
-    """A copy whose linear layers multiply in bfloat16.
+    """Return a copy whose linear layers multiply in bfloat16.
 
-    All else stays in float32: what layers add up, when that too is rounded to 8 bits, costs MiniLM a cosine of 0.9999.
+    Everything else stays in float32: with residual sums rounded to 8 bits too, MiniLM only reaches a cosine of 0.9999.
     """
     model = copy.deepcopy(model)
     for module in list(model.modules()):
@@ -99,9 +103,33 @@ def _with_bfloat16_products(model: PooledModel) -> PooledModel:
 
 
 def _take_one_core() -> None:
-    torch.get_num_threads()  # a thread's first question sets its number to the process's, which must not come after
+    # The first query of a thread resets its number of threads to that of the process, so it must come first.
+    torch.get_num_threads()
     torch.set_num_threads(1)
 
 
 def _do_nothing() -> None:
     pass
+
+
+class Workers:
+    """A fixed number of threads, all started at once, that compute batches side by side.
+
+    Every batch is computed by one thread. Threads that share a batch wait for the slowest of them at every layer, so
+    that another process on one core delays them all; here, any free thread takes the next batch.
+
+    Args:
+        count: Number of threads.
+        enter: Function that each thread calls first.
+    """
+
+    def __init__(self, count: int, enter: Callable[[], None]) -> None:
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="penchant-encode", initializer=enter)
+        barrier = threading.Barrier(
+            count
+        )  # each thread waits for all others, so that `enter` runs in every one
+        list(self._pool.map(lambda _: barrier.wait(), range(count)))
+
+    def map(self, work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+        """Return the results in the order of the items, or raise the first error in that order."""
+        return list(self._pool.map(work, items))

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, attribute_matrix, attributes
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, compute_attribute_matrix, compute_attributes
 
 FLOAT16_MAX = 65_504.0
 
 
 def named(text: str) -> dict[str, float]:
-    return dict(zip(ATTRIBUTE_NAMES, attributes(text), strict=True))
+    return dict(zip(ATTRIBUTE_NAMES, compute_attributes(text), strict=True))
 
 
 # (attribute, a text that has more of it, a text that has less)
@@ -132,7 +132,7 @@ ODD = {
 
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD.keys())
 def test_odd_texts_have_finite_attributes_that_fit_float16(text):
-    values = np.array(attributes(text))
+    values = np.array(compute_attributes(text))
     assert len(values) == len(ATTRIBUTE_NAMES)
     assert np.isfinite(values).all()
     assert (values >= 0).all()
@@ -155,28 +155,28 @@ def test_odd_texts_have_finite_attributes_that_fit_float16(text):
 def test_no_text_takes_longer_than_its_length(text):
     """A millisecond or two where the cost is linear, seconds where some pattern tries every start and every end."""
     start = time.perf_counter()
-    attributes(text)
+    compute_attributes(text)
     assert time.perf_counter() - start < 0.2
 
 
 @given(st.text(st.characters(), max_size=200) | st.text(string.punctuation + "\n aA1é🎉\ud800", max_size=200))
 def test_any_text_has_finite_attributes(text):
-    values = np.array(attributes(text))
+    values = np.array(compute_attributes(text))
     assert np.isfinite(values).all()
     assert (values >= 0).all()
     assert values.max() < 210.0  # the longest word of 200 characters is the largest of them
-    assert attributes(text) == values.tolist()
+    assert compute_attributes(text) == values.tolist()
 
 
 def test_what_stands_behind_the_first_hundred_thousand_characters_is_not_read():
     page = "A sentence of some words. " * 4000
-    assert attributes(page[:100_000]) == attributes(page[:100_000] + " More? YES! " * 100_000)
+    assert compute_attributes(page[:100_000]) == compute_attributes(page[:100_000] + " More? YES! " * 100_000)
 
 
 def test_the_matrix_is_its_rows():
     texts = ["One.", "Two, please?", ""]
-    found = attribute_matrix(texts)
+    found = compute_attribute_matrix(texts)
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, np.array([attributes(t) for t in texts], np.float32))
-    assert attribute_matrix([]).shape == (0, len(ATTRIBUTE_NAMES))
+    np.testing.assert_array_equal(found, np.array([compute_attributes(t) for t in texts], np.float32))
+    assert compute_attribute_matrix([]).shape == (0, len(ATTRIBUTE_NAMES))
     assert len(set(ATTRIBUTE_NAMES)) == len(ATTRIBUTE_NAMES)

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penchant.models.encoding.backends import torch as torch_backend
-from penchant.models.encoding.batches import MULTIPLE, cut
+from penchant.models.encoding.backends.request import count_available_cores
+from penchant.models.encoding.backends.torch import Workers
+from penchant.models.encoding.batches import MULTIPLE, make_batches
 from penchant.models.encoding.tokens import Tokens
-from penchant.models.encoding.workers import Workers, available_cores
 
 
 @given(
@@ -21,8 +22,8 @@ from penchant.models.encoding.workers import Workers, available_cores
 )
 def test_every_text_is_in_one_batch_as_it_is(lengths, workers, most_tokens):
     rng = np.random.default_rng(0)
-    tokens = Tokens.of([rng.integers(1, 1000, n).tolist() for n in lengths])
-    batches = cut(tokens, workers=workers, most_tokens=most_tokens, pad=0)
+    tokens = Tokens.from_sequences([rng.integers(1, 1000, n).tolist() for n in lengths])
+    batches = make_batches(tokens, workers=workers, most_tokens=most_tokens, pad=0)
     assert sorted(row for batch in batches for row in batch.rows.tolist()) == list(range(len(lengths)))
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(int)
     widths = [batch.ids.shape[1] for batch in batches]
@@ -40,8 +41,8 @@ def test_every_text_is_in_one_batch_as_it_is(lengths, workers, most_tokens):
 def test_sorting_leaves_little_padding():
     rng = np.random.default_rng(0)
     lengths = rng.integers(5, 250, 64)
-    tokens = Tokens.of([[1] * n for n in lengths])
-    padded = sum(batch.ids.size for batch in cut(tokens, workers=2, most_tokens=2048, pad=0))
+    tokens = Tokens.from_sequences([[1] * n for n in lengths])
+    padded = sum(batch.ids.size for batch in make_batches(tokens, workers=2, most_tokens=2048, pad=0))
     assert padded < 1.25 * lengths.sum() < 0.8 * 64 * lengths.max()
 
 
@@ -56,19 +57,19 @@ def test_sorting_leaves_little_padding():
     ],
 )
 def test_work_is_shared(texts, length, workers, expected):
-    tokens = Tokens.of([[1] * length] * texts)
-    assert [len(b.rows) for b in cut(tokens, workers=workers, most_tokens=2048, pad=0)] == expected
+    tokens = Tokens.from_sequences([[1] * length] * texts)
+    assert [len(b.rows) for b in make_batches(tokens, workers=workers, most_tokens=2048, pad=0)] == expected
 
 
 @pytest.mark.parametrize(
     ("content", "cores"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None), ("", None)]
 )
 def test_a_containers_quota_counts(tmp_path, content, cores):
-    unlimited = available_cores(tmp_path / "missing")
+    unlimited = count_available_cores(tmp_path / "missing")
     assert unlimited >= 1
     quota = tmp_path / "cpu.max"
     quota.write_text(content)
-    assert available_cores(quota) == (cores or unlimited)
+    assert count_available_cores(quota) == (cores or unlimited)
 
 
 def test_workers_take_one_core_each_and_leave_other_threads_theirs():

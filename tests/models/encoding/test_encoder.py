@@ -14,8 +14,8 @@ from penchant.models.encoding import pretrained
 from penchant.models.encoding.backends.base import embed
 from penchant.models.encoding.backends.torch import TorchBackend
 from penchant.models.encoding.encoder import Encoder, EncoderError
-from penchant.models.encoding.files import find
 from penchant.models.encoding.loading import load_encoder
+from penchant.models.encoding.model_files import find_model_files
 from penchant.models.encoding.tokens import TextTokenizer
 
 TEXTS = ["a b c", "d", "e f g h i j k l m n o p " * 3, "", "b a c", "c " * 20, "zzz"]
@@ -219,7 +219,7 @@ def test_identity_follows_weights_and_settings(bert, llama, tmp_path):
 
 
 def test_bfloat16_serves_float32_vectors(bert):
-    card, model = pretrained.load(find(str(bert)), "mean")
+    card, model = pretrained.load_pretrained(find_model_files(str(bert)), "mean")
     tokens = TextTokenizer(card.tokenizer, max_tokens=32, joint=False, pad=card.pad)(TEXTS)
     rough, exact = (
         embed(TorchBackend(model, device="cpu", precision=precision, workers=1), tokens, card.pad)

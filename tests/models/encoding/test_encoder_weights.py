@@ -18,8 +18,8 @@ from penchant.models.bundle import DEFAULT_BUNDLE, Bundle
 from penchant.models.encoding.backends.base import MIN_COSINE
 from penchant.models.encoding.encoder import Encoder, EncoderError
 from penchant.models.encoding.features import FeatureExtractor
-from penchant.models.encoding.files import EMBEDDED_SHA256
 from penchant.models.encoding.loading import load_encoder
+from penchant.models.encoding.model_files import EMBEDDED_SHA256
 
 pytestmark = pytest.mark.slow
 

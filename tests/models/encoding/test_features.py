@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, attribute_matrix
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, compute_attribute_matrix
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 
@@ -46,7 +46,7 @@ def test_a_vector_is_embedding_and_attributes_in_float16(extractor):
     np.testing.assert_array_equal(
         found.vectors[:, :64], extractor.encoder.encode(TEXTS).embeddings.astype(np.float16)
     )
-    np.testing.assert_array_equal(found.vectors[:, 64:], attribute_matrix(TEXTS).astype(np.float16))
+    np.testing.assert_array_equal(found.vectors[:, 64:], compute_attribute_matrix(TEXTS).astype(np.float16))
     assert found.tokens.tolist() == [3, 9, 0, 0]
     assert not found.truncated.any()
     assert extractor.extract([]).vectors.shape == (0, extractor.dim)

@@ -6,36 +6,36 @@ from collections.abc import Iterator
 import huggingface_hub
 import pytest
 
-from penchant.models.encoding import files
+from penchant.models.encoding import model_files
 from penchant.models.encoding.encoder import EncoderError
 
 
 def test_a_folder_and_a_file_are_taken_as_they_are(bert, tmp_path):
-    assert files.find(str(bert)).folder == bert
+    assert model_files.find_model_files(str(bert)).folder == bert
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
-    found = files.find(str(tmp_path / "x.gguf"))
+    found = model_files.find_model_files(str(tmp_path / "x.gguf"))
     assert (found.folder, found.gguf) == (tmp_path, "x.gguf")
 
 
 def test_the_fingerprint_follows_every_file_that_counts(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"12")
-    before = files.find(str(tmp_path)).fingerprint
+    before = model_files.find_model_files(str(tmp_path)).fingerprint
     (tmp_path / "README.md").write_text("hello")
-    assert files.find(str(tmp_path)).fingerprint == before
+    assert model_files.find_model_files(str(tmp_path)).fingerprint == before
     (tmp_path / "model.safetensors").write_bytes(b"13")
-    assert files.find(str(tmp_path)).fingerprint != before
+    assert model_files.find_model_files(str(tmp_path)).fingerprint != before
 
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "./nowhere", "/nowhere/model.gguf"])
 def test_paths_are_never_looked_for_on_the_hub(name):
-    with pytest.raises(EncoderError, match="there is no such f"):
-        files.find(name)
+    with pytest.raises(EncoderError, match=r"the f(ile|older) does not exist"):
+        model_files.find_model_files(name)
 
 
 def test_a_name_that_cannot_be_one_is_refused():
-    with pytest.raises(EncoderError, match="neither a folder nor a hub name"):
-        files.find("two//slashes")
+    with pytest.raises(EncoderError, match="neither a folder nor a name on the"):
+        model_files.find_model_files("two//slashes")
 
 
 @pytest.fixture
@@ -52,13 +52,13 @@ def test_without_a_hub_the_error_comes_at_once(silent_hub, monkeypatch, tmp_path
     silent_hub.close()  # nobody listens there any more
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        EncoderError, match="not in the local cache of Hugging Face models, and fetching it failed"
+        EncoderError, match="not in the local cache of Hugging Face models, and downloading it failed"
     ):
-        files.find("nobody/nothing")
+        model_files.find_model_files("nobody/nothing")
 
 
 @pytest.mark.slow
 def test_a_silent_hub_is_given_up(silent_hub, monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(EncoderError, match="timed out"):
-        files.find("nobody/nothing")
+        model_files.find_model_files("nobody/nothing")

@@ -171,7 +171,11 @@ def parts(planted):
 
 @pytest.fixture(scope="module")
 def reward(planted, parts):
-    return Fit(Dataset.of(parts.train, planted.vectors), FitOptions(rank=2)).run().reward()
+    return (
+        Fit(Dataset.from_judgements(parts.train, planted.vectors), FitOptions(rank=2))
+        .run()
+        .build_reward_model()
+    )
 
 
 def accuracy(reward, planted, support, test, shots=(0, 30)) -> dict[int, float]:

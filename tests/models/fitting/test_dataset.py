@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from penchant.models.fitting.dataset import Dataset, Told
+from penchant.models.fitting.dataset import Dataset, JudgementBatch
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.taste.items import item_key
 
@@ -24,7 +24,7 @@ def judgement(
 def dataset(*rows: Judgement) -> Dataset:
     """Item i in order of appearance has the vector [i, i]."""
     texts = dict.fromkeys(text for row in rows for text in row.texts)
-    return Dataset.of(rows, {("", t): np.full(2, i, np.float16) for i, t in enumerate(texts)})
+    return Dataset.from_judgements(rows, {("", t): np.full(2, i, np.float16) for i, t in enumerate(texts)})
 
 
 def pairs(data: Dataset) -> list[tuple[int, int, int, float]]:
@@ -115,7 +115,7 @@ def test_a_text_that_stands_twice_in_a_list_is_not_compared_with_itself():
 
 def test_the_same_text_in_two_contexts_is_two_items():
     rows = [Judgement("u", context, "pair", ("a", "b")) for context in ("x", "y")]
-    data = Dataset.of(rows, {(c, t): np.zeros(1, np.float16) for c in "xy" for t in "ab"})
+    data = Dataset.from_judgements(rows, {(c, t): np.zeros(1, np.float16) for c in "xy" for t in "ab"})
     assert len(set(data.keys)) == 4
     assert pairs(data) == [(0, 0, 1, 1.0), (0, 2, 3, 1.0)]
 
@@ -123,12 +123,12 @@ def test_the_same_text_in_two_contexts_is_two_items():
 def test_judgements_are_read_once():
     """From a stream, such as a file that does not fit into memory."""
     rows = (judgement("vote", f"u{i}", "a", value=1.0) for i in range(3))
-    data = Dataset.of(rows, {("", "a"): np.zeros(1, np.float16)})
+    data = Dataset.from_judgements(rows, {("", "a"): np.zeros(1, np.float16)})
     assert data.votes.user.tolist() == [0, 1, 2]
 
 
 def test_nothing_said_is_an_empty_dataset():
-    data = Dataset.of([], {})
+    data = Dataset.from_judgements([], {})
     assert (len(data), data.users, data.keys, data.vectors.shape) == (0, (), (), (0, 0))
     assert all(len(told) == 0 for told in data.kinds)
 
@@ -137,17 +137,17 @@ def test_told_is_sliced_column_by_column():
     data = dataset(*(judgement("vote", f"u{i}", f"t{i}", value=1.0, weight=0.1 * (i + 1)) for i in range(4)))
     for rows, expected in ((slice(1, 3), [1, 2]), (torch.tensor([3, 0]), [3, 0])):
         some = data.votes[rows]
-        assert isinstance(some, Told)
+        assert isinstance(some, JudgementBatch)
         assert (some.user.tolist(), some.item.tolist(), len(some)) == (expected, expected, len(expected))
         assert some.weight.tolist() == pytest.approx([0.1 * (i + 1) for i in expected])
 
 
 def test_a_dataset_moves_with_all_its_tensors():
     moved = dataset(judgement("vote", "u", "t", value=1.0)).to(torch.device("meta"))
-    columns = [getattr(told, name) for told in moved.kinds for name in Told.__dataclass_fields__]
+    columns = [getattr(told, name) for told in moved.kinds for name in JudgementBatch.__dataclass_fields__]
     assert {column.device.type for column in columns} == {"meta"}
 
 
 def test_a_text_that_was_never_encoded_is_a_key_error():
     with pytest.raises(KeyError):
-        Dataset.of([judgement("vote", "u", "never encoded", value=1.0)], {})
+        Dataset.from_judgements([judgement("vote", "u", "never encoded", value=1.0)], {})

@@ -10,7 +10,7 @@ from penchant.models.checkpoint import Checkpoint
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
 from penchant.models.evaluation.few_shot import adapt, predict
 from penchant.models.evaluation.split import TestPair
-from penchant.models.fitting.assemble import population
+from penchant.models.fitting.assemble import build_population
 from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions
 from penchant.models.judgements.judgement import Judgement
@@ -21,11 +21,11 @@ from penchant.models.taste.reward import RewardModel
 
 
 def fitted(planted, **options) -> Fit:
-    return Fit(Dataset.of(planted.judgements, planted.vectors), FitOptions(**options)).run()
+    return Fit(Dataset.from_judgements(planted.judgements, planted.vectors), FitOptions(**options)).run()
 
 
-def catalogue(planted, reward: RewardModel, *, remember: bool = True):
-    keys = [item_key(context, text) if remember else text.encode() for context, text in planted.vectors]
+def catalogue(planted, reward: RewardModel, *, with_memory: bool = True):
+    keys = [item_key(context, text) if with_memory else text.encode() for context, text in planted.vectors]
     return reward.describe(np.stack(list(planted.vectors.values())), keys)
 
 
@@ -76,14 +76,16 @@ def accuracy(planted, fit, users: list[str] | None = None) -> float:
 
 
 def test_shared_taste_is_recovered(planted, fit):
-    items = catalogue(planted, fit.reward())
+    items = catalogue(planted, fit.build_reward_model())
     assert correlation(items.base, planted.base) > 0.9
     # Without the memory the text alone says it, nearly as well.
-    assert correlation(catalogue(planted, fit.reward(remember=False)).base, planted.base) > 0.85
+    assert (
+        correlation(catalogue(planted, fit.build_reward_model(with_memory=False)).base, planted.base) > 0.85
+    )
 
 
 def test_the_planted_directions_are_spanned(planted, fit):
-    found = catalogue(planted, fit.reward(remember=False)).directions
+    found = catalogue(planted, fit.build_reward_model(with_memory=False)).directions
     for d in range(2):
         design = np.column_stack([found, np.ones(len(found))])
         explained = design @ np.linalg.lstsq(design, planted.directions[:, d], rcond=None)[0]
@@ -95,19 +97,19 @@ def test_judged_users_utilities_are_recovered(planted, fit):
 
 
 def test_the_rating_scale_is_recovered(planted, fit):
-    scale = fit.reward().rating_scale("stars")
+    scale = fit.build_reward_model().rating_scale("stars")
     assert scale.offset == pytest.approx(planted.stars[0], abs=0.03)
     assert scale.slope == pytest.approx(planted.stars[1], rel=0.15)
     assert scale.noise == pytest.approx(scale.slope * np.sqrt(np.pi**2 / 6))
-    assert fit.reward().rating_scale("never seen") == scale  # the only one there is
+    assert fit.build_reward_model().rating_scale("never seen") == scale  # the only one there is
 
 
 def test_users_are_whitened_and_centred(fit):
     """E y = 0 and Cov z = I over users, up to the last half round; the threshold keeps its own variance."""
-    second = fit.users.second[:, 2:, 2:].mean(0).numpy()
+    second = fit.users.second_moments[:, 2:, 2:].mean(0).numpy()
     np.testing.assert_allclose(second, np.eye(2), atol=1e-6)
     np.testing.assert_allclose(fit.users.mean[:, 1:].mean(0).numpy(), 0, atol=1e-9)
-    reward = fit.reward()
+    reward = fit.build_reward_model()
     assert (reward.q, reward.rank, reward.temperature) == (3, 2, 1.0)
     covariance = np.linalg.inv(reward.population.precisions[0])
     assert np.sqrt(covariance[0, 0]) == pytest.approx(0.5, abs=0.2)  # planted spread of thresholds
@@ -117,8 +119,8 @@ def test_residuals_of_items_are_found_where_there_are_any(plant):
     """Texts differ by 1.0 in what no feature tells: the memory knows it, and a new text is that uncertain."""
     planted = plant(seed=3, residual=1.0, taste=0.0, n_texts=40, n_users=150)
     fit = fitted(planted, rank=0)
-    from_memory = catalogue(planted, fit.reward())
-    from_text = catalogue(planted, fit.reward(remember=False))
+    from_memory = catalogue(planted, fit.build_reward_model())
+    from_text = catalogue(planted, fit.build_reward_model(with_memory=False))
     assert correlation(from_memory.base, planted.base) > 0.97
     assert correlation(from_memory.base, planted.base) > correlation(from_text.base, planted.base) + 0.05
     assert (from_memory.base_variance < from_text.base_variance).all()
@@ -132,7 +134,7 @@ def test_new_texts_are_as_uncertain_as_they_are(plant):
     fit = fitted(planted, rank=0)
     assert 0.04 < float(fit.residual[0]) < 0.14
     left_out = np.arange(len(fit.data.keys)) % 3 == 0
-    found = fit.reward(remember=False, without=left_out).describe(fit.data.vectors[left_out])
+    found = fit.build_reward_model(with_memory=False, excluded=left_out).describe(fit.data.vectors[left_out])
     base = {item_key(*item): base for item, base in zip(planted.vectors, planted.base, strict=True)}
     error = (
         np.array([base[key] for key, out in zip(fit.data.keys, left_out, strict=True) if out]) - found.base
@@ -144,7 +146,7 @@ def test_new_texts_are_as_uncertain_as_they_are(plant):
 def test_few_shots_of_a_new_user_pay(planted, fit):
     """Accuracy on all pairs of texts, for users the fit has never seen, before and after their own 40 pairs."""
     rng = np.random.default_rng(11)
-    reward = fit.reward()
+    reward = fit.build_reward_model()
     items = catalogue(planted, reward)
     gains = []
     for _ in range(15):
@@ -169,7 +171,7 @@ def test_few_shots_of_a_new_user_pay(planted, fit):
 def test_users_that_agree_get_no_directions(agreeing):
     """Directions without a cause shrink: what they add to utilities is small beside shared taste."""
     fit = fitted(agreeing, rank=2)
-    items = catalogue(agreeing, fit.reward(remember=False))
+    items = catalogue(agreeing, fit.build_reward_model(with_memory=False))
     assert correlation(items.base, agreeing.base) > 0.9
     assert (items.directions**2).sum(1).mean() < 0.05 * items.base.var()
 
@@ -177,7 +179,7 @@ def test_users_that_agree_get_no_directions(agreeing):
 def test_directions_that_nothing_needs_switch_off(planted, fit):
     """Six are offered where people differ in two: the others carry next to nothing, and few shots predict as well."""
     wide = fitted(planted, rank=6)
-    directions = catalogue(planted, wide.reward(remember=False)).directions
+    directions = catalogue(planted, wide.build_reward_model(with_memory=False)).directions
     carried = np.linalg.eigvalsh(directions.T @ directions / len(directions))[::-1]
     assert carried[1] > 1.0
     assert carried[2:].sum() < 0.05 * carried[1]
@@ -210,8 +212,10 @@ def test_archetypes_pay_where_users_come_in_kinds(plant):
     train, support, test = few_shot_task(planted, 150, 3)
     losses = {}
     for archetypes in (1, 3):
-        fit = Fit(Dataset.of(train, planted.vectors), FitOptions(rank=2, archetypes=archetypes)).run()
-        reward = fit.reward()
+        fit = Fit(
+            Dataset.from_judgements(train, planted.vectors), FitOptions(rank=2, archetypes=archetypes)
+        ).run()
+        reward = fit.build_reward_model()
         assert reward.population.weights.shape == (archetypes,)
         found = predict(reward, adapt(reward, planted.vectors, support, test, shots=(0, 3)))
         losses[archetypes] = {k: -np.log(better).mean() for k, better in found.better.items()}
@@ -221,12 +225,12 @@ def test_archetypes_pay_where_users_come_in_kinds(plant):
 
 
 def test_trying_archetypes_leaves_the_fit_as_it_was(fit):
-    before = {name: tensor.clone() for name, tensor in fit.tensors().items()}
-    four = fit.archetypes(4)
+    before = {name: tensor.clone() for name, tensor in fit.collect_tensors().items()}
+    four = fit.split_archetypes(4)
     assert four.weights.shape == (4,)
-    assert fit.archetypes(1) is fit.mixture
-    assert all(torch.equal(tensor, before[name]) for name, tensor in fit.tensors().items())
-    served = population(four)
+    assert fit.split_archetypes(1) is fit.mixture
+    assert all(torch.equal(tensor, before[name]) for name, tensor in fit.collect_tensors().items())
+    served = build_population(four)
     np.testing.assert_allclose(served.prior.covariances, four.covs.numpy(), atol=1e-9)
     np.testing.assert_array_equal(served.means, four.means.numpy())
 
@@ -244,7 +248,7 @@ def test_a_third_of_wrong_labels_hardly_moves_shared_taste(plant):
     rng = np.random.default_rng(1)
     rows = [reversed_pair(j) if rng.random() < 0.3 else j for j in planted.judgements]
     clean, noisy = (
-        accuracy(planted, Fit(Dataset.of(some, planted.vectors), FitOptions(rank=0)).run())
+        accuracy(planted, Fit(Dataset.from_judgements(some, planted.vectors), FitOptions(rank=0)).run())
         for some in (planted.judgements, rows)
     )
     assert clean > 0.97
@@ -263,7 +267,9 @@ def test_careless_annotators_do_not_move_the_others(comparing):
         reversed_pair(j) if j.user in careless and rng.random() < 0.3 else j for j in comparing.judgements
     ]
     clean, doubted = (
-        accuracy(comparing, Fit(Dataset.of(some, comparing.vectors), FitOptions(rank=2)).run(), others)
+        accuracy(
+            comparing, Fit(Dataset.from_judgements(some, comparing.vectors), FitOptions(rank=2)).run(), others
+        )
         for some in (comparing.judgements, rows)
     )
     assert abs(doubted - clean) < 0.01
@@ -280,7 +286,7 @@ def test_one_account_with_a_thousand_poisoned_judgements_does_not_move_the_other
         texts = comparing.texts[a], comparing.texts[b]
         poison.append(replace(comparing.judgements[0], user="poison", texts=texts))
     clean, poisoned = (
-        accuracy(comparing, Fit(Dataset.of(rows, comparing.vectors), FitOptions(rank=3)).run())
+        accuracy(comparing, Fit(Dataset.from_judgements(rows, comparing.vectors), FitOptions(rank=3)).run())
         for rows in (comparing.judgements, [*comparing.judgements, *poison])
     )
     assert abs(poisoned - clean) < 0.01
@@ -292,13 +298,13 @@ def test_one_account_with_a_thousand_poisoned_judgements_does_not_move_the_other
 def test_half_a_judgement_twice_is_one_judgement(small):
     halves = [replace(j, weight=0.5) for j in small.judgements for _ in range(2)]
     whole, twice = (
-        Fit(Dataset.of(rows, small.vectors), FitOptions(rank=0, rounds=8)).run()
+        Fit(Dataset.from_judgements(rows, small.vectors), FitOptions(rank=0, rounds=8)).run()
         for rows in (small.judgements, halves)
     )
     torch.testing.assert_close(twice.items.mean, whole.items.mean, rtol=0, atol=1e-6)
     torch.testing.assert_close(twice.users.mean, whole.users.mean, rtol=0, atol=1e-6)
-    assert twice.reward().rating_scale("stars").slope == pytest.approx(
-        whole.reward().rating_scale("stars").slope
+    assert twice.build_reward_model().rating_scale("stars").slope == pytest.approx(
+        whole.build_reward_model().rating_scale("stars").slope
     )
 
 
@@ -306,9 +312,15 @@ def test_weights_scale_what_is_learned(plant):
     """A tenth of every pair leaves everybody less sure, of texts and of users."""
     planted = plant(kinds=("pair",), n_users=40, n_texts=40)
     tenth = [replace(j, weight=0.1) for j in planted.judgements]
-    full, faint = fitted(planted, rank=0), Fit(Dataset.of(tenth, planted.vectors), FitOptions(rank=0)).run()
-    assert faint.told[1, 0].sum() < 0.15 * full.told[1, 0].sum()
-    assert faint.reward().memory.variances.mean() > 2 * full.reward().memory.variances.mean()
+    full, faint = (
+        fitted(planted, rank=0),
+        Fit(Dataset.from_judgements(tenth, planted.vectors), FitOptions(rank=0)).run(),
+    )
+    assert faint.coordinate_messages[1, 0].sum() < 0.15 * full.coordinate_messages[1, 0].sum()
+    assert (
+        faint.build_reward_model().memory.variances.mean()
+        > 2 * full.build_reward_model().memory.variances.mean()
+    )
 
 
 def test_an_edit_that_changed_nothing_teaches_nothing(planted, fit):
@@ -317,8 +329,12 @@ def test_an_edit_that_changed_nothing_teaches_nothing(planted, fit):
         Judgement(planted.users[i], planted.judgements[0].context, "edit", (a, b), weight=0.0)
         for i, (a, b) in enumerate([planted.texts[:2], planted.texts[5:7]])
     ]
-    again = Fit(Dataset.of([*planted.judgements, *nothing], planted.vectors), FitOptions(rank=2)).run()
-    assert all(torch.equal(tensor, fit.tensors()[name]) for name, tensor in again.tensors().items())
+    again = Fit(
+        Dataset.from_judgements([*planted.judgements, *nothing], planted.vectors), FitOptions(rank=2)
+    ).run()
+    assert all(
+        torch.equal(tensor, fit.collect_tensors()[name]) for name, tensor in again.collect_tensors().items()
+    )
 
 
 def test_an_edit_teaches_by_its_weight(planted, fit):
@@ -336,8 +352,10 @@ def test_an_edit_teaches_by_its_weight(planted, fit):
             )
             for user in planted.users
         ]
-        found = Fit(Dataset.of([*planted.judgements, *edits], planted.vectors), FitOptions(rank=0)).run()
-        base = catalogue(planted, found.reward()).base
+        found = Fit(
+            Dataset.from_judgements([*planted.judgements, *edits], planted.vectors), FitOptions(rank=0)
+        ).run()
+        base = catalogue(planted, found.build_reward_model()).base
         gaps.append(base[worst] - base[best])
     assert gaps[0] + 0.2 < gaps[1] < gaps[2] - 0.2
 
@@ -359,9 +377,12 @@ def test_choices_and_rankings_enter_as_stages(planted, fit, kind):
                     for other in shown[i + 1 :]
                 ]
     one, other = (
-        Fit(Dataset.of(rows, planted.vectors), FitOptions(rank=1, rounds=5)).run() for rows in (lists, stages)
+        Fit(Dataset.from_judgements(rows, planted.vectors), FitOptions(rank=1, rounds=5)).run()
+        for rows in (lists, stages)
     )
-    assert all(torch.equal(tensor, one.tensors()[name]) for name, tensor in other.tensors().items())
+    assert all(
+        torch.equal(tensor, one.collect_tensors()[name]) for name, tensor in other.collect_tensors().items()
+    )
 
 
 # ---------------------------------------------------------------- determinism and safety
@@ -370,7 +391,7 @@ def test_choices_and_rankings_enter_as_stages(planted, fit, kind):
 def test_the_same_seed_gives_the_same_model(planted, fit):
     again = fitted(planted, rank=2)
     assert again.rounds_run == fit.rounds_run
-    a, b = fit.reward(), again.reward()
+    a, b = fit.build_reward_model(), again.build_reward_model()
     np.testing.assert_array_equal(a.population.precisions, b.population.precisions)
     np.testing.assert_array_equal(catalogue(planted, a).directions, catalogue(planted, b).directions)
 
@@ -384,7 +405,7 @@ RESUMABLE = FitOptions(rank=2, archetypes=2, rounds=14)
 
 @pytest.fixture(scope="module")
 def uninterrupted(small) -> Fit:
-    return Fit(Dataset.of(small.judgements, small.vectors), RESUMABLE).run()
+    return Fit(Dataset.from_judgements(small.judgements, small.vectors), RESUMABLE).run()
 
 
 # Before anything is saved, in the consensus, where directions have started, later, among the archetypes.
@@ -397,7 +418,7 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits(small, uninterrupte
         if len(told) == after:
             raise InterruptedFitError
 
-    data = Dataset.of(small.judgements, small.vectors)
+    data = Dataset.from_judgements(small.judgements, small.vectors)
     with pytest.raises(InterruptedFitError):
         Fit(data, RESUMABLE).run(interrupt, Checkpoint(tmp_path / "work", "same"))
     stages: list[str] = []
@@ -407,32 +428,42 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits(small, uninterrupte
     assert resumed.rounds_run == uninterrupted.rounds_run
     assert len(stages) == 4 + 14 + 6 - saved
     assert all(
-        torch.equal(tensor, uninterrupted.tensors()[name]) for name, tensor in resumed.tensors().items()
+        torch.equal(tensor, uninterrupted.collect_tensors()[name])
+        for name, tensor in resumed.collect_tensors().items()
     )
-    for name, array in resumed.reward().text_prior.arrays().items():
-        np.testing.assert_array_equal(array, uninterrupted.reward().text_prior.arrays()[name])
+    for name, array in resumed.build_reward_model().text_prior.arrays().items():
+        np.testing.assert_array_equal(array, uninterrupted.build_reward_model().text_prior.arrays()[name])
 
 
 def test_a_finished_fit_is_not_done_again(small, uninterrupted, tmp_path):
-    data, checkpoint = Dataset.of(small.judgements, small.vectors), Checkpoint(tmp_path / "work", "same")
+    data, checkpoint = (
+        Dataset.from_judgements(small.judgements, small.vectors),
+        Checkpoint(tmp_path / "work", "same"),
+    )
     Fit(data, RESUMABLE).run(checkpoint=checkpoint)
     again = Fit(data, RESUMABLE).run(lambda *step: pytest.fail(str(step)), checkpoint)
     assert again.rounds_run == uninterrupted.rounds_run
-    assert all(torch.equal(tensor, uninterrupted.tensors()[name]) for name, tensor in again.tensors().items())
+    assert all(
+        torch.equal(tensor, uninterrupted.collect_tensors()[name])
+        for name, tensor in again.collect_tensors().items()
+    )
 
 
 def test_stages_of_one_checkpoint_do_not_mix(small, tmp_path):
-    data, checkpoint = Dataset.of(small.judgements, small.vectors), Checkpoint(tmp_path / "work", "same")
+    data, checkpoint = (
+        Dataset.from_judgements(small.judgements, small.vectors),
+        Checkpoint(tmp_path / "work", "same"),
+    )
     one, two = (
         Fit(data, FitOptions(rank=rank, rounds=2)).run(checkpoint=checkpoint, stage=f"rank {rank}")
         for rank in (1, 2)
     )
     assert checkpoint.stages == 2
-    assert (one.reward().rank, two.reward().rank) == (1, 2)
+    assert (one.build_reward_model().rank, two.build_reward_model().rank) == (1, 2)
 
 
 def test_the_device_is_an_option(small):
-    data = Dataset.of(small.judgements, small.vectors)
+    data = Dataset.from_judgements(small.judgements, small.vectors)
     assert Fit(data, FitOptions()).device == torch.device("cpu")
     chosen = Fit(data, FitOptions(device="auto"))
     assert chosen.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
@@ -442,11 +473,14 @@ def test_the_device_is_an_option(small):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_fits_the_same_model(small, uninterrupted, tmp_path):
-    data, checkpoint = Dataset.of(small.judgements, small.vectors), Checkpoint(tmp_path / "work", "same")
+    data, checkpoint = (
+        Dataset.from_judgements(small.judgements, small.vectors),
+        Checkpoint(tmp_path / "work", "same"),
+    )
     fit = Fit(data, replace(RESUMABLE, device="cuda")).run(checkpoint=checkpoint)
     utilities = [(f.users.mean @ f.items.mean.T).cpu().numpy() for f in (fit, uninterrupted)]
     assert correlation(*utilities) > 0.999
-    reward = fit.reward()
+    reward = fit.build_reward_model()
     items = reward.describe(data.vectors, data.keys)
     assert np.isfinite(items.base).all()
     assert np.isfinite(reward.population.precisions).all()
@@ -467,7 +501,7 @@ def test_fitting_leaves_the_global_random_state_alone(planted):
 
 def test_more_directions_than_users_or_texts(plant):
     small = plant(n_users=4, n_texts=5, per_user=6)
-    reward = fitted(small, rank=8).reward()
+    reward = fitted(small, rank=8).build_reward_model()
     items = catalogue(small, reward)
     assert reward.rank == 8
     assert np.isfinite(items.base).all()
@@ -480,13 +514,13 @@ def test_more_directions_than_users_or_texts(plant):
 def test_every_kind_alone_is_enough(plant, kind):
     planted = plant(seed=2, kinds=(kind,), n_users=80, taste=0.7)
     fit = fitted(planted, rank=1)
-    assert correlation(catalogue(planted, fit.reward()).base, planted.base) > 0.8
+    assert correlation(catalogue(planted, fit.build_reward_model()).base, planted.base) > 0.8
 
 
 def test_left_out_texts_are_not_known(planted, fit):
     """Cross-validation over texts: neither the memory nor the text prior may have seen them."""
-    without = np.arange(len(fit.data.keys)) < 30
-    reward, whole = fit.reward(without=without), fit.reward()
+    excluded = np.arange(len(fit.data.keys)) < 30
+    reward, whole = fit.build_reward_model(excluded=excluded), fit.build_reward_model()
     assert set(reward.memory.rows) == set(fit.data.keys[30:])
     row = reward.memory.rows[fit.data.keys[40]]
     np.testing.assert_array_equal(
@@ -495,25 +529,26 @@ def test_left_out_texts_are_not_known(planted, fit):
     # Changing what was said of the left-out texts changes nothing.
     changed = Fit.__new__(Fit)
     changed.__dict__.update(fit.__dict__)
-    changed.told = fit.told.clone()
-    changed.told[0, :, :30] += 100.0  # targets of every coordinate
+    changed.coordinate_messages = fit.coordinate_messages.clone()
+    changed.coordinate_messages[0, :, :30] += 100.0  # targets of every coordinate
     np.testing.assert_array_equal(
-        changed.reward(without=without).text_prior.arrays()["text.weights"],
+        changed.build_reward_model(excluded=excluded).text_prior.arrays()["text.weights"],
         reward.text_prior.arrays()["text.weights"],
     )
 
 
 def test_progress_tells_every_round(planted):
     told: list[tuple[str, int, int]] = []
-    Fit(Dataset.of(planted.judgements, planted.vectors), FitOptions(rank=1, rounds=3)).run(
+    Fit(Dataset.from_judgements(planted.judgements, planted.vectors), FitOptions(rank=1, rounds=3)).run(
         lambda *step: told.append(step)
     )
     assert [stage for stage, _, _ in told] == ["consensus"] * 4 + ["directions"] * 3
     assert [done for _, done, _ in told] == list(range(1, 8))
     assert {total for _, _, total in told} == {7}
-    Fit(Dataset.of(planted.judgements, planted.vectors), FitOptions(rank=1, rounds=1, archetypes=2)).run(
-        lambda *step: told.append(step)
-    )
+    Fit(
+        Dataset.from_judgements(planted.judgements, planted.vectors),
+        FitOptions(rank=1, rounds=1, archetypes=2),
+    ).run(lambda *step: told.append(step))
     assert told[-6:] == [("archetypes", done, 6) for done in range(1, 7)]
 
 
@@ -524,21 +559,24 @@ def test_two_sources_have_two_scales(plant):
         replace(j, source="other", value=2 * j.value - 0.1) if number % 2 else j
         for number, j in enumerate(planted.judgements)
     ]
-    fit = Fit(Dataset.of(rows, planted.vectors), FitOptions(rank=2)).run()
-    stars, other = fit.reward().rating_scale("stars"), fit.reward().rating_scale("other")
+    fit = Fit(Dataset.from_judgements(rows, planted.vectors), FitOptions(rank=2)).run()
+    stars, other = (
+        fit.build_reward_model().rating_scale("stars"),
+        fit.build_reward_model().rating_scale("other"),
+    )
     assert other.slope / stars.slope == pytest.approx(2.0, rel=0.15)
-    unknown = fit.reward().rating_scale("unknown")
+    unknown = fit.build_reward_model().rating_scale("unknown")
     assert unknown.slope == pytest.approx((stars.slope + other.slope) / 2)
 
 
 def test_without_ratings_the_default_scale_spans_its_range(plant):
-    scale = fitted(plant(kinds=("pair",), n_users=20), rank=0).reward().rating_scale()
+    scale = fitted(plant(kinds=("pair",), n_users=20), rank=0).build_reward_model().rating_scale()
     assert (scale.offset, scale.slope) == (0.0, 0.5)
 
 
 def test_a_judgement_of_an_unknown_kind_of_text_is_a_key_error(planted):
     with pytest.raises(KeyError):
-        Dataset.of([Judgement("u", "", "vote", ("never encoded",), 1.0)], planted.vectors)
+        Dataset.from_judgements([Judgement("u", "", "vote", ("never encoded",), 1.0)], planted.vectors)
 
 
 LITTLE = {
@@ -561,7 +599,7 @@ LITTLE = {
 def test_little_data_gives_a_finite_model(rng, rows, rank):
     width = 4 + len(ATTRIBUTE_NAMES)
     vectors = {("", f"t{i}"): rng.normal(size=width).astype(np.float16) for i in range(7)}
-    reward = Fit(Dataset.of(rows, vectors), FitOptions(rank=rank)).run().reward()
+    reward = Fit(Dataset.from_judgements(rows, vectors), FitOptions(rank=rank)).run().build_reward_model()
     items = reward.describe(np.stack(list(vectors.values())))
     assert np.isfinite(items.base).all()
     assert np.isfinite(items.directions).all()

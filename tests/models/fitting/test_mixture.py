@@ -8,9 +8,9 @@ import torch
 from scipy.stats import multivariate_normal
 
 from penchant.models.fitting import mixture as module
-from penchant.models.fitting.assemble import population
+from penchant.models.fitting.assemble import build_population
 from penchant.models.fitting.messages import Messages
-from penchant.models.fitting.mixture import SHRINKAGE, Mixture, Placed, split
+from penchant.models.fitting.mixture import SHRINKAGE, Mixture, UserPosteriors, fit_mixture
 
 F = 3  # coordinates of a user
 
@@ -36,19 +36,19 @@ def mixture_of(rng: np.random.Generator, k: int) -> Mixture:
 @pytest.mark.parametrize("k", [1, 3])
 def test_users_are_placed_as_the_served_population_places_them(rng, k):
     mixture, messages = mixture_of(rng, k), messages_of(rng, 20)
-    placed, served = mixture.place(messages), population(mixture)
+    posteriors, served = mixture.compute_posteriors(messages), build_population(mixture)
     for u in range(20):
         expected = served.update(messages.precision[u].numpy(), messages.linear[u].numpy())
-        np.testing.assert_allclose(placed.responsibilities[u].numpy(), expected.weights, atol=1e-10)
-        np.testing.assert_allclose(placed.means[u].numpy(), expected.means, atol=1e-10)
-        np.testing.assert_allclose(placed.covs[u].numpy(), expected.covariances, atol=1e-10)
+        np.testing.assert_allclose(posteriors.responsibilities[u].numpy(), expected.weights, atol=1e-10)
+        np.testing.assert_allclose(posteriors.means[u].numpy(), expected.means, atol=1e-10)
+        np.testing.assert_allclose(posteriors.covs[u].numpy(), expected.covariances, atol=1e-10)
 
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_the_evidence_is_that_of_seeing_a_noisy_position(rng, k):
     """exp(−½yᵀΛy + ηᵀy) ∝ N(Λ⁻¹η; y, Λ⁻¹): the user was seen at Λ⁻¹η, user by user and archetype by archetype."""
     mixture, messages = mixture_of(rng, k), messages_of(rng, 20)
-    placed, total = mixture.place(messages), 0.0
+    posteriors, total = mixture.compute_posteriors(messages), 0.0
     for u in range(20):
         noise = np.linalg.inv(messages.precision[u].numpy())
         seen, linear = noise @ messages.linear[u].numpy(), messages.linear[u].numpy()
@@ -60,33 +60,33 @@ def test_the_evidence_is_that_of_seeing_a_noisy_position(rng, k):
                 np.log(float(mixture.weights[c])) + multivariate_normal.logpdf(seen, mean, cov + noise)
             )
             gain = cov @ np.linalg.inv(cov + noise)  # Kalman's form of the posterior
-            np.testing.assert_allclose(placed.means[u, c].numpy(), mean + gain @ (seen - mean), atol=1e-7)
-            np.testing.assert_allclose(placed.covs[u, c].numpy(), cov - gain @ cov, atol=1e-7)
+            np.testing.assert_allclose(posteriors.means[u, c].numpy(), mean + gain @ (seen - mean), atol=1e-7)
+            np.testing.assert_allclose(posteriors.covs[u, c].numpy(), cov - gain @ cov, atol=1e-7)
         shares = np.exp(logs - np.logaddexp.reduce(logs))
-        np.testing.assert_allclose(placed.responsibilities[u].numpy(), shares, atol=1e-9)
+        np.testing.assert_allclose(posteriors.responsibilities[u].numpy(), shares, atol=1e-9)
         total += scale + np.logaddexp.reduce(logs)
-    assert placed.evidence == pytest.approx(total / 20, rel=1e-8)
+    assert posteriors.evidence == pytest.approx(total / 20, rel=1e-8)
 
 
 def test_a_user_who_said_nothing_is_the_prior(rng):
     mixture = mixture_of(rng, 3)
     nothing = Messages(torch.zeros(1, F, F).double(), torch.zeros(1, F).double())
-    placed = mixture.place(nothing)
-    torch.testing.assert_close(placed.responsibilities[0], mixture.weights)
-    torch.testing.assert_close(placed.means[0], mixture.means)
-    torch.testing.assert_close(placed.covs[0], mixture.covs)
-    assert placed.evidence == pytest.approx(0, abs=1e-12)
+    posteriors = mixture.compute_posteriors(nothing)
+    torch.testing.assert_close(posteriors.responsibilities[0], mixture.weights)
+    torch.testing.assert_close(posteriors.means[0], mixture.means)
+    torch.testing.assert_close(posteriors.covs[0], mixture.covs)
+    assert posteriors.evidence == pytest.approx(0, abs=1e-12)
 
 
 def test_moments_are_those_of_draws(rng):
-    placed = mixture_of(rng, 3).place(messages_of(rng, 2))
-    mean, cov = placed.moments
+    posteriors = mixture_of(rng, 3).compute_posteriors(messages_of(rng, 2))
+    mean, cov = posteriors.moments
     for u in range(2):
-        chosen = rng.choice(3, 400_000, p=placed.responsibilities[u].numpy())
+        chosen = rng.choice(3, 400_000, p=posteriors.responsibilities[u].numpy())
         draws = np.concatenate(
             [
                 rng.multivariate_normal(
-                    placed.means[u, c].numpy(), placed.covs[u, c].numpy(), int((chosen == c).sum())
+                    posteriors.means[u, c].numpy(), posteriors.covs[u, c].numpy(), int((chosen == c).sum())
                 )
                 for c in range(3)
             ]
@@ -96,25 +96,25 @@ def test_moments_are_those_of_draws(rng):
 
 
 def test_one_archetype_s_moments_are_its_own(rng):
-    placed = mixture_of(rng, 1).place(messages_of(rng, 4))
-    mean, cov = placed.moments
-    assert torch.equal(mean, placed.means[:, 0])
-    assert torch.equal(cov, placed.covs[:, 0])
+    posteriors = mixture_of(rng, 1).compute_posteriors(messages_of(rng, 4))
+    mean, cov = posteriors.moments
+    assert torch.equal(mean, posteriors.means[:, 0])
+    assert torch.equal(cov, posteriors.covs[:, 0])
 
 
 def test_moving_users_moves_their_moments(rng):
     """y' = A(y − s)."""
-    placed = mixture_of(rng, 3).place(messages_of(rng, 5))
+    posteriors = mixture_of(rng, 3).compute_posteriors(messages_of(rng, 5))
     shift, change = torch.tensor(rng.normal(size=F)), torch.tensor(rng.normal(size=(F, F)))
-    moved = placed.moved(shift, change)
-    assert torch.equal(moved.responsibilities, placed.responsibilities)
-    (mean, cov), (new_mean, new_cov) = placed.moments, moved.moments
+    moved = posteriors.transform(shift, change)
+    assert torch.equal(moved.responsibilities, posteriors.responsibilities)
+    (mean, cov), (new_mean, new_cov) = posteriors.moments, moved.moments
     for u in range(5):
         torch.testing.assert_close(new_mean[u], change @ (mean[u] - shift))
         torch.testing.assert_close(new_cov[u], change @ cov[u] @ change.T)
         for c in range(3):
-            torch.testing.assert_close(moved.means[u, c], change @ (placed.means[u, c] - shift))
-            torch.testing.assert_close(moved.covs[u, c], change @ placed.covs[u, c] @ change.T)
+            torch.testing.assert_close(moved.means[u, c], change @ (posteriors.means[u, c] - shift))
+            torch.testing.assert_close(moved.covs[u, c], change @ posteriors.covs[u, c] @ change.T)
 
 
 # ---------------------------------------------------------------- M step
@@ -122,9 +122,9 @@ def test_moving_users_moves_their_moments(rng):
 
 def test_the_m_step_is_that_of_a_plain_loop(rng):
     """Weighted means and scatter, covariances with ten users' worth of that of all, weights with one user more each."""
-    placed = mixture_of(rng, 3).place(messages_of(rng, 40))
-    found = mixture_of(rng, 3).refitted(placed)
-    r, means, covs = (t.numpy() for t in (placed.responsibilities, placed.means, placed.covs))
+    posteriors = mixture_of(rng, 3).compute_posteriors(messages_of(rng, 40))
+    found = mixture_of(rng, 3).refit(posteriors)
+    r, means, covs = (t.numpy() for t in (posteriors.responsibilities, posteriors.means, posteriors.covs))
     overall = sum(r[u, c] * means[u, c] for u in range(40) for c in range(3)) / 40
     common = np.zeros((F, F))
     for u, c in itertools.product(range(40), range(3)):
@@ -146,14 +146,14 @@ def test_the_m_step_is_that_of_a_plain_loop(rng):
 def test_one_archetype_stays_where_everybody_is(rng):
     """What all users share belongs to the base utility: the mean is not learned, the second moment is."""
     single = Mixture.single(torch.eye(F).double())
-    placed = single.place(messages_of(rng, 30))
-    found = single.refitted(placed)
+    posteriors = single.compute_posteriors(messages_of(rng, 30))
+    found = single.refit(posteriors)
     assert found.means.tolist() == [[0.0] * F]
     assert found.weights.tolist() == [1.0]
     expected = np.mean(
         [
             np.outer(m, m) + c
-            for m, c in zip(placed.means[:, 0].numpy(), placed.covs[:, 0].numpy(), strict=True)
+            for m, c in zip(posteriors.means[:, 0].numpy(), posteriors.covs[:, 0].numpy(), strict=True)
         ],
         axis=0,
     )
@@ -186,23 +186,23 @@ def test_em_never_decreases_the_evidence(rng, monkeypatch):
     )
     values = []
     for _ in range(60):
-        placed = mixture.place(messages)
-        values.append(200 * placed.evidence + float(mixture.weights.log().sum()))
-        mixture = mixture.refitted(placed)
+        posteriors = mixture.compute_posteriors(messages)
+        values.append(200 * posteriors.evidence + float(mixture.weights.log().sum()))
+        mixture = mixture.refit(posteriors)
     assert np.diff(values).min() > -1e-9
     assert values[-1] > values[0] + 20
 
 
 def test_with_shrinkage_the_evidence_does_not_fall_either(rng):
-    """Beyond what `split` takes for no change: shrinkage gives up some fit of small archetypes, once."""
+    """Beyond what `fit_mixture` takes for no change: shrinkage gives up some fit of small archetypes, once."""
     messages, *_ = clustered(rng)
     single = Mixture.single(4 * torch.eye(2).double())
-    mixture = split(messages, single, 3, seed=0)
-    before = mixture.place(messages).evidence
-    assert before > single.place(messages).evidence + 0.1
+    mixture = fit_mixture(messages, single, 3, seed=0)
+    before = mixture.compute_posteriors(messages).evidence
+    assert before > single.compute_posteriors(messages).evidence + 0.1
     for _ in range(20):
-        mixture = mixture.refitted(mixture.place(messages))
-    assert mixture.place(messages).evidence > before - 1e-3
+        mixture = mixture.refit(mixture.compute_posteriors(messages))
+    assert mixture.compute_posteriors(messages).evidence > before - 1e-3
 
 
 # ---------------------------------------------------------------- split
@@ -211,14 +211,14 @@ def test_with_shrinkage_the_evidence_does_not_fall_either(rng):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_split_recovers_planted_archetypes(rng, seed):
     messages, centres, shares, who = clustered(rng, 3000)
-    found = split(messages, Mixture.single(4 * torch.eye(2).double()), 3, seed=seed)
+    found = fit_mixture(messages, Mixture.single(4 * torch.eye(2).double()), 3, seed=seed)
     order = [int(np.argmin(np.linalg.norm(found.means.numpy() - centre, axis=1))) for centre in centres]
     assert sorted(order) == [0, 1, 2]
     np.testing.assert_allclose(found.means.numpy()[order], centres, atol=0.1)
     np.testing.assert_allclose(found.weights.numpy()[order], shares, atol=0.03)
     for cov in found.covs.numpy()[order]:  # the smallest is widened by shrinkage, by .06
         np.testing.assert_allclose(cov, 0.25 * np.eye(2), atol=0.1)
-    assigned = found.place(messages).responsibilities.numpy()[:, order].argmax(1)
+    assigned = found.compute_posteriors(messages).responsibilities.numpy()[:, order].argmax(1)
     assert (assigned == who).mean() > 0.95
 
 
@@ -226,13 +226,13 @@ def test_split_is_that_of_its_seed(rng):
     messages, *_ = clustered(rng, 200)
     single = Mixture.single(torch.eye(2).double())
     before = torch.random.get_rng_state()
-    one, again = (split(messages, single, 3, seed=4) for _ in range(2))
+    one, again = (fit_mixture(messages, single, 3, seed=4) for _ in range(2))
     assert torch.equal(one.means, again.means)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_no_more_archetypes_than_users(rng):
-    mixture = split(messages_of(rng, 2), Mixture.single(torch.eye(F).double()), 5, seed=0)
+    mixture = fit_mixture(messages_of(rng, 2), Mixture.single(torch.eye(F).double()), 5, seed=0)
     assert mixture.weights.shape == (2,)
     assert float(mixture.weights.sum()) == pytest.approx(1)
 
@@ -242,10 +242,10 @@ def test_users_who_are_all_alike_can_be_split(rng):
     precision = torch.eye(F).double().repeat(10, 1, 1)
     same = Messages(precision, torch.ones(10, F).double())
     single = Mixture.single(torch.eye(F).double())
-    mixture = split(same, single, 3, seed=0)
-    placed = mixture.place(same)
-    assert isinstance(placed, Placed)
-    mean, cov = placed.moments
+    mixture = fit_mixture(same, single, 3, seed=0)
+    posteriors = mixture.compute_posteriors(same)
+    assert isinstance(posteriors, UserPosteriors)
+    mean, cov = posteriors.moments
     assert torch.isfinite(mean).all()
     assert torch.linalg.eigvalsh(cov).min() > 0
     torch.testing.assert_close(mean, mean[:1].expand_as(mean))

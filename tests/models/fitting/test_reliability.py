@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions
-from penchant.models.fitting.messages import item_messages, user_messages
+from penchant.models.fitting.messages import compute_item_messages, compute_user_messages
 from penchant.models.fitting.reliability import (
     ANNOTATOR_STRENGTH,
     HIGHEST_FLIP,
@@ -82,7 +82,7 @@ def reverse(data: Dataset, wrong: torch.Tensor, kind: str) -> Dataset:
 
 def test_both_steps_are_those_of_a_plain_loop(rng):
     """log odds of being right: E[yψ] + log((1 − ε)/ε); rates: Beta means, an annotator's around the source's."""
-    data = Dataset.of(spoken(rng, 6, 12, ("pair", "vote", "rating")), VECTORS)
+    data = Dataset.from_judgements(spoken(rng, 6, 12, ("pair", "vote", "rating")), VECTORS)
     users, items = known(rng, data)
     full = (users.mean @ items.mean.T).numpy()
     reliability = Reliability(data)
@@ -102,7 +102,7 @@ def test_both_steps_are_those_of_a_plain_loop(rng):
                 # Bayes, of a label that is right with 1 − ε under exp(E[log σ(ψ)]), wrong under exp(E[log σ(−ψ)]).
                 right = (1 - flip) / (1 + np.exp(-psi))
                 right /= right + flip / (1 + np.exp(psi))
-                assert float(reliability.trust.right[kind][j]) == pytest.approx(right, abs=1e-12)
+                assert float(reliability.trust.correct[kind][j]) == pytest.approx(right, abs=1e-12)
                 wrong[u, s] += float(told.weight[j]) * (1 - right)
                 count[u, s] += float(told.weight[j])
         a, b = SOURCE_PRIOR
@@ -114,13 +114,15 @@ def test_both_steps_are_those_of_a_plain_loop(rng):
                 flips[key] = (wrong[key] + ANNOTATOR_STRENGTH * rate) / (count[key] + ANNOTATOR_STRENGTH)
         ordered = [flips[key] for key in sorted(flips)]
         np.testing.assert_allclose(reliability.flips.numpy(), ordered, atol=1e-12)
-    assert (reliability.trust.right[0] == 1).all()  # ratings are not doubted
+    assert (reliability.trust.correct[0] == 1).all()  # ratings are not doubted
 
 
 @pytest.mark.parametrize("kind", ["pair", "vote"])
 def test_a_planted_share_of_reversed_labels_is_found(rng, kind):
     """Two of ten annotators reverse 30 %: where it is known what they mean, the rate is that, of the others it is 0."""
-    data = Dataset.of([replace(j, source="app", weight=1.0) for j in spoken(rng, 10, 400, (kind,))], VECTORS)
+    data = Dataset.from_judgements(
+        [replace(j, source="app", weight=1.0) for j in spoken(rng, 10, 400, (kind,))], VECTORS
+    )
     users, items = known(rng, data, spread=2.0)
     data = meant(data, users, items, rng)
     told = data.pairs if kind == "pair" else data.votes
@@ -133,7 +135,7 @@ def test_a_planted_share_of_reversed_labels_is_found(rng, kind):
     np.testing.assert_allclose(found[:2], 0.3, atol=0.06)
     assert found[2:].max() < 0.04
     # And it is known which: labels that were reversed where their users were sure of the contrary.
-    right = reliability.trust.right[2 if kind == "pair" else 1].numpy()
+    right = reliability.trust.correct[2 if kind == "pair" else 1].numpy()
     mine = (told.user < 2).numpy()
     assert right[mine & ~wrong.numpy()].mean() > right[wrong.numpy()].mean() + 0.4
     assert right[~mine].mean() > 0.97
@@ -142,7 +144,7 @@ def test_a_planted_share_of_reversed_labels_is_found(rng, kind):
 def test_an_annotator_is_a_user_in_one_source(rng):
     """Who clicks carelessly in the app may still be believed elsewhere."""
     rows = [replace(j, weight=1.0) for j in spoken(rng, 4, 500, ("pair",))]
-    data = Dataset.of(rows, VECTORS)
+    data = Dataset.from_judgements(rows, VECTORS)
     users, items = known(rng, data, spread=2.0)
     data = meant(data, users, items, rng)
     app = data.sources.index("app")
@@ -159,7 +161,9 @@ def test_an_annotator_is_a_user_in_one_source(rng):
 
 def test_whoever_means_the_opposite_is_read_backwards(rng):
     """All labels reversed: the rate stays below one, and what is said turns around."""
-    data = Dataset.of([replace(j, source="app", weight=1.0) for j in spoken(rng, 8, 400, ("pair",))], VECTORS)
+    data = Dataset.from_judgements(
+        [replace(j, source="app", weight=1.0) for j in spoken(rng, 8, 400, ("pair",))], VECTORS
+    )
     users, items = known(rng, data, spread=2.0)
     data = meant(data, users, items, rng)
     data = reverse(data, data.pairs.user == 0, "pairs")
@@ -167,34 +171,34 @@ def test_whoever_means_the_opposite_is_read_backwards(rng):
     for _ in range(200):
         reliability.update(users, items)
     assert 0.85 < float(reliability.flips[0]) <= HIGHEST_FLIP
-    assert float(reliability.trust.right[2][data.pairs.user == 0].mean()) < 0.1
+    assert float(reliability.trust.correct[2][data.pairs.user == 0].mean()) < 0.1
 
 
 def test_without_labels_the_start_remains():
     ratings = [Judgement("u", "", "rating", (text,), 0.1) for text in TEXTS]
-    data = Dataset.of(ratings, VECTORS)
+    data = Dataset.from_judgements(ratings, VECTORS)
     reliability = Reliability(data)
     users, items = known(np.random.default_rng(0), data)
     reliability.update(users, items)
     a, b = SOURCE_PRIOR
     assert reliability.source_flips.tolist() == pytest.approx([a / (a + b)])
     assert reliability.flips.tolist() == pytest.approx([a / (a + b)])
-    empty = Reliability(Dataset.of([], {}))
-    assert [len(right) for right in empty.trust.right] == [0, 0, 0]
+    empty = Reliability(Dataset.from_judgements([], {}))
+    assert [len(right) for right in empty.trust.correct] == [0, 0, 0]
 
 
 def test_what_was_learned_is_taken_up_again(rng):
-    data = Dataset.of(spoken(rng, 5, 20, ("pair", "vote", "rating")), VECTORS)
+    data = Dataset.from_judgements(spoken(rng, 5, 20, ("pair", "vote", "rating")), VECTORS)
     users, items = known(rng, data)
     one, other = Reliability(data), Reliability(data)
     for _ in range(4):
         one.update(users, items)
-    other.restore({name: tensor.clone() for name, tensor in one.state().items()})
+    other.restore({name: tensor.clone() for name, tensor in one.collect_state().items()})
     for reliability in (one, other):
         reliability.update(users, items)
     assert torch.equal(one.flips, other.flips)
     for mine, theirs in zip(
-        (*one.trust.right, *one.trust.share), (*other.trust.right, *other.trust.share), strict=True
+        (*one.trust.correct, *one.trust.share), (*other.trust.correct, *other.trust.share), strict=True
     ):
         assert torch.equal(mine, theirs)
 
@@ -214,20 +218,20 @@ def test_a_fit_finds_whose_labels_are_reversed(planted):
         replace(j, texts=j.texts[::-1]) if j.user in careless and rng.random() < 0.3 else j
         for j in planted.judgements
     ]
-    fit = Fit(Dataset.of(rows, planted.vectors), FitOptions(rank=2)).run()
+    fit = Fit(Dataset.from_judgements(rows, planted.vectors), FitOptions(rank=2)).run()
     found = fit.reliability.flips.numpy()
     bad = np.array([user in careless for user in fit.data.users])
     assert found[bad].mean() > 0.1
     assert found[~bad].max() < 0.06
     assert (found[bad][:, None] > found[~bad]).mean() > 0.97
-    flips = fit.reward().flips
+    flips = fit.build_reward_model().flips
     assert 0.02 < flips["default"] < 0.1
 
 
 def test_a_fit_doubts_nobody_who_is_clean(planted):
-    fit = Fit(Dataset.of(planted.judgements, planted.vectors), FitOptions(rank=2)).run()
+    fit = Fit(Dataset.from_judgements(planted.judgements, planted.vectors), FitOptions(rank=2)).run()
     assert fit.reliability.flips.max() < 0.04
-    assert fit.reward().flip("default") < 0.02
+    assert fit.build_reward_model().flip("default") < 0.02
 
 
 # ---------------------------------------------------------------- influence
@@ -241,7 +245,7 @@ def test_an_account_of_a_thousand_judgements_is_capped(rng):
     )
     rows = [replace(j, weight=1.0, source="app") for j in crowd]
     rows += [replace(j, weight=1.0, source="app", user="loud") for j in loud]
-    data = Dataset.of(rows, VECTORS)
+    data = Dataset.from_judgements(rows, VECTORS)
     users, items = known(rng, data)
     reliability = Reliability(data)
     number = data.users.index("loud")
@@ -252,7 +256,7 @@ def test_an_account_of_a_thousand_judgements_is_capped(rng):
 
     scales = RatingScales(torch.zeros(1).double(), torch.ones(1).double())
     ones = tuple(torch.ones_like(share) for share in reliability.trust.share)
-    free = Trust(reliability.trust.right, ones)
+    free = Trust(reliability.trust.correct, ones)
 
     def alone(user: int | None, trust: Trust):
         """Messages to items of one user, or of all the others."""
@@ -266,17 +270,19 @@ def test_an_account_of_a_thousand_judgements_is_capped(rng):
         )
         cut = [
             tuple(column[k] for column, k in zip(side, keep, strict=True))
-            for side in (trust.right, trust.share)
+            for side in (trust.correct, trust.share)
         ]
-        return item_messages(some, users, items, scales, Trust(*cut))
+        return compute_item_messages(some, users, items, scales, Trust(*cut))
 
     capped, uncapped = alone(number, reliability.trust), alone(number, free)
     torch.testing.assert_close(capped.precision, 0.3 * uncapped.precision)
     torch.testing.assert_close(capped.linear, 0.3 * uncapped.linear)
     others = alone(None, reliability.trust)
-    whole = item_messages(data, users, items, scales, reliability.trust)
+    whole = compute_item_messages(data, users, items, scales, reliability.trust)
     torch.testing.assert_close(whole.precision, others.precision + capped.precision)
-    of_itself = (user_messages(data, users, items, scales, trust) for trust in (reliability.trust, free))
+    of_itself = (
+        compute_user_messages(data, users, items, scales, trust) for trust in (reliability.trust, free)
+    )
     for column in zip(*((m.precision, m.linear) for m in of_itself), strict=True):
         torch.testing.assert_close(*column)
 
@@ -288,7 +294,7 @@ def test_the_cap_grows_with_what_accounts_usually_say(rng):
         for u in range(20)
         for i in range(8000 if u == 0 else 400)
     ]
-    data = Dataset.of(rows, VECTORS)
+    data = Dataset.from_judgements(rows, VECTORS)
     (_, share, _) = Reliability(data).trust.share
     average = 0.5 * (8000 + 19 * 400) / 20
     cap = INFLUENCE * average
@@ -302,7 +308,7 @@ def test_sources_are_capped_one_by_one(rng):
     rows = [Judgement("u", "", "vote", (TEXTS[i % 20],), 1.0, source="bulk") for i in range(1000)]
     rows += [Judgement("u", "", "vote", (TEXTS[i % 20],), 1.0, source="app") for i in range(10)]
     rows += [Judgement(f"v{u}", "", "vote", (TEXTS[u],), 1.0, source="app") for u in range(20)]
-    data = Dataset.of(rows, VECTORS)
+    data = Dataset.from_judgements(rows, VECTORS)
     (_, share, _) = Reliability(data).trust.share
     of_app = (data.votes.source == data.sources.index("app")).numpy()
     assert (share.numpy()[of_app] == 1).all()

@@ -6,7 +6,7 @@ import pytest
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
 from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions
-from penchant.models.fitting.taste_families import ATTRIBUTES, COMPONENTS, FAMILIES, directions
+from penchant.models.fitting.taste_families import ATTRIBUTES, COMPONENTS, FAMILIES, compute_directions
 from penchant.models.fitting.tuning import Choice
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.taste.observations import Pair, Vote
@@ -42,13 +42,13 @@ def written(rng) -> tuple[Fit, np.ndarray, np.ndarray]:
         Judgement("u0", "", "vote", (text,), 1.0 if i % 2 else -1.0) for i, text in enumerate(texts)
     ] + rows
     known = {("", text): vector for text, vector in zip(texts, vectors, strict=True)}
-    return Fit(Dataset.of(rows, known), FitOptions(rank=0, rounds=2)).run(), vectors, topic
+    return Fit(Dataset.from_judgements(rows, known), FitOptions(rank=0, rounds=2)).run(), vectors, topic
 
 
 def test_components_have_unit_variance_and_share_the_prior_variance(written):
     """Against the eigenvectors of the embedding's covariance, standardised as the fit sees it."""
     fit, vectors, _ = written
-    loadings, shares = fit.content_directions(8)
+    loadings, shares = fit.compute_content_directions(8)
     assert loadings.shape == (fit.standardiser.width, 8)
     assert shares.sum() == pytest.approx(1.0)
     x = fit.standardiser(vectors)
@@ -64,7 +64,7 @@ def test_components_have_unit_variance_and_share_the_prior_variance(written):
 
 def test_there_are_no_more_components_than_the_embedding_varies_in(written):
     fit, vectors, _ = written
-    loadings, shares = fit.content_directions(64)
+    loadings, shares = fit.compute_content_directions(64)
     assert loadings.shape[1] == len(shares) == EMBEDDED
     # All components with their shares are the linear kernel itself, up to its scale.
     x = fit.standardiser(vectors)[:, :EMBEDDED]
@@ -78,10 +78,12 @@ def test_there_are_no_more_components_than_the_embedding_varies_in(written):
 def test_texts_that_are_all_alike_have_no_components(rng):
     row = rng.normal(size=4 + len(ATTRIBUTE_NAMES)).astype(np.float16)
     rows = [Judgement("u", "", "vote", (text,), 1.0) for text in "abc"]
-    fit = Fit(Dataset.of(rows, {("", text): row for text in "abc"}), FitOptions(rank=0, rounds=1)).run()
-    loadings, shares = fit.content_directions(32)
+    fit = Fit(
+        Dataset.from_judgements(rows, {("", text): row for text in "abc"}), FitOptions(rank=0, rounds=1)
+    ).run()
+    loadings, shares = fit.compute_content_directions(32)
     assert (loadings.shape, shares.shape) == ((fit.standardiser.width, 0), (0,))
-    reward = Choice(tastes="content-32", taste_variance=1.0).shape(fit.reward(), fit)
+    reward = Choice(tastes="content-32", taste_variance=1.0).apply(fit.build_reward_model(), fit)
     assert reward.q == 1
 
 
@@ -89,7 +91,9 @@ def test_texts_that_are_all_alike_have_no_components(rng):
 def test_a_content_taste_likes_what_is_near_what_was_liked(written, kind):
     """One text of a topic liked, by somebody of whom nothing else is known: the topic's other texts rise most."""
     fit, vectors, topic = written
-    reward = Choice(tastes="content-32", taste_variance=1.0).shape(fit.reward(remember=False), fit)
+    reward = Choice(tastes="content-32", taste_variance=1.0).apply(
+        fit.build_reward_model(with_memory=False), fit
+    )
     items = reward.describe(vectors)
     nobody = UserPosterior.at_prior(reward.population)
     for liked in range(TOPICS):
@@ -108,7 +112,7 @@ def test_a_content_taste_likes_what_is_near_what_was_liked(written, kind):
 
 def test_without_content_tastes_a_user_of_rank_0_likes_nothing_in_particular(written):
     fit, vectors, _ = written
-    reward = fit.reward(remember=False)
+    reward = fit.build_reward_model(with_memory=False)
     items = reward.describe(vectors)
     nobody = UserPosterior.at_prior(reward.population)
     gain = nobody.learn(Vote(items[0], 1)).utility(items).mean - nobody.utility(items).mean
@@ -118,7 +122,7 @@ def test_without_content_tastes_a_user_of_rank_0_likes_nothing_in_particular(wri
 def test_named_attributes_are_columns_behind_the_embedding(written):
     fit, _, _ = written
     for name, relative in ATTRIBUTES.items():
-        loadings, shares = directions(name, fit)
+        loadings, shares = compute_directions(name, fit)
         assert loadings.shape == (fit.standardiser.width, len(relative))
         np.testing.assert_array_equal(shares, list(relative.values()))
         for column, attribute in zip(loadings.T, relative, strict=True):
@@ -128,14 +132,14 @@ def test_named_attributes_are_columns_behind_the_embedding(written):
 
 def test_families_are_joined_by_a_plus(written):
     fit, _, _ = written
-    one, two = directions("length", fit), directions("content-64", fit)
-    both = directions("length+content-64", fit)
+    one, two = compute_directions("length", fit), compute_directions("content-64", fit)
+    both = compute_directions("length+content-64", fit)
     for found, parts in zip(both, zip(one, two, strict=True), strict=True):
         np.testing.assert_array_equal(found, np.concatenate(parts, axis=-1))
-    loadings, shares = directions("none", fit)
+    loadings, shares = compute_directions("none", fit)
     assert (loadings.shape, shares.shape) == ((fit.standardiser.width, 0), (0,))
     with pytest.raises(KeyError):
-        directions("astrology", fit)
+        compute_directions("astrology", fit)
 
 
 def test_every_family_that_is_tried_is_known(written):
@@ -143,6 +147,6 @@ def test_every_family_that_is_tried_is_known(written):
     assert FAMILIES.keys() == ATTRIBUTES.keys() | COMPONENTS.keys()
     for name, sizes in FAMILIES.items():
         for size in sizes:
-            reward = Choice(tastes=name, taste_variance=size).shape(fit.reward(), fit)
-            assert reward.q == 1 + len(directions(name, fit)[1])
+            reward = Choice(tastes=name, taste_variance=size).apply(fit.build_reward_model(), fit)
+            assert reward.q == 1 + len(compute_directions(name, fit)[1])
             assert np.linalg.eigvalsh(reward.population.precisions[0]).min() > 0

@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from penchant.models.fitting.text_fit import INTERCEPT_VARIANCE, gradient, regress, tune
+from penchant.models.fitting.text_fit import (
+    INTERCEPT_VARIANCE,
+    compute_gradient,
+    fit_regression,
+    tune_hyperparameters,
+)
 from penchant.models.taste.text_prior import Standardiser
 
 HYPER = np.array([-0.5, -1.5, -1.0])  # log variance of block 0, of block 1, log τ²
@@ -36,14 +41,14 @@ def test_the_evidence_is_that_of_the_marginal_gaussian(messages):
     cov = x[told] @ torch.diag(prior_variance()) @ x[told].T + noise
     expected = MultivariateNormal(torch.zeros(int(told.sum()), dtype=x.dtype), cov).log_prob(target[told])
     constant = 0.5 * int(told.sum()) * np.log(2 * np.pi)
-    found = regress(x, BLOCKS, target, precision, HYPER)
+    found = fit_regression(x, BLOCKS, target, precision, HYPER)
     assert found.log_evidence == pytest.approx(float(expected) + constant, rel=1e-10)
 
 
 def test_the_posterior_is_a_direct_solve(messages):
     x, target, precision = messages
     told = precision > 0
-    found = regress(x, BLOCKS, target, precision, HYPER)
+    found = fit_regression(x, BLOCKS, target, precision, HYPER)
     # Kriging form: prior covariance times inverse of the marginal covariance, nothing shared with the weight form.
     prior, rows = torch.diag(prior_variance()), x[told]
     marginal = rows @ prior @ rows.T + torch.diag(float(np.exp(HYPER[-1])) + 1 / precision[told])
@@ -56,9 +61,13 @@ def test_the_posterior_is_a_direct_solve(messages):
 
 def test_the_gradient_is_that_of_finite_differences(messages):
     x, target, precision = messages
-    found = gradient(x, BLOCKS, target, precision, regress(x, BLOCKS, target, precision, HYPER))
+    found = compute_gradient(
+        x, BLOCKS, target, precision, fit_regression(x, BLOCKS, target, precision, HYPER)
+    )
     for i, step in enumerate(np.eye(3) * 1e-5):
-        up, down = (regress(x, BLOCKS, target, precision, HYPER + s).log_evidence for s in (step, -step))
+        up, down = (
+            fit_regression(x, BLOCKS, target, precision, HYPER + s).log_evidence for s in (step, -step)
+        )
         assert found[i] == pytest.approx((up - down) / 2e-5, rel=1e-5, abs=1e-7)
 
 
@@ -67,8 +76,8 @@ def test_items_nobody_judged_say_nothing(messages):
     told = precision > 0
     garbage = torch.where(told, target, torch.full_like(target, 1e6))
     found, fewer = (
-        regress(x, BLOCKS, garbage, precision, HYPER),
-        regress(x[told], BLOCKS, target[told], precision[told], HYPER),
+        fit_regression(x, BLOCKS, garbage, precision, HYPER),
+        fit_regression(x[told], BLOCKS, target[told], precision[told], HYPER),
     )
     torch.testing.assert_close(found.mean, fewer.mean, rtol=0, atol=1e-12)
     assert found.log_evidence == pytest.approx(fewer.log_evidence)
@@ -76,7 +85,7 @@ def test_items_nobody_judged_say_nothing(messages):
 
 def test_without_any_message_the_prior_remains(messages):
     x, target, precision = messages
-    found = regress(x, BLOCKS, target, torch.zeros_like(precision), HYPER)
+    found = fit_regression(x, BLOCKS, target, torch.zeros_like(precision), HYPER)
     torch.testing.assert_close(found.mean, torch.zeros(6, dtype=x.dtype))
     torch.testing.assert_close(found.cov, torch.diag(prior_variance()))
     assert found.log_evidence == 0.0
@@ -84,12 +93,12 @@ def test_without_any_message_the_prior_remains(messages):
 
 def test_single_precision_features_lose_nothing_that_matters(messages):
     x, target, precision = messages
-    exact, single = (regress(y, BLOCKS, target, precision, HYPER) for y in (x, x.float()))
+    exact, single = (fit_regression(y, BLOCKS, target, precision, HYPER) for y in (x, x.float()))
     torch.testing.assert_close(single.mean, exact.mean, rtol=0, atol=1e-5)
     assert single.log_evidence == pytest.approx(exact.log_evidence, rel=1e-5)
     np.testing.assert_allclose(
-        gradient(x.float(), BLOCKS, target, precision, single),
-        gradient(x, BLOCKS, target, precision, exact),
+        compute_gradient(x.float(), BLOCKS, target, precision, single),
+        compute_gradient(x, BLOCKS, target, precision, exact),
         rtol=1e-4,
         atol=1e-4,
     )
@@ -98,11 +107,13 @@ def test_single_precision_features_lose_nothing_that_matters(messages):
 def test_tuning_climbs_to_a_stationary_point(messages):
     x, target, precision = messages
     start = np.array([2.0, 2.0, -6.0])
-    few, many = (tune(x, BLOCKS, target, precision, start, max_steps=steps) for steps in (3, 200))
-    values = [regress(x, BLOCKS, target, precision, h).log_evidence for h in (start, few, many)]
+    few, many = (
+        tune_hyperparameters(x, BLOCKS, target, precision, start, max_steps=steps) for steps in (3, 200)
+    )
+    values = [fit_regression(x, BLOCKS, target, precision, h).log_evidence for h in (start, few, many)]
     assert values == sorted(values)
     assert values[1] > values[0] + 1
-    slope = gradient(x, BLOCKS, target, precision, regress(x, BLOCKS, target, precision, many))
+    slope = compute_gradient(x, BLOCKS, target, precision, fit_regression(x, BLOCKS, target, precision, many))
     inside = (many > -13.9) & (many < 3.9)
     np.testing.assert_allclose(slope[inside], 0, atol=1e-2)
     assert slope[~inside & (many < 0)].max(initial=-1.0) <= 0  # at the lower bound it would go lower still
@@ -114,7 +125,7 @@ def test_tuning_finds_which_block_matters_and_how_much_is_left(rng):
     precision = torch.tensor(rng.uniform(2, 50, 400))
     signal = x @ torch.tensor([1.0, -1.0, 0.8, 0.0, 0.0, 0.3], dtype=x.dtype)
     noise = torch.tensor(rng.normal(size=400)) * (0.5 + 1 / precision).sqrt()
-    found = tune(x, BLOCKS, signal + noise, precision, np.zeros(3), max_steps=100)
+    found = tune_hyperparameters(x, BLOCKS, signal + noise, precision, np.zeros(3), max_steps=100)
     assert np.exp(found[0]) > 0.2
     assert np.exp(found[1]) < 0.02
     assert np.exp(found[2]) == pytest.approx(0.5, rel=0.25)
@@ -123,11 +134,13 @@ def test_tuning_finds_which_block_matters_and_how_much_is_left(rng):
 def test_tuning_moves_no_further_than_its_reach(messages):
     x, target, precision = messages
     start = np.array([2.0, -13.5, -6.0])
-    near, far = (tune(x, BLOCKS, target, precision, start, max_steps=50, reach=r) for r in (0.5, 100.0))
+    near, far = (
+        tune_hyperparameters(x, BLOCKS, target, precision, start, max_steps=50, reach=r) for r in (0.5, 100.0)
+    )
     assert np.abs(near - start).max() == pytest.approx(0.5)
     assert near[1] >= -14.0
     assert np.abs(far - start).max() > 2
-    values = [regress(x, BLOCKS, target, precision, h).log_evidence for h in (start, near, far)]
+    values = [fit_regression(x, BLOCKS, target, precision, h).log_evidence for h in (start, near, far)]
     assert values == sorted(values)
 
 
@@ -146,8 +159,8 @@ def test_the_radial_basis_learns_what_is_not_linear(rng):
             blocks = torch.tensor([0, 0, 0, 1])
         precision = torch.where(torch.arange(500) < 350, 25.0, 0.0).double()  # the others are new
         start = np.full(int(blocks[-1]) + 1, -1.0)
-        hyper = tune(x, blocks, target, precision, start, max_steps=30)
-        found = regress(x, blocks, target, precision, hyper)
+        hyper = tune_hyperparameters(x, blocks, target, precision, start, max_steps=30)
+        found = fit_regression(x, blocks, target, precision, hyper)
         error = signal[350:] - (x[350:] @ found.mean).numpy()
         left[name] = error.var() / signal[350:].var()
         spread = ((x[350:] @ found.cov) * x[350:]).sum(1).numpy() + found.residual_variance

@@ -19,9 +19,9 @@ from penchant.models.fitting.tuning import (
     MIN_USERS,
     TEMPERATURES,
     Choice,
-    HeldOut,
-    Tuned,
-    best_temperature,
+    HeldOutUsers,
+    TunedModel,
+    find_best_temperature,
     fit_reward,
 )
 from penchant.models.taste.items import Items
@@ -43,7 +43,7 @@ def agreeing(plant):
 
 
 @pytest.fixture(scope="module")
-def tuned(differing) -> Tuned:
+def tuned(differing) -> TunedModel:
     return fit_reward(differing.judgements, differing.vectors, options=QUICK, ranks=(0, 2))
 
 
@@ -85,7 +85,7 @@ def test_every_taste_is_tried_beside_the_chosen_rank_and_archetypes(tuned):
     assert len(tuned.reward.population.weights) == tuned.choice.archetypes
 
 
-def tune_cheaply(planted, **arguments) -> Tuned:
+def tune_cheaply(planted, **arguments) -> TunedModel:
     return fit_reward(
         planted.judgements, planted.vectors, mode="warm", options=QUICK, ranks=(0, 2), **arguments
     )
@@ -99,7 +99,7 @@ def cheap(monkeypatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(differing) -> Tuned:
+def whole(differing) -> TunedModel:
     """What `tune_cheaply` makes of `differing`, uninterrupted."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "FAMILIES", {"length": (0.1,)})
@@ -127,8 +127,8 @@ def test_with_few_users_nothing_is_chosen(plant):
 def test_the_memory_may_be_left_out(plant):
     small = plant(n_users=30, seed=9)
     with_memory, without = (
-        fit_reward(small.judgements, small.vectors, options=QUICK, remember=remember).reward
-        for remember in (True, False)
+        fit_reward(small.judgements, small.vectors, options=QUICK, with_memory=with_memory).reward
+        for with_memory in (True, False)
     )
     assert len(with_memory.memory.rows) > 0
     assert without.memory.rows == {}
@@ -151,7 +151,7 @@ def test_progress_names_what_is_tried(plant):
 
 @pytest.mark.parametrize("mode", ["cold", "warm"])
 def test_held_out_users_are_not_fitted_to(differing, mode):
-    held_out = HeldOut(differing.judgements, differing.vectors, mode)
+    held_out = HeldOutUsers(differing.judgements, differing.vectors, mode)
     fitted = {j.user for j in held_out.train}
     assert fitted.isdisjoint(held_out.users)
     assert len(held_out.users) == len(set(held_out.users))
@@ -169,7 +169,7 @@ def test_the_largest_source_does_not_choose_alone(plant, monkeypatch):
     few = plant(kinds=("rating",), n_users=60, per_user=26, seed=2)
     rows = [replace(j, source="many", user=f"many {j.user}") for j in many.judgements]
     rows += [replace(j, source="few") for j in few.judgements]
-    users = HeldOut(rows, many.vectors, "warm").users
+    users = HeldOutUsers(rows, many.vectors, "warm").users
     from_many = sum(user.startswith("many") for user in users)
     assert from_many == 30
     assert 5 < len(users) - from_many < 30
@@ -190,15 +190,17 @@ def test_the_temperature_that_drew_the_choices_is_found(rng, make_items):
         first = rng.random(8_000) < expit(truth * (a - b))
         better, worse = np.where(first, a, b), np.where(first, b, a)
         adapted = Adapted({0: certain.beliefs}, items(better), items(worse), np.zeros((8_000, 2), np.int64))
-        assert best_temperature(Forecast([adapted])) == pytest.approx(truth, rel=0.05)
+        assert find_best_temperature(Forecast([adapted])) == pytest.approx(truth, rel=0.05)
 
 
 def test_a_choice_gives_a_model_its_tastes_and_temperature(differing):
-    fit = Fit(Dataset.of(differing.judgements[:50], differing.vectors), FitOptions(rank=1, rounds=2)).run()
-    reward = fit.reward()
-    plain = Choice(temperature=1.5).shape(reward, fit)
+    fit = Fit(
+        Dataset.from_judgements(differing.judgements[:50], differing.vectors), FitOptions(rank=1, rounds=2)
+    ).run()
+    reward = fit.build_reward_model()
+    plain = Choice(temperature=1.5).apply(reward, fit)
     assert (plain.q, plain.temperature) == (reward.q, 1.5)
-    shaped = Choice(tastes="style", taste_variance=0.03).shape(reward, fit)
+    shaped = Choice(tastes="style", taste_variance=0.03).apply(reward, fit)
     style = ATTRIBUTES["style"]
     assert shaped.q == reward.q + len(style)
     variances = np.diag(shaped.population.prior.covariances[0])[reward.q :]

@@ -9,16 +9,16 @@ from scipy.optimize import minimize_scalar
 
 from penchant.models.fitting import messages as messages_module
 from penchant.models.fitting.dataset import Dataset
-from penchant.models.fitting.messages import Messages, item_messages, user_messages
+from penchant.models.fitting.messages import Messages, compute_item_messages, compute_user_messages
 from penchant.models.fitting.variational import (
     MIN_SLOPE,
     RATING_NOISE,
     Factors,
     RatingScales,
     Trust,
-    by_source,
-    leading_directions,
-    utilities,
+    compute_utilities,
+    find_leading_directions,
+    sum_by_source,
 )
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.taste.likelihood import compute_site
@@ -55,7 +55,7 @@ def data(rng) -> Dataset:
                 rows.append(judgement("rating", user, a, value=value, source=source, weight=weight))
             case _:
                 rows.append(judgement("ranking", user, a, b, c, weight=weight))
-    return Dataset.of(rows, {("", t): np.zeros(3, np.float16) for t in texts})
+    return Dataset.from_judgements(rows, {("", t): np.zeros(3, np.float16) for t in texts})
 
 
 def factors(rng, n: int, known: int, *, spread: float = 0.3) -> Factors:
@@ -105,7 +105,7 @@ def loops(data: Dataset, users: Factors, items: Factors, scales: RatingScales, t
         for j in range(len(told)):
             u, x, o, s = (int(column[j]) for column in (told.user, told.item, told.other, told.source))
             value, weight = float(told.value[j]), float(told.weight[j])
-            right, share = float(trust.right[kind][j]), float(trust.share[kind][j])
+            right, share = float(trust.correct[kind][j]), float(trust.share[kind][j])
             if kind == 0:
                 target = (value - float(scales.offset[s])) / float(scales.slope[s])
                 d, second, w = g[x], gg[x], 1 / RATING_NOISE
@@ -138,17 +138,17 @@ def conditioned(precision, linear, known: int) -> tuple[np.ndarray, np.ndarray]:
 def test_messages_are_those_of_plain_loops(data, state):
     of_users, of_items = loops(data, *state)
     for found, (precision, linear) in [
-        (user_messages(data, *state), conditioned(*of_users, known=0)),
-        (item_messages(data, *state), conditioned(*of_items, known=1)),
+        (compute_user_messages(data, *state), conditioned(*of_users, known=0)),
+        (compute_item_messages(data, *state), conditioned(*of_items, known=1)),
     ]:
         np.testing.assert_allclose(found.precision.numpy(), precision, atol=1e-10)
         np.testing.assert_allclose(found.linear.numpy(), linear, atol=1e-10)
 
 
 def test_chunks_change_nothing(data, state, monkeypatch):
-    whole = [messages(data, *state) for messages in (user_messages, item_messages)]
+    whole = [messages(data, *state) for messages in (compute_user_messages, compute_item_messages)]
     monkeypatch.setattr(messages_module, "CHUNK_NUMBERS", 4 * (2 + K) ** 2)  # four judgements
-    for before, messages in zip(whole, (user_messages, item_messages), strict=True):
+    for before, messages in zip(whole, (compute_user_messages, compute_item_messages), strict=True):
         after = messages(data, *state)
         torch.testing.assert_close(after.precision, before.precision, rtol=0, atol=1e-12)
         torch.testing.assert_close(after.linear, before.linear, rtol=0, atol=1e-12)
@@ -161,7 +161,7 @@ def test_with_known_items_ratings_give_exact_regression(rng, data):
     ratings_only = replace(data, votes=data.votes[:0], pairs=data.pairs[:0])
     prior = np.diag([0.5, 1.0, 2.0])
     trust = believed(ratings_only)
-    mean, cov = user_messages(ratings_only, users, items, scales, trust).posterior(
+    mean, cov = compute_user_messages(ratings_only, users, items, scales, trust).compute_posterior(
         torch.tensor(np.linalg.inv(prior)), torch.zeros(3).double()
     )
     for u in range(len(data.users)):
@@ -190,12 +190,12 @@ def test_batch_and_online_agree_on_one_logistic_judgement(rng, make_items):
         (Vote(a, -1), judgement("vote", "u", keys[0], value=-1.0)),
         (Pair(a, b, weight=0.3), judgement("pair", "u", *keys, weight=0.3)),
     ]:
-        data = Dataset.of([row], vectors)
+        data = Dataset.from_judgements([row], vectors)
         known = Factors(items.mean[: len(data.keys)], items.cov[: len(data.keys)], items.free)
         user = Factors(torch.tensor([[1.0, 0, 0, 0]]).double(), torch.zeros(1, 4, 4).double(), [1, 2, 3])
         for _ in range(200):
-            messages = user_messages(data, user, known, nothing_rated, believed(data))
-            mean, cov = messages.posterior(torch.tensor(prior), torch.zeros(3).double())
+            messages = compute_user_messages(data, user, known, nothing_rated, believed(data))
+            mean, cov = messages.compute_posterior(torch.tensor(prior), torch.zeros(3).double())
             user.mean[:, 1:], user.cov[:, 1:, 1:] = mean, cov
         certain = type(a)(a.base, 0 * a.base, a.directions, 0 * a.directions, a.keys)
         other = type(b)(b.base, 0 * b.base, b.directions, 0 * b.directions, b.keys)
@@ -213,7 +213,7 @@ def test_posterior_of_messages(rng):
     precision = torch.tensor(rng.normal(size=(3, 2, 2)))
     messages = Messages(precision @ precision.transpose(1, 2), torch.tensor(rng.normal(size=(3, 2))))
     prior, linear = torch.tensor([[2.0, 0.5], [0.5, 1.0]]).double(), torch.tensor([0.3, -0.1]).double()
-    mean, cov = messages.posterior(prior, linear)
+    mean, cov = messages.compute_posterior(prior, linear)
     for i in range(3):
         total = messages.precision[i] + prior
         torch.testing.assert_close(total @ mean[i], messages.linear[i] + linear)
@@ -225,17 +225,18 @@ def test_utilities_of_what_was_judged(data, state):
     users, items, _, _ = state
     full = (users.mean @ items.mean.T).numpy()
     for told in (data.ratings, data.votes):
-        np.testing.assert_allclose(utilities(users, items, told).numpy(), full[told.user, told.item])
+        np.testing.assert_allclose(compute_utilities(users, items, told).numpy(), full[told.user, told.item])
     pairs = data.pairs
     np.testing.assert_allclose(
-        utilities(users, items, pairs).numpy(), full[pairs.user, pairs.item] - full[pairs.user, pairs.other]
+        compute_utilities(users, items, pairs).numpy(),
+        full[pairs.user, pairs.item] - full[pairs.user, pairs.other],
     )
-    assert len(utilities(users, items, pairs[:0])) == 0
+    assert len(compute_utilities(users, items, pairs[:0])) == 0
 
 
 def test_sums_by_source(data):
     told = data.ratings
-    found = by_source(data, told, told.value)
+    found = sum_by_source(data, told, told.value)
     sources = told.source.numpy()
     np.testing.assert_allclose(found.numpy(), [told.value.numpy()[sources == s].sum() for s in range(2)])
 
@@ -245,9 +246,9 @@ def test_a_label_that_is_wrong_as_likely_as_right_says_nothing_of_the_direction(
     users, items, scales, trust = state
 
     def heard(r: float) -> Messages:
-        right = tuple(torch.full_like(kept, r) for kept in trust.right)
+        right = tuple(torch.full_like(kept, r) for kept in trust.correct)
         none_rated = replace(data, ratings=data.ratings[:0])
-        return user_messages(none_rated, users, items, scales, Trust(right, trust.share))
+        return compute_user_messages(none_rated, users, items, scales, Trust(right, trust.share))
 
     half, sure, reversed_ = heard(0.5), heard(1.0), heard(0.0)
     torch.testing.assert_close(half.precision, sure.precision)
@@ -261,7 +262,11 @@ def test_directions_start_from_the_leading_singular_vectors(data, state):
     left = np.zeros_like(full)
     count = np.zeros(len(data.keys))
     for u, x, target, w in zip(
-        data.ratings.user, data.ratings.item, scales.targets(data.ratings), data.ratings.weight, strict=True
+        data.ratings.user,
+        data.ratings.item,
+        scales.compute_targets(data.ratings),
+        data.ratings.weight,
+        strict=True,
     ):
         left[u, x] += float(w) * (float(target) - full[u, x])
         count[x] += 1
@@ -275,15 +280,15 @@ def test_directions_start_from_the_leading_singular_vectors(data, state):
         left[u, b] -= surprise
         count[a] += 1
         count[b] += 1
-    z, v = leading_directions(data, users, items, scales, rank=2, seed=0)
+    z, v = find_leading_directions(data, users, items, scales, rank=2, seed=0)
     u, s, vt = np.linalg.svd(left, full_matrices=False)
     n = len(data.users)
     np.testing.assert_allclose((z.numpy().T @ z.numpy()) / n, np.eye(2), atol=1e-9)
     found = z.numpy() @ (v.numpy() * (count[:, None] + 10)).T / n
     np.testing.assert_allclose(found, (u[:, :2] * s[:2]) @ vt[:2], atol=1e-6)
-    again = leading_directions(data, users, items, scales, rank=2, seed=0)
+    again = find_leading_directions(data, users, items, scales, rank=2, seed=0)
     torch.testing.assert_close(again[0], z, rtol=0, atol=0)
-    wide, _ = leading_directions(data, users, items, scales, rank=50, seed=0)
+    wide, _ = find_leading_directions(data, users, items, scales, rank=50, seed=0)
     assert wide.shape == (n, 6)  # as many as there are items
 
 
@@ -318,11 +323,11 @@ def test_targets_undo_the_scale(data):
     scales = RatingScales(torch.tensor([0.1, -0.2], **DOUBLE), torch.tensor([0.4, 0.7], **DOUBLE))
     source = data.ratings.source.numpy()
     expected = (data.ratings.value.numpy() - np.array([0.1, -0.2])[source]) / np.array([0.4, 0.7])[source]
-    np.testing.assert_allclose(scales.targets(data.ratings).numpy(), expected)
+    np.testing.assert_allclose(scales.compute_targets(data.ratings).numpy(), expected)
 
 
 def test_the_first_guess_is_the_mean_and_half_the_variance(data):
-    scales = RatingScales.of(data)
+    scales = RatingScales.from_ratings(data)
     for s in range(2):
         values = data.ratings.value[data.ratings.source == s].numpy()
         assert float(scales.offset[s]) == pytest.approx(values.mean())
@@ -331,7 +336,7 @@ def test_the_first_guess_is_the_mean_and_half_the_variance(data):
 
 def test_ratings_that_never_differ_have_the_least_slope(data):
     equal = replace(data, ratings=replace(data.ratings, value=torch.full_like(data.ratings.value, 0.4)))
-    scales = RatingScales.of(equal)
+    scales = RatingScales.from_ratings(equal)
     assert scales.slope.tolist() == [MIN_SLOPE] * 2
     scales.update(equal, torch.zeros_like(equal.ratings.value))
     assert scales.slope.tolist() == [MIN_SLOPE] * 2

@@ -307,7 +307,7 @@ def test_commands_say_why_they_do_not(serve, store, fresh, tmp_path):
     cut_short = run("restore", file, **fresh.place)
     assert cut_short.exit_code == 1
     assert "cut short" in cut_short.output
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".backup")] == []
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".partial")] == []
 
 
 def test_a_backup_that_fails_leaves_no_file(serve, store, tmp_path, monkeypatch):
@@ -316,7 +316,7 @@ def test_a_backup_that_fails_leaves_no_file(serve, store, tmp_path, monkeypatch)
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("penchant.service.cli.store.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     done = run("backup", tmp_path / "backup.zip", **store.place)
     assert done.exit_code == 1
     assert "No space left on device" in done.output
