@@ -117,6 +117,6 @@ class Preparation:
         builder.telemetry.upgrade_users_done.set(done)
         with builder.store.writing() as connection:
             now = builder.store.clock()
-            wanted = bundles.tell_progress(connection, self._version, done=done, total=total, now=now)
+            wanted = bundles.record_progress(connection, self._version, done=done, total=total, now=now)
         if not wanted:
             self.stop()

@@ -53,7 +53,7 @@ def stored(connection: Connection, version: str) -> Bundle:
     Raises:
         BundleError: It is not there, or damaged.
     """
-    found = bundles.archive(connection, version)
+    found = bundles.find_archive(connection, version)
     if found is None:
         raise BundleError(f"the store does not hold the bundle {version}")
     bundle = unpacked(found)
@@ -76,7 +76,7 @@ def in_use(connection: Connection, settings: Settings, shipped: Bundle | None = 
     if settings.bundle is not None:
         return load_bundle(settings)
     try:
-        version = activations.active(connection)
+        version = activations.find_active(connection)
         if version is not None:
             return stored(connection, version)
         return shipped or Bundle.load(DEFAULT_BUNDLE)
@@ -104,7 +104,7 @@ def bundle_at_start(
     """
     with store.reading() as connection:
         bundle = pinned or in_use(connection, settings, shipped)
-        if activations.active(connection) is not None:
+        if activations.find_active(connection) is not None:
             return bundle
     archive, features = packed(bundle), bundle.manifest.encoder.features
     with store.writing() as connection:

@@ -95,7 +95,7 @@ class Upgrades:
     def _look(self) -> float | None:
         """Does what the store asks for; returns after how many seconds to look again, None: when something is told."""
         with self.builder.store.reading() as connection:
-            active, wanted = activations.active(connection), bundles.preparing(connection)
+            active, wanted = activations.find_active(connection), bundles.find_preparing(connection)
         current = self.models.current.bundle.version
         if self.is_pinned:
             if wanted is not None or active != current:
@@ -111,7 +111,7 @@ class Upgrades:
         except (BundleError, StartError) as error:
             self._give_up(wanted, str(error))
             return None
-        with bundles.alone_to_prepare(self.builder.store) as mine:
+        with bundles.preparation_lock(self.builder.store) as mine:
             if not mine or not self._prepare(model):
                 return self.builder.settings.change_poll_seconds  # the other may end before it has done it
         return 0.0
@@ -193,7 +193,7 @@ class Upgrades:
         """The bundle is not activated, anywhere; False."""
         log.error("upgrade_given_up", bundle=version, message=why)
         with self.builder.store.writing() as connection:
-            bundles.fail(connection, version, why, now=self.builder.store.clock())
+            bundles.mark_failed(connection, version, why, now=self.builder.store.clock())
         return False
 
     def _show(self) -> None:

@@ -91,19 +91,19 @@ def _go_back(connection: "Connection", to: str | None) -> list[str]:
     """Changes what ranks; what there is to say of it once that is durable."""
     from penchant.service.store import activations, bundles
 
-    active, coming, now = activations.active(connection), bundles.preparing(connection), time.time()
+    active, coming, now = activations.find_active(connection), bundles.find_preparing(connection), time.time()
     said = []
     if coming is not None:
-        bundles.fail(connection, coming, "called off", now=now)
+        bundles.mark_failed(connection, coming, "called off", now=now)
         said = [f"{coming} is called off"]
         if to in (None, active):
             return [*said, f"{active} goes on ranking"]
-    target = to or activations.previous(connection)
+    target = to or activations.find_previous(connection)
     if target is None:
         stop("there is no bundle to go back to", code=1)
     if target == active:
         stop(f"{target} ranks already", code=1)
-    found = bundles.find(connection, target)
+    found = bundles.find_bundle(connection, target)
     if found is None or found.status != "ready":
         stop(f"the store holds no bundle {target} that has ranked", code=1)
     activations.activate(connection, target, now=now)
@@ -127,8 +127,8 @@ def _begin(store: "Store", bundle: "Bundle", *, accept_loss: bool) -> None:
 
     features = bundle.manifest.encoder.features
     with store.reading() as connection:
-        version = activations.active(connection)
-        before = None if version is None else bundles.find(connection, version)
+        version = activations.find_active(connection)
+        before = None if version is None else bundles.find_bundle(connection, version)
     if version == bundle.version:
         stop(f"{version} ranks already", code=1)
     if before is None or before.extractor != features:
@@ -137,7 +137,7 @@ def _begin(store: "Store", bundle: "Bundle", *, accept_loss: bool) -> None:
     archive = packed(bundle)
     with store.writing() as connection:
         name, now = bundle.manifest.name, time.time()
-        bundles.put(connection, bundle.version, name, features, archive, now=now)
+        bundles.put_preparing(connection, bundle.version, name, features, archive, now=now)
 
 
 def _check_loss(store: "Store", extractor: str, *, accept_loss: bool) -> None:
@@ -146,7 +146,7 @@ def _check_loss(store: "Store", extractor: str, *, accept_loss: bool) -> None:
     from penchant.service.store import bundles
 
     with store.reading() as connection:
-        payloads = bundles.lost_to(connection, extractor)
+        payloads = bundles.find_unreadable(connection, extractor)
         lost = Counter(tenant for tenant, payload in payloads if not judged_texts_of(payload))
     if not lost:
         return
@@ -164,7 +164,10 @@ def _wait(store: "Store", version: str) -> None:
         with progress() as report:
             while True:
                 with store.reading() as connection:
-                    found, active = bundles.find(connection, version), activations.active(connection)
+                    found, active = (
+                        bundles.find_bundle(connection, version),
+                        activations.find_active(connection),
+                    )
                 if active == version:
                     return
                 if found is None or found.status == "failed":
@@ -183,8 +186,8 @@ def _show(store: "Store", *, as_json: bool) -> None:
     from penchant.service.store import activations, bundles
 
     with store.reading() as connection:
-        active, previous = activations.active(connection), activations.previous(connection)
-        found, history = bundles.all_bundles(connection), activations.history(connection, _HISTORY)
+        active, previous = activations.find_active(connection), activations.find_previous(connection)
+        found, history = bundles.list_bundles(connection), activations.list_activations(connection, _HISTORY)
     if as_json:
         activated: list[dict[str, Any]] = [
             {"number": row.number, "version": row.bundle_version, "activated_at": row.activated_at}

@@ -21,7 +21,7 @@ from penchant.service.doctor.model import check_model, check_neighbours, check_t
 from penchant.service.doctor.settings import read_settings
 from penchant.service.settings import Settings
 from penchant.service.store.database import store_name
-from penchant.service.store.inspection import StoreFacts, look_at
+from penchant.service.store.inspection import StoreFacts, inspect_store
 
 _LOW_DISK: Final = 2 * 2**30
 _NO_DISK: Final = 100 * 2**20
@@ -94,7 +94,7 @@ def _folder(settings: Settings) -> Iterator[Finding]:
 def _store(settings: Settings) -> Generator[Finding, None, StoreFacts | None]:
     name = store_name(settings)
     try:
-        facts = look_at(settings)
+        facts = inspect_store(settings)
     except ImportError:
         yield Finding("store", "failed", f"{name} needs a driver", "pip install 'penchant[postgres]'")
         return None

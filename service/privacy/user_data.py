@@ -17,7 +17,7 @@ from penchant.service.privacy.user_export import exported
 from penchant.service.ranking.rankings import Rankings
 from penchant.service.store.database import Store
 from penchant.service.store.events import find_times, move_log
-from penchant.service.store.user_data import delete_user, find_held, move_rest
+from penchant.service.store.user_data import delete_user, find_user_rows, move_requests
 from penchant.service.store.users import drop_states, drop_user, find_user, lock_tenant, lock_users, put_user
 from penchant.service.telemetry.metrics import Telemetry
 from penchant.service.users.fold import Fold
@@ -129,7 +129,7 @@ class UserData:
             ApiError: `user_not_found`.
         """
         with self._store.reading() as connection:
-            held = find_held(connection, tenant, user, orjson.dumps(user).decode())
+            held = find_user_rows(connection, tenant, user, orjson.dumps(user).decode())
         if held.user is None and not (held.rankings or held.answers):
             raise ApiError(Code.USER_NOT_FOUND, "Nothing is held on this user.")
         return exported(user, held, self._models.current.fold, self._store.clock())
@@ -145,7 +145,7 @@ def _join(connection: Connection, tenant: str, user: str, source: str, fold: Fol
     places = merged_places(find_times(connection, tenant, user), find_times(connection, tenant, source))
     move_log(connection, tenant, source, user, {user: places[0], source: places[1]})
     quoted = (orjson.dumps(source).decode(), orjson.dumps(user).decode())
-    move_rest(connection, tenant, source, user, quoted)
+    move_requests(connection, tenant, source, user, quoted)
     drop_states(connection, tenant, [user, source])
     drop_user(connection, tenant, source)
     trusts = [

@@ -10,13 +10,13 @@ import orjson
 from penchant.models.taste.posterior import UserPosterior, stored_numbers
 from penchant.service.feedback.trust import TrustState
 from penchant.service.store.statements import AnyRow
-from penchant.service.store.user_data import Held
+from penchant.service.store.user_data import UserRows
 from penchant.service.users.fold import Fold
 
 FORMAT: Final = 1
 
 
-def exported(user: str, held: Held, fold: Fold, now: float) -> dict[str, Any]:
+def exported(user: str, held: UserRows, fold: Fold, now: float) -> dict[str, Any]:
     """The answer to "what do you know of me?".
 
     Args:

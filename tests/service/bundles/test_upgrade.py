@@ -25,7 +25,7 @@ from penchant.service.bundles.loading import StartError
 from penchant.service.cli.app import app
 from penchant.service.doctor.model import check_model
 from penchant.service.settings import Settings
-from penchant.service.store.inspection import look_at
+from penchant.service.store.inspection import inspect_store
 from penchant.service.users.replayer import Replayer
 
 from ..conftest import Clock, Store, WatchedEncoder
@@ -519,7 +519,7 @@ def test_commands_use_the_bundle_that_ranks(world: World) -> None:
     assert f"{world.second.version}: 1 users, 1 equal" in world.run("replay")
     assert world.store is not None
     settings = Settings(**world.store.place)
-    facts = look_at(settings)
+    facts = inspect_store(settings)
     assert facts is not None
     found = next(check_model(settings, facts.bundle))
     assert (found.status, world.second.version in found.detail) == ("ok", True)
