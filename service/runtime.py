@@ -9,11 +9,10 @@ from typing import Final
 from penchant.models.bundle import Bundle
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.service.access.access import Access, build_access
-from penchant.service.bundles.leftovers import Leftovers
 from penchant.service.bundles.loading import check_match, warm_up
 from penchant.service.bundles.served_model import ModelBuilder, Models
 from penchant.service.bundles.stored_bundles import bundle_at_start
-from penchant.service.bundles.upgrading import Upgrades
+from penchant.service.bundles.upgrading import OutdatedBundles, Upgrades
 from penchant.service.feed import Feed
 from penchant.service.feedback.commits import Commits
 from penchant.service.feedback.learner import Learner
@@ -112,7 +111,7 @@ async def start(
     commits = Commits(
         store=store,
         models=models,
-        chores=(retention, Leftovers(models)),
+        chores=(retention, OutdatedBundles(models)),
         settings=settings,
         telemetry=telemetry,
     )

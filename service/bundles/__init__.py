@@ -7,6 +7,5 @@ In reading order:
 - `stored_bundles`: bundles in the store
 - `upgrading`: from one bundle to the next while answers keep coming
 - `preparing`: every user learned for the next bundle
-- `leftovers`: what old bundles had learned is removed
 - `new_bundle`: a bundle fitted to what the store's users said
 """

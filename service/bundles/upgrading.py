@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from penchant.models.bundle import Bundle, BundleError
@@ -23,9 +24,11 @@ from penchant.service.bundles.served_model import ModelBuilder, Models, ServedMo
 from penchant.service.bundles.stored_bundles import stored
 from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.feed import Feed
+from penchant.service.feedback.commits import Transact
 from penchant.service.feedback.writer import Writer
 from penchant.service.store import activations, bundles
 from penchant.service.store.activations import CHANGE
+from penchant.service.store.bundles import UserKey
 from penchant.service.telemetry.metrics import log, log_failure
 
 _RETRY_SECONDS: Final = 30.0
@@ -202,6 +205,29 @@ class Upgrades:
 
     def _on_loop(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         return asyncio.run_coroutine_threadsafe(work, self.builder.loop).result()
+
+
+class OutdatedBundles:
+    """A chore of the writer's thread that deletes bundles which no longer rank, and what they had learned of users.
+
+    Args:
+        models: Models of this server. The current one's bundle is kept.
+    """
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self._after: UserKey | None = None
+
+    def step(self, transact: Transact, now: float) -> bool:
+        """Delete some users' states in one transaction, and return whether there may be more to delete.
+
+        Args:
+            transact: Function that runs work in a write transaction.
+            now: Unix seconds.
+        """
+        after, keep = self._after or ("", ""), self._models.current.bundle.version
+        self._after = transact(partial(bundles.drop_outdated, keep=keep, now=now, after=after))
+        return self._after is not None
 
 
 async def _started(batcher: MicroBatcher) -> None:

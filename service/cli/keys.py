@@ -5,7 +5,6 @@ A store is made where there is none: a first key comes before the first server.
 
 import json
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +14,7 @@ from penchant.service.access.scopes import Scope
 from penchant.service.cli.inputs import Json
 from penchant.service.cli.store_access import DataDir, StoreUrl, open_store, settings_of
 from penchant.service.cli.terminal import note, out, stop
+from penchant.service.timestamps import format_rfc3339
 
 if TYPE_CHECKING:
     from penchant.service.store.keys import StoredKey
@@ -70,7 +70,7 @@ def list_keys(
         return
     table = Table("key id", "tenant", "scopes", "name", "created", "revoked")
     for key in found:
-        created, revoked = _when(key.created_at), _when(key.revoked_at)
+        created, revoked = _format_time(key.created_at), _format_time(key.revoked_at)
         table.add_row(key.key_id, key.tenant, ", ".join(key.scopes), key.name, created, revoked)
     out.print(table)
 
@@ -185,12 +185,10 @@ def _shown(key: "StoredKey") -> dict[str, Any]:
         "tenant": key.tenant,
         "scopes": list(key.scopes),
         "name": key.name,
-        "created_at": _when(key.created_at),
-        "revoked_at": _when(key.revoked_at) or None,
+        "created_at": _format_time(key.created_at),
+        "revoked_at": _format_time(key.revoked_at) or None,
     }
 
 
-def _when(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+def _format_time(seconds: float | None) -> str:
+    return "" if seconds is None else format_rfc3339(seconds, whole_seconds=True)

@@ -9,7 +9,6 @@ import stat
 import tempfile
 import time
 from collections.abc import Generator, Iterator, Mapping
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +21,7 @@ from penchant.service.doctor.settings import read_settings
 from penchant.service.settings import Settings
 from penchant.service.store.database import store_name
 from penchant.service.store.inspection import StoreFacts, inspect_store
+from penchant.service.timestamps import format_rfc3339
 
 _LOW_DISK: Final = 2 * 2**30
 _NO_DISK: Final = 100 * 2**20
@@ -150,7 +150,7 @@ def _store_clock(facts: StoreFacts) -> Iterator[Finding]:
 def _clock() -> Finding:
     now = time.time()
     installed = Path(__file__).stat().st_mtime
-    told = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
+    told = format_rfc3339(now, whole_seconds=True)
     if now < installed - _DAY:
         detail = f"it is {told}, before penchant {version('penchant')} was installed"
         return Finding(

@@ -1,7 +1,6 @@
 """All that is held on a user, as plain data that can be read without this program. Pure."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +10,7 @@ from penchant.models.taste.posterior import UserPosterior, stored_numbers
 from penchant.service.feedback.trust import TrustState
 from penchant.service.store.statements import AnyRow
 from penchant.service.store.user_data import UserRows
+from penchant.service.timestamps import format_rfc3339
 from penchant.service.users.fold import Fold
 
 FORMAT: Final = 1
@@ -38,7 +38,7 @@ def exported(user: str, held: UserRows, fold: Fold, now: float) -> dict[str, Any
     return {
         "format": FORMAT,
         "user": user,
-        "exported_at": rfc3339(now),
+        "exported_at": format_rfc3339(now),
         "standing": None if held.user is None else _standing(held.user),
         "events": [_event(row, judged.get(row.seq, ())) for row in held.events],
         "states": [_state(row, fold) for row in held.states],
@@ -47,20 +47,15 @@ def exported(user: str, held: UserRows, fold: Fold, now: float) -> dict[str, Any
     }
 
 
-def rfc3339(seconds: float) -> str:
-    """A time as answers give it."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
-
-
 def _standing(row: AnyRow) -> dict[str, Any]:
     trust = TrustState.read(row.information_day, row.information, row.trust)
     return {
         "posterior_version": row.version,
         "feedback_events": row.feedback_events,
         "last_seq": row.last_seq,
-        "updated_at": rfc3339(row.updated_at),
+        "updated_at": format_rfc3339(row.updated_at),
         "information": {
-            "day": rfc3339(row.information_day * 86_400.0)[:10],
+            "day": format_rfc3339(row.information_day * 86_400.0)[:10],
             "judgements": row.information,
         },
         "trust": {
@@ -69,8 +64,8 @@ def _standing(row: AnyRow) -> dict[str, Any]:
             "beta": trust.beta,
             "judgements_today": trust.today,
             "judgements_on_a_usual_day": trust.usual,
-            "as_of": rfc3339(trust.as_of) if trust.as_of else None,
-            "last_burst_at": None if trust.hasty_at is None else rfc3339(trust.hasty_at),
+            "as_of": format_rfc3339(trust.as_of) if trust.as_of else None,
+            "last_burst_at": None if trust.hasty_at is None else format_rfc3339(trust.hasty_at),
         },
     }
 
@@ -79,7 +74,7 @@ def _event(row: AnyRow, judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "seq": row.seq,
         "event_id": row.event_id,
-        "received_at": rfc3339(row.received_at),
+        "received_at": format_rfc3339(row.received_at),
         "event": orjson.loads(row.payload),
         "learned": {
             "type": row.type,
@@ -110,7 +105,7 @@ def _state(row: AnyRow, fold: Fold) -> dict[str, Any]:
         "bundle": row.bundle_version,
         "half_life_days": row.half_life_days,
         "through_seq": row.through_seq,
-        "as_of": rfc3339(row.as_of),
+        "as_of": format_rfc3339(row.as_of),
         "judgements": told.judgements,
         "changes": told.changes,
         "surprise": told.surprise,
@@ -123,7 +118,7 @@ def _ranking(row: AnyRow) -> dict[str, Any]:
     shown = orjson.loads(row.shown)
     return {
         "rank_id": row.rank_id,
-        "created_at": rfc3339(row.created_at),
+        "created_at": format_rfc3339(row.created_at),
         "prompts": shown["prompts"],
         "texts": shown["texts"],
     }
@@ -132,4 +127,4 @@ def _ranking(row: AnyRow) -> dict[str, Any]:
 def _answer(row: AnyRow, user: str) -> dict[str, Any]:
     """What an answer that is kept says of this user; what it says of others is theirs."""
     mine = [one for one in orjson.loads(row.answer).get("users", ()) if one.get("user") == user]
-    return {"idempotency_key": row.key, "created_at": rfc3339(row.created_at), "users": mine}
+    return {"idempotency_key": row.key, "created_at": format_rfc3339(row.created_at), "users": mine}
