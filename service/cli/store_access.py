@@ -29,10 +29,10 @@ StoreUrl = Annotated[
 def bundle_in_use(connection: "Connection", settings: Settings) -> "Bundle":
     """The bundle that a server would rank with; a command that cannot load it ends with the reason."""
     from penchant.service.bundles.loading import StartError
-    from penchant.service.bundles.stored_bundles import in_use
+    from penchant.service.bundles.stored_bundles import load_active_bundle
 
     try:
-        return in_use(connection, settings)
+        return load_active_bundle(connection, settings)
     except StartError as error:
         stop(error)
 

@@ -122,7 +122,7 @@ def _check_pinned(data_dir: Path | None, store_url: str | None, *, force: bool) 
 
 def _begin(store: "Store", bundle: "Bundle", *, accept_loss: bool) -> None:
     """Hands the bundle to the servers."""
-    from penchant.service.bundles.stored_bundles import packed
+    from penchant.service.bundles.stored_bundles import pack_bundle
     from penchant.service.store import activations, bundles
 
     features = bundle.manifest.encoder.features
@@ -134,7 +134,7 @@ def _begin(store: "Store", bundle: "Bundle", *, accept_loss: bool) -> None:
     if before is None or before.extractor != features:
         note(f"{bundle.version} reads texts with another encoder: all judged texts are encoded again")
         _check_loss(store, features, accept_loss=accept_loss)
-    archive = packed(bundle)
+    archive = pack_bundle(bundle)
     with store.writing() as connection:
         name, now = bundle.manifest.name, time.time()
         bundles.put_preparing(connection, bundle.version, name, features, archive, now=now)

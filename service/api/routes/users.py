@@ -57,7 +57,7 @@ async def get_user(request: Request) -> Response:
 async def delete_user(request: Request) -> Response:
     """Removes posterior, log, rankings, and features that no other feedback needs. Also 204 where unknown."""
     served, owner = runtime(request), tenant(request)
-    await served.user_data.forget(owner, path_user(request))
+    await served.user_data.delete(owner, path_user(request))
     return Response(status_code=204)
 
 
