@@ -23,7 +23,7 @@ class Feed:
     """The change feed of one server.
 
     Subscribe before `start`, and read the data that the changes concern after it, so that no change is missed.
-    Subscribers run on the feed's thread and must be quick. They must also handle the kind "all", by dropping or rereading
+    Subscribers run on the feed's thread and must be quick. They must also handle the kind "all" by dropping or rereading
     everything. A subscriber that raises receives "all" at every poll until it succeeds.
 
     Args:

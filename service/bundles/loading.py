@@ -30,8 +30,8 @@ def load_bundle(settings: Settings) -> Bundle:
 def load_extractor(settings: Settings, bundle: Bundle) -> FeatureExtractor:
     """Load the feature extractor that a bundle needs.
 
-    If the settings name no bundle and an encoder that does not match, the bundle's own encoder is loaded. The bundle then
-    came with an upgrade, after the encoder was configured.
+    If the settings name an encoder that does not match, and no bundle, this loads the bundle's own encoder. Such a
+    bundle came with an upgrade after the encoder was configured.
 
     Raises:
         StartError: If the encoder cannot be loaded.

@@ -92,7 +92,7 @@ def _check_enough(feedback: StoredJudgements, split: Apart) -> None:
     compared = len(split.test)
     if compared < MIN_COMPARED:
         raise TooLittleError(
-            f"{len(feedback.judgements)} judgements of {feedback.users} users are too few: of the {split.held_out} users "
+            f"{len(feedback.judgements)} judgements of {feedback.users} users are too few: of {split.held_out} users "
             f"held out for the comparison, {compared} have {MIN_SUPPORT} judgements to learn from and {MIN_TEST} "
             f"comparisons to predict, but {MIN_COMPARED} are needed"
         )

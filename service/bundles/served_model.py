@@ -109,7 +109,7 @@ class Models:
         self._held = (*self._held, model)
 
     def switch(self, model: ServedModel) -> None:
-        """Make a model the current one. Call this only between two groups of the writer, which publishes states to it."""
+        """Make a model current. Call this only between two groups of the writer, which publishes states to it."""
         self._held = (model, *(other for other in self._held if other is not model))
 
     def remove(self, model: ServedModel) -> None:
