@@ -21,6 +21,7 @@ In reading order:
 - `draining`: a server that is about to stop
 - `settings`: everything that can be configured
 - `validation`: what callers send, as typed values
+- `timestamps`: timestamps of RFC 3339
 - `errors`: every way in which a request can fail
 - `feed`: what other servers and commands of one store did
 - `cache`: the bounded cache that keeps features, items, rankings and states

@@ -1,7 +1,7 @@
-"""Hears what other servers and commands of the same store did, and tells whoever subscribed here.
+"""The change feed's reader, which passes changes by other servers and commands of the store to subscribers.
 
-One thread looks once a second. A failing store only makes it late: it goes on from the number that it had reached,
-and where the store no longer has all since then, it tells everybody to drop what they hold (kind "all").
+One thread polls the store once a second. If the store fails, the thread later continues from the last number that it
+read. If changes since then are missing, subscribers receive the kind "all", which tells them to drop what they hold.
 """
 
 import threading
@@ -22,13 +22,13 @@ Subscriber = Callable[[Change], None]
 class Feed:
     """The change feed of one server.
 
-    Subscribe before `start`, and read what the changes are about after it: then nothing falls in between. Subscribers
-    run on the feed's thread, must be quick, and must understand kind "all" beside their own: drop or reread everything.
-    One that raises is told "all" at every look until it succeeds.
+    Subscribe before `start`, and read the data that the changes concern after it, so that no change is missed.
+    Subscribers run on the feed's thread and must be quick. They must also handle the kind "all" by dropping or rereading
+    everything. A subscriber that raises receives "all" at every poll until it succeeds.
 
     Args:
         store: The store.
-        seconds: Between two looks.
+        seconds: Seconds between two polls.
     """
 
     def __init__(self, store: Store, seconds: float) -> None:
@@ -37,7 +37,7 @@ class Feed:
         self._subscribers: list[tuple[str, Subscriber]] = []
         self._chores: list[Callable[[], None]] = []
         self._behind: list[Subscriber] = []
-        self._reached = 0
+        self._last_number = 0
         self._next_prune = 0.0
         self._failing = False
         self._lock = threading.Lock()
@@ -45,38 +45,38 @@ class Feed:
         self._thread = threading.Thread(target=self._run, name="penchant-feed", daemon=True)
 
     def subscribe(self, kind: str, subscriber: Subscriber) -> None:
-        """Has `subscriber` called with every change of a kind, and with kind "all" when changes were missed."""
+        """Call `subscriber` with every change of a kind, and with the kind "all" if changes were missed."""
         self._subscribers.append((kind, subscriber))
 
     def each_time(self, chore: Callable[[], None]) -> None:
-        """Has `chore` called at every look; its failure is logged and harms nobody."""
+        """Call `chore` at every poll. A failure is logged and stops neither the feed nor other chores."""
         self._chores.append(chore)
 
     def start(self) -> None:
-        """Takes everything so far as heard, and starts to listen.
+        """Start the thread. It reports the changes from now on.
 
         Raises:
-            SQLAlchemyError: The store cannot be read.
+            SQLAlchemyError: If the store cannot be read.
         """
         with self._store.reading() as connection:
-            self._reached = feed.find_newest(connection)
+            self._last_number = feed.find_newest(connection)
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread; what the chores hold is dealt with once more."""
+        """Stop the thread, then run the chores once more."""
         self._end.set()
         if self._thread.ident is not None:
             self._thread.join()
         self._do_chores()
 
     def poll(self) -> None:
-        """One look, in the caller's thread. Never raises."""
+        """Poll once, in the caller's thread. Never raises."""
         with self._lock:
             try:
-                self._hear()
+                self._read()
                 self._prune()
             except Exception as error:
-                if not self._failing:  # once, not every second
+                if not self._failing:  # log once, not every second
                     log_failure("feed_failed", error)
                 self._failing = True
             else:
@@ -88,20 +88,22 @@ class Feed:
             self.poll()
             self._do_chores()
 
-    def _hear(self) -> None:
+    def _read(self) -> None:
         while True:
             with self._store.reading() as connection:
-                newest, heard = feed.find_newest(connection), feed.list_changes(connection, self._reached)
-            # A gap, or a store that went back: restored from a backup under the running server.
-            if newest < self._reached or (heard and heard[0].number != self._reached + 1):
-                log.warning("changes_missed", reached=self._reached, newest=newest)
-                self._reached = newest
-                self._tell([subscriber for _, subscriber in self._subscribers], self._everything())
+                newest, new = feed.find_newest(connection), feed.list_changes(connection, self._last_number)
+            # Changes are missing, or the store was replaced by an older backup under the running server.
+            if newest < self._last_number or (new and new[0].number != self._last_number + 1):
+                log.warning("changes_missed", reached=self._last_number, newest=newest)
+                self._last_number = newest
+                self._notify([subscriber for _, subscriber in self._subscribers], self._change_of_all())
                 return
-            for change in heard:
-                self._reached = change.number
-                self._tell([one for kind, one in self._subscribers if kind == change.kind], change)
-            if len(heard) < feed.PAGE:
+            for change in new:
+                self._last_number = change.number
+                self._notify(
+                    [subscriber for kind, subscriber in self._subscribers if kind == change.kind], change
+                )
+            if len(new) < feed.PAGE:
                 return
 
     def _prune(self) -> None:
@@ -112,9 +114,9 @@ class Feed:
             feed.prune(connection, now - KEPT_SECONDS)
         self._next_prune = now + _PRUNE_SECONDS
 
-    def _tell(self, subscribers: Sequence[Subscriber], change: Change) -> None:
+    def _notify(self, subscribers: Sequence[Subscriber], change: Change) -> None:
         for subscriber in subscribers:
-            if subscriber in self._behind:  # it will be told "all"
+            if subscriber in self._behind:  # it will receive "all"
                 continue
             try:
                 subscriber(change)
@@ -124,10 +126,10 @@ class Feed:
 
     def _catch_up(self) -> None:
         behind, self._behind = self._behind, []
-        self._tell(behind, self._everything())
+        self._notify(behind, self._change_of_all())
 
-    def _everything(self) -> Change:
-        return Change(self._reached, "", ALL, {}, self._store.clock())
+    def _change_of_all(self) -> Change:
+        return Change(self._last_number, "", ALL, {}, self._store.clock())
 
     def _do_chores(self) -> None:
         for chore in self._chores:

@@ -1,4 +1,4 @@
-"""Everything that lives as long as the server, built in one place and shut down in the reverse order."""
+"""The parts that live as long as the server, built in one place and stopped in reverse order."""
 
 import asyncio
 import time
@@ -9,17 +9,16 @@ from typing import Final
 from penchant.models.bundle import Bundle
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.service.access.access import Access, build_access
-from penchant.service.bundles.leftovers import Leftovers
 from penchant.service.bundles.loading import check_match, warm_up
 from penchant.service.bundles.served_model import ModelBuilder, Models
-from penchant.service.bundles.stored_bundles import bundle_at_start
-from penchant.service.bundles.upgrading import Upgrades
+from penchant.service.bundles.stored_bundles import load_first_bundle
+from penchant.service.bundles.upgrading import OutdatedBundles, Upgrades
 from penchant.service.feed import Feed
 from penchant.service.feedback.commits import Commits
 from penchant.service.feedback.learner import Learner
 from penchant.service.feedback.writer import Writer
-from penchant.service.privacy.forgotten import KIND as FORGET
-from penchant.service.privacy.forgotten import Forgotten, Memories
+from penchant.service.privacy.invalidation import CHANGE as FORGET
+from penchant.service.privacy.invalidation import CacheInvalidator, Deletion
 from penchant.service.privacy.retention import Retention
 from penchant.service.privacy.user_data import UserData
 from penchant.service.ranking.rankings import Rankings
@@ -32,7 +31,7 @@ _HOUR: Final = 3600.0
 
 @dataclass(frozen=True)
 class Runtime:
-    """The living parts of a server."""
+    """The parts of a running server."""
 
     settings: Settings
     telemetry: Telemetry
@@ -47,7 +46,7 @@ class Runtime:
     started_at: float
 
     async def stop(self) -> None:
-        """Finishes what was accepted: texts are encoded, feedback and rankings written."""
+        """Stop all parts after they have finished the work that was accepted."""
         await asyncio.to_thread(self.upgrades.stop)
         for model in self.models.held:
             await asyncio.to_thread(model.replayer.stop)
@@ -68,24 +67,24 @@ async def start(
     shipped: Bundle | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Runtime:
-    """Opens the store, brings it up to date, warms the encoder, and starts the owner threads.
+    """Open and migrate the store, load the bundle, warm up the encoder, and start all threads.
 
     Args:
-        settings: Everything configurable.
+        settings: Settings of the server.
         telemetry: Metrics and traces.
-        extractor_of: Loads the extractor that a bundle needs.
-        pinned: The bundle to rank with, whatever the store says.
-        shipped: The bundle to rank with where neither settings nor store name one, in place of the shipped one.
-        clock: Unix seconds.
+        extractor_of: Function that loads the extractor that a bundle needs.
+        pinned: Bundle to rank with, regardless of the store.
+        shipped: Bundle to rank with if neither settings nor store name one. By default the shipped one.
+        clock: Function that returns the time in Unix seconds.
 
     Raises:
-        StartError: The bundle cannot be loaded, or does not fit its encoder.
-        StoreError: The data folder cannot be used.
+        StartError: If the bundle cannot be loaded, or does not fit its encoder.
+        StoreError: If the store cannot be used.
     """
     store = Store.open(settings, clock=clock)
     try:
         telemetry.salt = store.salt()
-        bundle = bundle_at_start(store, settings, pinned=pinned, shipped=shipped)
+        bundle = load_first_bundle(store, settings, pinned=pinned, shipped=shipped)
         extractor = extractor_of(bundle)
         check_match(bundle, extractor)
         warm_up(extractor)
@@ -98,21 +97,21 @@ async def start(
     loop = asyncio.get_running_loop()
     models = Models()
 
-    def forget(forgotten: Forgotten) -> None:
-        # The memories are made below: they need the writer, and the writer has this among its chores.
-        memories.forget(forgotten)
+    def invalidate(deletion: Deletion) -> None:
+        # The invalidator is built below, because it needs the writer, whose chores call this function.
+        invalidator.invalidate(deletion)
 
     retention = Retention(
         tenancy=access.tenancy,
         models=models,
-        forget=forget,
+        invalidate=invalidate,
         shared=store.shared,
         telemetry=telemetry,
     )
     commits = Commits(
         store=store,
         models=models,
-        chores=(retention, Leftovers(models)),
+        chores=(retention, OutdatedBundles(models)),
         settings=settings,
         telemetry=telemetry,
     )
@@ -125,7 +124,7 @@ async def start(
         store=store,
     )
     builder = ModelBuilder(settings, telemetry, store, rankings, loop)
-    model = builder.model(bundle, builder.source(extractor))
+    model = builder.build_model(bundle, builder.build_source(extractor))
     models.add(model)
     upgrades = Upgrades(
         models=models,
@@ -144,18 +143,18 @@ async def start(
         store=store,
         telemetry=telemetry,
     )
-    memories = Memories(
+    invalidator = CacheInvalidator(
         loop=loop,
         models=models,
         rankings=rankings,
         erase=writer.erase_rankings,
         telemetry=telemetry,
     )
-    feed.subscribe(FORGET, memories.hear)
+    feed.subscribe(FORGET, invalidator.handle)
     user_data = UserData(
         writer=writer,
         store=store,
-        memories=memories,
+        invalidator=invalidator,
         rankings=rankings,
         models=models,
         telemetry=telemetry,

@@ -1,4 +1,4 @@
-"""Runs the service: one process, one event loop."""
+"""The server: one process with one event loop."""
 
 import gc
 import socket
@@ -20,35 +20,35 @@ from penchant.service.telemetry.metrics import configure_logging, log
 from penchant.service.telemetry.setup import TracingError
 
 
-class SettledServer(DrainingServer):
-    """A server whose garbage collector leaves alone what is there once it has started.
+class FrozenHeapServer(DrainingServer):
+    """A server whose garbage collector ignores the objects that exist when the server has started.
 
-    A full collection would look at every object of every library, for tens of milliseconds in the midst of a request.
+    A full collection would otherwise visit every object of every library, which takes tens of milliseconds.
     """
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Called once, before the first request."""
+        """Start the server, then freeze the objects that exist."""
         await super().startup(sockets)
         gc.collect()
         gc.freeze()
 
 
 def check_exposure(settings: Settings) -> None:
-    """Refuses to serve strangers.
+    """Check that a server which other machines can reach requires keys.
 
     Raises:
-        StartError: The address is not loopback and there is neither a key nor leave to do without one.
+        StartError: If the address is not loopback, no key exists, and PENCHANT_ALLOW_OPEN is not set.
     """
     if settings.is_loopback() or settings.tenant_keys() or settings.allow_open or _has_stored_keys(settings):
         return
     raise StartError(
-        f"{settings.host} can be reached from other machines: make a key with `penchant keys create`, "
-        "set PENCHANT_API_KEY, or PENCHANT_ALLOW_OPEN=true to serve everybody without one."
+        f"{settings.host} can be reached from other machines: create a key with `penchant keys create`, "
+        "set PENCHANT_API_KEY, or set PENCHANT_ALLOW_OPEN=true to serve everyone without a key."
     )
 
 
 def _has_stored_keys(settings: Settings) -> bool:
-    """Whether a key was ever made in the store; keys are never removed, so this stays true."""
+    """Return whether a key was ever created in the store. Revoked keys stay, so that this remains true."""
     if settings.store_url is None and not (settings.data_dir / FILE_NAME).is_file():
         return False
     try:
@@ -69,16 +69,16 @@ def run(
     extractor: FeatureExtractor | None = None,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Serves until it is told to stop, then finishes what it accepted.
+    """Serve until a signal stops the process, then finish the accepted work.
 
     Args:
-        settings: Everything configurable.
-        bundle: Rank with this one alone, whatever settings and store name.
-        extractor: In place of the encoder that the bundle names.
-        clock: Unix seconds.
+        settings: Settings of the server.
+        bundle: Bundle to rank with, regardless of settings and store.
+        extractor: Extractor in place of the bundle's.
+        clock: Function that returns the time in Unix seconds.
 
     Raises:
-        StartError: It cannot start, for a reason that its operator can change.
+        StartError: If the server cannot start, for a reason that its operator can correct.
     """
     check_exposure(settings)
     configure_logging(settings.log_level)
@@ -91,7 +91,7 @@ def run(
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{settings.port}"
     log.info("starting", url=url, database=store_name(settings))
-    server = SettledServer(
+    server = FrozenHeapServer(
         uvicorn.Config(
             app,
             host=settings.host,
@@ -108,12 +108,12 @@ def run(
     )
     try:
         server.run()
-    except KeyboardInterrupt:  # uvicorn has stopped in good order, then hands the signal on
+    except KeyboardInterrupt:  # uvicorn has stopped, and raises the signal again
         return
     except SystemExit as end:
         if server.started:
             raise
-        reason = app.state.start_failure or "the log above says why"
+        reason = app.state.start_failure or "see the log above"
         raise StartError(f"The server could not start: {reason}") from end
 
 

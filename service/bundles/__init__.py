@@ -1,12 +1,11 @@
-"""Which model serves, and how another takes its place.
+"""Bundles of the service: which one ranks, and how another one takes its place.
 
 In reading order:
 
-- `loading`: bundles and encoders from disk
-- `served_model`: everything that a bundle determines, as one value
+- `loading`: loading bundles and encoders from disk
+- `served_model`: everything that depends on a bundle, as one value
 - `stored_bundles`: bundles in the store
-- `upgrading`: from one bundle to the next while answers keep coming
-- `preparing`: every user learned for the next bundle
-- `leftovers`: what old bundles had learned is removed
-- `new_bundle`: a bundle fitted to what the store's users said
+- `upgrading`: switching from one bundle to the next under load
+- `preparing`: learning every user for the next bundle
+- `new_bundle`: fitting a bundle to the store's feedback
 """

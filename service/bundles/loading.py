@@ -1,4 +1,4 @@
-"""Bundles and their encoders, from disk; whether they fit."""
+"""Loading bundles and their encoders from disk, and checking that they match."""
 
 from typing import Final
 
@@ -12,14 +12,14 @@ _WARM_UP: Final = ("A first text, so that the first request does not pay for it.
 
 
 class StartError(RuntimeError):
-    """The server cannot start, for a reason that its operator can change."""
+    """The server cannot start, for a reason that its operator can correct."""
 
 
 def load_bundle(settings: Settings) -> Bundle:
-    """The bundle that the settings name.
+    """Load the bundle that the settings name, or the shipped one.
 
     Raises:
-        StartError: It is missing or damaged.
+        StartError: If it is missing or damaged.
     """
     try:
         return Bundle.load(settings.bundle or DEFAULT_BUNDLE)
@@ -28,21 +28,23 @@ def load_bundle(settings: Settings) -> Bundle:
 
 
 def load_extractor(settings: Settings, bundle: Bundle) -> FeatureExtractor:
-    """The feature extractor that the bundle was fitted with.
+    """Load the feature extractor that a bundle needs.
+
+    If the settings name an encoder that does not match, and no bundle, this loads the bundle's own encoder. Such a
+    bundle came with an upgrade after the encoder was configured.
 
     Raises:
-        StartError: The encoder is missing, or is another one.
+        StartError: If the encoder cannot be loaded.
     """
     named = bundle.manifest.encoder.name
-    extractor = _extractor(settings, bundle, settings.encoder or named)
+    extractor = _load(settings, bundle, settings.encoder or named)
     differs = extractor.identity != bundle.manifest.encoder.features
     if differs and settings.bundle is None and settings.encoder not in (None, named):
-        # The setting is for the bundle that the server was set up with; this one has come by an upgrade since.
-        return _extractor(settings, bundle, named)
+        return _load(settings, bundle, named)
     return extractor
 
 
-def _extractor(settings: Settings, bundle: Bundle, name: str) -> FeatureExtractor:
+def _load(settings: Settings, bundle: Bundle, name: str) -> FeatureExtractor:
     card = bundle.manifest.encoder
     try:
         encoder = load_encoder(
@@ -61,10 +63,10 @@ def _extractor(settings: Settings, bundle: Bundle, name: str) -> FeatureExtracto
 
 
 def check_match(bundle: Bundle, extractor: FeatureExtractor) -> None:
-    """Refuses features that the bundle was not fitted on.
+    """Check that a bundle was fitted on the features of an extractor.
 
     Raises:
-        StartError: They differ.
+        StartError: If it was fitted on others.
     """
     if extractor.identity != bundle.manifest.encoder.features:
         raise StartError(
@@ -74,5 +76,5 @@ def check_match(bundle: Bundle, extractor: FeatureExtractor) -> None:
 
 
 def warm_up(extractor: FeatureExtractor) -> None:
-    """Encodes something, so that the first request does not pay for what an encoder does once."""
+    """Encode two texts, so that the encoder's one-time work does not delay the first request."""
     extractor.extract(_WARM_UP, [""] * len(_WARM_UP))

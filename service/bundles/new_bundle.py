@@ -1,4 +1,4 @@
-"""A new bundle from what the store's users said, measured against the one in use before anybody is served by it."""
+"""Fitting a new bundle to the store's feedback, and comparing it with the active one before it serves anyone."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,15 +18,15 @@ from penchant.models.training import fit_bundle_to_features
 from penchant.service.log.judgements import Item, StoredJudgements, with_item_keys
 
 MIN_COMPARED: Final = 10
-"""Held-out users without whom no difference could be told."""
+"""Smallest number of held-out users on which two bundles are compared."""
 
 
 class TooLittleError(ValueError):
-    """The store does not hold enough to fit a bundle and to tell whether it is better."""
+    """The store holds too little feedback to fit a bundle and to compare it."""
 
 
 def fit_new(
-    found: StoredJudgements,
+    feedback: StoredJudgements,
     current: Bundle,
     *,
     name: str,
@@ -35,78 +35,83 @@ def fit_new(
     progress: Progress,
     checkpoint: Checkpoint,
 ) -> tuple[Bundle, Comparison]:
-    """Fits a bundle to four fifths of the users, and compares it with the current one on the others.
+    """Fit a bundle to four fifths of the users, and compare it with the current one on the others.
 
     Args:
-        found: What the store holds, with the features that the current bundle's extractor gave.
-        current: The bundle in use.
-        name: Of the new one.
-        mode: Whether the texts to be ranked will be new.
-        options: Of the fit.
-        progress: Called with stage, done, total.
-        checkpoint: Of this work.
+        feedback: Judgements in the store, with their features by the current bundle's extractor.
+        current: The active bundle.
+        name: Name of the new bundle.
+        mode: `cold` if the texts to rank will be new, `warm` if they recur.
+        options: Options of the fit.
+        progress: Function called with stage, done and total.
+        checkpoint: Checkpoint of this fit.
 
     Returns:
-        The new bundle, its manifest holding the comparison, and the comparison.
+        The new bundle, whose manifest contains the comparison, and the comparison.
 
     Raises:
-        TooLittleError: With the numbers.
-        CheckpointError: As `fit_bundle_to_features`.
+        TooLittleError: If there is too little feedback.
+        CheckpointError: If the checkpoint cannot be read or written.
     """
-    apart = set_apart(found.judgements)
-    _check_enough(found, apart)
+    split = set_apart(feedback.judgements)
+    _check_enough(feedback, split)
     fitted = fit_bundle_to_features(
-        apart.train,
-        found.vectors,
+        split.train,
+        feedback.vectors,
         current.manifest.encoder,
         name=name,
         mode=mode,
         options=options,
-        data=[description(found, apart)],
+        data=[describe_feedback(feedback, split)],
         progress=progress,
         checkpoint=checkpoint,
     )
-    by_name = {real: named for named, real in found.item_keys.items()}
-    mine = _predictions(round_trip(fitted.reward), apart, found.vectors, progress)
-    theirs = _predictions(with_item_keys(current.reward, by_name), apart, found.vectors, progress)
-    comparison = compare(mine, theirs)
-    told = {"with": current.version, **comparison.to_json()}
-    manifest = replace(fitted.manifest, metrics=fitted.manifest.metrics | {"comparison": told})
-    return Bundle(with_item_keys(fitted.reward, found.item_keys), manifest), comparison
+    by_name = {stored_key: key for key, stored_key in feedback.item_keys.items()}
+    new = _predict(round_trip(fitted.reward), split, feedback.vectors, progress)
+    old = _predict(with_item_keys(current.reward, by_name), split, feedback.vectors, progress)
+    comparison = compare(new, old)
+    entry = {"with": current.version, **comparison.to_json()}
+    manifest = replace(fitted.manifest, metrics=fitted.manifest.metrics | {"comparison": entry})
+    return Bundle(with_item_keys(fitted.reward, feedback.item_keys), manifest), comparison
 
 
-def description(found: StoredJudgements, apart: Apart) -> dict[str, Any]:
-    """The judgements as a manifest names them; nobody's name is in it."""
+def describe_feedback(feedback: StoredJudgements, split: Apart) -> dict[str, Any]:
+    """Return the manifest's entry of the feedback. It names no user."""
     return {
         "name": "feedback",
-        "judgements": len(apart.train),
-        "users": found.users - apart.held_out,
-        "held_out_users": apart.held_out,
-        "left_out": dict(found.left_out),
-        "sha256": found.sha256,
+        "judgements": len(split.train),
+        "users": feedback.users - split.held_out,
+        "held_out_users": split.held_out,
+        "left_out": dict(feedback.left_out),
+        "sha256": feedback.sha256,
     }
 
 
-def _check_enough(found: StoredJudgements, apart: Apart) -> None:
-    compared = len(apart.test)
+def _check_enough(feedback: StoredJudgements, split: Apart) -> None:
+    compared = len(split.test)
     if compared < MIN_COMPARED:
         raise TooLittleError(
-            f"{len(found.judgements)} judgements of {found.users} users are too few: {apart.held_out} users were held "
-            f"out to compare on, {compared} of them with {MIN_SUPPORT} judgements to learn from and {MIN_TEST} "
-            f"comparisons to predict; it takes {MIN_COMPARED}"
+            f"{len(feedback.judgements)} judgements of {feedback.users} users are too few: of {split.held_out} users "
+            f"held out for the comparison, {compared} have {MIN_SUPPORT} judgements to learn from and {MIN_TEST} "
+            f"comparisons to predict, but {MIN_COMPARED} are needed"
         )
 
 
-def _predictions(
-    reward: RewardModel, apart: Apart, vectors: Mapping[Item, NDArray[np.float16]], progress: Progress
+def _predict(
+    reward: RewardModel, split: Apart, vectors: Mapping[Item, NDArray[np.float16]], progress: Progress
 ) -> Predictions:
-    asked = {(p.context, t) for pairs in apart.test.values() for p in pairs for t in (p.better, p.worse)}
-    asked |= {
-        (j.context, t)
-        for rows in apart.support.values()
-        for j in rows[: max(COMPARED_SHOTS)]
-        for t in j.texts
+    items = {
+        (pair.context, text)
+        for pairs in split.test.values()
+        for pair in pairs
+        for text in (pair.better, pair.worse)
     }
-    needed = {item: vectors[item] for item in sorted(asked)}
-    adapted = adapt(reward, needed, apart.support, apart.test, shots=COMPARED_SHOTS, progress=progress)
+    items |= {
+        (judgement.context, text)
+        for judgements in split.support.values()
+        for judgement in judgements[: max(COMPARED_SHOTS)]
+        for text in judgement.texts
+    }
+    needed = {item: vectors[item] for item in sorted(items)}
+    adapted = adapt(reward, needed, split.support, split.test, shots=COMPARED_SHOTS, progress=progress)
     return predict(reward, adapted)

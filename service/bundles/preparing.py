@@ -1,4 +1,4 @@
-"""Every user learned for a bundle that is to rank, while another answers: in rounds, for users change meanwhile."""
+"""Learning every user for the next bundle while the current one ranks, in rounds because users change meanwhile."""
 
 import asyncio
 import time
@@ -13,28 +13,28 @@ from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.store import bundles
 from penchant.service.users.replayer import BatchedReader
 
-_TEXTS_AT_ONCE: Final = 32
-"""Read by an encoder in the background at a time: so long may a request have to wait for it."""
+_BATCH_TEXTS: Final = 32
+"""Texts that are encoded at once in the background. A request may have to wait for one such batch."""
 
-_YIELD_SECONDS: Final = 0.5  # at most, before each such batch, while texts of requests wait
-_TOLD_SECONDS: Final = 0.5  # between two notes of progress
+_YIELD_SECONDS: Final = 0.5  # longest wait for requests before each batch
+_REPORT_SECONDS: Final = 0.5  # between two reports of progress
 _ROUNDS: Final = 3
-_FEW_USERS: Final = 100  # that changed while others were learned; they catch up by themselves
-_MAX_FAILED: Final = 0.01  # of the users; a bundle with which more cannot be learned is not activated
+_FEW_USERS: Final = 100  # changed users who need no further round; their next request catches them up
+_MAX_FAILED: Final = 0.01  # share of users who may fail; with more the bundle is not activated
 
 
 class UnlearnableError(ValueError):
-    """Too many users cannot be learned for a bundle."""
+    """Too many users cannot be learned for the bundle."""
 
 
 class PoliteReader(BatchedReader):
-    """Reads texts in small batches, each when no request waits for the encoder that serves.
+    """A reader that encodes texts in small batches, when no request waits for the encoder.
 
     Args:
-        extractor: Gives keys.
-        batcher: Encodes.
-        loop: The event loop that it belongs to.
-        is_busy: Whether requests wait.
+        extractor: Extractor, which defines keys.
+        batcher: Batcher that runs the encoder.
+        loop: Event loop of the batcher.
+        is_busy: Function that returns whether requests wait for the encoder.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class PoliteReader(BatchedReader):
         self._is_busy = is_busy
 
     def extract(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> Features:
-        """As `BatchedReader.extract`."""
+        """Return the features of texts, as `BatchedReader.extract` does, in small batches."""
         parts = []
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            patience = time.monotonic() + _YIELD_SECONDS
-            while self._is_busy() and time.monotonic() < patience:
-                time.sleep(0.002)  # a thread of its own: nobody waits for this
-            some = slice(start, start + _TEXTS_AT_ONCE)
+        for start in range(0, len(texts), _BATCH_TEXTS):
+            deadline = time.monotonic() + _YIELD_SECONDS
+            while self._is_busy() and time.monotonic() < deadline:
+                time.sleep(0.002)  # on a background thread
+            some = slice(start, start + _BATCH_TEXTS)
             parts.append(super().extract(texts[some], None if prompts is None else prompts[some]))
         return Features(
             np.concatenate([part.vectors for part in parts]),
@@ -64,38 +64,38 @@ class PoliteReader(BatchedReader):
 
 
 class Preparation:
-    """Learns every user for one bundle, and tells the store how far it is.
+    """Learns every user for one bundle, and records the progress in the store.
 
     Args:
-        model: Holds the bundle.
-        builder: What all models share.
-        is_busy: Whether requests wait for the encoder that serves.
+        model: Model with the bundle.
+        builder: Builder of models.
+        is_busy: Function that returns whether requests wait for the current encoder.
     """
 
     def __init__(self, model: ServedModel, builder: ModelBuilder, is_busy: Callable[[], bool]) -> None:
         reader = PoliteReader(model.source.extractor, model.source.batcher, builder.loop, is_busy)
-        self._replayer = builder.replayer(model.fold, model.cache, reader)
+        self._replayer = builder.build_replayer(model.fold, model.cache, reader)
         self._version = model.bundle.version
         self._builder = builder
-        self._told = 0.0
+        self._reported_at = 0.0
         self._stopped = False
 
     def stop(self) -> None:
-        """Ends it after the user that it is at. Any thread may call this."""
+        """Stop after the user who is being learned. Any thread may call this."""
         self._stopped = True
         self._replayer.stop()
 
     def run(self) -> bool:
-        """Does it, in the caller's thread; returns False where it was stopped, or the bundle is not wanted any more.
+        """Learn all users in the caller's thread. Return False if stopped, or if the bundle is no longer wanted.
 
         Raises:
-            UnlearnableError: With the numbers.
+            UnlearnableError: If too many users cannot be learned.
         """
         telemetry = self._builder.telemetry
         try:
             for number in range(_ROUNDS):
                 done, failed = self._replayer.warm(
-                    self._tell if number == 0 else lambda _done, _total: None, politely=True
+                    self._report if number == 0 else lambda _done, _total: None, politely=True
                 )
                 if self._stopped:
                     return False
@@ -108,15 +108,15 @@ class Preparation:
             telemetry.upgrade_users_done.set(0)
         return True
 
-    def _tell(self, done: int, total: int) -> None:
-        if done not in (0, total) and time.monotonic() - self._told < _TOLD_SECONDS:
+    def _report(self, done: int, total: int) -> None:
+        if done not in (0, total) and time.monotonic() - self._reported_at < _REPORT_SECONDS:
             return
-        self._told = time.monotonic()
+        self._reported_at = time.monotonic()
         builder = self._builder
         builder.telemetry.upgrade_users.set(total)
         builder.telemetry.upgrade_users_done.set(done)
         with builder.store.writing() as connection:
             now = builder.store.clock()
-            wanted = bundles.tell_progress(connection, self._version, done=done, total=total, now=now)
-        if not wanted:
+            is_wanted = bundles.record_progress(connection, self._version, done=done, total=total, now=now)
+        if not is_wanted:
             self.stop()

@@ -1,7 +1,7 @@
-"""Everything that a bundle determines, as one value: a request reads it once, and never sees two bundles mixed.
+"""Everything that depends on a bundle, as one value. A request reads it once, so that it never mixes two bundles.
 
-A server holds one model that ranks and, around an upgrade, others: on their way in, and on their way out while
-requests that began with them end.
+A server holds one model that ranks. During an upgrade it also holds the next one, and the last one until the requests
+that began with it have ended.
 """
 
 import asyncio
@@ -32,13 +32,13 @@ _HOUR: Final = 3600.0
 
 @dataclass(frozen=True, eq=False)
 class FeatureSource:
-    """Features of texts by one extractor. Bundles that were fitted on the same features share it.
+    """A source of features by one extractor, shared by all bundles that were fitted on these features.
 
     Attributes:
-        extractor: Gives keys and dimensions.
-        batcher: Owns its encoder.
+        extractor: Extractor, which defines keys and dimensions.
+        batcher: Batcher that runs the extractor's encoder.
         cache: Features in memory.
-        featurizer: Finds them, or has them computed.
+        featurizer: Featurizer, which looks features up or has them computed.
     """
 
     extractor: FeatureExtractor
@@ -49,20 +49,20 @@ class FeatureSource:
 
 @dataclass(frozen=True, eq=False)
 class ServedModel:
-    """A bundle, and all that is known by its means.
+    """A bundle and everything that depends on it.
 
     Attributes:
         bundle: The bundle.
-        source: Features that it reads.
-        fold: What a state is.
-        cache: States in memory.
-        replayer: Brings saved states up to the log; runs while the model ranks.
-        states: What is known of users.
-        describer: Texts as it sees them.
-        scorer: Ranks.
-        explainer: Says why.
-        ledger: Learns from feedback.
-        featurizer: Finds the features of texts or has them computed; that of `source`.
+        source: Source of the features that the bundle reads.
+        fold: Fold that computes a user's state from the log.
+        cache: Users' states in memory.
+        replayer: Thread that catches saved states up to the log while the model ranks.
+        states: Current states of users.
+        describer: Describer, which turns texts into items of the user model.
+        scorer: Scorer, which ranks candidates.
+        explainer: Explainer of users' preferences.
+        ledger: Ledger, which logs feedback and learns from it.
+        featurizer: Featurizer of the source.
     """
 
     bundle: Bundle
@@ -82,7 +82,7 @@ class Models:
     """The models that a server holds. Any thread may read them.
 
     Attributes:
-        current: The model that ranks and learns. Set as soon as a model was added.
+        current: Model that ranks and learns. It is set when the first model is added.
     """
 
     current: ServedModel
@@ -92,39 +92,39 @@ class Models:
 
     @property
     def held(self) -> tuple[ServedModel, ...]:
-        """All of them, the current one first."""
+        """All models, the current one first."""
         return self._held
 
     @property
     def sources(self) -> tuple[FeatureSource, ...]:
-        """Where they get features from, each once."""
+        """Distinct feature sources of the models."""
         return tuple({id(model.source): model.source for model in self._held}.values())
 
     def add(self, model: ServedModel) -> None:
-        """Hold another model. The first one is the current one."""
+        """Add a model. The first one becomes current."""
         self._held = (*self._held, model)
         self.current = self._held[0]
 
     def switch(self, model: ServedModel) -> None:
-        """Makes another the current one. Only between two groups of the writer, who publishes states to it."""
+        """Make a model current. Call this only between two groups of the writer, which publishes states to it."""
         self._held = (model, *(other for other in self._held if other is not model))
         self.current = model
 
     def remove(self, model: ServedModel) -> None:
-        """Holds it no more."""
+        """Remove a model."""
         self._held = tuple(other for other in self._held if other is not model)
 
 
 @dataclass(frozen=True)
 class ModelBuilder:
-    """Builds models from what all of them share.
+    """Builds models from the parts that they share.
 
     Attributes:
-        settings: Bounds.
-        telemetry: Counts and times.
+        settings: Settings of the server.
+        telemetry: Metrics and traces.
         store: The store.
-        rankings: Where answers are remembered.
-        loop: The event loop.
+        rankings: Cache of recent rankings.
+        loop: Event loop of the server.
     """
 
     settings: Settings
@@ -133,8 +133,8 @@ class ModelBuilder:
     rankings: Rankings
     loop: asyncio.AbstractEventLoop
 
-    def source(self, extractor: FeatureExtractor) -> FeatureSource:
-        """Features by one extractor; its batcher is to be started."""
+    def build_source(self, extractor: FeatureExtractor) -> FeatureSource:
+        """Build a feature source. The caller starts its batcher."""
         batcher = MicroBatcher(extractor, self.settings, self.telemetry)
         cache = FeatureCache(self.settings.feature_cache_bytes)
         featurizer = Featurizer(
@@ -146,13 +146,15 @@ class ModelBuilder:
         )
         return FeatureSource(extractor, batcher, cache, featurizer)
 
-    def model(self, bundle: Bundle, source: FeatureSource) -> ServedModel:
-        """A model with nothing in memory; its replayer is to be started when it begins to rank."""
+    def build_model(self, bundle: Bundle, source: FeatureSource) -> ServedModel:
+        """Build a model with empty caches. The caller starts its replayer when the model begins to rank."""
         settings = self.settings
         cache = StateCache(settings.max_cached_users)
         forgetting = Forgetting(settings.forgetting_half_life_days)
         fold = Fold(bundle.reward, forgetting, bundle.version, source.extractor.identity)
-        replayer = self.replayer(fold, cache, BatchedReader(source.extractor, source.batcher, self.loop))
+        replayer = self.build_replayer(
+            fold, cache, BatchedReader(source.extractor, source.batcher, self.loop)
+        )
         states = UserStates(
             cache=cache,
             store=self.store,
@@ -177,6 +179,6 @@ class ModelBuilder:
             featurizer=source.featurizer,
         )
 
-    def replayer(self, fold: Fold, cache: StateCache, reader: Reader) -> Replayer:
-        """What catches users up to their logs."""
+    def build_replayer(self, fold: Fold, cache: StateCache, reader: Reader) -> Replayer:
+        """Build a replayer, which catches users up to their logs."""
         return Replayer(store=self.store, fold=fold, reader=reader, cache=cache, telemetry=self.telemetry)

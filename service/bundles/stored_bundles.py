@@ -1,4 +1,4 @@
-"""Bundles in the store: a folder as one value, and which of them a server ranks with."""
+"""Bundles in the store: packing them as archives, and choosing the one that a server starts with."""
 
 import io
 import tarfile
@@ -14,11 +14,11 @@ from penchant.service.store import activations, bundles
 from penchant.service.store.database import Store
 
 
-def packed(bundle: Bundle) -> bytes:
-    """A bundle's folder as an uncompressed tar. Equal bundles, equal bytes.
+def pack_bundle(bundle: Bundle) -> bytes:
+    """Return a bundle's folder as an uncompressed tar. Equal bundles give equal bytes.
 
     Raises:
-        BundleError: There is no room for temporary files.
+        BundleError: If there is no room for temporary files.
     """
     with tempfile.TemporaryDirectory(prefix="penchant-bundle-") as folder:
         bundle.save(Path(folder))
@@ -32,11 +32,11 @@ def packed(bundle: Bundle) -> bytes:
         return buffer.getvalue()
 
 
-def unpacked(archive: bytes) -> Bundle:
-    """The bundle in a tar, its hash checked.
+def unpack_bundle(archive: bytes) -> Bundle:
+    """Return the bundle in a tar, after checking its hash.
 
     Raises:
-        BundleError: It is damaged.
+        BundleError: If it is damaged.
     """
     with tempfile.TemporaryDirectory(prefix="penchant-bundle-") as folder:
         try:
@@ -47,68 +47,68 @@ def unpacked(archive: bytes) -> Bundle:
         return Bundle.load(Path(folder))
 
 
-def stored(connection: Connection, version: str) -> Bundle:
-    """A bundle of the store.
+def load_stored_bundle(connection: Connection, version: str) -> Bundle:
+    """Load a bundle from the store.
 
     Raises:
-        BundleError: It is not there, or damaged.
+        BundleError: If the store does not hold it, or if it is damaged.
     """
-    found = bundles.archive(connection, version)
-    if found is None:
+    archive = bundles.find_archive(connection, version)
+    if archive is None:
         raise BundleError(f"the store does not hold the bundle {version}")
-    bundle = unpacked(found)
+    bundle = unpack_bundle(archive)
     if bundle.version != version:
-        raise BundleError(f"the store holds {bundle.version} in the place of the bundle {version}")
+        raise BundleError(f"the store holds {bundle.version} in place of the bundle {version}")
     return bundle
 
 
-def in_use(connection: Connection, settings: Settings, shipped: Bundle | None = None) -> Bundle:
-    """The bundle that ranks: the one that the settings name; else the store's; else the one that is shipped.
+def load_active_bundle(connection: Connection, settings: Settings, shipped: Bundle | None = None) -> Bundle:
+    """Load the bundle that ranks: the settings' bundle, or else the store's active one, or else the shipped one.
 
     Args:
-        connection: The store.
-        settings: May name one: it is pinned then.
-        shipped: In place of the one that is.
+        connection: Connection that reads the store.
+        settings: Settings, which may pin a bundle.
+        shipped: Bundle in place of the shipped one.
 
     Raises:
-        StartError: It is missing or damaged.
+        StartError: If it is missing or damaged.
     """
     if settings.bundle is not None:
         return load_bundle(settings)
     try:
-        version = activations.active(connection)
+        version = activations.find_active(connection)
         if version is not None:
-            return stored(connection, version)
+            return load_stored_bundle(connection, version)
         return shipped or Bundle.load(DEFAULT_BUNDLE)
     except BundleError as error:
         raise StartError(f"The bundle cannot be loaded: {error}") from error
 
 
-def bundle_at_start(
+def load_first_bundle(
     store: Store,
     settings: Settings,
     *,
     pinned: Bundle | None = None,
     shipped: Bundle | None = None,
 ) -> Bundle:
-    """The bundle that a server starts with. A store's first is noted in it, so that there is something to go back to.
+    """Load the bundle that a server starts with. A new store records it, so that an upgrade can be rolled back to it.
 
     Args:
         store: The store.
-        settings: May name a bundle.
-        pinned: Rank with this one, whatever settings and store say.
-        shipped: As for `in_use`.
+        settings: Settings, which may pin a bundle.
+        pinned: Bundle to rank with, regardless of settings and store.
+        shipped: Bundle in place of the shipped one.
 
     Raises:
-        StartError: It is missing or damaged.
+        StartError: If it is missing or damaged.
     """
     with store.reading() as connection:
-        bundle = pinned or in_use(connection, settings, shipped)
-        if activations.active(connection) is not None:
+        bundle = pinned or load_active_bundle(connection, settings, shipped)
+        if activations.find_active(connection) is not None:
             return bundle
-    archive, features = packed(bundle), bundle.manifest.encoder.features
+    archive, features = pack_bundle(bundle), bundle.manifest.encoder.features
     with store.writing() as connection:
         name, now = bundle.manifest.name, store.clock()
         bundles.put_first(connection, bundle.version, name, features, archive, now=now)
-    with store.reading() as connection:  # another server may have been quicker, with another bundle
-        return pinned or in_use(connection, settings, bundle)
+    with store.reading() as connection:  # another server may have recorded another bundle first
+        return pinned or load_active_bundle(connection, settings, bundle)

@@ -2,17 +2,17 @@
 
 In reading order:
 
-- `main`: the way in, which names what is missing where the extra is not installed
+- `main`: the entry point, which reports missing packages
 - `app`: the commands
 - `models`: fit and evaluate
-- `bundle`: bundle show and export
+- `bundle`: bundle show and bundle export
 - `learning`: export, fit and replay from a store
 - `upgrade`: upgrade and rollback
 - `store`: doctor, backup and restore
 - `keys`: keys and tenants
 - `demo`: the tour
-- `inputs`: what commands are given
-- `store_access`: settings and the store as commands open them
-- `tables`: a bundle on the terminal
+- `inputs`: judgements, texts, bundles and encoders as inputs
+- `store_access`: settings and the store
+- `tables`: tables that describe a bundle
 - `terminal`: results, progress and problems
 """

@@ -1,4 +1,4 @@
-"""The commands of `penchant`. Each imports what it needs as it runs: help comes without loading torch."""
+"""The commands of `penchant`. Each imports what it needs when it runs, so that help does not load torch."""
 
 import sys
 from importlib.metadata import version
@@ -10,12 +10,12 @@ from rich.table import Table
 
 from penchant import Client, PenchantError
 from penchant.service.cli.bundle import bundle_app
-from penchant.service.cli.demo import CANDIDATES, LESSONS, QUESTION, walk
+from penchant.service.cli.demo import CANDIDATES, PREFERENCES, QUESTION, walk
 from penchant.service.cli.keys import keys_app, tenants_app
 from penchant.service.cli.learning import export, replay
 from penchant.service.cli.models import evaluate, fit
 from penchant.service.cli.store import backup, doctor, restore
-from penchant.service.cli.store_access import DataDir, settings_of
+from penchant.service.cli.store_access import DataDir, read_settings
 from penchant.service.cli.terminal import err, out, stop
 from penchant.service.cli.upgrade import rollback, upgrade
 
@@ -57,23 +57,23 @@ def _common(
 @app.command()
 def serve(
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on; beyond loopback it needs a key.")
+        str | None, typer.Option(help="Address to listen on. Any other than loopback needs a key.")
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     bundle: Annotated[
-        Path | None, typer.Option(help="Trained model to rank with; the shipped one unless given.")
+        Path | None, typer.Option(help="Bundle to rank with. The shipped one by default.")
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Serve on 127.0.0.1:8642. What is not given is read from PENCHANT_*."""
-    settings = settings_of(data_dir, host=host, port=port, bundle=bundle)
+    """Start the server, on 127.0.0.1:8642 by default. PENCHANT_* variables set what no option does."""
+    settings = read_settings(data_dir, host=host, port=port, bundle=bundle)
     err.print(
         f"data folder: {settings.data_dir.resolve()}\n"
-        f"address:     http://{settings.host}:{settings.port} (once /readyz answers 200; Ctrl-C ends it)",
+        f"address:     http://{settings.host}:{settings.port} (ready when /readyz answers 200; press Ctrl-C to stop)",
         markup=False,
         highlight=False,
     )
-    # torch and the encoder: seconds, and only this command needs them.
+    # Importing torch takes seconds, and only this command needs it.
     from penchant.service.bundles.loading import StartError
     from penchant.service.server import run
 
@@ -85,31 +85,35 @@ def serve(
 
 @app.command()
 def openapi() -> None:
-    """Print the OpenAPI document of the HTTP interface; docs/openapi.json is its output."""
-    # The whole service: a second, and only this command and `serve` need it.
+    """Print the OpenAPI document of the HTTP API, which is also docs/openapi.json."""
+    # Importing the whole service takes a second, and only this command and `serve` need it.
     from penchant.service.api.openapi import document, serialize
     from penchant.service.app import create_app
     from penchant.service.telemetry.metrics import Tracing
 
-    sys.stdout.buffer.write(serialize(document(create_app(settings_of(None), tracing=Tracing()))))
+    sys.stdout.buffer.write(serialize(document(create_app(read_settings(None), tracing=Tracing()))))
 
 
 @app.command()
 def demo(
-    base_url: Annotated[str | None, typer.Option(help="The server; PENCHANT_BASE_URL unless given.")] = None,
-    api_key: Annotated[str | None, typer.Option(help="Its key; PENCHANT_API_KEY unless given.")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="Address of the server. PENCHANT_BASE_URL by default.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="API key of the server. PENCHANT_API_KEY by default.")
+    ] = None,
 ) -> None:
-    """Walk through the README's tour against a running server."""
+    """Run the README's tour against a running server."""
     try:
         with Client(base_url=base_url, api_key=api_key) as client:
             if not client.ready():
                 stop("the server is up but not ready", code=1)
             tour = walk(client)
     except PenchantError as error:
-        stop(f"{error}\nIs a server running? `make serve` or `penchant serve` starts one.", code=1)
-    taught = f"after {len(LESSONS)} preferences for"
+        stop(f"{error}\nIs a server running? Start one with `make serve` or `penchant serve`.", code=1)
+    after = f"after {len(PREFERENCES)} preferences for"
     table = Table(title=QUESTION, caption="best first: relevance score, length in words, text")
-    for column in ("for anybody, before", f"{taught} long answers", f"{taught} short answers"):
+    for column in ("before, for anyone", f"{after} long answers", f"{after} short answers"):
         table.add_column(column, ratio=1, no_wrap=True)
     for row in zip(tour.before.results, tour.long.results, tour.short.results, strict=True):
         texts = [CANDIDATES[result.index] for result in row]

@@ -1,4 +1,4 @@
-"""The commands for bundles: show what one holds, export it for use elsewhere."""
+"""The `penchant bundle` commands, which show and export bundles."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,8 @@ from penchant.service.cli.inputs import (
     Device,
     Json,
     bundle_folder,
-    extractor_of,
     load_bundle,
+    load_bundle_extractor,
     read_judgements,
     read_texts,
 )
@@ -21,10 +21,10 @@ from penchant.service.cli.terminal import INTERRUPTED, Report, out, progress, st
 if TYPE_CHECKING:
     from penchant.models.bundle import Bundle
 
-bundle_app = typer.Typer(help="Trained models on disk.", no_args_is_help=True)
+bundle_app = typer.Typer(help="Show and export bundles, the trained models on disk.", no_args_is_help=True)
 
 BundlePath = Annotated[
-    Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle's folder; the shipped one unless given.")
+    Path | None, typer.Argument(metavar="BUNDLE", help="Folder of the bundle. The shipped one by default.")
 ]
 
 
@@ -33,38 +33,40 @@ def show(
     path: BundlePath = None,
     on: Annotated[
         Path | None,
-        typer.Option(help="Judgements to look at it on, as for `fit`: shows texts that tell of each taste."),
+        typer.Option(help="Judgements, as for `fit`, from which to show example texts of each taste."),
     ] = None,
-    examples: Annotated[int, typer.Option(min=0, help="Texts at each end of a taste, with --on.")] = 2,
+    examples: Annotated[
+        int, typer.Option(min=0, help="Number of texts at each end of a taste, with --on.")
+    ] = 2,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Show what a bundle was fitted on, why it was chosen so, and what its tastes mean."""
+    """Show what a bundle was fitted on, how its model was chosen, and what its tastes mean."""
     bundle = load_bundle(path)
-    found = bundle.manifest.metrics.get("inspection")
+    inspection = bundle.manifest.metrics.get("inspection")
     if on is not None:
         with progress() as report:
-            found = _inspected(bundle, on, report, examples=examples, device=device)
+            inspection = _inspect(bundle, on, report, examples=examples, device=device)
     if as_json:
         manifest = json.loads((bundle_folder(path) / "manifest.json").read_text("utf-8"))
-        typer.echo(json.dumps({**manifest, "inspection": found}, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps({**manifest, "inspection": inspection}, indent=2, ensure_ascii=False))
         return
     print_manifest(bundle)
-    if found is not None:
-        print_inspection(found)
+    if inspection is not None:
+        print_inspection(inspection)
 
 
-def _inspected(
+def _inspect(
     bundle: "Bundle", on: Path, report: Report, *, examples: int, device: str
 ) -> dict[str, Any] | None:
-    """What the bundle holds, its own tastes seen on other judgements."""
+    """Inspect the bundle's tastes on other judgements."""
     from penchant.models.encoding.extract import extract_features
     from penchant.models.export import find_tastes
     from penchant.models.training import inspect_reward_model
 
     judgements = read_judgements(on, report)
     vectors = extract_features(
-        judgements, extractor_of(bundle, report, precision="float32", device=device), report
+        judgements, load_bundle_extractor(bundle, report, precision="float32", device=device), report
     )
     axes = find_tastes(bundle) if bundle.manifest.metrics.get("inspection") else None
     return inspect_reward_model(bundle.reward, judgements, vectors, axes=axes, examples=examples)
@@ -77,15 +79,18 @@ def export(
     out_path: Annotated[Path, typer.Option("--out", help="Folder to write to.")],
     users: Annotated[
         Path | None,
-        typer.Option(help="Judgements, as for `fit`: writes what is known of each user after theirs."),
+        typer.Option(help="Judgements, as for `fit`. Writes each user's state after these judgements."),
     ] = None,
     texts: Annotated[
-        Path | None, typer.Option(help="JSON Lines of `text` and `context`: writes where each text stands.")
+        Path | None,
+        typer.Option(help="JSON Lines with `text` and `context`. Writes each text's coordinates."),
     ] = None,
-    kind: Annotated[Literal["npz", "safetensors"], typer.Option("--format", help="Of the arrays.")] = "npz",
+    kind: Annotated[
+        Literal["npz", "safetensors"], typer.Option("--format", help="Format of the arrays.")
+    ] = "npz",
     device: Device = "auto",
 ) -> None:
-    """Write a bundle as plain arrays, users and texts, for use without penchant."""
+    """Write a bundle, users and texts as plain arrays, for use without penchant."""
     from penchant.models.encoding.extract import extract_features, extract_text_features
     from penchant.models.explain.text_map import ExplanationError
     from penchant.models.export import export_model, export_texts, export_users, save_model, save_rows
@@ -95,7 +100,9 @@ def export(
         with progress() as report:
             written = save_model(export_model(bundle), out_path, kind=kind)
             extractor = (
-                extractor_of(bundle, report, precision="float32", device=device) if users or texts else None
+                load_bundle_extractor(bundle, report, precision="float32", device=device)
+                if users or texts
+                else None
             )
             if users and extractor:
                 judgements = read_judgements(users, report)

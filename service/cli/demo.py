@@ -1,6 +1,6 @@
-"""The tour: two users, the same five candidates, and what three preferences each make of their order.
+"""The tour: five candidates ranked for two users, before and after three preferences of each.
 
-One of them likes long answers, the other short ones. None of these texts is in any fit.
+One user likes long answers, the other one short answers. No bundle was fitted on these texts.
 """
 
 import uuid
@@ -23,7 +23,7 @@ CANDIDATES: Final = (
     "leaves before flowers open: each cut makes two new shoots, and the plant stays bushy for months.",
 )
 
-LESSONS: Final = (
+PREFERENCES: Final = (
     (
         "How do I get a coffee stain out of a shirt?",
         "Rinse the back of the stain with cold water at once, so that the coffee leaves the way it came in. "
@@ -46,7 +46,7 @@ LESSONS: Final = (
         "Boots, jacket, water, snacks.",
     ),
 )
-"""Question, long answer, short answer."""
+"""Questions, each with a long and a short answer."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Tour:
     """The rankings of the candidates.
 
     Attributes:
-        before: For a user without feedback: the population's order.
-        long: After three preferences for the longer answer.
-        short: After three preferences for the shorter one.
+        before: Ranking for a user without feedback.
+        long: Ranking after three preferences for long answers.
+        short: Ranking after three preferences for short answers.
     """
 
     before: Ranking
@@ -65,12 +65,12 @@ class Tour:
 
 
 def walk(client: Client) -> Tour:
-    """Walks through the tour with two new users, and deletes them afterwards."""
+    """Run the tour with two new users, and delete them afterwards."""
     visit = uuid.uuid4().hex[:8]
     likes_long, likes_short = (client.for_user(f"demo-{taste}-{visit}") for taste in ("long", "short"))
     try:
         before = _rank(likes_long)
-        for question, long, short in LESSONS:
+        for question, long, short in PREFERENCES:
             likes_long.prefer(prompt=question, chosen=long, rejected=short)
             likes_short.prefer(prompt=question, chosen=short, rejected=long)
         return Tour(before, _rank(likes_long), _rank(likes_short))

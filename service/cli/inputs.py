@@ -1,4 +1,4 @@
-"""What commands are given: judgements, texts, bundles, encoders. A problem with one ends the command in one line."""
+"""Inputs of commands: judgements, texts, bundles and encoders. A fault in one ends the command with one line."""
 
 import hashlib
 import json
@@ -19,20 +19,22 @@ if TYPE_CHECKING:
     from penchant.models.encoding.features import FeatureExtractor
     from penchant.models.judgements.judgement import Judgement
 
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA where there is one.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA if available.")]
 EncoderOption = Annotated[
     str,
-    typer.Option("--encoder", help="Text encoder: 'embedded', or a Hugging Face model by name or folder."),
+    typer.Option(
+        "--encoder", help="Text encoder: 'embedded', or the name or folder of a Hugging Face model."
+    ),
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-EVERY: int = 10_000
+_REPORT_LINES: int = 10_000
 """Lines between two reports of progress."""
 
 
 def read_judgements(path: Path, report: Report) -> "list[Judgement]":
-    """All judgements of a file, or of the data.jsonl(.gz) in a folder; line by line."""
+    """Read all judgements of a file, or of the data.jsonl(.gz) in a folder, line by line."""
     from penchant.models.judgements.files import read, with_scales
     from penchant.models.judgements.lines import JudgementError
 
@@ -41,17 +43,17 @@ def read_judgements(path: Path, report: Report) -> "list[Judgement]":
     try:
         for judgement in read(file):
             judgements.append(judgement)
-            if len(judgements) % EVERY == 0:
+            if len(judgements) % _REPORT_LINES == 0:
                 report(stage, len(judgements), 0)
     except JudgementError as error:
         stop(error)
     if not judgements:
-        stop(f"{file}: holds no judgement")
+        stop(f"{file} holds no judgement")
     return with_scales(judgements)
 
 
 def judgement_file(path: Path) -> Path:
-    """The file itself, or the one in the folder."""
+    """Return the file itself, or the file of judgements in a folder."""
     if not path.is_dir():
         return path
     packed = path / "data.jsonl.gz"
@@ -59,14 +61,14 @@ def judgement_file(path: Path) -> Path:
 
 
 def set_name(path: Path) -> str:
-    """What the judgements of a file, or of a folder, are called."""
+    """Return the name of the judgements in a file or folder."""
     from penchant.models.judgements.files import source_name
 
     return source_name(judgement_file(path))
 
 
-def described(path: Path, judgements: "Sequence[Judgement]") -> dict[str, Any]:
-    """A set of judgements as a manifest names it."""
+def describe_judgements(path: Path, judgements: "Sequence[Judgement]") -> dict[str, Any]:
+    """Return a manifest's entry of a set of judgements."""
     file = judgement_file(path)
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
@@ -75,35 +77,35 @@ def described(path: Path, judgements: "Sequence[Judgement]") -> dict[str, Any]:
 
 
 def read_texts(path: Path) -> list[tuple[str, str]]:
-    """Distinct (context, text) of JSON Lines with `text` and, where it answers something, `context`; in file order."""
-    found: dict[tuple[str, str], None] = {}
+    """Read the distinct (context, text) pairs of JSON Lines with `text` and an optional `context`, in file order."""
+    texts: dict[tuple[str, str], None] = {}
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    found[_text(line, f"{path}:{number}")] = None
+                    texts[_parse_text(line, f"{path}:{number}")] = None
     except (OSError, UnicodeDecodeError) as error:
         stop(f"{path}: {error}")
-    if not found:
-        stop(f"{path}: holds no text")
-    return list(found)
+    if not texts:
+        stop(f"{path} holds no text")
+    return list(texts)
 
 
-def _text(line: str, place: str) -> tuple[str, str]:
+def _parse_text(line: str, place: str) -> tuple[str, str]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        stop(f"{place}: not JSON that can be read: {error}")
+        stop(f"{place}: the line is not valid JSON: {error}")
     text, context = (row.get("text"), row.get("context", "")) if isinstance(row, dict) else (None, "")
     if not isinstance(text, str) or not text.strip():
-        stop(f"{place}: 'text' must be a text that is not empty")
+        stop(f"{place}: 'text' must be a string that is not empty")
     if not isinstance(context, str):
-        stop(f"{place}: 'context' must be a text")
+        stop(f"{place}: 'context' must be a string")
     return context, text
 
 
 def load_bundle(path: Path | None) -> "Bundle":
-    """A bundle by its folder."""
+    """Load the bundle in a folder."""
     from penchant.models.bundle import Bundle, BundleError
 
     try:
@@ -113,7 +115,7 @@ def load_bundle(path: Path | None) -> "Bundle":
 
 
 def bundle_folder(path: Path | None) -> Path:
-    """The folder of a bundle; the shipped one's where there is none, or it is called 'default'."""
+    """Return the folder of a bundle, which is the shipped one if `path` is None or 'default'."""
     from penchant.models.bundle import DEFAULT_BUNDLE
 
     return DEFAULT_BUNDLE if path is None or (path == Path("default") and not path.exists()) else path
@@ -129,7 +131,7 @@ def load_extractor(
     precision: "Precision" = "auto",
     device: str = "auto",
 ) -> "FeatureExtractor":
-    """Features by a text encoder."""
+    """Load a text encoder as a feature extractor."""
     from penchant.models.encoding.encoder import EncoderError
     from penchant.models.encoding.features import FeatureExtractor
     from penchant.models.encoding.loading import load_encoder
@@ -145,10 +147,10 @@ def load_extractor(
     return FeatureExtractor(encoder)
 
 
-def extractor_of(
+def load_bundle_extractor(
     bundle: "Bundle", report: Report, *, precision: "Precision" = "auto", device: str = "auto"
 ) -> "FeatureExtractor":
-    """Features as a bundle needs them."""
+    """Load the feature extractor that a bundle needs."""
     card = bundle.manifest.encoder
     extractor = load_extractor(
         card.name,
@@ -160,15 +162,15 @@ def extractor_of(
         device=device,
     )
     if extractor.identity != card.features:
-        stop(f"bundle {bundle.version} was fitted with encoder {card.name!r}, and other weights of it")
+        stop(f"bundle {bundle.version} was fitted with encoder {card.name!r}, but with other weights")
     return extractor
 
 
-def checkpoint_in(folder: Path, *, resume: bool, **parts: object) -> "Checkpoint":
-    """What an interrupted run of the same work left in the folder, or an empty one.
+def open_checkpoint(folder: Path, *, resume: bool, **parts: object) -> "Checkpoint":
+    """Open the checkpoint of an interrupted run of the same work in the folder, or a new one.
 
     Raises:
-        CheckpointError: The folder holds something else, or cannot be read.
+        CheckpointError: If the folder holds something else, or cannot be read.
     """
     from penchant.models.checkpoint import Checkpoint, CheckpointMismatchError, compute_fingerprint
 
@@ -177,30 +179,30 @@ def checkpoint_in(folder: Path, *, resume: bool, **parts: object) -> "Checkpoint
     try:
         checkpoint = Checkpoint(folder, identity) if resume else Checkpoint.start_over(folder, identity)
     except CheckpointMismatchError as error:
-        stop(f"{error}: repeat that command to go on, or start anew with --no-resume")
+        stop(f"{error}: repeat that command to resume it, or start over with --no-resume")
     if checkpoint.stages:
-        note(f"going on from {folder}")
+        note(f"resuming from {folder}")
     return checkpoint
 
 
 @contextmanager
 def resumable(work: Path, *expected: type[Exception]) -> Iterator[None]:
-    """Work that keeps in a folder what is done of it: Ctrl-C, or an error that it may meet, ends the command."""
+    """Run work that saves its progress in a folder. Ctrl-C and expected errors end the command with one line."""
     try:
         yield
     except KeyboardInterrupt:
-        kept = f"what is done is kept in {work}; the same command goes on from there"
-        stop(f"interrupted: {kept if work.exists() else 'nothing was done yet'}", INTERRUPTED)
+        saved = f"progress is saved in {work}; repeat the command to resume"
+        stop(f"interrupted: {saved if work.exists() else 'nothing was done yet'}", INTERRUPTED)
     except expected as error:
         stop(error)
 
 
 def save_fitted(bundle: "Bundle", folder: Path, checkpoint: "Checkpoint") -> None:
-    """Writes a bundle and says so; what was kept of the work on it is needed no more.
+    """Save a bundle, print its version, and remove the checkpoint.
 
     Raises:
-        BundleError: It cannot be written.
-        CheckpointError: What was kept cannot be removed.
+        BundleError: If the bundle cannot be written.
+        CheckpointError: If the checkpoint cannot be removed.
     """
     bundle.save(folder)
     checkpoint.clear()

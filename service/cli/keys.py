@@ -1,11 +1,10 @@
-"""The commands for who may call: keys, and the settings of tenants. Running servers hear of each change in a moment.
+"""The `penchant keys` and `penchant tenants` commands. Running servers apply each change within a second.
 
-A store is made where there is none: a first key comes before the first server.
+They create a store if none exists, because a first key is needed before the first server.
 """
 
 import json
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,14 +12,15 @@ from rich.table import Table
 
 from penchant.service.access.keyring import Scope
 from penchant.service.cli.inputs import Json
-from penchant.service.cli.store_access import DataDir, StoreUrl, open_store, settings_of
+from penchant.service.cli.store_access import DataDir, StoreUrl, open_store, read_settings
 from penchant.service.cli.terminal import note, out, stop
+from penchant.service.timestamps import format_rfc3339
 
 if TYPE_CHECKING:
     from penchant.service.store.keys import StoredKey
 
-keys_app = typer.Typer(help="Keys with which apps call the server.", no_args_is_help=True)
-tenants_app = typer.Typer(help="Settings and limits of one tenant.", no_args_is_help=True)
+keys_app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
+tenants_app = typer.Typer(help="Change and show the settings and limits of tenants.", no_args_is_help=True)
 
 Tenant = Annotated[str, typer.Argument(help="Name of the tenant.")]
 _DAY = 86_400
@@ -28,63 +28,63 @@ _DAY = 86_400
 
 @keys_app.command("create")
 def create(
-    tenant: Annotated[str, typer.Option(help="Whose key it is; data of tenants is kept apart.")],
+    tenant: Annotated[str, typer.Option(help="Tenant that owns the key. Each tenant has data of its own.")],
     scope: Annotated[
         list[Scope],
-        typer.Option(help="What it may do; may be given several times. `admin` may do everything."),
+        typer.Option(help="What the key may do. May be repeated. `admin` may do everything."),
     ],
-    name: Annotated[str, typer.Option(help="To tell it from others.")] = "",
+    name: Annotated[str, typer.Option(help="Name that tells the key from others.")] = "",
     data_dir: DataDir = None,
     store_url: StoreUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Make a key and print it, once: only its hash is stored."""
+    """Create a key and print it. It cannot be shown again, because only its hash is stored."""
     from penchant.service.access.keyring import create_key
 
     _check_tenant(tenant)
     if len(name) > 128:
         stop("a key's name has at most 128 characters")
-    with open_store(data_dir, store_url, make=True) as store, store.writing() as connection:
+    with open_store(data_dir, store_url, create=True) as store, store.writing() as connection:
         key, stored = create_key(connection, tenant, set(scope), name, time.time())
     if as_json:
-        typer.echo(json.dumps({"key": key, **_shown(stored)}))
+        typer.echo(json.dumps({"key": key, **_key_json(stored)}))
         return
-    note(f"{stored.key_id}: a key of {tenant} for {', '.join(stored.scopes)}. It is shown this once.")
+    note(f"{stored.key_id}: a key of {tenant} for {', '.join(stored.scopes)}. It will not be shown again.")
     typer.echo(key)
 
 
 @keys_app.command("list")
 def list_keys(
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="List only this tenant's keys.")] = None,
     data_dir: DataDir = None,
     store_url: StoreUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Show which keys there are, revoked ones too; never the keys themselves."""
+    """List all keys, including revoked ones, by their ids. The keys themselves are never shown."""
     from penchant.service.store import keys
 
-    with open_store(data_dir, store_url, make=True) as store, store.reading() as connection:
-        found = [key for key in keys.list_keys(connection) if tenant in (None, key.tenant)]
+    with open_store(data_dir, store_url, create=True) as store, store.reading() as connection:
+        listed = [key for key in keys.list_keys(connection) if tenant in (None, key.tenant)]
     if as_json:
-        typer.echo(json.dumps([_shown(key) for key in found]))
+        typer.echo(json.dumps([_key_json(key) for key in listed]))
         return
     table = Table("key id", "tenant", "scopes", "name", "created", "revoked")
-    for key in found:
-        created, revoked = _when(key.created_at), _when(key.revoked_at)
+    for key in listed:
+        created, revoked = _format_time(key.created_at), _format_time(key.revoked_at)
         table.add_row(key.key_id, key.tenant, ", ".join(key.scopes), key.name, created, revoked)
     out.print(table)
 
 
 @keys_app.command("revoke")
 def revoke(
-    key_id: Annotated[str, typer.Argument(help="Its id, as `list` shows it.")],
+    key_id: Annotated[str, typer.Argument(help="Id of the key, as `list` shows it.")],
     data_dir: DataDir = None,
     store_url: StoreUrl = None,
 ) -> None:
-    """Make a key invalid for ever. A server stays closed when its last key is revoked."""
+    """Revoke a key forever. A server still requires a key after its last one is revoked."""
     from penchant.service.access.keyring import revoke_key
 
-    with open_store(data_dir, store_url, make=True) as store, store.writing() as connection:
+    with open_store(data_dir, store_url, create=True) as store, store.writing() as connection:
         revoked = revoke_key(connection, key_id, time.time())
     if revoked is None:
         stop(f"there is no key {key_id}", code=1)
@@ -95,25 +95,27 @@ def revoke(
 def set_tenant(
     tenant: Tenant,
     keep_texts: Annotated[
-        bool | None, typer.Option(help="Whether the log holds texts, or their features alone.")
+        bool | None, typer.Option(help="Whether the log keeps texts, or only their features.")
     ] = None,
-    retention_days: Annotated[str | None, typer.Option(help="Forget judgements after so many days.")] = None,
+    retention_days: Annotated[
+        str | None, typer.Option(help="Days after which judgements are deleted.")
+    ] = None,
     requests_per_minute: Annotated[
-        str | None, typer.Option(help="By all its keys together, on each server.")
+        str | None, typer.Option(help="Requests per minute by all keys together, on each server.")
     ] = None,
-    candidates_per_day: Annotated[str | None, typer.Option(help="Candidates ranked, by UTC days.")] = None,
-    events_per_day: Annotated[str | None, typer.Option(help="Feedback events accepted, by UTC days.")] = None,
-    users: Annotated[str | None, typer.Option(help="Users with feedback.")] = None,
+    candidates_per_day: Annotated[str | None, typer.Option(help="Candidates ranked per UTC day.")] = None,
+    events_per_day: Annotated[str | None, typer.Option(help="Feedback events accepted per UTC day.")] = None,
+    users: Annotated[str | None, typer.Option(help="Number of users with feedback.")] = None,
     data_dir: DataDir = None,
     store_url: StoreUrl = None,
 ) -> None:
-    """Change settings of a tenant; what is not given stays. `none` takes the server's setting again."""
+    """Change settings of a tenant. Settings that are not given stay. `none` restores the server's setting."""
     from pydantic import ValidationError
 
     from penchant.service.access.tenancy import TenantSettings, own_settings, put_settings
 
     _check_tenant(tenant)
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "keep_texts": keep_texts,
         "retention_days": retention_days,
         "requests_per_minute": requests_per_minute,
@@ -121,8 +123,10 @@ def set_tenant(
         "events_per_day": events_per_day,
         "users": users,
     }
-    changes = {name: None if value == "none" else value for name, value in given.items() if value is not None}
-    with open_store(data_dir, store_url, make=True) as store, store.writing() as connection:
+    changes = {
+        name: None if value == "none" else value for name, value in options.items() if value is not None
+    }
+    with open_store(data_dir, store_url, create=True) as store, store.writing() as connection:
         try:
             settings = TenantSettings(**own_settings(connection, tenant).model_dump() | changes)
         except ValidationError as error:
@@ -134,26 +138,26 @@ def set_tenant(
 
 @tenants_app.command("show")
 def show_tenant(tenant: Tenant, data_dir: DataDir = None, store_url: StoreUrl = None) -> None:
-    """Show what holds for a tenant, and what it has used today (UTC), as JSON."""
+    """Show a tenant's settings and its usage today (UTC), as JSON."""
     from penchant.service.access.tenancy import Tenancy
     from penchant.service.store import keys
 
-    tenancy = Tenancy(settings_of(data_dir, store_url))
-    with open_store(data_dir, store_url, make=True) as store, store.reading() as connection:
+    tenancy = Tenancy(read_settings(data_dir, store_url))
+    with open_store(data_dir, store_url, create=True) as store, store.reading() as connection:
         tenancy.load(keys.find_tenant_settings(connection))
-        used = keys.find_usage(connection, int(time.time() // _DAY), [tenant])
+        usage = keys.find_usage(connection, int(time.time() // _DAY), [tenant])
         users = keys.count_users(connection, [tenant])[tenant]
-    today = {kind: amount for (of, kind), amount in used.items() if of == tenant}
+    today = {kind: amount for (_, kind), amount in usage.items()}
     settings = tenancy.of(tenant).model_dump()
     typer.echo(json.dumps({"tenant": tenant, "settings": settings, "today": today, "users": users}, indent=2))
 
 
 @tenants_app.command("list")
 def list_tenants(data_dir: DataDir = None, store_url: StoreUrl = None, as_json: Json = False) -> None:
-    """Show the tenants that have a key or settings of their own."""
+    """List the tenants that have a key or settings of their own."""
     from penchant.service.store import keys
 
-    with open_store(data_dir, store_url, make=True) as store, store.reading() as connection:
+    with open_store(data_dir, store_url, create=True) as store, store.reading() as connection:
         settings = keys.find_tenant_settings(connection)
         stored = keys.list_keys(connection)
     valid = [key.tenant for key in stored if key.revoked_at is None]
@@ -178,19 +182,17 @@ def _check_tenant(tenant: str) -> None:
         stop(fault)
 
 
-def _shown(key: "StoredKey") -> dict[str, Any]:
-    """A key for others to see: without its hash."""
+def _key_json(key: "StoredKey") -> dict[str, Any]:
+    """Return a key without its hash."""
     return {
         "key_id": key.key_id,
         "tenant": key.tenant,
         "scopes": list(key.scopes),
         "name": key.name,
-        "created_at": _when(key.created_at),
-        "revoked_at": _when(key.revoked_at) or None,
+        "created_at": _format_time(key.created_at),
+        "revoked_at": _format_time(key.revoked_at) or None,
     }
 
 
-def _when(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+def _format_time(seconds: float | None) -> str:
+    return "" if seconds is None else format_rfc3339(seconds, whole_seconds=True)

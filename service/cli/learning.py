@@ -1,4 +1,4 @@
-"""The commands that read the feedback log of a store: take it elsewhere, learn a new bundle from it, learn it again."""
+"""The commands that read a store's feedback log: `penchant export`, `fit --from-store` and `replay`."""
 
 import gzip
 import json
@@ -12,8 +12,14 @@ from typing import IO, TYPE_CHECKING, Annotated, Literal, cast
 import typer
 from rich.table import Table
 
-from penchant.service.cli.inputs import checkpoint_in, load_bundle, resumable, save_fitted
-from penchant.service.cli.store_access import DataDir, StoreUrl, bundle_in_use, open_store, settings_of
+from penchant.service.cli.inputs import load_bundle, open_checkpoint, resumable, save_fitted
+from penchant.service.cli.store_access import (
+    DataDir,
+    StoreUrl,
+    load_current_bundle,
+    open_store,
+    read_settings,
+)
 from penchant.service.cli.tables import print_manifest
 from penchant.service.cli.terminal import note, out, progress, stop
 
@@ -23,32 +29,33 @@ if TYPE_CHECKING:
     from penchant.models.evaluation.comparison import Comparison
 
 Tenants = Annotated[
-    list[str] | None, typer.Option("--tenant", help="Whose feedback; may be given more than once.")
+    list[str] | None, typer.Option("--tenant", help="Tenant whose feedback is used. May be repeated.")
 ]
 
 
 def export(
-    out_path: Annotated[Path, typer.Option("--out", help="File to write; .gz packs it.")],
+    out_path: Annotated[Path, typer.Option("--out", help="File to write, compressed if it ends in .gz.")],
     judgements: Annotated[
-        bool, typer.Option("--judgements", help="The feedback log, in the form that `penchant fit` reads.")
+        bool,
+        typer.Option("--judgements", help="Export the feedback log in the format that `penchant fit` reads."),
     ] = False,
     tenant: Tenants = None,
     data_dir: DataDir = None,
     store_url: StoreUrl = None,
 ) -> None:
-    """Write the feedback of a store as JSON Lines; a server may be running on it."""
+    """Write a store's feedback as JSON Lines. A server may be running."""
     from penchant.models.files import open_atomically
     from penchant.service.log.judgements import lines
     from penchant.service.store.events import iterate_logs
 
     if not judgements:
-        stop("say what to export: --judgements")
+        stop("name what to export: --judgements")
     left_out: Counter[str] = Counter()
     written = 0
     with open_store(data_dir, store_url) as store, store.reading() as connection:
-        tenants = chosen_tenants(connection, tenant)
+        tenants = choose_tenants(connection, tenant)
         try:
-            with open_atomically(out_path) as whole, packed(whole, out_path) as file:
+            with open_atomically(out_path) as whole, compress(whole, out_path) as file:
                 for owner in tenants:
                     prefix = f"{owner}/" if len(tenants) > 1 else ""
                     for line in lines(iterate_logs(connection, owner), prefix, left_out):
@@ -62,8 +69,8 @@ def export(
 
 
 @contextmanager
-def packed(file: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
-    """The file itself, or one that packs into it where the path ends in .gz."""
+def compress(file: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that compresses into `file` if the path ends in .gz, or else `file` itself."""
     if path.suffix != ".gz":
         yield file
         return
@@ -71,22 +78,22 @@ def packed(file: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
         yield cast("IO[bytes]", pack)
 
 
-def chosen_tenants(connection: "Connection", given: Sequence[str] | None) -> list[str]:
-    """The tenants that were named; where none was, the only one there is. Several are never mixed unasked."""
+def choose_tenants(connection: "Connection", given: Sequence[str] | None) -> list[str]:
+    """Return the named tenants, or else the only tenant. Several tenants are mixed only if they are named."""
     from penchant.service.store.events import count_events
 
-    found = count_events(connection)
-    if not found:
+    events = count_events(connection)
+    if not events:
         stop("the store holds no feedback")
     if given:
-        missing = [tenant for tenant in given if tenant not in found]
+        missing = [tenant for tenant in given if tenant not in events]
         if missing:
-            stop(f"no feedback of tenant {missing[0]!r}; there is feedback of {', '.join(found)}")
+            stop(f"there is no feedback of tenant {missing[0]!r}, only of {', '.join(events)}")
         return list(dict.fromkeys(given))
-    if len(found) > 1:
-        told = ", ".join(f"{tenant} ({number} events)" for tenant, number in found.items())
-        stop(f"the store holds feedback of several tenants, {told}: name with --tenant those that are meant")
-    return list(found)
+    if len(events) > 1:
+        counts = ", ".join(f"{tenant} ({number} events)" for tenant, number in events.items())
+        stop(f"the store holds feedback of several tenants: {counts}. Name the ones to use with --tenant")
+    return list(events)
 
 
 def fit_from_store(
@@ -103,7 +110,7 @@ def fit_from_store(
     work: Path,
     resume: bool,
 ) -> None:
-    """`penchant fit --from-store`."""
+    """Run `penchant fit --from-store`."""
     from penchant.models.bundle import BundleError
     from penchant.models.checkpoint import CheckpointError
     from penchant.models.fitting.em import FitOptions
@@ -115,21 +122,21 @@ def fit_from_store(
         with progress() as report:
             report("read feedback", 0, 0)
             with open_store(data_dir, store_url) as store, store.reading() as connection:
-                tenants = chosen_tenants(connection, tenant)
-                settings = settings_of(data_dir, store_url)
-                bundle = load_bundle(current) if current else bundle_in_use(connection, settings)
-                found = read_judgements(connection, tenants, bundle.manifest.encoder.features)
-            checkpoint = checkpoint_in(
+                tenants = choose_tenants(connection, tenant)
+                settings = read_settings(data_dir, store_url)
+                bundle = load_bundle(current) if current else load_current_bundle(connection, settings)
+                feedback = read_judgements(connection, tenants, bundle.manifest.encoder.features)
+            checkpoint = open_checkpoint(
                 work,
                 resume=resume,
-                data=[found.sha256],
+                data=[feedback.sha256],
                 split=split,
                 features=bundle.manifest.encoder.features,
                 current=bundle.version,
                 options=asdict(options),
             )
             new, comparison = fit_new(
-                found,
+                feedback,
                 bundle,
                 name=name,
                 mode=split,
@@ -142,17 +149,17 @@ def fit_from_store(
     print_comparison(comparison, bundle.version)
 
 
-def print_comparison(found: "Comparison", current: str) -> None:
-    """Both bundles on the held-out users, and in one sentence what follows."""
+def print_comparison(comparison: "Comparison", current: str) -> None:
+    """Print the figures of both bundles on the held-out users, and a conclusion."""
     table = Table(
-        title=f"The new bundle and {current} on {found.users} users held out from both",
+        title=f"The new bundle and {current} on {comparison.users} users held out from both",
         title_justify="left",
-        caption="means over users; what the new one gains ± standard error, paired by user",
+        caption="means over users; gains of the new bundle ± standard error, paired by user",
         caption_justify="left",
     )
     for column in ("k", "accuracy", "before", "gain", "log-loss", "before", "gain"):
         table.add_column(column, justify="right")
-    for shot in found.shots:
+    for shot in comparison.shots:
         table.add_row(
             str(shot.k),
             f"{shot.accuracy:.3f}",
@@ -163,35 +170,35 @@ def print_comparison(found: "Comparison", current: str) -> None:
             f"{shot.log_loss_gain:+.4f} ± {shot.log_loss_error:.4f}",
         )
     out.print("", table)
-    out.print(sentence(found), markup=False, highlight=False, soft_wrap=True)
+    out.print(conclude(comparison), markup=False, highlight=False, soft_wrap=True)
 
 
-def sentence(found: "Comparison") -> str:
-    """What the comparison says, and what to do."""
-    size = f"{abs(found.gain):.4f} ± {found.gain_error:.4f} nats of log-loss, {found.users} users"
-    match found.verdict:
+def conclude(comparison: "Comparison") -> str:
+    """Return the conclusion of a comparison, and what to do."""
+    size = (
+        f"{abs(comparison.gain):.4f} ± {comparison.gain_error:.4f} nats of log-loss, {comparison.users} users"
+    )
+    match comparison.verdict:
         case "better":
-            return f"The new bundle is better ({size}). Nothing was switched: `penchant upgrade` does that."
+            return f"The new bundle is better ({size}). Nothing was switched. Switch with `penchant upgrade`."
         case "worse":
-            return f"The new bundle is worse ({size}). Nothing was switched, and nothing should be."
-    return f"Neither bundle is measurably better ({size}). Nothing was switched; more feedback will tell."
+            return f"The new bundle is worse ({size}). Nothing was switched. Keep the current bundle."
+    return f"Neither bundle is measurably better ({size}). Nothing was switched. Collect more feedback."
 
 
 def replay(
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant's users.")] = None,
-    user: Annotated[str | None, typer.Option(help="Only this user; with --tenant.")] = None,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Save what the log says where it differs.")
-    ] = False,
+    tenant: Annotated[str | None, typer.Option(help="Replay only this tenant's users.")] = None,
+    user: Annotated[str | None, typer.Option(help="Replay only this user. Needs --tenant.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Replace saved states that differ.")] = False,
     bundle: Annotated[
-        Path | None, typer.Option(help="The bundle whose states are compared; the one in use unless given.")
+        Path | None, typer.Option(help="Bundle whose states are compared. The active one by default.")
     ] = None,
     data_dir: DataDir = None,
     store_url: StoreUrl = None,
 ) -> None:
-    """Learn every user again from the log and compare with what is saved; exit code 1 where it differs.
+    """Learn every user again from the log and compare with the saved states. Exits with 1 if any differs.
 
-    A server may be running on the store: states that it has not saved yet are caught up before they are compared.
+    A server may be running. States that it has not saved yet are caught up before they are compared.
     """
     import time
 
@@ -201,18 +208,18 @@ def replay(
     from penchant.service.users.verify import replay as replay_store
 
     if user is not None and tenant is None:
-        stop("--user goes with --tenant")
-    settings = settings_of(data_dir, store_url)
+        stop("--user needs --tenant")
+    settings = read_settings(data_dir, store_url)
     with open_store(data_dir, store_url) as store, progress() as report:
         with store.reading() as connection:
-            loaded = load_bundle(bundle) if bundle else bundle_in_use(connection, settings)
+            loaded = load_bundle(bundle) if bundle else load_current_bundle(connection, settings)
         fold = Fold(
             loaded.reward,
             Forgetting(settings.forgetting_half_life_days),
             loaded.version,
             loaded.manifest.encoder.features,
         )
-        found = replay_store(
+        result = replay_store(
             store,
             fold,
             as_of=time.time(),
@@ -222,12 +229,12 @@ def replay(
             progress=lambda done: report("replay", done, 0),
         )
     out.print(
-        f"{loaded.version}: {found.users} users, {found.equal} equal, {found.different} different, {found.behind} "
-        f"behind (caught up first), {found.lacking} lacking features, {found.repaired} repaired; largest difference "
-        f"{found.largest:.2g} (equal up to {TOLERANCE:g})",
+        f"{loaded.version}: {result.users} users, {result.equal} equal, {result.different} different, {result.behind} "
+        f"behind (caught up first), {result.lacking} lacking features, {result.repaired} repaired; largest difference "
+        f"{result.largest:.2g} (equal up to {TOLERANCE:g})",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
-    if found.different and not repair:
+    if result.different and not repair:
         raise typer.Exit(1)

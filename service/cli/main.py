@@ -1,4 +1,4 @@
-"""The way into `penchant`, the command line. What that needs is an extra, so it is imported late."""
+"""The entry point of `penchant`. It reports missing packages, because the command line needs an extra."""
 
 import sys
 from typing import Final
@@ -7,7 +7,7 @@ NEEDS: Final = "the command line needs the server's packages: pip install 'pench
 
 
 def main() -> None:
-    """Runs the command given in ``sys.argv``."""
+    """Run the command in `sys.argv`."""
     try:
         from penchant.service.cli.app import app
     except ModuleNotFoundError as missing:

@@ -1,4 +1,4 @@
-"""The commands for data: fit a model to judgements, evaluate one."""
+"""The commands `penchant fit` and `penchant evaluate`."""
 
 import json
 from dataclasses import asdict
@@ -13,11 +13,11 @@ from penchant.service.cli.inputs import (
     Device,
     EncoderOption,
     Json,
-    checkpoint_in,
-    described,
-    extractor_of,
+    describe_judgements,
     load_bundle,
+    load_bundle_extractor,
     load_extractor,
+    open_checkpoint,
     read_judgements,
     resumable,
     save_fitted,
@@ -36,7 +36,7 @@ Split = Literal["cold", "warm"]
 Data = Annotated[
     Path, typer.Argument(help="Judgements: a .jsonl or .jsonl.gz file, or a folder with data.jsonl.gz.")
 ]
-SplitOption = Annotated[Split, typer.Option(help="cold: the texts to rank are new. warm: they recur.")]
+SplitOption = Annotated[Split, typer.Option(help="cold: texts to rank are new. warm: they recur.")]
 
 
 def fit(
@@ -48,7 +48,8 @@ def fit(
     from_store: Annotated[
         bool,
         typer.Option(
-            "--from-store", help="Of a store's feedback in place of files; compared with --current."
+            "--from-store",
+            help="Fit to a store's feedback instead of files, and compare the result with --current.",
         ),
     ] = False,
     tenant: Tenants = None,
@@ -57,28 +58,33 @@ def fit(
     current: Annotated[
         Path | None,
         typer.Option(
-            help="With --from-store: the bundle in use, or 'default'; PENCHANT_BUNDLE unless given."
+            help="With --from-store: folder of the current bundle, or 'default'. By default PENCHANT_BUNDLE, "
+            "or else the store's active bundle."
         ),
     ] = None,
     out_path: Annotated[Path, typer.Option("--out", help="Folder to write the bundle to.")],
-    name: Annotated[str | None, typer.Option(help="Its name; the folder's unless given.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the bundle. The folder's name by default.")
+    ] = None,
     split: SplitOption = "cold",
     encoder: EncoderOption = "embedded",
     precision: Annotated[
         Literal["float32", "bfloat16", "auto"],
-        typer.Option(help="Of the encoder. auto: what is faster here, which may differ from run to run."),
+        typer.Option(
+            help="Precision of the encoder. auto: the faster one here, which may differ from run to run."
+        ),
     ] = "float32",
-    seed: Annotated[int, typer.Option(help="Equal data, options and seed: an equal bundle.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed. Equal data, options and seed give an equal bundle.")] = 0,
     device: Device = "auto",
     work: Annotated[
         Path | None,
-        typer.Option(help="Folder for what is done so far; OUT.work unless given. Removed at the end."),
+        typer.Option(help="Folder for the progress, removed at the end. OUT.work by default."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Go on from an interrupted run, or start anew.")
+        bool, typer.Option("--resume/--no-resume", help="Resume an interrupted run, or start over.")
     ] = True,
 ) -> None:
-    """Fit a bundle to judgements. Ctrl-C interrupts; the same command goes on."""
+    """Fit a bundle to judgements. After Ctrl-C the same command resumes."""
     from penchant.models.bundle import BundleError
     from penchant.models.checkpoint import CheckpointError
     from penchant.models.encoding.encoder import EncoderError
@@ -87,10 +93,10 @@ def fit(
 
     target = out_path.resolve()
     if target.exists() and not target.is_dir():
-        stop(f"{out_path}: is there already, and is no folder")
+        stop(f"{out_path} already exists and is not a folder")
     folder = work or target.with_name(target.name + ".work")
     if from_store == bool(data):
-        stop("fit to what? Name files, or --from-store" + (", not both" if data else ""))
+        stop("name files of judgements, or give --from-store" + (", but not both" if data else ""))
     if from_store:
         fit_from_store(
             tenant=tenant,
@@ -110,9 +116,12 @@ def fit(
     with resumable(folder, BundleError, CheckpointError, EncoderError):
         with progress() as report:
             sets = [read_judgements(path, report) for path in data or ()]
-            cards = [described(path, judgements) for path, judgements in zip(data or (), sets, strict=True)]
+            cards = [
+                describe_judgements(path, judgements)
+                for path, judgements in zip(data or (), sets, strict=True)
+            ]
             extractor = load_extractor(encoder, report, precision=precision, device=device)
-            checkpoint = checkpoint_in(
+            checkpoint = open_checkpoint(
                 folder,
                 resume=resume,
                 data=cards,
@@ -141,17 +150,17 @@ def evaluate(
     bundle: Annotated[
         Path | None,
         typer.Option(
-            help="Bundle to evaluate, or 'default'; unless given, one is fitted on the set's train part."
+            help="Bundle to evaluate, or 'default'. By default one is fitted on the training part of the data."
         ),
     ] = None,
     repetitions: Annotated[
-        int, typer.Option(min=1, help="How many random splits the figures are the mean of.")
+        int, typer.Option(min=1, help="Number of random splits over which figures are averaged.")
     ] = 5,
     encoder: EncoderOption = "embedded",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """How well are new users' next comparisons predicted after k of their own judgements?"""
+    """Measure how well new users' comparisons are predicted after k of their own judgements."""
     from penchant.models.bundle import BundleError
     from penchant.models.fitting.em import FitOptions
     from penchant.models.training import NothingToEvaluateError
@@ -164,9 +173,9 @@ def evaluate(
             extractor = (
                 load_extractor(encoder, report, device=device)
                 if loaded is None
-                else extractor_of(loaded, report, device=device)
+                else load_bundle_extractor(loaded, report, device=device)
             )
-            found = evaluate_set(
+            result = evaluate_set(
                 judgements,
                 extractor,
                 name=set_name(data),
@@ -181,19 +190,19 @@ def evaluate(
     except KeyboardInterrupt:
         stop("interrupted", INTERRUPTED)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
+        typer.echo(json.dumps(result.to_json(), indent=2))
     else:
-        out.print(_curve(found))
+        out.print(_curve_table(result))
 
 
-def _curve(found: "EvaluationReport") -> Table:
+def _curve_table(result: "EvaluationReport") -> Table:
     table = Table(
-        title=f"{found.set}, {found.split}: {found.users} users, mean of {found.repetitions}",
-        caption=found.bundle,
+        title=f"{result.set}, {result.split}: {result.users} users, mean of {result.repetitions}",
+        caption=result.bundle,
     )
     for column in ("k", "accuracy", "95 %", "log-loss", "95 %", "calibration error", "made worse"):
         table.add_column(column, justify="right")
-    for point in found.curve:
+    for point in result.curve:
         table.add_row(
             str(point.k),
             f"{point.accuracy:.3f}",

@@ -1,4 +1,4 @@
-"""The commands for operators: look whether all is well, write the store into one file, restore it."""
+"""The commands `penchant doctor`, `backup` and `restore`."""
 
 import json
 from contextlib import closing
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from penchant.service.cli.inputs import Json
-from penchant.service.cli.store_access import DataDir, StoreUrl, given, open_store, settings_of
+from penchant.service.cli.store_access import DataDir, StoreUrl, drop_none, open_store, read_settings
 from penchant.service.cli.terminal import INTERRUPTED, out, progress, stop
 
 if TYPE_CHECKING:
@@ -24,20 +24,20 @@ def doctor(
     store_url: StoreUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Check settings, store, bundle and encoder, and say what to do; exit code 1 where a check failed.
+    """Check settings, store, bundle and encoder, and say what to do. Exits with 1 if a check fails.
 
-    Nothing is changed, and no secret is printed. A server may be running.
+    Nothing is changed and no secret is printed. A server may be running.
     """
     from penchant.service.doctor.checks import examine
 
     findings = []
-    for finding in examine(given(data_dir=data_dir, store_url=store_url)):
+    for finding in examine(drop_none(data_dir=data_dir, store_url=store_url)):
         findings.append(finding)
         if not as_json:
             color = _COLORS[finding.status]
             out.print(f"[{color}]{finding.status:<8}[/]{finding.check:<11}", end="", highlight=False)
-            said = f"{finding.detail}. To do: {finding.advice}" if finding.advice else finding.detail
-            out.print(said, markup=False, highlight=False, soft_wrap=True)
+            line = f"{finding.detail}. To do: {finding.advice}" if finding.advice else finding.detail
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
     failed = any(finding.status == "failed" for finding in findings)
     if as_json:
         typer.echo(json.dumps({"ok": not failed, "findings": [asdict(f) for f in findings]}, indent=2))
@@ -46,13 +46,13 @@ def doctor(
 
 
 def backup(
-    file: Annotated[Path, typer.Argument(help="Written anew; never overwritten.")],
+    file: Annotated[Path, typer.Argument(help="File to create. An existing file is never overwritten.")],
     data_dir: DataDir = None,
     store_url: StoreUrl = None,
 ) -> None:
-    """Write the whole store, as it is at one moment, into one file; a server may go on serving.
+    """Write the whole store, as it is at one moment, to one file. A server may be running.
 
-    The file can be restored into either kind of database. It holds texts, users and hashes of keys: keep it safe.
+    The file can be restored into either kind of database. It holds texts, users and hashes of keys, so keep it safe.
     """
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -60,7 +60,7 @@ def backup(
     from penchant.service.store.archive import ArchiveError, write_archive
 
     if file.exists():
-        stop(f"{file}: is there already")
+        stop(f"{file} already exists")
     try:
         with (
             open_store(data_dir, store_url) as store,
@@ -73,15 +73,17 @@ def backup(
         stop(_reason(error), code=1)
     except KeyboardInterrupt:
         stop("interrupted", INTERRUPTED)
-    _tell(f"wrote {file} ({file.stat().st_size / 2**20:.1f} MiB)", manifest)
+    _print_result(f"wrote {file} ({file.stat().st_size / 2**20:.1f} MiB)", manifest)
 
 
 def restore(
-    file: Annotated[Path, typer.Argument(help="What `penchant backup` wrote, from either kind of database.")],
+    file: Annotated[
+        Path, typer.Argument(help="File that `penchant backup` wrote, from either kind of database.")
+    ],
     data_dir: DataDir = None,
     store_url: StoreUrl = None,
 ) -> None:
-    """Fill an empty store from a backup, all or nothing, and read back what it then holds.
+    """Restore a backup into an empty store, all or nothing, and verify the result.
 
     No server may be running on the store.
     """
@@ -90,25 +92,25 @@ def restore(
     from penchant.service.store.archive import ArchiveError, read_archive, read_manifest
     from penchant.service.store.database import Store, StoreError
 
-    settings = settings_of(data_dir, store_url)
+    settings = read_settings(data_dir, store_url)
     try:
         with file.open("rb") as source, progress() as report:
-            read_manifest(source)  # before anything is made
+            read_manifest(source)  # before anything is created
             with closing(Store.open(settings)) as store, store.writing() as connection:
                 manifest = read_archive(connection, source, report)
     except (ArchiveError, StoreError, SQLAlchemyError, OSError) as error:
         stop(_reason(error), code=1)
     except KeyboardInterrupt:
         stop("interrupted: nothing was restored", INTERRUPTED)
-    _tell(f"restored {store.name}", manifest)
+    _print_result(f"restored {store.name}", manifest)
 
 
 def _reason(error: Exception) -> str:
-    """One line, without the statement that failed."""
+    """Return the reason as one line, without the statement that failed."""
     return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
 
 
-def _tell(done: str, manifest: "Manifest") -> None:
+def _print_result(done: str, manifest: "Manifest") -> None:
     counts = ", ".join(f"{card.name} {card.rows:,}" for card in manifest.tables if card.rows)
-    told = f"{done}: {manifest.rows:,} rows of revision {manifest.revision}, checksums right ({counts or 'empty'})"
-    out.print(told, markup=False, highlight=False, soft_wrap=True)
+    line = f"{done}: {manifest.rows:,} rows of revision {manifest.revision}, checksums match ({counts or 'empty'})"
+    out.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Settings and the store as a command opens them: beside a server that may be running on it."""
+"""Settings and the store for commands. A server may be running on the same store."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -18,53 +18,58 @@ if TYPE_CHECKING:
     from penchant.service.store.database import Store
 
 DataDir = Annotated[
-    Path | None, typer.Option(help="Folder of users and their feedback; PENCHANT_DATA_DIR unless given.")
+    Path | None, typer.Option(help="Folder of users and their feedback. PENCHANT_DATA_DIR by default.")
 ]
 StoreUrl = Annotated[
     str | None,
-    typer.Option(help="Store in its place, such as postgresql+psycopg://…; PENCHANT_STORE_URL unless given."),
+    typer.Option(
+        help="PostgreSQL address of a store, in place of the folder. PENCHANT_STORE_URL by default."
+    ),
 ]
 
 
-def bundle_in_use(connection: "Connection", settings: Settings) -> "Bundle":
-    """The bundle that a server would rank with; a command that cannot load it ends with the reason."""
+def load_current_bundle(connection: "Connection", settings: Settings) -> "Bundle":
+    """Load the bundle that a server would rank with, or end the command with the reason."""
     from penchant.service.bundles.loading import StartError
-    from penchant.service.bundles.stored_bundles import in_use
+    from penchant.service.bundles.stored_bundles import load_active_bundle
 
     try:
-        return in_use(connection, settings)
+        return load_active_bundle(connection, settings)
     except StartError as error:
         stop(error)
 
 
-def given(**options: object) -> dict[str, Any]:
-    """Those options that were given on the command line: the others are None."""
+def drop_none(**options: object) -> dict[str, Any]:
+    """Return the options that are not None, which are those given on the command line."""
     return {name: value for name, value in options.items() if value is not None}
 
 
-def settings_of(data_dir: Path | None, store_url: str | None = None, **others: object) -> Settings:
-    """The settings with what was given on the command line in their place."""
+def read_settings(data_dir: Path | None, store_url: str | None = None, **others: object) -> Settings:
+    """Return the settings, with options of the command line in place of the environment's, or end the command."""
     try:
-        return Settings(**given(data_dir=data_dir, store_url=store_url, **others))
+        return Settings(**drop_none(data_dir=data_dir, store_url=store_url, **others))
     except ValidationError as error:
         faults = error.errors(include_input=False)
-        stop("settings: " + "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in faults))
+        stop(
+            "settings: "
+            + "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
+        )
 
 
 @contextmanager
-def open_store(data_dir: Path | None, store_url: str | None, *, make: bool = False) -> "Iterator[Store]":
-    """The store that the settings name; a command that cannot open it ends with the reason.
+def open_store(data_dir: Path | None, store_url: str | None, *, create: bool = False) -> "Iterator[Store]":
+    """Open the store that the settings name, or end the command with the reason.
 
     Args:
-        data_dir: As given on the command line.
-        store_url: As given on the command line.
-        make: Whether it is made where there is none.
+        data_dir: Data folder given on the command line.
+        store_url: Address given on the command line.
+        create: Whether to create the store if it does not exist.
     """
     from penchant.service.store.database import FILE_NAME, Store, StoreError
 
-    settings = settings_of(data_dir, store_url)
-    if not make and settings.store_url is None and not (settings.data_dir / FILE_NAME).is_file():
-        stop(f"{settings.data_dir}: holds no store")
+    settings = read_settings(data_dir, store_url)
+    if not create and settings.store_url is None and not (settings.data_dir / FILE_NAME).is_file():
+        stop(f"{settings.data_dir} holds no store")
     try:
         store = Store.open(settings, exclusive=False)
     except StoreError as error:

@@ -1,4 +1,4 @@
-"""A bundle on the terminal: what it was fitted on, why it was chosen so, what its tastes mean."""
+"""Tables that describe a bundle: what it was fitted on, how its model was chosen, and what its tastes mean."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 MOST_ATTRIBUTES: Final = 4
 MOST_TASTES: Final = 4
-"""Columns of the archetypes' table."""
+"""Columns of tastes in the table of archetypes."""
 
 
 def print_manifest(bundle: "Bundle") -> None:
-    """What it is and how it was chosen."""
+    """Print a bundle's manifest and the models that were tried."""
     manifest, reward = bundle.manifest, bundle.reward
     table = Table(show_header=False, title=f"{manifest.name} {bundle.version}", title_justify="left")
     table.add_row(
@@ -42,14 +42,16 @@ def print_manifest(bundle: "Bundle") -> None:
 
 
 def _print_trials(fit: Mapping[str, Any]) -> None:
-    """What was tried on held-out users, the choice marked."""
+    """Print the models that were tried on held-out users, with the chosen one marked."""
     if not fit["trials"]:
-        out.print(f"Too few held-out users to choose by ({fit['held_out_users']}): the plainest model.")
+        out.print(
+            f"Too few held-out users to choose a model ({fit['held_out_users']}), so the simplest one was taken."
+        )
         return
     table = Table(
         title=f"Tried on {fit['held_out_users']} held-out users",
         title_justify="left",
-        caption="mean log-loss after 3 to 100 judgements, and what it gains on the first ± standard error",
+        caption="mean log-loss after 3 to 100 judgements, and its gain over the first model ± standard error",
         caption_justify="left",
     )
     choices = [trial["choice"] for trial in fit["trials"]]
@@ -67,13 +69,13 @@ def _print_trials(fit: Mapping[str, Any]) -> None:
     out.print("", table)
 
 
-def print_inspection(found: Mapping[str, Any]) -> None:
-    """What moves a comparison, taste by taste, and the archetypes."""
+def print_inspection(inspection: Mapping[str, Any]) -> None:
+    """Print what decides comparisons, taste by taste, and the archetypes."""
     table = Table(
-        title=f"What decides between two texts, by share of variance (seen on {found['texts']:,} texts)",
+        title=f"What decides between two texts, by share of variance (measured on {inspection['texts']:,} texts)",
         title_justify="left",
-        caption="For somebody one standard deviation along a taste, in logits: how much texts differ (named: the share "
-        "of attributes in that), and what one standard deviation more of an attribute adds.",
+        caption="In logits, for a user one standard deviation along a taste: how much texts differ (named: the share "
+        "that attributes explain), and what one standard deviation more of an attribute adds.",
         caption_justify="left",
         expand=True,
     )
@@ -81,8 +83,8 @@ def print_inspection(found: Mapping[str, Any]) -> None:
         table.add_column(column, justify="left" if column == "" else "right")
     table.add_column("liked", no_wrap=True, overflow="ellipsis", ratio=1)
     for name, taste in [
-        ("everybody", found["consensus"]),
-        *((f"taste {n}", t) for n, t in enumerate(found["tastes"], start=1)),
+        ("everybody", inspection["consensus"]),
+        *((f"taste {n}", t) for n, t in enumerate(inspection["tastes"], start=1)),
     ]:
         table.add_row(
             name,
@@ -91,39 +93,45 @@ def print_inspection(found: Mapping[str, Any]) -> None:
             f"{taste['named_share']:.0%}",
             "\n".join((*_meanings(taste["attributes"]), *_examples(taste))),
         )
-    if found["smaller"]:
-        table.add_row(f"{found['smaller']} more", f"{found['smaller_share']:.1%}", "", "", "smaller tastes")
-    table.add_row("a text's own", f"{found['unexplained']:.1%}", "", "", "what is not known of single texts")
-    table.add_row("chance", f"{found['chance']:.1%}", "", "", "what the same user might say otherwise")
+    if inspection["smaller"]:
+        table.add_row(
+            f"{inspection['smaller']} more", f"{inspection['smaller_share']:.1%}", "", "", "smaller tastes"
+        )
+    table.add_row(
+        "a text's own", f"{inspection['unexplained']:.1%}", "", "", "what is unknown about single texts"
+    )
+    table.add_row(
+        "chance", f"{inspection['chance']:.1%}", "", "", "what the same user might judge differently"
+    )
     out.print("", table)
-    if len(found["archetypes"]) > 1:
-        _print_archetypes(found["archetypes"])
+    if len(inspection["archetypes"]) > 1:
+        _print_archetypes(inspection["archetypes"])
 
 
 def _print_archetypes(archetypes: list[Mapping[str, Any]]) -> None:
     table = Table(
         title="Archetypes",
         title_justify="left",
-        caption="where they stand on each taste, in standard deviations of all users",
+        caption="position on each taste, in standard deviations of all users",
         caption_justify="left",
     )
     tastes = min(len(archetypes[0]["tastes"]), MOST_TASTES)
     for column in ("", "users", *(f"taste {n + 1}" for n in range(tastes)), "against the mean user"):
         table.add_column(column, justify="left" if column == "against the mean user" else "right")
-    for number, one in enumerate(archetypes, start=1):
-        places = zip(one["tastes"][:tastes], one["spread"][:tastes], strict=True)
+    for number, archetype in enumerate(archetypes, start=1):
+        places = zip(archetype["tastes"][:tastes], archetype["spread"][:tastes], strict=True)
         table.add_row(
             str(number),
-            f"{one['weight']:.0%}",
+            f"{archetype['weight']:.0%}",
             *(f"{mean:+.1f} ± {spread:.1f}" for mean, spread in places),
-            "\n".join(_meanings(one["attributes"])),
+            "\n".join(_meanings(archetype["attributes"])),
         )
     out.print("", table)
 
 
 def _meanings(attributes: list[Mapping[str, Any]]) -> Iterator[str]:
-    for one in attributes[:MOST_ATTRIBUTES]:
-        yield f"{one['label']} {abs(one['slope']):.2f} ± {one['slope_std']:.2f}"
+    for attribute in attributes[:MOST_ATTRIBUTES]:
+        yield f"{attribute['label']} {abs(attribute['slope']):.2f} ± {attribute['slope_std']:.2f}"
     if len(attributes) > MOST_ATTRIBUTES:
         yield f"and {len(attributes) - MOST_ATTRIBUTES} more attributes"
 

@@ -1,4 +1,4 @@
-"""What commands show on the terminal: results on stdout, progress and problems on stderr."""
+"""Output of commands: results on stdout, progress and problems on stderr."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,32 +13,32 @@ out = Console(soft_wrap=False)
 err = Console(stderr=True, soft_wrap=True)
 
 USAGE = 2
-"""Exit code for input that cannot be used: a bad file, bundle or setting."""
+"""Exit code for unusable input, such as a bad file, bundle or setting."""
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells give it: 128 + SIGINT."""
+"""Exit code after Ctrl-C: 128 + SIGINT, as in shells."""
 
 SECONDS_BETWEEN_LINES = 30.0
-"""Where stderr is no terminal: a stage that takes long tells how far it is so often."""
+"""Seconds between two lines of progress of a long stage, if stderr is not a terminal."""
 
 Report = Callable[[str, int, int], None]
-"""What long work calls as it goes: stage, done, total."""
+"""A function that long work calls with stage, done and total."""
 
 
 def stop(problem: object, code: int = USAGE) -> NoReturn:
-    """Ends the command with one line on stderr."""
+    """End the command with one line on stderr."""
     err.print(f"penchant: {problem}", markup=False, highlight=False, style="red" if err.is_terminal else None)
     raise typer.Exit(code)
 
 
 def note(text: str) -> None:
-    """One line on stderr that is no problem."""
+    """Print one line of information on stderr."""
     err.print(text, markup=False, highlight=False)
 
 
 @contextmanager
 def progress() -> Iterator[Report]:
-    """Bars on stderr, one a stage; where stderr is no terminal, a line a stage and one every half minute."""
+    """Show one bar per stage on stderr. If stderr is not a terminal, print a line per stage and every half minute."""
     if not err.is_terminal:
         yield progress_lines(note, time.monotonic)
         return
@@ -47,31 +47,31 @@ def progress() -> Iterator[Report]:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks or bars.tasks[tasks[stage]].completed > done:  # a stage may come again
+            if stage not in tasks or bars.tasks[tasks[stage]].completed > done:  # a stage may be repeated
                 tasks[stage] = bars.add_task(stage, total=total or None)
-            bars.update(tasks[stage], completed=done, total=total or None)  # None: it only pulses
+            bars.update(tasks[stage], completed=done, total=total or None)  # None pulses
 
         yield report
 
 
 def progress_lines(write: Callable[[str], None], clock: Callable[[], float]) -> Report:
-    """Progress as lines, for logs.
+    """Return a function that reports progress as lines, for logs.
 
     Args:
-        write: Takes a line.
-        clock: Seconds.
+        write: Function that prints a line.
+        clock: Function that returns a time in seconds.
     """
-    stage, began, before, told = "", 0.0, 0, 0.0
+    stage, began, before, reported_at = "", 0.0, 0, 0.0
 
     def report(name: str, done: int, total: int) -> None:
-        nonlocal stage, began, before, told
+        nonlocal stage, began, before, reported_at
         now = clock()
         if name != stage:
-            stage, began, before, told = name, now, done, now
+            stage, began, before, reported_at = name, now, done, now
             write(f"{name} ({total:,})" if total else name)
-        elif now - told >= SECONDS_BETWEEN_LINES:
-            told = now
-            # What an earlier run had done came at once: speed is that of this run.
+        elif now - reported_at >= SECONDS_BETWEEN_LINES:
+            reported_at = now
+            # Progress of an earlier run is reported at once. The speed is that of this run.
             left = (now - began) * (total - done) / (done - before) if total and done > before else None
             of = f" of {total:,}" if total else ""
             write(f"{name}: {done:,}{of}" + ("" if left is None else f", {_duration(left)} left"))

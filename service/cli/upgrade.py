@@ -1,6 +1,6 @@
-"""The commands that change which bundle ranks: another is made ready and activated, or the one before takes over again.
+"""The commands `penchant upgrade` and `penchant rollback`, which change the bundle that ranks.
 
-They write into the store. Its servers do the work; where none runs, the next one does as it starts.
+They write to the store, and its servers do the work. If no server runs, the next one does it when it starts.
 """
 
 import json
@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 
 from penchant.service.cli.inputs import Json, load_bundle
-from penchant.service.cli.store_access import DataDir, StoreUrl, open_store, settings_of
+from penchant.service.cli.store_access import DataDir, StoreUrl, open_store, read_settings
 from penchant.service.cli.terminal import INTERRUPTED, note, out, progress, stop
 
 if TYPE_CHECKING:
@@ -24,39 +24,44 @@ if TYPE_CHECKING:
     from penchant.service.store.bundles import StoredBundle
     from penchant.service.store.database import Store
 
-Force = Annotated[bool, typer.Option("--force", help="Although PENCHANT_BUNDLE pins the servers' bundle.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Switch even if PENCHANT_BUNDLE pins the servers' bundle.")
+]
 
-_LOOK_SECONDS: Final = 0.25
+_POLL_SECONDS: Final = 0.25
 _HISTORY: Final = 10
 
 
 def upgrade(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="Folder of the bundle to rank with.")
+        Path | None, typer.Argument(metavar="BUNDLE", help="Folder of the bundle to rank with.")
     ] = None,
     status: Annotated[
         bool,
-        typer.Option("--status", help="Show which bundle ranks, and how far another is; change nothing."),
+        typer.Option(
+            "--status", help="Show which bundle ranks and how far the next one is. Changes nothing."
+        ),
     ] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Until it ranks, or was given up.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the bundle ranks or has failed.")] = False,
     accept_loss: Annotated[
-        bool, typer.Option("--accept-loss", help="Although judgements without texts say nothing to it.")
+        bool,
+        typer.Option("--accept-loss", help="Upgrade even if the bundle cannot use judgements without texts."),
     ] = False,
     force: Force = False,
     data_dir: DataDir = None,
     store_url: StoreUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Rank with another bundle: every user is learned for it in the background, then all servers switch at once.
+    """Rank with another bundle. Every user is learned for it in the background, then all servers switch at once.
 
-    Answers keep coming from the bundle in use until then. With another encoder all judged texts are read again.
+    Until then the current bundle answers. If the encoder differs, all judged texts are encoded again.
     """
     if status:
         with open_store(data_dir, store_url) as store:
-            _show(store, as_json=as_json)
+            _print_status(store, as_json=as_json)
         return
     if bundle is None:
-        stop("which bundle? Name its folder, or ask with --status")
+        stop("name the folder of a bundle, or give --status")
     loaded = load_bundle(bundle)
     _check_pinned(data_dir, store_url, force=force)
     with open_store(data_dir, store_url) as store:
@@ -64,97 +69,104 @@ def upgrade(
         if wait:
             _wait(store, loaded.version)
         if as_json:
-            _show(store, as_json=True)
+            _print_status(store, as_json=True)
         elif wait:
             typer.echo(f"{loaded.version} ranks")
         else:
-            typer.echo(f"{loaded.version} is made ready: `penchant upgrade --status` shows how far it is")
+            typer.echo(f"{loaded.version} is being prepared. `penchant upgrade --status` shows the progress")
 
 
 def rollback(
     to: Annotated[
-        str | None, typer.Option(help="Version to rank with again; the one before unless given.")
+        str | None, typer.Option(help="Version to rank with again. The previous one by default.")
     ] = None,
     force: Force = False,
     data_dir: DataDir = None,
     store_url: StoreUrl = None,
 ) -> None:
-    """Rank with the bundle before again; or, while another is still made ready, call that off."""
+    """Rank with the previous bundle again. If another one is still being prepared, cancel that instead."""
     _check_pinned(data_dir, store_url, force=force)
     with open_store(data_dir, store_url) as store, store.writing() as connection:
-        said = _go_back(connection, to)
-    for line in said:
+        lines = _roll_back(connection, to)
+    for line in lines:
         typer.echo(line)
 
 
-def _go_back(connection: "Connection", to: str | None) -> list[str]:
-    """Changes what ranks; what there is to say of it once that is durable."""
+def _roll_back(connection: "Connection", to: str | None) -> list[str]:
+    """Change which bundle ranks, and return the lines to print after the commit."""
     from penchant.service.store import activations, bundles
 
-    active, coming, now = activations.active(connection), bundles.preparing(connection), time.time()
-    said = []
-    if coming is not None:
-        bundles.fail(connection, coming, "called off", now=now)
-        said = [f"{coming} is called off"]
+    active, preparing, now = (
+        activations.find_active(connection),
+        bundles.find_preparing(connection),
+        time.time(),
+    )
+    lines = []
+    if preparing is not None:
+        bundles.mark_failed(connection, preparing, "cancelled", now=now)
+        lines = [f"{preparing} is cancelled"]
         if to in (None, active):
-            return [*said, f"{active} goes on ranking"]
-    target = to or activations.previous(connection)
+            return [*lines, f"{active} still ranks"]
+    target = to or activations.find_previous(connection)
     if target is None:
-        stop("there is no bundle to go back to", code=1)
+        stop("there is no bundle to roll back to", code=1)
     if target == active:
-        stop(f"{target} ranks already", code=1)
-    found = bundles.find(connection, target)
-    if found is None or found.status != "ready":
-        stop(f"the store holds no bundle {target} that has ranked", code=1)
+        stop(f"{target} already ranks", code=1)
+    stored = bundles.find_bundle(connection, target)
+    if stored is None or stored.status != "ready":
+        stop(
+            f"{target} can no longer be rolled back to: the store does not hold it as a bundle that ranked",
+            code=1,
+        )
     activations.activate(connection, target, now=now)
-    return [*said, f"{target} ranks again; servers follow in a moment"]
+    return [*lines, f"{target} ranks again. Servers switch within seconds"]
 
 
 def _check_pinned(data_dir: Path | None, store_url: str | None, *, force: bool) -> None:
-    pinned = settings_of(data_dir, store_url).bundle
+    pinned = read_settings(data_dir, store_url).bundle
     if pinned is not None and not force:
         stop(
-            f"PENCHANT_BUNDLE={pinned} pins what servers rank with: they would not follow. Unset it there and "
-            "here, or give --force if it is set here alone",
+            f"PENCHANT_BUNDLE={pinned} pins the servers' bundle, so they would not switch. Unset it there and here, "
+            "or give --force if it is set only here",
             code=1,
         )
 
 
 def _begin(store: "Store", bundle: "Bundle", *, accept_loss: bool) -> None:
-    """Hands the bundle to the servers."""
-    from penchant.service.bundles.stored_bundles import packed
+    """Store the bundle for the servers to prepare."""
+    from penchant.service.bundles.stored_bundles import pack_bundle
     from penchant.service.store import activations, bundles
 
     features = bundle.manifest.encoder.features
     with store.reading() as connection:
-        version = activations.active(connection)
-        before = None if version is None else bundles.find(connection, version)
+        version = activations.find_active(connection)
+        before = None if version is None else bundles.find_bundle(connection, version)
     if version == bundle.version:
-        stop(f"{version} ranks already", code=1)
+        stop(f"{version} already ranks", code=1)
     if before is None or before.extractor != features:
         note(f"{bundle.version} reads texts with another encoder: all judged texts are encoded again")
         _check_loss(store, features, accept_loss=accept_loss)
-    archive = packed(bundle)
+    archive = pack_bundle(bundle)
     with store.writing() as connection:
         name, now = bundle.manifest.name, time.time()
-        bundles.put(connection, bundle.version, name, features, archive, now=now)
+        bundles.put_preparing(connection, bundle.version, name, features, archive, now=now)
 
 
 def _check_loss(store: "Store", extractor: str, *, accept_loss: bool) -> None:
-    """Judgements of which no text was kept say nothing to another encoder: that is told before anything is done."""
+    """Report judgements without texts, which the new encoder cannot use, and end the command unless accepted."""
     from penchant.service.log.reading import judged_texts
     from penchant.service.store import bundles
 
     with store.reading() as connection:
-        payloads = bundles.lost_to(connection, extractor)
+        payloads = bundles.find_unreadable(connection, extractor)
         lost = Counter(tenant for tenant, payload in payloads if not judged_texts(json.loads(payload)))
     if not lost:
         return
-    told = ", ".join(f"{number} of {tenant}" for tenant, number in sorted(lost.items()))
-    said = f"judgements that were kept without texts say nothing to the new encoder: {told}"
+    counts = ", ".join(f"{number} of {tenant}" for tenant, number in sorted(lost.items()))
+    problem = f"the new encoder cannot use judgements that were kept without texts: {counts}"
     if not accept_loss:
-        stop(f"{said}. Nothing was changed; --accept-loss goes on without them", code=1)
-    note(said)
+        stop(f"{problem}. Nothing was changed; --accept-loss continues without them", code=1)
+    note(problem)
 
 
 def _wait(store: "Store", version: str) -> None:
@@ -164,58 +176,58 @@ def _wait(store: "Store", version: str) -> None:
         with progress() as report:
             while True:
                 with store.reading() as connection:
-                    found, active = bundles.find(connection, version), activations.active(connection)
+                    bundle, active = (
+                        bundles.find_bundle(connection, version),
+                        activations.find_active(connection),
+                    )
                 if active == version:
                     return
-                if found is None or found.status == "failed":
-                    stop(f"{version} was given up: {'' if found is None else found.message}", code=1)
-                report(
-                    "users learned" if found.users_total else "a server loads it",
-                    found.users_done,
-                    found.users_total,
-                )
-                time.sleep(_LOOK_SECONDS)
+                if bundle is None or bundle.status == "failed":
+                    stop(f"{version} failed: {'' if bundle is None else bundle.message}", code=1)
+                stage = "learn users" if bundle.users_total else "load bundle"
+                report(stage, bundle.users_done, bundle.users_total)
+                time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:
-        stop("no longer waiting; servers go on. `penchant rollback` calls it off", INTERRUPTED)
+        stop("no longer waiting. Servers continue; cancel with `penchant rollback`", INTERRUPTED)
 
 
-def _show(store: "Store", *, as_json: bool) -> None:
+def _print_status(store: "Store", *, as_json: bool) -> None:
     from penchant.service.store import activations, bundles
 
     with store.reading() as connection:
-        active, previous = activations.active(connection), activations.previous(connection)
-        found, history = bundles.all_bundles(connection), activations.history(connection, _HISTORY)
+        active, previous = activations.find_active(connection), activations.find_previous(connection)
+        stored, history = bundles.list_bundles(connection), activations.list_activations(connection, _HISTORY)
     if as_json:
         activated: list[dict[str, Any]] = [
             {"number": row.number, "version": row.bundle_version, "activated_at": row.activated_at}
             for row in history
         ]
-        listed = [asdict(bundle) for bundle in found]
+        listed = [asdict(bundle) for bundle in stored]
         typer.echo(
             json.dumps({"active": active, "previous": previous, "bundles": listed, "activations": activated})
         )
         return
     table = Table("version", "name", "", "users learned", "features")
-    for bundle in found:
+    for bundle in stored:
         table.add_row(
             bundle.version,
             bundle.name,
-            _standing(bundle, active, previous),
-            _learned(bundle),
+            _status(bundle, active, previous),
+            _progress(bundle),
             bundle.extractor[:8],
         )
     out.print(table)
 
 
-def _standing(bundle: "StoredBundle", active: str | None, previous: str | None) -> str:
+def _status(bundle: "StoredBundle", active: str | None, previous: str | None) -> str:
     if bundle.version == active:
         return "ranks"
     if bundle.status == "failed":
-        return f"given up: {bundle.message}"
+        return f"failed: {bundle.message}"
     if bundle.status == "preparing":
-        return "is made ready"
-    return "ranked before" if bundle.version == previous else "is removed soon"
+        return "is being prepared"
+    return "ranked before" if bundle.version == previous else "will be deleted"
 
 
-def _learned(bundle: "StoredBundle") -> str:
+def _progress(bundle: "StoredBundle") -> str:
     return f"{bundle.users_done:,} of {bundle.users_total:,}" if bundle.status == "preparing" else ""

@@ -9,7 +9,6 @@ import stat
 import tempfile
 import time
 from collections.abc import Generator, Iterator, Mapping
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +20,8 @@ from penchant.service.doctor.model import check_model, check_neighbours, check_t
 from penchant.service.doctor.settings import read_settings
 from penchant.service.settings import Settings
 from penchant.service.store.database import store_name
-from penchant.service.store.inspection import StoreFacts, look_at
+from penchant.service.store.inspection import StoreFacts, inspect_store
+from penchant.service.timestamps import format_rfc3339
 
 _LOW_DISK: Final = 2 * 2**30
 _NO_DISK: Final = 100 * 2**20
@@ -94,7 +94,7 @@ def _folder(settings: Settings) -> Iterator[Finding]:
 def _store(settings: Settings) -> Generator[Finding, None, StoreFacts | None]:
     name = store_name(settings)
     try:
-        facts = look_at(settings)
+        facts = inspect_store(settings)
     except ImportError:
         yield Finding("store", "failed", f"{name} needs a driver", "pip install 'penchant[postgres]'")
         return None
@@ -150,7 +150,7 @@ def _store_clock(facts: StoreFacts) -> Iterator[Finding]:
 def _clock() -> Finding:
     now = time.time()
     installed = Path(__file__).stat().st_mtime
-    told = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
+    told = format_rfc3339(now, whole_seconds=True)
     if now < installed - _DAY:
         detail = f"it is {told}, before penchant {version('penchant')} was installed"
         return Finding(

@@ -11,7 +11,7 @@ import torch
 
 from penchant.models.bundle import Bundle, BundleError
 from penchant.service.bundles.loading import StartError, check_match, load_bundle, load_extractor
-from penchant.service.bundles.stored_bundles import unpacked
+from penchant.service.bundles.stored_bundles import unpack_bundle
 from penchant.service.doctor.findings import Finding
 from penchant.service.settings import Settings
 
@@ -28,7 +28,7 @@ def check_model(settings: Settings, in_store: bytes | None = None) -> Iterator[F
     started = time.perf_counter()
     stored = in_store if settings.bundle is None else None
     try:
-        bundle = load_bundle(settings) if stored is None else unpacked(stored)
+        bundle = load_bundle(settings) if stored is None else unpack_bundle(stored)
     except (StartError, BundleError) as error:
         advice = "name another PENCHANT_BUNDLE, or unset it for the shipped one"
         if stored is not None:

@@ -3,28 +3,24 @@
 `null` means "not given" in every optional field. Unknown fields are refused.
 """
 
-import re
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, create_model
 
 from penchant.models.judgements import kinds
 from penchant.models.judgements.base import JudgementKind
+from penchant.service.timestamps import parse_rfc3339
 from penchant.service.validation import Exact, UserId
 
 _NO_NUL: Final = r"^[^\x00]*$"  # PostgreSQL cannot store NUL characters
-_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
 
 def _check_timestamp(text: str) -> str:
     try:
-        known = _RFC3339.fullmatch(text) and datetime.fromisoformat(text.upper())
+        parse_rfc3339(text)
     except ValueError:
-        known = None
-    if not known:
-        raise ValueError("A timestamp is RFC 3339 with an offset, such as 2026-01-31T12:00:00Z.")
+        raise ValueError("A timestamp is RFC 3339 with an offset, such as 2026-01-31T12:00:00Z.") from None
     return text
 
 

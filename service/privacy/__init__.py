@@ -1,9 +1,9 @@
-"""A user's rights: to see, take along, join and delete what is stored.
+"""A user's rights: export, merge and deletion of the user's data, and retention limits.
 
 In reading order:
 
 - `user_data`: export, merge and deletion
-- `user_export`: all that is held on a user, as plain data
-- `forgotten`: what a server remembers, and dropping it
-- `retention`: what is older than a tenant keeps it
+- `user_export`: everything that is stored about a user, as plain data
+- `invalidation`: deleted data in the caches of all servers
+- `retention`: deletion of data that is older than its tenant keeps it
 """

@@ -1,4 +1,4 @@
-"""What is older than a tenant keeps it is removed, some users at a time, and what was learned from it with it."""
+"""Deletion of data that is older than its tenant keeps it, and of what was learned from it, a few users at a time."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from penchant.service.access.tenancy import Tenancy
 from penchant.service.bundles.served_model import Models
 from penchant.service.feedback.commits import Transact
-from penchant.service.privacy.forgotten import Forgotten, announce
+from penchant.service.privacy.invalidation import Deletion, announce
 from penchant.service.store.events import drop_events, find_events, find_older_events, find_users_with_older
 from penchant.service.store.requests import drop_older_rankings
 from penchant.service.store.users import drop_states, drop_user, find_user, lock_tenant, update_user
@@ -20,24 +20,24 @@ from penchant.service.users.states import Evidence, UserKey, UserState, unlearne
 _DAY: Final = 86_400.0
 
 USERS_AT_ONCE: Final = 20
-"""In one transaction; feedback waits for it."""
+"""Users whose data is deleted in one transaction, for which feedback has to wait."""
 
 
 @dataclass
-class Swept:
-    """What one transaction removed.
+class Sweep:
+    """The result of one transaction.
 
     Attributes:
-        events: How many.
-        states: Of the users whose log is shorter now; None of those of whose log nothing is left.
-        forgotten: What may not be remembered.
-        more: Whether there may be more to remove.
+        events: Number of deleted events.
+        states: New state of each affected user. None if the user's log is empty.
+        deletions: Data that caches must drop.
+        has_more: Whether there may be more to delete.
     """
 
     events: int = 0
     states: dict[UserKey, UserState | None] = field(default_factory=dict)
-    forgotten: list[Forgotten] = field(default_factory=list)
-    more: bool = False
+    deletions: list[Deletion] = field(default_factory=list)
+    has_more: bool = False
 
 
 def sweep(
@@ -48,41 +48,42 @@ def sweep(
     *,
     start: Evidence,
     hash_user: Callable[[str, str], str],
-) -> Swept:
-    """Removes judgements and rankings of a tenant that were received too long ago, of up to `USERS_AT_ONCE` users.
+) -> Sweep:
+    """Delete expired rankings of a tenant, and expired judgements of up to `USERS_AT_ONCE` of its users.
 
-    A retraction goes with what it takes back, and takes it along: else that would count again.
+    A retraction and the judgement that it retracts are deleted together, because the judgement would otherwise count
+    again.
 
     Args:
-        connection: A write transaction.
-        tenant: Whose.
-        retention_days: After so many days they go.
+        connection: Connection in a write transaction.
+        tenant: Tenant whose data is deleted.
+        retention_days: Days after which data expires.
         now: Unix seconds.
-        start: Evidence of a user of whom nothing was learned.
-        hash_user: What others hear of a user who is gone.
+        start: Evidence of a user without feedback.
+        hash_user: Function that hashes a tenant's user, for other servers.
     """
     before = now - retention_days * _DAY
-    found = Swept()
+    result = Sweep()
     drop_older_rankings(connection, before, tenant)
     users = find_users_with_older(connection, tenant, before, USERS_AT_ONCE)
     if not users:
-        return found
-    lock_tenant(connection, tenant)  # somebody may be about to judge a text that would be removed
+        return result
+    lock_tenant(connection, tenant)  # another user may be about to judge a text that would be deleted
     for user in users:
-        seqs = _with_targets(connection, (tenant, user), before)
+        seqs = _find_expired(connection, (tenant, user), before)
         features, items = drop_events(connection, tenant, user, seqs)
-        state = _shortened(connection, (tenant, user), len(seqs), start)
-        found.states[(tenant, user)] = state
-        gone = hash_user(tenant, user) if state is None else None
-        found.forgotten.append(Forgotten(tenant, gone, features, items))
-        found.events += len(seqs)
+        state = _shorten(connection, (tenant, user), len(seqs), start)
+        result.states[(tenant, user)] = state
+        deleted_user = hash_user(tenant, user) if state is None else None
+        result.deletions.append(Deletion(tenant, deleted_user, features, items))
+        result.events += len(seqs)
     drop_states(connection, tenant, users)
-    found.more = len(users) == USERS_AT_ONCE
-    return found
+    result.has_more = len(users) == USERS_AT_ONCE
+    return result
 
 
-def _shortened(connection: Connection, key: UserKey, events: int, start: Evidence) -> UserState | None:
-    """The state of a user whose log has so many events less; None where nothing is left."""
+def _shorten(connection: Connection, key: UserKey, events: int, start: Evidence) -> UserState | None:
+    """Update a user whose log has lost some events, and return the new state, or None if no event remains."""
     row = find_user(connection, *key)
     if row is None or row.feedback_events <= events:
         drop_user(connection, *key)
@@ -93,8 +94,8 @@ def _shortened(connection: Connection, key: UserKey, events: int, start: Evidenc
     return None if row is None else unlearned(row, start)
 
 
-def _with_targets(connection: Connection, key: UserKey, before: float) -> Sequence[int]:
-    """Places of what is too old, and of what it takes back."""
+def _find_expired(connection: Connection, key: UserKey, before: float) -> Sequence[int]:
+    """Return the places of expired events, and of the events that they retract."""
     events = find_older_events(connection, *key, before)
     seqs = {event.seq for event in events}
     while targets := [event.target_event_id for event in events if event.target_event_id is not None]:
@@ -104,14 +105,14 @@ def _with_targets(connection: Connection, key: UserKey, before: float) -> Sequen
 
 
 class Retention:
-    """Keeps to what the tenants say, step by step. The writer's thread runs it.
+    """A chore of the writer's thread that deletes expired data of all tenants in small steps.
 
     Args:
-        tenancy: How long each tenant keeps judgements.
-        models: The current one has the states in memory.
-        forget: Drops from memory what was removed from the store.
-        shared: Whether other servers must be told.
-        telemetry: Counts, and knows the users' hashes.
+        tenancy: Settings of tenants, with their retention.
+        models: Models of this server. The current one caches the states.
+        invalidate: Function that drops deleted data from the caches.
+        shared: Whether other servers must be notified.
+        telemetry: Telemetry, which counts deleted events and hashes users.
     """
 
     def __init__(
@@ -119,38 +120,38 @@ class Retention:
         *,
         tenancy: Tenancy,
         models: Models,
-        forget: Callable[[Forgotten], None],
+        invalidate: Callable[[Deletion], None],
         shared: bool,
         telemetry: Telemetry,
     ) -> None:
         self._tenancy = tenancy
         self._models = models
-        self._forget = forget
+        self._invalidate = invalidate
         self._shared = shared
         self._telemetry = telemetry
 
     def step(self, transact: Transact, now: float) -> bool:
-        """One transaction for each tenant that forgets; returns whether there may be more to remove.
+        """Run one transaction for each tenant with a retention limit, and return whether there may be more to delete.
 
         Args:
-            transact: How the store is changed.
+            transact: Function that runs work in a write transaction.
             now: Unix seconds.
         """
-        more = False
+        has_more = False
         for tenant, days in self._tenancy.retentions().items():
             swept = transact(partial(self._sweep, tenant, days, now))
             for key, state in swept.states.items():
                 self._models.current.cache.publish(key, state)
-            for forgotten in swept.forgotten:
-                self._forget(forgotten)
+            for deletion in swept.deletions:
+                self._invalidate(deletion)
             self._telemetry.outlived_events.inc(swept.events)
-            more = more or swept.more
-        return more
+            has_more = has_more or swept.has_more
+        return has_more
 
-    def _sweep(self, tenant: str, days: float, now: float, connection: Connection) -> Swept:
+    def _sweep(self, tenant: str, days: float, now: float, connection: Connection) -> Sweep:
         start, hash_user = self._models.current.fold.start, self._telemetry.hash_user
         swept = sweep(connection, tenant, days, now, start=start, hash_user=hash_user)
         if self._shared:
-            for forgotten in swept.forgotten:
-                announce(connection, forgotten, now)
+            for deletion in swept.deletions:
+                announce(connection, deletion, now)
         return swept

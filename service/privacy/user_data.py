@@ -1,4 +1,4 @@
-"""A user's data as the user's own: told, given to another id of the same person, forgotten."""
+"""What users may ask for: an export of their data, a merge with another id of the same person, and deletion."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -12,12 +12,12 @@ from penchant.service.bundles.served_model import Models
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.feedback.trust import TrustState
 from penchant.service.feedback.writer import Writer
-from penchant.service.privacy.forgotten import Forgotten, Memories, announce
-from penchant.service.privacy.user_export import exported
+from penchant.service.privacy.invalidation import CacheInvalidator, Deletion, announce
+from penchant.service.privacy.user_export import export_user
 from penchant.service.ranking.rankings import Rankings
 from penchant.service.store.database import Store
 from penchant.service.store.events import find_times, move_log
-from penchant.service.store.user_data import delete_user, find_held, move_rest
+from penchant.service.store.user_data import delete_user, find_user_rows, move_requests
 from penchant.service.store.users import drop_states, drop_user, find_user, lock_tenant, lock_users, put_user
 from penchant.service.telemetry.metrics import Telemetry
 from penchant.service.users.fold import Fold
@@ -25,15 +25,15 @@ from penchant.service.users.states import UserState, unlearned
 
 
 class UserData:
-    """Does what users may ask for with their data. Changes run on the writer's thread, between feedback.
+    """Exports, merges and deletes the data of users. Changes run on the writer's thread, between groups of feedback.
 
     Args:
-        writer: Runs them.
+        writer: Writer, which runs the changes.
         store: The store.
-        memories: What this server holds in memory.
-        rankings: Recent ones, to be renamed.
-        models: States in memory, what a state is, keys of texts.
-        telemetry: The hash under which others hear of a user.
+        invalidator: Invalidator of this server's caches.
+        rankings: Cache of recent rankings.
+        models: Models of this server, with their states and extractors.
+        telemetry: Telemetry, which hashes users.
     """
 
     def __init__(
@@ -41,59 +41,60 @@ class UserData:
         *,
         writer: Writer,
         store: Store,
-        memories: Memories,
+        invalidator: CacheInvalidator,
         rankings: Rankings,
         models: Models,
         telemetry: Telemetry,
     ) -> None:
         self._writer = writer
         self._store = store
-        self._memories = memories
+        self._invalidator = invalidator
         self._rankings = rankings
         self._models = models
         self._telemetry = telemetry
 
-    async def forget(self, tenant: str, user: str) -> None:
-        """Removes a user from store and memory, here and on other servers; returns when that is durable.
+    async def delete(self, tenant: str, user: str) -> None:
+        """Delete a user from the store and from the memory of all servers, and return when that is durable.
 
         Raises:
-            ApiError: `storage_unavailable`.
+            ApiError: `storage_unavailable`, if the store cannot be written.
         """
-        held = self._rankings.texts_of(tenant, user)
+        recent = self._rankings.texts_of(tenant, user)
 
-        def remove(connection: Connection) -> Forgotten:
-            lock_tenant(connection, tenant)  # somebody may be about to judge a text of this user's
+        def delete(connection: Connection) -> Deletion:
+            lock_tenant(connection, tenant)  # another user may be about to judge a text of this user
             quoted = orjson.dumps(user).decode()
             features, items, shown = delete_user(connection, tenant, user, quoted)
-            texts = [*held, *(pair for stored in shown for pair in _shown_texts(stored))]
+            texts = [*recent, *(pair for stored in shown for pair in _shown_texts(stored))]
             keys = [source.extractor.key for source in self._models.sources]
-            forgotten = Forgotten(
+            deletion = Deletion(
                 tenant,
                 self._telemetry.hash_user(tenant, user),
                 [*features, *(key(text, prompt) for key in keys for prompt, text in texts)],
                 [*items, *(item_key(prompt, text) for prompt, text in texts)],
             )
             if self._store.shared:
-                announce(connection, forgotten, self._store.clock())
-            return forgotten
+                announce(connection, deletion, self._store.clock())
+            return deletion
 
-        def drop(forgotten: Forgotten) -> None:
+        def drop(deletion: Deletion) -> None:
             for model in self._models.held:
                 model.cache.publish((tenant, user), None)
-            self._memories.forget(forgotten)
+            self._invalidator.invalidate(deletion)
 
-        await self._writer.alone(remove, drop)
+        await self._writer.alone(delete, drop)
 
     async def merge(self, tenant: str, user: str, source: str) -> dict[str, Any]:
-        """Gives all that is known of `source` to `user`: logs in the order in which they were received, states anew.
+        """Give all data of `source` to `user`. The logs are merged by time of arrival, and the state is learned again.
 
-        Idempotent: where `source` is no more, nothing changes.
+        This is idempotent: if `source` no longer exists, nothing changes.
 
         Returns:
             `user`, `merged_events`, `feedback_events`, `posterior_version`.
 
         Raises:
-            ApiError: `user_not_found` where neither is known; `storage_unavailable`.
+            ApiError: `user_not_found`, if neither user is known.
+            ApiError: `storage_unavailable`, if the store cannot be written.
         """
         if user == source:
             raise InvalidRequestError(("/from", "It is the same user."))
@@ -102,8 +103,8 @@ class UserData:
             lock_users(connection, [(tenant, user), (tenant, source)])
             merged, state = _join(connection, tenant, user, source, self._models.current.fold)
             if merged and self._store.shared:
-                gone = Forgotten(tenant, self._telemetry.hash_user(tenant, source), erased=False)
-                announce(connection, gone, self._store.clock())
+                deletion = Deletion(tenant, self._telemetry.hash_user(tenant, source), erased=False)
+                announce(connection, deletion, self._store.clock())
             return merged, state
 
         def publish(joined: tuple[int, UserState]) -> None:
@@ -123,36 +124,34 @@ class UserData:
         }
 
     def export(self, tenant: str, user: str) -> dict[str, Any]:
-        """All that is held on a user. To be called in a thread: it asks the database.
+        """Return everything that is stored about a user. This blocks on the database.
 
         Raises:
-            ApiError: `user_not_found`.
+            ApiError: `user_not_found`, if nothing is stored.
         """
         with self._store.reading() as connection:
-            held = find_held(connection, tenant, user, orjson.dumps(user).decode())
-        if held.user is None and not (held.rankings or held.answers):
-            raise ApiError(Code.USER_NOT_FOUND, "Nothing is held on this user.")
-        return exported(user, held, self._models.current.fold, self._store.clock())
+            rows = find_user_rows(connection, tenant, user, orjson.dumps(user).decode())
+        if rows.user is None and not (rows.rankings or rows.answers):
+            raise ApiError(Code.USER_NOT_FOUND, "Nothing is stored about this user.")
+        return export_user(user, rows, self._models.current.fold, self._store.clock())
 
 
 def _join(connection: Connection, tenant: str, user: str, source: str, fold: Fold) -> tuple[int, UserState]:
-    """How many events were given to the user, and the user's state: behind its log."""
-    mine, theirs = (find_user(connection, tenant, name) for name in (user, source))
-    if theirs is None:
-        if mine is None:
-            raise ApiError(Code.USER_NOT_FOUND, "Nothing is known of either user.")
-        return 0, unlearned(mine, fold.start)
-    places = merged_places(find_times(connection, tenant, user), find_times(connection, tenant, source))
+    """Merge two users, and return the number of moved events and the user's state, which has learned nothing yet."""
+    target_row, source_row = (find_user(connection, tenant, name) for name in (user, source))
+    if source_row is None:
+        if target_row is None:
+            raise ApiError(Code.USER_NOT_FOUND, "Neither user is known.")
+        return 0, unlearned(target_row, fold.start)
+    places = merge_places(find_times(connection, tenant, user), find_times(connection, tenant, source))
     move_log(connection, tenant, source, user, {user: places[0], source: places[1]})
     quoted = (orjson.dumps(source).decode(), orjson.dumps(user).decode())
-    move_rest(connection, tenant, source, user, quoted)
+    move_requests(connection, tenant, source, user, quoted)
     drop_states(connection, tenant, [user, source])
     drop_user(connection, tenant, source)
-    trusts = [
-        TrustState.read(r.information_day, r.information, r.trust) for r in (mine, theirs) if r is not None
-    ]
+    known = [row for row in (target_row, source_row) if row is not None]
+    trusts = [TrustState.read(row.information_day, row.information, row.trust) for row in known]
     trust = trusts[0] if len(trusts) == 1 else trusts[0].joined(trusts[1])
-    known = [row for row in (mine, theirs) if row is not None]
     events = sum(len(some) for some in places)
     row = {
         "version": sum(row.version for row in known) + 1,
@@ -164,32 +163,32 @@ def _join(connection: Connection, tenant: str, user: str, source: str, fold: Fol
         "updated_at": max(row.updated_at for row in known),
     }
     put_user(connection, tenant, user, row)
-    found = find_user(connection, tenant, user)
-    if found is None:
-        raise RuntimeError("a user that was just written is not there")
-    return len(places[1]), unlearned(found, fold.start)
+    merged = find_user(connection, tenant, user)
+    if merged is None:
+        raise RuntimeError("the row of the merged user is missing")
+    return len(places[1]), unlearned(merged, fold.start)
 
 
 def _shown_texts(stored: bytes) -> Sequence[tuple[str, str]]:
-    """(prompt, text) of a stored ranking."""
+    """Return the (prompt, text) pairs of a stored ranking."""
     shown = orjson.loads(stored)
     prompts, texts = shown["prompts"], shown["texts"]
     return [(prompts[i if len(prompts) > 1 else 0], text) for i, text in enumerate(texts)]
 
 
-def merged_places(
+def merge_places(
     into: Sequence[tuple[int, float]], source: Sequence[tuple[int, float]]
 ) -> tuple[dict[int, int], dict[int, int]]:
-    """Where the events of two logs stand in the one that they become: by the time at which they were received.
+    """Return the places of two logs' events in the merged log, which is ordered by time of arrival.
 
-    Each log keeps its own order, whatever its clock said: what was taken back comes before what takes it back.
+    Each log keeps its own order even if its clock was set back, so that a judgement stays before its retraction.
 
     Args:
-        into: (seq, received_at) of the log that stays, in order.
-        source: Of the other. At equal times it comes after.
+        into: (seq, received_at) of the remaining user's events, in order.
+        source: (seq, received_at) of the other user's events, in order. At equal times they come second.
 
     Returns:
-        Old seq → new seq, from 1, of both.
+        New seq, from 1, by old seq, for each of the two logs.
     """
     timed = [
         (latest, which, seq)

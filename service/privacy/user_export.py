@@ -1,7 +1,6 @@
-"""All that is held on a user, as plain data that can be read without this program. Pure."""
+"""Everything that is stored about a user, as plain data. This module does no I/O."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
@@ -10,24 +9,25 @@ import orjson
 from penchant.models.taste.posterior import UserPosterior, read_stored_posterior
 from penchant.service.feedback.trust import TrustState
 from penchant.service.store.statements import AnyRow
-from penchant.service.store.user_data import Held
+from penchant.service.store.user_data import UserRows
+from penchant.service.timestamps import format_rfc3339
 from penchant.service.users.fold import Fold
 
 FORMAT: Final = 1
 
 
-def exported(user: str, held: Held, fold: Fold, now: float) -> dict[str, Any]:
-    """The answer to "what do you know of me?".
+def export_user(user: str, rows: UserRows, fold: Fold, now: float) -> dict[str, Any]:
+    """Return everything that is stored about a user.
 
     Args:
-        user: Who.
-        held: What the store holds.
-        fold: The bundle in use: its states are told as beliefs too.
+        user: Id of the user.
+        rows: The user's rows in the store.
+        fold: Fold of the active bundle. Its state is also exported as beliefs.
         now: Unix seconds.
     """
-    judged: dict[int, list[dict[str, Any]]] = {}
-    for row in held.items:
-        judged.setdefault(row.seq, []).append(
+    texts: dict[int, list[dict[str, Any]]] = {}
+    for row in rows.items:
+        texts.setdefault(row.seq, []).append(
             {
                 "extractor": row.extractor,
                 "position": row.position,
@@ -38,29 +38,24 @@ def exported(user: str, held: Held, fold: Fold, now: float) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "user": user,
-        "exported_at": rfc3339(now),
-        "standing": None if held.user is None else _standing(held.user),
-        "events": [_event(row, judged.get(row.seq, ())) for row in held.events],
-        "states": [_state(row, fold) for row in held.states],
-        "rankings": [_ranking(row) for row in held.rankings],
-        "stored_answers": [_answer(row, user) for row in held.answers],
+        "exported_at": format_rfc3339(now),
+        "standing": None if rows.user is None else _export_user_row(rows.user),
+        "events": [_export_event(row, texts.get(row.seq, ())) for row in rows.events],
+        "states": [_export_state(row, fold) for row in rows.states],
+        "rankings": [_export_ranking(row) for row in rows.rankings],
+        "stored_answers": [_export_answer(row, user) for row in rows.answers],
     }
 
 
-def rfc3339(seconds: float) -> str:
-    """A time as answers give it."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
-
-
-def _standing(row: AnyRow) -> dict[str, Any]:
+def _export_user_row(row: AnyRow) -> dict[str, Any]:
     trust = TrustState.read(row.information_day, row.information, row.trust)
     return {
         "posterior_version": row.version,
         "feedback_events": row.feedback_events,
         "last_seq": row.last_seq,
-        "updated_at": rfc3339(row.updated_at),
+        "updated_at": format_rfc3339(row.updated_at),
         "information": {
-            "day": rfc3339(row.information_day * 86_400.0)[:10],
+            "day": format_rfc3339(row.information_day * 86_400.0)[:10],
             "judgements": row.information,
         },
         "trust": {
@@ -69,17 +64,17 @@ def _standing(row: AnyRow) -> dict[str, Any]:
             "beta": trust.beta,
             "judgements_today": trust.today,
             "judgements_on_a_usual_day": trust.usual,
-            "as_of": rfc3339(trust.as_of) if trust.as_of else None,
-            "last_burst_at": None if trust.hasty_at is None else rfc3339(trust.hasty_at),
+            "as_of": format_rfc3339(trust.as_of) if trust.as_of else None,
+            "last_burst_at": None if trust.hasty_at is None else format_rfc3339(trust.hasty_at),
         },
     }
 
 
-def _event(row: AnyRow, judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _export_event(row: AnyRow, texts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "seq": row.seq,
         "event_id": row.event_id,
-        "received_at": rfc3339(row.received_at),
+        "received_at": format_rfc3339(row.received_at),
         "event": orjson.loads(row.payload),
         "learned": {
             "type": row.type,
@@ -92,44 +87,44 @@ def _event(row: AnyRow, judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "source": row.source,
         },
         "content_hash": row.content_hash.hex(),
-        "texts": list(judged),
+        "texts": list(texts),
     }
 
 
-def _state(row: AnyRow, fold: Fold) -> dict[str, Any]:
-    told = read_stored_posterior(row.state)
+def _export_state(row: AnyRow, fold: Fold) -> dict[str, Any]:
+    numbers = read_stored_posterior(row.state)
     beliefs: dict[str, Any] | None = None
     if row.bundle_version == fold.bundle_version:
-        found = UserPosterior.from_bytes(row.state, fold.reward.population).beliefs
+        posterior = UserPosterior.from_bytes(row.state, fold.reward.population).beliefs
         beliefs = {
-            "mean": found.mean.tolist(),
-            "std": np.sqrt(np.diagonal(found.covariance)).tolist(),
-            "archetype_weights": found.weights.tolist(),
+            "mean": posterior.mean.tolist(),
+            "std": np.sqrt(np.diagonal(posterior.covariance)).tolist(),
+            "archetype_weights": posterior.weights.tolist(),
         }
     return {
         "bundle": row.bundle_version,
         "half_life_days": row.half_life_days,
         "through_seq": row.through_seq,
-        "as_of": rfc3339(row.as_of),
-        "judgements": told.judgements,
-        "changes": told.changes,
-        "surprise": told.change_statistic,
-        "evidence": {"linear": told.linear.tolist(), "precision": told.precision.tolist()},
+        "as_of": format_rfc3339(row.as_of),
+        "judgements": numbers.judgements,
+        "changes": numbers.changes,
+        "surprise": numbers.change_statistic,
+        "evidence": {"linear": numbers.linear.tolist(), "precision": numbers.precision.tolist()},
         "beliefs": beliefs,
     }
 
 
-def _ranking(row: AnyRow) -> dict[str, Any]:
+def _export_ranking(row: AnyRow) -> dict[str, Any]:
     shown = orjson.loads(row.shown)
     return {
         "rank_id": row.rank_id,
-        "created_at": rfc3339(row.created_at),
+        "created_at": format_rfc3339(row.created_at),
         "prompts": shown["prompts"],
         "texts": shown["texts"],
     }
 
 
-def _answer(row: AnyRow, user: str) -> dict[str, Any]:
-    """What an answer that is kept says of this user; what it says of others is theirs."""
-    mine = [one for one in orjson.loads(row.answer).get("users", ()) if one.get("user") == user]
-    return {"idempotency_key": row.key, "created_at": rfc3339(row.created_at), "users": mine}
+def _export_answer(row: AnyRow, user: str) -> dict[str, Any]:
+    """Return what a stored answer says about this user, without what it says about others."""
+    entries = [entry for entry in orjson.loads(row.answer).get("users", ()) if entry.get("user") == user]
+    return {"idempotency_key": row.key, "created_at": format_rfc3339(row.created_at), "users": entries}

@@ -1,58 +1,58 @@
-"""Which bundle ranks: the newest activation holds, and going back is one more. Rows belong to no tenant ("")."""
+"""Activations of bundles. The newest one says which bundle ranks, and a rollback adds another. All have tenant ""."""
 
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import Connection, func, insert, select, text
+from sqlalchemy import Connection, func, select, text
 
 from penchant.service.store import feed
-from penchant.service.store.statements import AnyRow, insert_new
+from penchant.service.store.statements import AnyRow, insert, insert_new
 from penchant.service.store.tables import activations
 
 CHANGE: Final = "bundle"
-"""Kind of the changes that tell of bundles."""
+"""Kind of the changes that concern bundles."""
 
-NOBODY_S: Final = ""
-"""Tenant of bundles and their activations."""
+NO_TENANT: Final = ""
+"""Tenant column of bundles and activations, which belong to no tenant."""
 
-_NUMBERING: Final = 0x70656E_6163_7469  # of PostgreSQL's advisory locks: activations are numbered under it
-
-
-def active(connection: Connection) -> str | None:
-    """Version of the bundle that ranks; None where no server was ever started."""
-    found = history(connection, 1)
-    return found[0].bundle_version if found else None
+_LOCK: Final = 0x70656E_6163_7469  # PostgreSQL advisory lock held while an activation is numbered
 
 
-def previous(connection: Connection) -> str | None:
-    """Version of the bundle that ranked before the one that does."""
+def find_active(connection: Connection) -> str | None:
+    """Return the version of the bundle that ranks, or None if no server was ever started."""
+    newest = list_activations(connection, 1)
+    return newest[0].bundle_version if newest else None
+
+
+def find_previous(connection: Connection) -> str | None:
+    """Return the version of the bundle that ranked before the active one, or None if there was none."""
     c = activations.c
     statement = select(c.bundle_version).where(
-        c.tenant == NOBODY_S, c.bundle_version != (active(connection) or "")
+        c.tenant == NO_TENANT, c.bundle_version != (find_active(connection) or "")
     )
     return connection.scalar(statement.order_by(c.number.desc()).limit(1))
 
 
-def history(connection: Connection, limit: int) -> Sequence[AnyRow]:
-    """The last activations, newest first: number, bundle_version, activated_at."""
+def list_activations(connection: Connection, limit: int) -> Sequence[AnyRow]:
+    """Return the last activations (number, bundle_version, activated_at), newest first."""
     c = activations.c
-    statement = select(c.number, c.bundle_version, c.activated_at).where(c.tenant == NOBODY_S)
+    statement = select(c.number, c.bundle_version, c.activated_at).where(c.tenant == NO_TENANT)
     return connection.execute(statement.order_by(c.number.desc()).limit(limit)).all()
 
 
 def activate(connection: Connection, version: str, *, now: float) -> None:
-    """Has a bundle rank from now on; servers hear of it."""
+    """Make a bundle the active one, and notify the servers."""
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _NUMBERING})
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     last = connection.scalar(select(func.max(activations.c.number))) or 0
-    connection.execute(insert(activations), _row(last + 1, version, now))
-    feed.append(connection, NOBODY_S, CHANGE, {"version": version}, now)
+    insert(connection, activations, [_row(last + 1, version, now)])
+    feed.append(connection, NO_TENANT, CHANGE, {"version": version}, now)
 
 
 def activate_first(connection: Connection, version: str, *, now: float) -> None:
-    """Has a bundle rank, unless one does or did."""
+    """Make a bundle the active one, unless the store has an activation."""
     insert_new(connection, activations, [_row(1, version, now)])
 
 
 def _row(number: int, version: str, now: float) -> dict[str, object]:
-    return {"tenant": NOBODY_S, "number": number, "bundle_version": version, "activated_at": now}
+    return {"tenant": NO_TENANT, "number": number, "bundle_version": version, "activated_at": now}

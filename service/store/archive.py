@@ -1,8 +1,8 @@
-"""A whole store in one file, whichever database holds it: written from one snapshot, restored all or nothing.
+"""Archives: a whole store in one file, for either database, written from one snapshot and restored all or nothing.
 
-The file is a ZIP of `manifest.json` and one `<table>.jsonl` each: a row a line, its values in the manifest's order of
-columns, bytes as base64. Tables and columns are those of `tables.metadata`, so a new table comes along by itself.
-A table's checksum is the sum of its rows' hashes: the same in whatever order a database gives them back.
+The file is a ZIP of `manifest.json` and one `<table>.jsonl` per table. Each line is a row, with its values in the
+manifest's order of columns and bytes as base64. Tables and columns are those of `tables.metadata`, so that new tables
+are included automatically. A table's checksum is the sum of its rows' hashes, which does not depend on their order.
 """
 
 import hashlib
@@ -26,12 +26,9 @@ from penchant.service.store.tables import activations, bundles, installation, me
 
 _ROWS_AT_ONCE: Final = 200
 _HASH_BYTES: Final = 16
-_MADE_AT_START: Final = (
-    installation,
-    bundles,
-    activations,
-)  # by the first server; the archive brings its own
-_FAST: Final = 1  # zlib's level: vectors hardly shrink further
+# Tables that the first server fills. A restore replaces them by the archive's.
+_FILLED_AT_START: Final = (installation, bundles, activations)
+_FAST: Final = 1  # zlib level; vectors hardly shrink further
 
 Report = Callable[[str, int, int], None]
 FORMAT: Final = 1
@@ -39,18 +36,18 @@ MANIFEST: Final = "manifest.json"
 
 
 class ArchiveError(RuntimeError):
-    """A store that cannot be written down, or a file that cannot be restored here."""
+    """The store cannot be archived, or the archive cannot be restored into it."""
 
 
 @dataclass(frozen=True)
 class TableCard:
-    """What an archive holds of one table.
+    """A table's entry in an archive's manifest.
 
     Attributes:
-        name: The table.
-        columns: Names, in the order of the values.
-        rows: How many.
-        checksum: Of all rows, hexadecimal; no order of rows matters to it.
+        name: Name of the table.
+        columns: Names of the columns, in the order of the values.
+        rows: Number of rows.
+        checksum: Hexadecimal checksum of all rows, independent of their order.
     """
 
     name: str
@@ -61,15 +58,15 @@ class TableCard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an archive is.
+    """The manifest of an archive.
 
     Attributes:
-        format: Of the file.
-        revision: Of the tables.
-        penchant: Version that wrote it.
-        dialect: Kind of database it comes from.
+        format: Format of the file.
+        revision: Revision of the tables.
+        penchant: Version of penchant that wrote the archive.
+        dialect: Kind of database that was archived.
         created_at: Unix seconds.
-        tables: One card each, in the order in which they are restored.
+        tables: One card per table, in the order in which they are restored.
     """
 
     format: int
@@ -81,29 +78,29 @@ class Manifest:
 
     @property
     def rows(self) -> int:
-        """Of all tables."""
+        """Number of rows of all tables."""
         return sum(table.rows for table in self.tables)
 
 
-def revision(connection: Connection) -> str | None:
-    """Which revision the tables have."""
+def find_revision(connection: Connection) -> str | None:
+    """Return the revision of the tables, or None if there are no tables."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
 def write_archive(connection: Connection, file: IO[bytes], report: Report | None = None) -> Manifest:
-    """Writes every table as it is at one moment; writers are not held up. Memory does not grow with the store.
+    """Write all tables, as they are at one moment, without blocking writers. Memory does not grow with the store.
 
     Args:
-        connection: A fresh reading connection, nothing asked of it yet.
-        file: Where to; need not be seekable.
-        report: Told of each table: its name, rows done, rows in all (0: unknown).
+        connection: New connection that reads and has not run a query yet.
+        file: File to write to, which need not be seekable.
+        report: Called with a table's name, the rows done, and the total number of rows (0 if unknown).
 
     Raises:
-        ArchiveError: The tables are not there.
+        ArchiveError: If the database has no tables of penchant.
     """
     _hold_snapshot(connection)
-    found = revision(connection)
-    if found is None:
+    revision = find_revision(connection)
+    if revision is None:
         raise ArchiveError("The database holds no tables of penchant.")
     cards = []
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_FAST) as archive:
@@ -119,28 +116,30 @@ def write_archive(connection: Connection, file: IO[bytes], report: Report | None
                 report(table.name, digest.rows, digest.rows)
             cards.append(TableCard(table.name, table.columns.keys(), digest.rows, digest.hex()))
         manifest = Manifest(
-            FORMAT, found, version("penchant"), connection.dialect.name, round(time.time(), 3), cards
+            FORMAT, revision, version("penchant"), connection.dialect.name, round(time.time(), 3), cards
         )
         archive.writestr(MANIFEST, orjson.dumps(asdict(manifest), option=orjson.OPT_INDENT_2))
     return manifest
 
 
 def read_archive(connection: Connection, file: IO[bytes], report: Report | None = None) -> Manifest:
-    """Fills an empty store, and reads back what it then holds; to be rolled back where it raises.
+    """Fill an empty store from an archive, then read the rows back and verify their checksums.
+
+    If this raises, the caller must roll the transaction back.
 
     Args:
-        connection: In the one transaction of all this.
-        file: An archive, seekable.
-        report: Told of each table: its name, rows done, rows in all.
+        connection: Connection in the write transaction that restores everything.
+        file: Archive, seekable.
+        report: Called with a table's name, the rows done, and the total number of rows.
 
     Raises:
-        ArchiveError: The store is not empty, the archive is of other tables, or a checksum differs.
+        ArchiveError: If the store is not empty, if the archive has other tables, or if a checksum differs.
     """
     manifest = read_manifest(file)
     _check_fits(connection, manifest)
     _hold_tables(connection)
     _check_empty(connection)
-    for table in _MADE_AT_START:
+    for table in _FILLED_AT_START:
         connection.execute(delete(table))
     try:
         with zipfile.ZipFile(file) as archive:
@@ -154,7 +153,7 @@ def read_archive(connection: Connection, file: IO[bytes], report: Report | None 
         digest = _Digest()
         for line in _lines(connection, metadata.tables[card.name], card.columns):
             digest.add(line)
-        _check(card, digest, "The store does not give back what it was given")
+        _check(card, digest, "The restored store differs from the archive")
     return manifest
 
 
@@ -165,7 +164,7 @@ def _fill(connection: Connection, archive: zipfile.ZipFile, card: TableCard, rep
     with archive.open(f"{card.name}.jsonl") as member:
         lines = (line.rstrip(b"\n") for line in member)
         while some := list(islice(lines, _ROWS_AT_ONCE)):
-            connection.execute(insert(table), [_row(columns, line) for line in some])
+            connection.execute(insert(table), [_parse_row(columns, line) for line in some])
             for line in some:
                 digest.add(line)
             if report:
@@ -175,66 +174,69 @@ def _fill(connection: Connection, archive: zipfile.ZipFile, card: TableCard, rep
 
 def _check(card: TableCard, digest: "_Digest", fault: str) -> None:
     if (digest.rows, digest.hex()) != (card.rows, card.checksum):
-        told = f"{card.rows} rows, checksum {card.checksum}"
-        raise ArchiveError(f"{fault}: {card.name} has {digest.rows} rows, {digest.hex()}, not {told}.")
+        expected = f"{card.rows} rows with checksum {card.checksum}"
+        raise ArchiveError(
+            f"{fault}: {card.name} has {digest.rows} rows with checksum {digest.hex()}, not {expected}."
+        )
 
 
 def _check_fits(connection: Connection, manifest: Manifest) -> None:
-    if (here := revision(connection)) != manifest.revision:
+    if (revision := find_revision(connection)) != manifest.revision:
         raise ArchiveError(
             f"The archive was written by penchant {manifest.penchant} with tables of revision {manifest.revision}; "
-            f"the store has {here}. Restore it with that version, then start the newer one on it."
+            f"the store has {revision}. Restore it with that version, then start this one on it."
         )
-    told = {card.name: sorted(card.columns) for card in manifest.tables}
+    archived = {card.name: sorted(card.columns) for card in manifest.tables}
     known = {table.name: sorted(table.columns.keys()) for table in metadata.sorted_tables}
-    if told != known:
-        differ = sorted(name for name in told.keys() | known.keys() if told.get(name) != known.get(name))
-        raise ArchiveError(f"The archive's tables are others than the store's: {', '.join(differ)}.")
+    if archived != known:
+        names = archived.keys() | known.keys()
+        different = sorted(name for name in names if archived.get(name) != known.get(name))
+        raise ArchiveError(f"The archive's tables differ from the store's: {', '.join(different)}.")
 
 
 def _check_empty(connection: Connection) -> None:
     for table in metadata.sorted_tables:
-        if table not in _MADE_AT_START and connection.scalar(select(func.count()).select_from(table)):
+        if table not in _FILLED_AT_START and connection.scalar(select(func.count()).select_from(table)):
             raise ArchiveError(f"The store is not empty: {table.name} holds rows. Nothing was changed.")
 
 
 def _hold_snapshot(connection: Connection) -> None:
-    """All that this transaction reads is of one moment. SQLite's readers have that anyway."""
+    """Make the transaction read one snapshot, as SQLite's readers always do."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-        _take_time(connection)
+        _lift_time_limits(connection)
 
 
 def _hold_tables(connection: Connection) -> None:
-    """Nobody else writes until this transaction ends. SQLite's writers have that anyway."""
+    """Lock all tables until the transaction ends, as SQLite's writers always do."""
     if connection.dialect.name == "postgresql":
         names = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)
         connection.execute(text(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE"))
-        _take_time(connection)
+        _lift_time_limits(connection)
 
 
-def _take_time(connection: Connection) -> None:
-    """Lifts the limits that a server's transactions have: this one is long."""
+def _lift_time_limits(connection: Connection) -> None:
+    """Lift the time limits of a server's transactions, because this one is long."""
     for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
         connection.execute(text(f"SET LOCAL {limit} = 0"))
 
 
 def _lines(connection: Connection, table: Table, names: Sequence[str]) -> Iterator[bytes]:
-    """Each row as JSON, without end of line; a few hundred in memory at once."""
+    """Yield each row as a line of JSON without its end, with a few hundred rows in memory at once."""
     columns = [table.columns[name] for name in names]
     rows = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(
         select(*columns).order_by(*table.primary_key)
     )
     for row in rows:
-        yield orjson.dumps([_encoded(column, value) for column, value in zip(columns, row, strict=True)])
+        yield orjson.dumps([_encode(column, value) for column, value in zip(columns, row, strict=True)])
 
 
-def _row(columns: Sequence[Column[Any]], line: bytes) -> dict[str, Any]:
+def _parse_row(columns: Sequence[Column[Any]], line: bytes) -> dict[str, Any]:
     values = zip(columns, orjson.loads(line), strict=True)
-    return {column.name: _decoded(column, value) for column, value in values}
+    return {column.name: _decode(column, value) for column, value in values}
 
 
-def _encoded(column: Column[Any], value: Any) -> Any:  # noqa: ANN401 - whatever a column holds
+def _encode(column: Column[Any], value: Any) -> Any:  # noqa: ANN401 - any column's value
     if isinstance(column.type, LargeBinary) and value is not None:
         return b64encode(value).decode()
     if isinstance(column.type, Float) and value is not None:
@@ -243,7 +245,7 @@ def _encoded(column: Column[Any], value: Any) -> Any:  # noqa: ANN401 - whatever
     return value
 
 
-def _decoded(column: Column[Any], value: Any) -> Any:  # noqa: ANN401
+def _decode(column: Column[Any], value: Any) -> Any:  # noqa: ANN401
     if isinstance(column.type, LargeBinary) and value is not None:
         return b64decode(value)
     if isinstance(column.type, Float) and value is not None:
@@ -252,7 +254,7 @@ def _decoded(column: Column[Any], value: Any) -> Any:  # noqa: ANN401
 
 
 class _Digest:
-    """Counts rows, and sums their hashes."""
+    """The number of rows, and the sum of their hashes."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -267,18 +269,18 @@ class _Digest:
 
 
 def read_manifest(file: IO[bytes]) -> Manifest:
-    """What an archive says that it holds.
+    """Return the manifest of an archive.
 
     Raises:
-        ArchiveError: The file is no archive, or one of another format.
+        ArchiveError: If the file is not an archive, or has another format.
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            told = orjson.loads(archive.read(MANIFEST))
-        if told["format"] != FORMAT:
+            manifest = orjson.loads(archive.read(MANIFEST))
+        if manifest["format"] != FORMAT:
             raise ArchiveError(
-                f"The archive has format {told['format']}; this version reads format {FORMAT}."
+                f"The archive has format {manifest['format']}; this version reads format {FORMAT}."
             )
-        return Manifest(**told | {"tables": [TableCard(**card) for card in told["tables"]]})
+        return Manifest(**manifest | {"tables": [TableCard(**card) for card in manifest["tables"]]})
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError, zlib.error, EOFError) as error:
-        raise ArchiveError(f"The file is no archive of penchant, or is cut short: {error}") from error
+        raise ArchiveError(f"The file is not an archive of penchant, or it is incomplete: {error}") from error

@@ -1,4 +1,4 @@
-"""Bundles that an installation ranks with, has ranked with, or makes ready to."""
+"""Bundles that an installation ranks with, has ranked with, or prepares."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,14 +8,14 @@ from typing import Any, Final, Literal
 from sqlalchemy import Connection, and_, delete, or_, select, text, tuple_, update
 
 from penchant.service.store import activations, feed
-from penchant.service.store.activations import CHANGE, NOBODY_S
+from penchant.service.store.activations import CHANGE, NO_TENANT
 from penchant.service.store.database import Store
 from penchant.service.store.statements import insert_new, insert_or_replace
 from penchant.service.store.tables import bundles, feedback_events, judged_items, user_states
 
 _FAILURES_KEPT_SECONDS: Final = 86_400.0
-_STATES_AT_ONCE: Final = 500  # removed in one transaction
-_PREPARING: Final = 0x70656E_7072_6570  # of PostgreSQL's advisory locks: the preparing server's
+_STATES_AT_ONCE: Final = 500  # deleted in one transaction
+_LOCK: Final = 0x70656E_7072_6570  # PostgreSQL advisory lock held by the server that prepares a bundle
 Status = Literal["preparing", "ready", "failed"]
 UserKey = tuple[str, str]
 
@@ -25,15 +25,15 @@ class StoredBundle:
     """A bundle in the store, without its archive.
 
     Attributes:
-        version: Its version.
-        name: Its name.
+        version: Version of the bundle.
+        name: Name of the bundle.
         extractor: Identity of the features that it reads.
-        status: `ready`: it ranks, or did; what may become of it else.
-        users_total: Users to be learned for it.
-        users_done: Those that were.
-        message: Why it failed.
+        status: `preparing` while users are learned for it, `ready` if it ranks or has ranked, or `failed`.
+        users_total: Number of users to be learned for it.
+        users_done: Number of users learned so far.
+        message: Reason of a failure.
         created_at: Unix seconds.
-        updated_at: Of the last progress, Unix seconds.
+        updated_at: Time of the last progress, in Unix seconds.
     """
 
     version: str
@@ -47,45 +47,44 @@ class StoredBundle:
     updated_at: float
 
 
-def put(
+def put_preparing(
     connection: Connection, version: str, name: str, extractor: str, archive: bytes, *, now: float
 ) -> None:
-    """Has a bundle made ready in the place of whichever was being made ready; servers hear of it."""
+    """Store a bundle that servers are to prepare, in place of any other one in preparation, and notify them."""
     c = bundles.c
     connection.execute(
         update(bundles)
-        .where(c.tenant == NOBODY_S, c.status == "preparing", c.bundle_version != version)
-        .values(status="failed", message=f"{version} came in its place", updated_at=now)
+        .where(c.tenant == NO_TENANT, c.status == "preparing", c.bundle_version != version)
+        .values(status="failed", message=f"replaced by {version}", updated_at=now)
     )
     row = _row(version, name, extractor, archive, now)
     insert_or_replace(connection, bundles, [row | {"status": "preparing"}])
-    feed.append(connection, NOBODY_S, CHANGE, {"version": version}, now)
+    feed.append(connection, NO_TENANT, CHANGE, {"version": version}, now)
 
 
 def put_first(
     connection: Connection, version: str, name: str, extractor: str, archive: bytes, *, now: float
 ) -> None:
-    """Has a bundle rank, unless the store knows one that does: what its first server was started with."""
+    """Store and activate the bundle that the store's first server starts with, unless a bundle is active."""
     row = _row(version, name, extractor, archive, now)
     insert_new(connection, bundles, [row | {"status": "ready"}])
     activations.activate_first(connection, version, now=now)
 
 
-def preparing(connection: Connection) -> str | None:
-    """Version of the bundle that is being made ready."""
+def find_preparing(connection: Connection) -> str | None:
+    """Return the version of the bundle in preparation, or None."""
     c = bundles.c
-    statement = select(c.bundle_version).where(c.tenant == NOBODY_S, c.status == "preparing")
+    statement = select(c.bundle_version).where(c.tenant == NO_TENANT, c.status == "preparing")
     return connection.scalar(statement.order_by(c.created_at.desc()).limit(1))
 
 
-def find(connection: Connection, version: str) -> StoredBundle | None:
-    """One bundle."""
-    found = [bundle for bundle in all_bundles(connection) if bundle.version == version]
-    return found[0] if found else None
+def find_bundle(connection: Connection, version: str) -> StoredBundle | None:
+    """Return a bundle by its version, or None if the store does not hold it."""
+    return next((bundle for bundle in list_bundles(connection) if bundle.version == version), None)
 
 
-def all_bundles(connection: Connection) -> list[StoredBundle]:
-    """All bundles, oldest first."""
+def list_bundles(connection: Connection) -> list[StoredBundle]:
+    """Return all bundles, oldest first."""
     c = bundles.c
     statement = select(
         c.bundle_version,
@@ -97,90 +96,93 @@ def all_bundles(connection: Connection) -> list[StoredBundle]:
         c.message,
         c.created_at,
         c.updated_at,
-    ).where(c.tenant == NOBODY_S)
+    ).where(c.tenant == NO_TENANT)
     return [StoredBundle(*row) for row in connection.execute(statement.order_by(c.created_at))]
 
 
-def archive(connection: Connection, version: str) -> bytes | None:
-    """The folder of a bundle as a tar; None where it is not there any more."""
+def find_archive(connection: Connection, version: str) -> bytes | None:
+    """Return the folder of a bundle as a tar, or None if the store does not hold it."""
     c = bundles.c
-    return connection.scalar(select(c.archive).where(c.tenant == NOBODY_S, c.bundle_version == version))
+    return connection.scalar(select(c.archive).where(c.tenant == NO_TENANT, c.bundle_version == version))
 
 
-def tell_progress(connection: Connection, version: str, *, done: int, total: int, now: float) -> bool:
-    """Notes how many users were learned; returns whether the bundle is still to be made ready."""
-    return _change(connection, version, {"users_done": done, "users_total": total, "updated_at": now})
+def record_progress(connection: Connection, version: str, *, done: int, total: int, now: float) -> bool:
+    """Record how many users were learned, and return whether the bundle is still in preparation."""
+    return _update_preparing(
+        connection, version, {"users_done": done, "users_total": total, "updated_at": now}
+    )
 
 
-def fail(connection: Connection, version: str, message: str, *, now: float) -> bool:
-    """Gives up a bundle that is being made ready; returns whether it was."""
-    failed = _change(connection, version, {"status": "failed", "message": message, "updated_at": now})
+def mark_failed(connection: Connection, version: str, message: str, *, now: float) -> bool:
+    """Mark a bundle in preparation as failed, notify the servers, and return whether it was in preparation."""
+    values = {"status": "failed", "message": message, "updated_at": now}
+    failed = _update_preparing(connection, version, values)
     if failed:
-        feed.append(connection, NOBODY_S, CHANGE, {"version": version}, now)
+        feed.append(connection, NO_TENANT, CHANGE, {"version": version}, now)
     return failed
 
 
 def activate_prepared(connection: Connection, version: str, *, now: float) -> bool:
-    """Has a bundle rank that was made ready; returns False, and does nothing, where it is not wanted any more."""
-    wanted = _change(connection, version, {"status": "ready", "updated_at": now})
-    if wanted:
+    """Activate a prepared bundle. Return False, and do nothing, if it is no longer in preparation."""
+    is_wanted = _update_preparing(connection, version, {"status": "ready", "updated_at": now})
+    if is_wanted:
         activations.activate(connection, version, now=now)
-    return wanted
+    return is_wanted
 
 
 @contextmanager
-def alone_to_prepare(store: Store) -> Iterator[bool]:
-    """Whether this server is the one to make a bundle ready; if so, no other is before the block ends."""
+def preparation_lock(store: Store) -> Iterator[bool]:
+    """Try to reserve the preparation of bundles for this server until the block ends, and yield whether that worked."""
     if not store.shared:
         yield True
         return
     with store.holding() as connection:
-        free = connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _PREPARING})
+        is_free = connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK})
         try:
-            yield bool(free)
+            yield bool(is_free)
         finally:
-            if free and not connection.invalidated:
-                connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _PREPARING})
+            if is_free and not connection.invalidated:
+                connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _LOCK})
 
 
-def lost_to(connection: Connection, extractor: str) -> Iterator[tuple[str, str]]:
-    """(tenant, payload) of judgements that may be without texts and have no features by an extractor.
+def find_unreadable(connection: Connection, extractor: str) -> Iterator[tuple[str, str]]:
+    """Yield (tenant, payload) of judgements without features by an extractor that may have no texts to compute them.
 
     Cost: a scan of the log.
     """
     log, items = feedback_events.c, judged_items.c
-    readable = select(items.seq).where(
+    with_features = select(items.seq).where(
         items.tenant == log.tenant,
         items.user_id == log.user_id,
         items.seq == log.seq,
         items.extractor == extractor,
     )
-    # A hash in the place of a prompt marks them; an app's metadata may hold the word as well.
-    marked = log.payload.contains('"context":', autoescape=True)
+    # A payload without texts has a hash in place of a prompt. Metadata of an app may contain the word as well.
+    may_lack_texts = log.payload.contains('"context":', autoescape=True)
     statement = select(log.tenant, log.payload).where(
-        log.target_event_id.is_(None), marked, ~readable.exists()
+        log.target_event_id.is_(None), may_lack_texts, ~with_features.exists()
     )
     for row in connection.execute(statement.execution_options(yield_per=1000)):
         yield row.tenant, row.payload
 
 
 def drop_outdated(connection: Connection, keep: str, now: float, after: UserKey) -> UserKey | None:
-    """Removes a bundle that neither ranks nor did so last, with its states, some of them at a time.
+    """Delete a bundle that is neither active nor the previous one, together with its states, a page at a time.
 
     Args:
-        connection: A write transaction.
-        keep: Version of a bundle that stays in any case.
-        now: Unix seconds. A bundle that failed is shown for a day.
-        after: What the call before gave; at first ("", "").
+        connection: Connection in a write transaction.
+        keep: Version of a bundle that always stays.
+        now: Unix seconds. A failed bundle stays for a day, so that its message can be read.
+        after: Result of the previous call, or ("", "") at first.
 
     Returns:
-        What to call it with again, at once; None where nothing more is to be removed.
+        Value of `after` for the next call, or None if nothing more is to be deleted.
     """
     c, states = bundles.c, user_states.c
-    ranking = (activations.active(connection), activations.previous(connection))
-    kept = [version for version in (keep, *ranking) if version is not None]
-    old = or_(c.status == "ready", and_(c.status == "failed", c.updated_at < now - _FAILURES_KEPT_SECONDS))
-    statement = select(c.bundle_version).where(c.tenant == NOBODY_S, old, c.bundle_version.not_in(kept))
+    in_use = (activations.find_active(connection), activations.find_previous(connection))
+    kept = [version for version in (keep, *in_use) if version is not None]
+    is_old = or_(c.status == "ready", and_(c.status == "failed", c.updated_at < now - _FAILURES_KEPT_SECONDS))
+    statement = select(c.bundle_version).where(c.tenant == NO_TENANT, is_old, c.bundle_version.not_in(kept))
     version = connection.scalar(statement.order_by(c.bundle_version).limit(1))
     if version is None:
         return None
@@ -200,20 +202,20 @@ def drop_outdated(connection: Connection, keep: str, now: float, after: UserKey)
         )
     if len(page) == _STATES_AT_ONCE:
         return page[-1].tenant, page[-1].user_id
-    connection.execute(delete(bundles).where(c.tenant == NOBODY_S, c.bundle_version == version))
+    connection.execute(delete(bundles).where(c.tenant == NO_TENANT, c.bundle_version == version))
     return "", ""
 
 
-def _change(connection: Connection, version: str, values: Mapping[str, Any]) -> bool:
-    """Changes a bundle that is being made ready; returns whether it is."""
+def _update_preparing(connection: Connection, version: str, values: Mapping[str, Any]) -> bool:
+    """Update a bundle if it is in preparation, and return whether it is."""
     c = bundles.c
-    mine = and_(c.tenant == NOBODY_S, c.bundle_version == version, c.status == "preparing")
-    return connection.execute(update(bundles).where(mine).values(values)).rowcount > 0
+    is_preparing = and_(c.tenant == NO_TENANT, c.bundle_version == version, c.status == "preparing")
+    return connection.execute(update(bundles).where(is_preparing).values(values)).rowcount > 0
 
 
 def _row(version: str, name: str, extractor: str, archive: bytes, now: float) -> dict[str, Any]:
     return {
-        "tenant": NOBODY_S,
+        "tenant": NO_TENANT,
         "bundle_version": version,
         "name": name,
         "extractor": extractor,

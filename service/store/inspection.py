@@ -1,4 +1,4 @@
-"""A look at a store that changes nothing: not even its tables are brought up to date."""
+"""Inspection of a store without any change to it. Not even its tables are migrated."""
 
 import fcntl
 import time
@@ -14,8 +14,8 @@ from sqlalchemy.pool import NullPool
 
 from penchant.service.settings import Settings
 from penchant.service.store import bundles
-from penchant.service.store.activations import active as active_bundle
-from penchant.service.store.archive import revision
+from penchant.service.store.activations import find_active
+from penchant.service.store.archive import find_revision
 from penchant.service.store.database import FILE_NAME, store_place
 from penchant.service.store.keys import has_keys as stored_keys
 from penchant.service.store.tables import activations, api_keys, feedback_events
@@ -26,21 +26,21 @@ _TIMEOUT_SECONDS: Final = 5
 
 @dataclass(frozen=True)
 class StoreFacts:
-    """What was seen.
+    """The findings of an inspection.
 
     Attributes:
-        version: Of the database software.
-        revision: Of the tables; None where there are none.
-        newest: Revision that this version of penchant makes.
-        revisions: All that it knows, newest first.
-        events: In the feedback log.
-        newest_event: When the last of them came, Unix seconds.
-        faults: What is wrong with the file or the server.
-        warnings: What is risky about them.
-        clock_skew: The database server's clock less ours, seconds.
-        has_keys: Whether an API key was ever made.
-        bundle: Archive of the bundle that its servers rank with, as `stored_bundles` packs it; None where there is none.
-        is_in_use: Whether a server holds the folder; None where that cannot be told.
+        version: Name and version of the database software.
+        revision: Revision of the tables. None if there are no tables.
+        newest: Revision of the tables in this version of penchant.
+        revisions: All revisions that this version knows, newest first.
+        events: Number of events in the feedback log.
+        newest_event: Arrival time of the newest event, in Unix seconds.
+        faults: Faults of the file or the database server that prevent its use.
+        warnings: Risks of the file or the database server.
+        clock_skew: Seconds by which the database server's clock is ahead of this machine's.
+        has_keys: Whether an API key was ever created.
+        bundle: Archive of the active bundle, as `stored_bundles` packs it. None if no bundle is active.
+        is_in_use: Whether a server locks the data folder. None if that cannot be determined.
     """
 
     version: str
@@ -57,32 +57,32 @@ class StoreFacts:
     is_in_use: bool | None
 
 
-def look_at(settings: Settings) -> StoreFacts | None:
-    """What the store that the settings name is like; None where it is a file that is not there yet.
+def inspect_store(settings: Settings) -> StoreFacts | None:
+    """Inspect the store that the settings name. Return None if it is a file that does not exist yet.
 
     Cost: SQLite reads the whole file.
 
     Raises:
-        SQLAlchemyError: It cannot be opened or read.
-        ImportError: There is no driver for it.
+        SQLAlchemyError: If the store cannot be opened or read.
+        ImportError: If the database's driver is not installed.
     """
     place = store_place(settings)
     if isinstance(place, Path) and not (place / FILE_NAME).is_file():
         return None
     with _connection(place) as connection:
         known = tuple(script.revision for script in _scripts().walk_revisions())
-        found = revision(connection)
-        events, newest_event = _events(connection)
+        current = find_revision(connection)
+        events, newest_event = _find_events(connection)
         has_keys = inspect(connection).has_table(api_keys.name) and stored_keys(connection)
         bundle = None
-        if inspect(connection).has_table(activations.name) and (ranks := active_bundle(connection)):
-            bundle = bundles.archive(connection, ranks)
+        if inspect(connection).has_table(activations.name) and (active := find_active(connection)):
+            bundle = bundles.find_archive(connection, active)
         faults, warnings, version, skew = (
-            _look_at_file(connection) if isinstance(place, Path) else _look_at_server(connection)
+            _inspect_file(connection) if isinstance(place, Path) else _inspect_server(connection)
         )
     return StoreFacts(
         version=version,
-        revision=found,
+        revision=current,
         newest=known[0],
         revisions=known,
         events=events,
@@ -96,37 +96,37 @@ def look_at(settings: Settings) -> StoreFacts | None:
     )
 
 
-_Look = tuple[tuple[str, ...], tuple[str, ...], str, float]
+_Inspection = tuple[tuple[str, ...], tuple[str, ...], str, float]
 
 
-def _look_at_file(connection: Connection) -> _Look:
-    said = [row[0] for row in connection.execute(text("PRAGMA quick_check(5)"))]
+def _inspect_file(connection: Connection) -> _Inspection:
+    reports = [row[0] for row in connection.execute(text("PRAGMA quick_check(5)"))]
     version = connection.scalar(text("SELECT sqlite_version()"))
-    return (() if said == ["ok"] else tuple(said)), (), f"SQLite {version}", 0.0
+    return (() if reports == ["ok"] else tuple(reports)), (), f"SQLite {version}", 0.0
 
 
-def _look_at_server(connection: Connection) -> _Look:
+def _inspect_server(connection: Connection) -> _Inspection:
     before = time.time()
     clock = float(connection.scalar(text("SELECT extract(epoch FROM clock_timestamp())")) or before)
     skew = clock - (before + time.time()) / 2
 
-    def shown(name: str) -> str:
+    def show(name: str) -> str:
         return str(connection.scalar(text(f"SHOW {name}")))
 
     faults, warnings = [], []
     if connection.scalar(text("SELECT pg_is_in_recovery()")):
-        faults.append("it is a standby, which cannot be written")
-    if shown("default_transaction_read_only") == "on":
-        faults.append("it is set to be read only")
-    if shown("server_encoding") != "UTF8":
-        faults.append(f"its encoding is {shown('server_encoding')}, not UTF8")
+        faults.append("it is a standby server, which cannot be written")
+    if show("default_transaction_read_only") == "on":
+        faults.append("it is configured to be read-only")
+    if show("server_encoding") != "UTF8":
+        faults.append(f"its encoding is {show('server_encoding')}, not UTF8")
     for name in ("fsync", "full_page_writes"):
-        if shown(name) != "on":
-            warnings.append(f"{name} is off: what was acknowledged may be lost with its machine's power")
-    return tuple(faults), tuple(warnings), f"PostgreSQL {shown('server_version')}", skew
+        if show(name) != "on":
+            warnings.append(f"{name} is off: a power failure may lose acknowledged feedback")
+    return tuple(faults), tuple(warnings), f"PostgreSQL {show('server_version')}", skew
 
 
-def _events(connection: Connection) -> tuple[int, float | None]:
+def _find_events(connection: Connection) -> tuple[int, float | None]:
     if not inspect(connection).has_table(feedback_events.name):
         return 0, None
     statement = select(func.count(), func.max(feedback_events.c.received_at)).select_from(feedback_events)
@@ -145,7 +145,7 @@ def _connection(place: Path | URL) -> Iterator[Connection]:
     engine = create_engine(url, hide_parameters=True, poolclass=NullPool, connect_args=timeout)
 
     @event.listens_for(engine, "begin")
-    def _change_nothing(connection: Connection) -> None:
+    def _forbid_writes(connection: Connection) -> None:
         sqlite = connection.dialect.name == "sqlite"
         connection.exec_driver_sql("PRAGMA query_only = ON" if sqlite else "SET TRANSACTION READ ONLY")
 

@@ -1,7 +1,7 @@
-"""The tables. The feedback log is the truth; everything else can be rebuilt from it or expires.
+"""The tables. Everything that users have taught is in the feedback log. States and features are computed from it.
 
-A tenant is part of every primary key. Times are Unix seconds. Migrations create what is declared here; a test
-compares.
+A tenant is part of every primary key. Times are Unix seconds. Migrations create what is declared here, which a test
+verifies.
 """
 
 from typing import Final
@@ -21,23 +21,23 @@ feedback_events: Final = Table(
     Column("content_hash", LargeBinary(16), nullable=False),
     Column("type", String(16), nullable=False),
     Column("value", Float),  # vote ±1; rating in [-1, 1]; null for all others
-    Column("weight", Float, nullable=False),  # all that scales it: weight, strength, how much an edit changed
-    # What a cap, or little trust, left of the weight when it was logged; learning takes the product.
+    Column("weight", Float, nullable=False),  # product of weight, strength, and the extent of an edit
+    # Factor by which a cap or low trust reduced the weight when the event was logged. Learning uses the product.
     Column("discount", Float, nullable=False, server_default="1"),
-    Column("flags", String(64)),  # why: "capped", "burst", comma-separated
+    Column("flags", String(64)),  # comma-separated reasons for the discount: "capped", "burst"
     Column("groups", Text),  # sizes of a choice's or ranking's tie groups, best first, JSON
-    Column("target_event_id", String(128)),  # what a retraction takes back
+    Column("target_event_id", String(128)),  # event that a retraction withdraws
     Column("source", String(64)),
     Column(
         "payload", Text, nullable=False
-    ),  # the event as sent, JSON, a reference to a ranking being resolved
+    ),  # the event as sent, JSON, with a reference to a ranking resolved
     Column("received_at", Float, nullable=False),
     Index("feedback_events_by_event_id", "tenant", "event_id", unique=True),
     Index("feedback_events_by_age", "tenant", "received_at"),
     sqlite_with_rowid=False,
 )
 
-# Which texts an event judged, winner first, in the representation of one feature extractor.
+# The texts that an event judged, winner first, as keys of one feature extractor.
 judged_items: Final = Table(
     "judged_items",
     metadata,
@@ -52,7 +52,7 @@ judged_items: Final = Table(
     sqlite_with_rowid=False,
 )
 
-# Features of judged texts, kept as long as a judgement needs them.
+# Features of judged texts, kept while a judgement needs them.
 features: Final = Table(
     "features",
     metadata,
@@ -64,7 +64,7 @@ features: Final = Table(
     Column("truncated", Integer, nullable=False),
 )
 
-# Where a user's log stands. Whatever changes a log changes `version`; other than by adding events: drops the states too.
+# Users with feedback. Every change to a log raises `version`. A change other than an appended event drops the states.
 users: Final = Table(
     "users",
     metadata,
@@ -73,28 +73,28 @@ users: Final = Table(
     Column("version", Integer, nullable=False),
     Column("feedback_events", Integer, nullable=False),  # in the log
     Column("last_seq", Integer, nullable=False),
-    Column("information_day", Integer, nullable=False, server_default="0"),  # days since 1970, UTC
-    Column("information", Float, nullable=False, server_default="0"),  # what the log told on that day
-    Column("trust", Text),  # JSON; null: as of a new user
-    Column("updated_at", Float, nullable=False),  # of the last event
+    Column("information_day", Integer, nullable=False, server_default="0"),  # UTC days since 1970
+    Column("information", Float, nullable=False, server_default="0"),  # information counted on that day
+    Column("trust", Text),  # JSON; null for the trust of a new user
+    Column("updated_at", Float, nullable=False),  # time of the last event
     sqlite_with_rowid=False,
 )
 
-# What a bundle makes of a user's log up to `through_seq`. A cache: who needs more reads on in the log.
+# What a bundle learned from a user's log up to `through_seq`. This is a cache: later events are read from the log.
 user_states: Final = Table(
     "user_states",
     metadata,
     Column("tenant", String(64), primary_key=True),
     Column("user_id", String(128), primary_key=True),
     Column("bundle_version", String(128), primary_key=True),
-    Column("half_life_days", Float),  # with which forgetting it was learned; null: none
+    Column("half_life_days", Float),  # half-life with which it was learned; null for no forgetting
     Column("through_seq", Integer, nullable=False),
     Column("state", LargeBinary, nullable=False),
-    Column("as_of", Float, nullable=False),  # when its evidence counts as it stands
+    Column("as_of", Float, nullable=False),  # time at which the evidence has its stored weight
     sqlite_with_rowid=False,
 )
 
-# What was shown, so that feedback can refer to it for a day.
+# Rankings, so that feedback can refer to them for a day.
 rankings: Final = Table(
     "rankings",
     metadata,
@@ -107,7 +107,7 @@ rankings: Final = Table(
     Index("rankings_by_age", "created_at"),
 )
 
-# Answers to requests that bore an idempotency key.
+# Answers to requests with an idempotency key.
 idempotency: Final = Table(
     "idempotency",
     metadata,
@@ -115,7 +115,7 @@ idempotency: Final = Table(
     Column("key", String(255), primary_key=True),
     Column("request_hash", LargeBinary(16), nullable=False),
     Column("answer", LargeBinary, nullable=False),
-    Column("users", Text, nullable=False),  # JSON list of the users whom the answer names
+    Column("users", Text, nullable=False),  # JSON list of the users that the answer names
     Column("created_at", Float, nullable=False),
     Index("idempotency_by_age", "created_at"),
 )
@@ -129,7 +129,7 @@ installation: Final = Table(
     Column("value", LargeBinary, nullable=False),
 )
 
-# Who may call: what is presented is hashed and compared; the key itself is nowhere.
+# API keys. Only the hash of a key is stored.
 api_keys: Final = Table(
     "api_keys",
     metadata,
@@ -143,7 +143,7 @@ api_keys: Final = Table(
     Index("api_keys_by_id", "key_id", unique=True),
 )
 
-# What differs from the server's settings for one tenant: retention, texts kept or not, limits.
+# Settings of single tenants that differ from the server's: retention, whether texts are kept, limits.
 tenants: Final = Table(
     "tenants",
     metadata,
@@ -152,7 +152,7 @@ tenants: Final = Table(
     Column("updated_at", Float, nullable=False),
 )
 
-# What tenants used, by day (days since 1970, UTC).
+# Usage of tenants by day, in UTC days since 1970.
 tenant_usage: Final = Table(
     "tenant_usage",
     metadata,
@@ -162,7 +162,7 @@ tenant_usage: Final = Table(
     Column("amount", Integer, nullable=False),
 )
 
-# Bundles that this installation ranks with, has ranked with, or makes ready to; tenant is "", for all.
+# Bundles that this installation ranks with, has ranked with, or prepares. The tenant is "".
 bundles: Final = Table(
     "bundles",
     metadata,
@@ -179,7 +179,7 @@ bundles: Final = Table(
     Column("updated_at", Float, nullable=False),
 )
 
-# Which bundle ranks since when; the newest number holds. Going back is one more row.
+# Activations of bundles. The one with the highest number is in force. A rollback adds a row.
 activations: Final = Table(
     "activations",
     metadata,
@@ -189,7 +189,7 @@ activations: Final = Table(
     Column("activated_at", Float, nullable=False),
 )
 
-# What other servers of this store must hear of: keys, tenants, bundles, texts to be forgotten. Kept for a day.
+# Changes that other servers of this store must learn of: keys, tenants, bundles, deleted texts. Kept for a day.
 changes: Final = Table(
     "changes",
     metadata,

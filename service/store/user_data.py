@@ -1,7 +1,7 @@
-"""All that is stored of one user: read, handed to another user, removed.
+"""Everything that the store holds about one user: reading it, giving it to another user, deleting it.
 
-The caller holds the users' locks (`locks`) where it changes something. A change to a user's log goes with dropping the
-user's states and raising the version: a state that is needed is then learned again from the log.
+To change something, the caller first takes the users' locks. A change to a log must come with dropping the user's
+states and raising the user's version, so that the state is learned again from the log.
 """
 
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ from penchant.service.store.tables import (
 
 
 @dataclass(frozen=True)
-class Held:
-    """All that is stored of a user, as rows.
+class UserRows:
+    """All rows that concern a user.
 
     Attributes:
-        user: Where the log stands; None of an unknown user.
-        events: The log in order.
-        items: Which texts they judged, by feature and item key.
-        states: What every bundle made of it.
-        rankings: What was shown.
-        answers: Answers kept under idempotency keys that name the user.
+        user: Row of `users`. None if the user is unknown.
+        events: The user's log, in order.
+        items: Judged texts of the log, by feature key and item key.
+        states: The user's state under each bundle.
+        rankings: Rankings made for the user.
+        answers: Stored answers that name the user.
     """
 
     user: AnyRow | None
@@ -43,16 +43,15 @@ class Held:
     answers: Sequence[AnyRow]
 
 
-def find_held(connection: Connection, tenant: str, user: str, quoted_user: str) -> Held:
-    """Reads all that is stored of a user; `quoted_user` is the user as a JSON string."""
+def find_user_rows(connection: Connection, tenant: str, user: str, quoted_user: str) -> UserRows:
+    """Return all rows that concern a user. `quoted_user` is the user's id as a JSON string."""
 
     def rows(table: Table, *order: str) -> Sequence[AnyRow]:
-        mine = select(table).where(table.c.tenant == tenant, table.c.user_id == user)
-        return connection.execute(mine.order_by(*(table.c[name] for name in order))).all()
+        statement = select(table).where(table.c.tenant == tenant, table.c.user_id == user)
+        return connection.execute(statement.order_by(*(table.c[name] for name in order))).all()
 
-    found = rows(users)
-    return Held(
-        user=found[0] if found else None,
+    return UserRows(
+        user=next(iter(rows(users)), None),
         events=rows(feedback_events, "seq"),
         items=rows(judged_items, "seq", "extractor", "position"),
         states=rows(user_states, "bundle_version"),
@@ -63,20 +62,22 @@ def find_held(connection: Connection, tenant: str, user: str, quoted_user: str) 
     )
 
 
-def move_rest(connection: Connection, tenant: str, source: str, into: str, quoted: tuple[str, str]) -> None:
-    """Gives the rankings of one user to another, and has stored answers that name one name both.
+def move_requests(
+    connection: Connection, tenant: str, source: str, into: str, quoted: tuple[str, str]
+) -> None:
+    """Give the rankings of one user to another, and make stored answers that name the first name both.
 
     Args:
-        connection: A write transaction.
-        tenant: Of both.
-        source: Who is no more.
-        into: Who is.
-        quoted: Both as JSON strings.
+        connection: Connection in a write transaction.
+        tenant: Tenant of both users.
+        source: User who loses the rankings.
+        into: User who receives them.
+        quoted: Ids of both users as JSON strings, `source` first.
     """
     connection.execute(
         update(rankings).where(rankings.c.tenant == tenant, rankings.c.user_id == source).values(user_id=into)
     )
-    # Answers stay, so that a request that is sent again counts once; whoever deletes the one user deletes them too.
+    # Answers stay, so that a repeated request counts once. Deleting the remaining user deletes them as well.
     connection.execute(
         update(idempotency)
         .where(idempotency.c.tenant == tenant, _names(quoted[0]))
@@ -87,37 +88,37 @@ def move_rest(connection: Connection, tenant: str, source: str, into: str, quote
 def delete_user(
     connection: Connection, tenant: str, user: str, quoted_user: str
 ) -> tuple[tuple[bytes, ...], tuple[bytes, ...], tuple[bytes, ...]]:
-    """Removes all that is stored of a user.
+    """Delete everything that the store holds about a user.
 
     Args:
-        connection: A write transaction.
-        tenant: The user's tenant.
-        user: The user.
-        quoted_user: The user as a JSON string, as stored answers hold it.
+        connection: Connection in a write transaction.
+        tenant: Tenant of the user.
+        user: Id of the user.
+        quoted_user: Id of the user as a JSON string, as stored answers contain it.
 
     Returns:
-        Keys of removed features (those that no other judgement of the tenant needs), keys of all judged items,
-        and what the user's rankings had shown.
+        Keys of deleted features (those that no other judgement of the tenant needs), keys of all judged items, and the
+        `shown` column of the user's rankings.
     """
-    mine = select(judged_items.c.extractor, judged_items.c.feature_key, judged_items.c.item_key).where(
+    statement = select(judged_items.c.extractor, judged_items.c.feature_key, judged_items.c.item_key).where(
         judged_items.c.tenant == tenant, judged_items.c.user_id == user
     )
-    judged = connection.execute(mine).all()
-    connection.execute(_of_user(judged_items, tenant, user))
+    judged = connection.execute(statement).all()
+    connection.execute(_delete_rows(judged_items, tenant, user))
     removed = drop_unneeded(connection, tenant, {(row.extractor, row.feature_key) for row in judged})
     shown = connection.scalars(
         select(rankings.c.shown).where(rankings.c.tenant == tenant, rankings.c.user_id == user)
     ).all()
     for table in (feedback_events, users, user_states, rankings):
-        connection.execute(_of_user(table, tenant, user))
+        connection.execute(_delete_rows(table, tenant, user))
     connection.execute(delete(idempotency).where(idempotency.c.tenant == tenant, _names(quoted_user)))
     return tuple(removed), tuple({row.item_key for row in judged}), tuple(shown)
 
 
-def _of_user(table: Table, tenant: str, user: str) -> Delete:
+def _delete_rows(table: Table, tenant: str, user: str) -> Delete:
     return delete(table).where(table.c.tenant == tenant, table.c.user_id == user)
 
 
 def _names(quoted_user: str) -> Any:  # noqa: ANN401 — a clause
-    """Whether a stored answer names a user."""
+    """Return the condition that a stored answer names a user."""
     return func.replace(idempotency.c.users, quoted_user, "") != idempotency.c.users

@@ -1,6 +1,5 @@
 """What is known of a user, and forgetting it. Paths stay percent-encoded (see `middleware`): ids may hold `/`."""
 
-from datetime import UTC, datetime
 from typing import Final
 
 import orjson
@@ -18,6 +17,7 @@ from penchant.service.api.routing import LeanRouter
 from penchant.service.bundles.served_model import ServedModel
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.store.events import list_events
+from penchant.service.timestamps import format_rfc3339
 from penchant.service.users.states import UserState, share_of_prior_std
 from penchant.service.validation import Exact, UserId, validate
 
@@ -52,7 +52,7 @@ async def get_user(request: Request) -> Response:
             "archetype_weights": posterior.archetype_weights.tolist(),
             "uncertainty": {"share_of_prior_std": share_of_prior_std(posterior)},
             "reasons": reasons,
-            "updated_at": _rfc3339(state.updated_at),
+            "updated_at": format_rfc3339(state.updated_at),
         }
     )
 
@@ -63,7 +63,7 @@ async def get_user(request: Request) -> Response:
 async def delete_user(request: Request) -> Response:
     """Removes posterior, log, rankings, and features that no other feedback needs. Also 204 where unknown."""
     served, owner = runtime(request), tenant(request)
-    await served.user_data.forget(owner, path_user(request))
+    await served.user_data.delete(owner, path_user(request))
     return Response(status_code=204)
 
 
@@ -127,7 +127,7 @@ def _page(connection: Connection, owner: str, user: str, after: int, limit: int)
         {
             "seq": row.seq,
             "event_id": row.event_id,
-            "received_at": _rfc3339(row.received_at),
+            "received_at": format_rfc3339(row.received_at),
             "event": orjson.loads(row.payload),
         }
         for row in list_events(connection, owner, user, after, limit)
@@ -143,7 +143,3 @@ def _integer(request: Request, name: str, default: int, low: int, high: int) -> 
             (f"/{name}", f"The query parameter must be an integer from {low} to {high}.")
         )
     return int(raw)
-
-
-def _rfc3339(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -25,7 +25,7 @@ from penchant.service.bundles.loading import StartError
 from penchant.service.cli.app import app
 from penchant.service.doctor.model import check_model
 from penchant.service.settings import Settings
-from penchant.service.store.inspection import look_at
+from penchant.service.store.inspection import inspect_store
 from penchant.service.users.replayer import Replayer
 
 from ..conftest import Clock, Store, WatchedEncoder
@@ -241,7 +241,7 @@ def test_nothing_is_encoded_again_for_the_same_encoder(world: World) -> None:
     teach(client, "u", range(12))
     before = ranked(client, "u")
     world.encoders[0].calls.clear()
-    assert "is made ready" in world.upgrade(world.second)
+    assert "is being prepared" in world.upgrade(world.second)
     ranks_with(client, bundle=world.second)
     after = ranked(client, "u")
     assert after[0] == before[0]
@@ -340,7 +340,7 @@ def test_interrupted_work_goes_on_after_a_restart(world: World, free_to_learn: t
     free_to_learn.clear()
     world.upgrade(world.second)
     wait_until(lambda: world.standing(world.second)["users_total"] == 4)
-    assert "is made ready" in world.run("upgrade", "--status")
+    assert "is being prepared" in world.run("upgrade", "--status")
     assert "penchant_upgrade_users 4.0" in client.get("/metrics").text
     assert version_of(client) == world.first.version
     threading.Timer(0.05, free_to_learn.set).start()
@@ -373,8 +373,8 @@ def test_an_upgrade_can_be_called_off(world: World, free_to_learn: threading.Eve
     free_to_learn.clear()
     world.upgrade(world.second)
     wait_until(lambda: len(client.app.state.runtime.models.held) == 2)
-    assert f"{world.first.version} goes on ranking" in world.run("rollback")
-    assert world.standing(world.second)["message"] == "called off"
+    assert f"{world.first.version} still ranks" in world.run("rollback")
+    assert world.standing(world.second)["message"] == "cancelled"
     free_to_learn.set()
     wait_until(lambda: len(client.app.state.runtime.models.held) == 1)
     assert world.status()["active"] == world.first.version
@@ -386,8 +386,8 @@ def test_back_and_forth(world: World) -> None:
     client = world.serve(request_timeout_seconds=2.0)
     teach(client, "u", range(6))
     of_first = ranked(client, "u")[1]
-    assert "no bundle to go back to" in world.run("rollback", code=1)
-    assert "ranks already" in world.upgrade(world.first, code=1)
+    assert "no bundle to roll back to" in world.run("rollback", code=1)
+    assert "already ranks" in world.upgrade(world.first, code=1)
     world.upgrade(world.second, "--wait")
     ranks_with(client, bundle=world.second)
     of_second = ranked(client, "u")[1]
@@ -399,7 +399,7 @@ def test_back_and_forth(world: World) -> None:
     assert ranked(client, "u")[1] == of_second
     world.run("rollback", "--to", world.first.version)
     ranks_with(client, bundle=world.first)
-    assert "ranks already" in world.run("rollback", "--to", world.first.version, code=1)
+    assert "already ranks" in world.run("rollback", "--to", world.first.version, code=1)
     assert "holds no bundle b-nothing" in world.run("rollback", "--to", "b-nothing", code=1)
     # Those that no request can hold any more are freed.
     wait_until(lambda: len(client.app.state.runtime.models.held) == 1)
@@ -433,11 +433,11 @@ def test_a_pinned_server_does_not_follow(world: World) -> None:
     client = world.serve(bundle=folder)
     assert version_of(client) == world.third.version
     told = world.upgrade(world.second, code=1, PENCHANT_BUNDLE=str(folder))
-    assert "pins what servers rank with" in told
+    assert "pins the servers' bundle" in told
     assert "pins" in world.run("rollback", code=1, PENCHANT_BUNDLE=str(folder))
     world.upgrade(world.second, "--force", PENCHANT_BUNDLE=str(folder))
     client.app.state.runtime.feed.poll()
-    assert client.app.state.runtime.upgrades._look() is None
+    assert client.app.state.runtime.upgrades._check_store() is None
     assert version_of(client) == world.third.version
     world.stop()
     ranks_with(world.serve(), bundle=world.second)  # no longer pinned
@@ -446,14 +446,14 @@ def test_a_pinned_server_does_not_follow(world: World) -> None:
 def test_what_cannot_be_loaded_is_given_up(world: World) -> None:
     client = world.serve()
     strange = tiny_bundle(FeatureExtractor(WatchedEncoder(dim=16)))
-    assert "was given up: The encoder cannot be loaded" in world.upgrade(strange, "--wait", code=1)
-    assert "given up" in world.run("upgrade", "--status")
+    assert "failed: The encoder cannot be loaded" in world.upgrade(strange, "--wait", code=1)
+    assert "failed: " in world.run("upgrade", "--status")
     assert version_of(client) == world.first.version
     assert client.get("/readyz").status_code == 200
     folder = _saved(world, world.second)
     (folder / "model.safetensors").write_bytes(b"something else")
     assert "weights have sha256" in world.run("upgrade", str(folder), code=2)
-    assert "which bundle?" in world.run("upgrade", code=2)
+    assert "name the folder of a bundle" in world.run("upgrade", code=2)
 
 
 def test_users_who_cannot_be_learned_stop_an_upgrade(world: World, store: Store) -> None:
@@ -470,7 +470,7 @@ def test_the_newest_upgrade_counts(world: World) -> None:
     world.stop()
     world.upgrade(world.second)
     world.upgrade(world.third)
-    assert world.standing(world.second)["message"] == f"{world.third.version} came in its place"
+    assert world.standing(world.second)["message"] == f"replaced by {world.third.version}"
     ranks_with(world.serve(), bundle=world.third)
 
 
@@ -519,7 +519,7 @@ def test_commands_use_the_bundle_that_ranks(world: World) -> None:
     assert f"{world.second.version}: 1 users, 1 equal" in world.run("replay")
     assert world.store is not None
     settings = Settings(**world.store.place)
-    facts = look_at(settings)
+    facts = inspect_store(settings)
     assert facts is not None
     found = next(check_model(settings, facts.bundle))
     assert (found.status, world.second.version in found.detail) == ("ok", True)

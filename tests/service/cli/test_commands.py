@@ -176,13 +176,13 @@ def test_an_interrupted_fit_says_so_and_goes_on(
     encoders += [HashingEncoder(8), HashingEncoder(8), Interrupting(5)]
     out, work = tmp_path / "bundle", tmp_path / "bundle.work"
     interrupted = run("fit", votes, "--out", out, code=130)
-    assert f"interrupted: what is done is kept in {work}" in interrupted.stderr
+    assert f"interrupted: progress is saved in {work}" in interrupted.stderr
     assert interrupted.stdout == ""
     assert work.is_dir()
     assert not out.exists()
 
     resumed = run("fit", votes, "--out", out)
-    assert f"going on from {work}" in resumed.stderr
+    assert f"resuming from {work}" in resumed.stderr
     assert not work.exists()
     run("fit", votes, "--out", tmp_path / "whole")
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
@@ -205,7 +205,7 @@ def test_other_work_is_not_gone_on_with(encoders: list[HashingEncoder], votes: P
     assert f"{tmp_path / 'elsewhere'} holds work on other data, with other options" in refused.stderr
     assert "--no-resume" in refused.stderr
     anew = run(*options, "--seed", 1, "--no-resume")
-    assert "going on" not in anew.stderr
+    assert "resuming" not in anew.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
@@ -218,7 +218,7 @@ def test_a_fit_does_not_touch_what_is_no_work(
         result = run("fit", ratings, "--out", tmp_path / "bundle", option, code=2)
         assert "holds no work" in result.stderr
     (tmp_path / "file").write_text("mine")
-    assert "is no folder" in run("fit", ratings, "--out", tmp_path / "file", code=2).stderr
+    assert "is not a folder" in run("fit", ratings, "--out", tmp_path / "file", code=2).stderr
     assert (tmp_path / "bundle.work" / "diary.txt").read_text() == (tmp_path / "file").read_text() == "mine"
 
 

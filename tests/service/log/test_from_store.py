@@ -215,7 +215,7 @@ def test_too_little_is_said_in_numbers(serve: Serve, at: At, bundle: Path, tmp_p
     )
     told = run(*arguments, code=2)
     assert "96 judgements of 4 users are too few" in told.stderr
-    assert "it takes 10" in told.stderr
+    assert "but 10 are needed" in told.stderr
     assert not (tmp_path / "new").exists()
-    assert "not both" in run(*arguments, tmp_path, code=2).stderr
-    assert "fit to what?" in run("fit", "--out", tmp_path / "new", code=2).stderr
+    assert "but not both" in run(*arguments, tmp_path, code=2).stderr
+    assert "name files of judgements" in run("fit", "--out", tmp_path / "new", code=2).stderr

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from penchant.service.privacy.user_data import merged_places
+from penchant.service.privacy.user_data import merge_places
 
 Serve = Callable[..., TestClient]
 TEXTS = [f"text {number} " + "w" * (3 * number) for number in range(8)]
@@ -135,4 +135,4 @@ def test_refusals(client: TestClient) -> None:
     ],
 )
 def test_places(into: Any, source: Any, expected: Any) -> None:
-    assert merged_places(into, source) == expected
+    assert merge_places(into, source) == expected

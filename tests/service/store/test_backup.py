@@ -181,13 +181,13 @@ def flip(file):
     [
         (lambda file: rewritten(file, lose_a_row), "damaged: features has 6 rows"),
         (lambda file: rewritten(file, change_a_row), "damaged: feedback_events has 7 rows"),
-        (cut, "cut short"),
+        (cut, "incomplete"),
         (flip, "damaged"),
-        (lambda _: io.BytesIO(b"no archive"), "no archive of penchant"),
+        (lambda _: io.BytesIO(b"no archive"), "not an archive of penchant"),
         (lambda file: with_manifest(file, revision="r0001"), "revision r0001; the store has"),
         (lambda file: with_manifest(file, format=2), "format 2; this version reads format 1"),
-        (lambda file: with_manifest(file, tables=[]), "tables are others than the store's: activations"),
-        (lambda file: with_manifest(file, surprise=1), "no archive of penchant"),
+        (lambda file: with_manifest(file, tables=[]), "tables differ from the store's: activations"),
+        (lambda file: with_manifest(file, surprise=1), "not an archive of penchant"),
     ],
 )
 def test_a_spoilt_archive_restores_nothing(archive, open_store, spoil, reason):
@@ -268,7 +268,7 @@ def test_a_backup_of_a_serving_store_is_restored_and_served(serve, store, fresh,
     assert client.post("/v1/feedback", json=vote).json()["accepted"] == 1  # after the moment of the backup
     done = run("restore", file, **fresh.place)
     assert done.exit_code == 0, done.output
-    assert "checksums right" in done.output
+    assert "checksums match" in done.output
     client = serve(**fresh.place)
     assert known(client) == before
     assert client.post("/v1/feedback", json=KINDS[0] | {"user": "u"}).json()["duplicates"] == 1
@@ -297,7 +297,7 @@ def test_commands_say_why_they_do_not(serve, store, fresh, tmp_path):
     written = file.read_bytes()
     again = run("backup", file, **store.place)
     assert again.exit_code == 2
-    assert "is there already" in again.output
+    assert "already exists" in again.output
     assert file.read_bytes() == written
     over = run("restore", file, **store.place)
     assert over.exit_code == 1
@@ -306,7 +306,7 @@ def test_commands_say_why_they_do_not(serve, store, fresh, tmp_path):
     file.write_bytes(written[:-100])
     cut_short = run("restore", file, **fresh.place)
     assert cut_short.exit_code == 1
-    assert "cut short" in cut_short.output
+    assert "incomplete" in cut_short.output
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".partial")] == []
 
 
