@@ -17,7 +17,7 @@ from scipy.optimize import minimize_scalar
 
 from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint
 from penchant.models.evaluation.few_shot import Adapted, Forecast, Predictions, Vectors, adapt
-from penchant.models.evaluation.split import Mode, TestPair, bucket, few_shot, group_by_user
+from penchant.models.evaluation.split import Mode, TestPair, bucket, group_by_user, split_user
 from penchant.models.fitting.assemble import population
 from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions
@@ -160,7 +160,7 @@ class HeldOut:
         self._folds = [({}, {}) for _ in tasks]
         for user in sorted(left_out, key=lambda user: bucket("inner", "order", user)):
             source = by_user[user][0].source if by_user[user] else ""
-            found = [few_shot(by_user[user], task) for task in tasks]
+            found = [split_user(by_user[user], task) for task in tasks]
             # Every source gives the same number of users at most, or the largest would choose for all.
             if not any(found) or sources[source] >= MOST_USERS[mode] // len(sources):
                 continue
@@ -264,7 +264,7 @@ class Search:
         if kept is None:
             forecast = Forecast(self._held_out.adapt([choice.shape(reward, fit) for reward in folds]))
             temperature = best_temperature(forecast)
-            kept = {"temperature": np.array(temperature), "losses": _losses(forecast.at(temperature))}
+            kept = {"temperature": np.array(temperature), "losses": _losses(forecast.predict(temperature))}
             self._checkpoint.save(stage, kept)
         losses = kept["losses"]
         self._losses.append(losses)
@@ -291,7 +291,7 @@ def best_temperature(forecast: Forecast) -> float:
     """Temperature of least pooled log-loss, mean over all shots."""
 
     def loss(log_temperature: float) -> float:
-        better = forecast.at(float(np.exp(log_temperature))).better.values()
+        better = forecast.predict(float(np.exp(log_temperature))).better.values()
         return float(np.mean([-np.log(np.maximum(p, 1e-12)).mean() for p in better]))
 
     low, high = np.log(TEMPERATURES)

@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 
 from penchant.models.bundle import Bundle, stored
 from penchant.models.checkpoint import Checkpoint
-from penchant.models.evaluation.comparison import COMPARED_SHOTS, Apart, Comparison, compare, set_apart
+from penchant.models.evaluation.comparison import (
+    COMPARED_SHOTS,
+    Comparison,
+    HeldOutUsers,
+    compare,
+    hold_out_users,
+)
 from penchant.models.evaluation.few_shot import Predictions, adapt, predict
 from penchant.models.evaluation.split import MIN_SUPPORT, MIN_TEST, Mode
 from penchant.models.fitting.em import FitOptions
@@ -54,7 +60,7 @@ def fit_new(
         TooLittleError: With the numbers.
         CheckpointError: As `fit_vectors`.
     """
-    apart = set_apart(found.judgements)
+    apart = hold_out_users(found.judgements)
     _check_enough(found, apart)
     fitted = fit_vectors(
         apart.train,
@@ -76,7 +82,7 @@ def fit_new(
     return Bundle(with_item_keys(fitted.reward, found.item_keys), manifest), comparison
 
 
-def description(found: StoredJudgements, apart: Apart) -> dict[str, Any]:
+def description(found: StoredJudgements, apart: HeldOutUsers) -> dict[str, Any]:
     """The judgements as a manifest names them; nobody's name is in it."""
     return {
         "name": "feedback",
@@ -88,7 +94,7 @@ def description(found: StoredJudgements, apart: Apart) -> dict[str, Any]:
     }
 
 
-def _check_enough(found: StoredJudgements, apart: Apart) -> None:
+def _check_enough(found: StoredJudgements, apart: HeldOutUsers) -> None:
     compared = len(apart.test)
     if compared < MIN_COMPARED:
         raise TooLittleError(
@@ -99,7 +105,7 @@ def _check_enough(found: StoredJudgements, apart: Apart) -> None:
 
 
 def _predictions(
-    reward: RewardModel, apart: Apart, vectors: Mapping[Item, NDArray[np.float16]], progress: Progress
+    reward: RewardModel, apart: HeldOutUsers, vectors: Mapping[Item, NDArray[np.float16]], progress: Progress
 ) -> Predictions:
     asked = {(p.context, t) for pairs in apart.test.values() for p in pairs for t in (p.better, p.worse)}
     asked |= {
