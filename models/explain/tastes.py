@@ -60,7 +60,7 @@ class Tastes:
         return cls(prior.mean[1:], np.concatenate([known, (root @ basis[:, len(known) :]).T]))
 
     def texts(self, items: Items) -> tuple[Vector, Vector]:
-        """Return base utility `[n]` of the mean user and the effect of one standard deviation of each taste `[n, q - 1]`."""
+        """Return base utility `[n]` of the mean user and the effect of one standard deviation of taste, `[n, q - 1]`."""
         return items.base + items.directions @ self.centre, items.directions @ self.positions.T
 
     def users(self, means: Vector, covariances: Vector) -> tuple[Vector, Vector]:

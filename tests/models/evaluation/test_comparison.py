@@ -81,5 +81,5 @@ def test_no_difference_is_none() -> None:
 def test_other_pairs_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="same pairs"):
         compare(predictions([[0.5], [0.5]]), predictions([[0.5, 0.5], [0.5]]))
-    with pytest.raises(ValueError, match="1 users"):
+    with pytest.raises(ValueError, match="at least two users"):
         compare(predictions([[0.5]]), predictions([[0.5]]))
