@@ -19,7 +19,7 @@ from safetensors.numpy import save as save_tensors
 from penchant.models.bundle import Bundle
 from penchant.models.checkpoint import Progress, ignore_progress
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
-from penchant.models.evaluation.few_shot import Catalogue, Vectors, observed
+from penchant.models.evaluation.few_shot import Catalogue, Vectors, observe
 from penchant.models.explain.tastes import Tastes
 from penchant.models.explain.text_map import TextMap
 from penchant.models.files import open_atomically, write_atomically
@@ -49,8 +49,8 @@ def find_tastes(bundle: Bundle) -> Tastes:
     prior = bundle.reward.population.prior
     found = bundle.manifest.metrics.get("inspection")
     if found is None:
-        return Tastes.of(prior, np.eye(len(prior.mean) - 1))
-    return Tastes.at(prior, [taste["position"] for taste in found["tastes"]])
+        return Tastes.principal_axes(prior, np.eye(len(prior.mean) - 1))
+    return Tastes.from_positions(prior, [taste["position"] for taste in found["tastes"]])
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def export_model(bundle: Bundle) -> ExportedModel:
     reward, manifest = bundle.reward, bundle.manifest
     axes, prior = find_tastes(bundle), reward.population.prior
     dim = len(reward.text_prior.standardiser.centre)
-    weights = TextMap.of(reward, dim).weights
+    weights = TextMap.from_reward(reward, dim).weights
     means, covariances = axes.users(prior.means, prior.covariances)
     standardiser = reward.text_prior.standardiser
     basis = standardiser.basis
@@ -152,7 +152,7 @@ def export_users(
     reward, axes = bundle.reward, find_tastes(bundle)
     catalogue = Catalogue(reward, vectors)
     for number, (user, rows) in enumerate(by_user.items()):
-        observations = [observed(row, reward, catalogue) for row in rows]
+        observations = [observe(row, reward, catalogue) for row in rows]
         posterior = UserPosterior.at_prior(reward.population).fold(
             observation for observation in observations if observation is not None
         )

@@ -1,7 +1,7 @@
-"""Is a new model better than the one in use? Both learn the same held-out users, and predict what else they said.
+"""Comparison of a new model with the one in use, on the same held-out users.
 
-Who is held out is decided by the user's name alone, so that a user who was held out from one fit is held out from the
-next: neither model has seen what it is asked.
+Whether a user is held out depends on their name alone. A user who is held out from one fit is also held out from the
+next, so that neither model was fitted on the users it is tested on.
 """
 
 from collections.abc import Sequence
@@ -12,32 +12,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.evaluation.few_shot import Predictions
-from penchant.models.evaluation.split import TestPair, bucket, few_shot, group_by_user
+from penchant.models.evaluation.split import TestPair, bucket, group_by_user, split_user
 from penchant.models.judgements.judgement import Judgement
 
 HELD_OUT_SHARE: Final = 0.2
-"""Of the users; they are never fitted on."""
+"""Share of users who are held out and never fitted on."""
 
 TEST_SHARE: Final = 0.3
-"""Of a held-out user's judgements; from the others both models learn the user."""
+"""Share of a held-out user's judgements that are predicted. Both models learn the user from the others."""
 
 COMPARED_SHOTS: Final = (0, 3, 10, 30)
-MOST_COMPARED: Final = 600
-ERRORS: Final = 2.0
-"""Standard errors that a difference must exceed to be called one."""
+MAX_COMPARED_USERS: Final = 600
+SIGNIFICANT_ERRORS: Final = 2.0
+"""Number of standard errors that a difference must exceed to count."""
 
 Verdict = Literal["better", "worse", "undecided"]
 
 
 @dataclass(frozen=True)
-class Apart:
-    """Judgements to fit on, and users set apart to compare on.
+class HeldOutUsers:
+    """Judgements to fit on, and held-out users to compare models on.
 
     Attributes:
         train: Judgements of the users who are fitted on.
-        support: By held-out user, in the order in which they are learned.
-        test: By held-out user, what is to be predicted.
-        held_out: Users who were held out, those included who said too little to be compared on.
+        support: Judgements of each compared user, in the order in which they are learned.
+        test: Pairs to predict of each compared user.
+        held_out: Number of held-out users, including those with too few judgements to be compared.
     """
 
     train: list[Judgement]
@@ -46,42 +46,42 @@ class Apart:
     held_out: int
 
 
-def set_apart(judgements: Sequence[Judgement]) -> Apart:
-    """Holds out a fifth of the users; the first 600 in a hashed order who said enough are compared on.
+def hold_out_users(judgements: Sequence[Judgement]) -> HeldOutUsers:
+    """Hold out a fifth of the users. The first 600 in a hashed order who have enough judgements are compared.
 
-    Of their judgements a part chosen by hash is to be predicted: of texts that others judged as well as of texts that
-    nobody else has seen, as it comes in service.
+    A part of their judgements, chosen by hash, is to be predicted. As in service, it includes texts that other users
+    judged and texts that nobody else did.
     """
     by_user = group_by_user(judgements)
     held_out = {user for user in by_user if bucket("held out", user) < HELD_OUT_SHARE}
     support: dict[str, list[Judgement]] = {}
     test: dict[str, list[TestPair]] = {}
     for user in sorted(held_out, key=lambda user: bucket("compared", user)):
-        found = few_shot(by_user[user], _is_asked)
-        if found is not None and len(test) < MOST_COMPARED:
-            support[user], test[user] = found
+        parts = split_user(by_user[user], _is_test)
+        if parts is not None and len(test) < MAX_COMPARED_USERS:
+            support[user], test[user] = parts
     train = [j for j in judgements if not j.own and j.user not in held_out]
-    return Apart(train, support, test, len(held_out))
+    return HeldOutUsers(train, support, test, len(held_out))
 
 
-def _is_asked(judgement: Judgement) -> bool:
+def _is_test(judgement: Judgement) -> bool:
     return bucket("asked", judgement.user, *judgement.texts) < TEST_SHARE
 
 
 @dataclass(frozen=True)
 class Shot:
-    """Both models after k judgements of each held-out user; means over users.
+    """Figures of both models after k judgements of each held-out user, means over users.
 
     Attributes:
-        k: Judgements learned of a user.
-        accuracy: Of the new model, a tie counts half.
-        current_accuracy: Of the one in use.
-        accuracy_gain: New less current.
-        accuracy_error: Standard error of that, paired by user.
-        log_loss: Of the new model.
-        current_log_loss: Of the one in use.
-        log_loss_gain: Current less new: above 0 the new one is better.
-        log_loss_error: Standard error of that, paired by user.
+        k: Number of judgements learned of each user.
+        accuracy: Accuracy of the new model; a tie counts half.
+        current_accuracy: Accuracy of the model in use.
+        accuracy_gain: Accuracy of the new model minus that of the model in use.
+        accuracy_error: Standard error of the accuracy gain, paired by user.
+        log_loss: Log-loss of the new model.
+        current_log_loss: Log-loss of the model in use.
+        log_loss_gain: Log-loss of the model in use minus that of the new one: positive if the new one is better.
+        log_loss_error: Standard error of the log-loss gain, paired by user.
     """
 
     k: int
@@ -97,15 +97,15 @@ class Shot:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A new model against the one in use.
+    """Result of comparing a new model with the one in use.
 
     Attributes:
-        users: Held-out users compared on.
-        pairs: Comparisons that were to be predicted.
-        shots: By k.
-        gain: Mean over users and k of the reduction in log-loss.
-        gain_error: Its standard error over users.
-        verdict: Whether the gain exceeds two standard errors, and in which direction.
+        users: Number of users compared.
+        pairs: Number of predicted pairs.
+        shots: Figures for each k.
+        gain: Mean reduction in log-loss over users and k.
+        gain_error: Standard error of the gain over users.
+        verdict: `better` or `worse` if the gain differs from 0 by more than two standard errors, else `undecided`.
     """
 
     users: int
@@ -116,22 +116,22 @@ class Comparison:
     verdict: Verdict
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, for a manifest."""
+        """Return plain data for a manifest."""
         plain = asdict(self)
         return plain | {"shots": [asdict(shot) for shot in self.shots]}
 
 
 def compare(new: Predictions, current: Predictions) -> Comparison:
-    """Compares predictions of the same pairs of the same users.
+    """Return the comparison of two models' predictions of the same pairs.
 
     Raises:
-        ValueError: They are predictions of other pairs, or of fewer than two users.
+        ValueError: If the predictions are of different pairs, or of fewer than two users.
     """
     if not np.array_equal(new.users, current.users) or list(new.better) != list(current.better):
         raise ValueError("the two models must have predicted the same pairs after the same judgements")
     users = int(new.users.max(initial=-1)) + 1
     if users < 2:
-        raise ValueError(f"{users} users: a difference between models takes two")
+        raise ValueError(f"a comparison of models needs at least two users, not {users}")
     shots, gains = [], []
     for k, better in new.better.items():
         accuracy, log_loss = _by_user(new.users, better)
@@ -153,7 +153,11 @@ def compare(new: Predictions, current: Predictions) -> Comparison:
     overall = np.mean(gains, axis=0)
     gain, error = float(overall.mean()), _error(overall)
     verdict: Verdict = (
-        "better" if gain > ERRORS * error else "worse" if gain < -ERRORS * error else "undecided"
+        "better"
+        if gain > SIGNIFICANT_ERRORS * error
+        else "worse"
+        if gain < -SIGNIFICANT_ERRORS * error
+        else "undecided"
     )
     return Comparison(users, len(new.users), tuple(shots), gain, error, verdict)
 

@@ -1,4 +1,4 @@
-"""Few-shot evaluation: how well is a new user's next comparison predicted after k of their own judgements?"""
+"""Few-shot evaluation: predictions of a new user's comparisons after k of their own judgements."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,27 +26,27 @@ SHOTS: Final = (0, 3, 10, 30, 100)
 
 
 class Catalogue:
-    """Every (context, text) of an evaluation, described once by a reward model."""
+    """All (context, text) items of an evaluation, described once by a reward model."""
 
     def __init__(self, reward: RewardModel, vectors: Vectors) -> None:
         self._rows = {item: i for i, item in enumerate(vectors)}
         keys = [item_key(context, text) for context, text in vectors]
         self.items = reward.describe(np.stack(list(vectors.values())), keys)
 
-    def places(self, judgement: Judgement) -> list[int]:
-        """Rows of the texts that were judged."""
+    def rows_of(self, judgement: Judgement) -> list[int]:
+        """Return the rows of the judged texts."""
         return [self._rows[judgement.context, text] for text in judgement.texts]
 
-    def rows(self, items: Sequence[tuple[str, str]]) -> Items:
-        """Items of (context, text) pairs."""
+    def select(self, items: Sequence[tuple[str, str]]) -> Items:
+        """Return the items of (context, text) pairs."""
         return self.items[[self._rows[item] for item in items]]
 
 
-def observed(judgement: Judgement, reward: RewardModel, catalogue: Catalogue) -> Observation | None:
-    """A judgement in its native form; None where it says nothing."""
+def observe(judgement: Judgement, reward: RewardModel, catalogue: Catalogue) -> Observation | None:
+    """Return a judgement as an observation. None if it carries no information."""
     return build_observation(
         reward,
-        catalogue.rows([(judgement.context, text) for text in judgement.texts]),
+        catalogue.select([(judgement.context, text) for text in judgement.texts]),
         kind=judgement.kind,
         value=judgement.normalised if judgement.kind == "rating" else judgement.value,
         weight=judgement.weight,
@@ -57,12 +57,12 @@ def observed(judgement: Judgement, reward: RewardModel, catalogue: Catalogue) ->
 
 @dataclass(frozen=True)
 class Adapted:
-    """One unseen user after k of their judgements, for every k, and the pairs to predict.
+    """An unseen user's beliefs after k of their judgements, for every k, and the pairs to predict.
 
     Attributes:
-        beliefs: About the user, by k.
-        better: m items that were preferred.
-        worse: m items that were not.
+        beliefs: Beliefs about the user, by k.
+        better: m preferred items.
+        worse: The m items that they were preferred to.
         texts: `[m, 2]` index of (better, worse) text.
     """
 
@@ -81,50 +81,50 @@ def adapt(
     shots: Sequence[int] = SHOTS,
     progress: Progress = ignore_progress,
 ) -> list[Adapted]:
-    """Learns every unseen user's first k support judgements; k beyond what a user has means all they have."""
+    """Learn the first k support judgements of every unseen user, or all of them if there are fewer than k."""
     catalogue = Catalogue(reward, vectors)
-    known: dict[str, dict[int, Beliefs]] = {user: {} for user in test}
+    beliefs_of: dict[str, dict[int, Beliefs]] = {user: {} for user in test}
     most = max(shots)
-    at_once = [user for user in test if all(is_rank_one(j) for j in support[user][:most])]
+    rank_one_users = [user for user in test if all(is_rank_one(j) for j in support[user][:most])]
     steps = JudgementSteps.build(
         reward,
         catalogue.items,
-        [[(j, catalogue.places(j)) for j in support[user][:most]] for user in at_once],
+        [[(j, catalogue.rows_of(j)) for j in support[user][:most]] for user in rank_one_users],
     )
     for number, (k, beliefs) in enumerate(learn_online(reward.population, steps, shots)):
-        for user, found in zip(at_once, beliefs, strict=True):
-            known[user][k] = found
+        for user, user_beliefs in zip(rank_one_users, beliefs, strict=True):
+            beliefs_of[user][k] = user_beliefs
         progress("learn", number + 1, len(shots))
-    for user in known.keys() - set(at_once):
-        known[user] = _learn_one(reward, catalogue, support[user], shots)
+    for user in beliefs_of.keys() - set(rank_one_users):
+        beliefs_of[user] = _learn_user(reward, catalogue, support[user], shots)
     text_index: dict[str, int] = {}
     adapted = []
     for user, pairs in test.items():
         rows = [[text_index.setdefault(t, len(text_index)) for t in (p.better, p.worse)] for p in pairs]
         adapted.append(
             Adapted(
-                known[user],
-                catalogue.rows([(p.context, p.better) for p in pairs]),
-                catalogue.rows([(p.context, p.worse) for p in pairs]),
+                beliefs_of[user],
+                catalogue.select([(p.context, p.better) for p in pairs]),
+                catalogue.select([(p.context, p.worse) for p in pairs]),
                 np.array(rows, np.int64),
             )
         )
     return adapted
 
 
-def _learn_one(
+def _learn_user(
     reward: RewardModel, catalogue: Catalogue, support: Sequence[Judgement], shots: Sequence[int]
 ) -> dict[int, Beliefs]:
-    """One user, one judgement after the other: for listwise judgements, whose sites are not rank one."""
-    posterior, known, learned = UserPosterior.at_prior(reward.population), {}, 0
+    """Beliefs by k of a user with listwise judgements, whose sites are not of rank one."""
+    posterior, beliefs, learned = UserPosterior.at_prior(reward.population), {}, 0
     for k in sorted(shots):
         for judgement in support[learned:k]:
-            said = observed(judgement, reward, catalogue)
-            if said is not None:
-                posterior = posterior.learn(said)
+            observation = observe(judgement, reward, catalogue)
+            if observation is not None:
+                posterior = posterior.learn(observation)
         learned = max(k, learned)
-        known[k] = posterior.beliefs
-    return known
+        beliefs[k] = posterior.beliefs
+    return beliefs
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Predictions:
     Attributes:
         users: `[n_pairs]` index of the user of each test pair, grouped.
         texts: `[n_pairs, 2]` index of (better, worse) text.
-        better: By k, `[n_pairs]` P(better ≻ worse).
+        better: `[n_pairs]` P(better ≻ worse), by k.
     """
 
     users: NDArray[np.int64]
@@ -143,7 +143,7 @@ class Predictions:
 
 
 class Forecast:
-    """Predictions for any temperature: the part that does not depend on it is computed once."""
+    """Predictions at any temperature. The part that does not depend on it is computed once."""
 
     def __init__(self, adapted: Sequence[Adapted]) -> None:
         self._users = np.concatenate([np.full(len(a.better), number) for number, a in enumerate(adapted)])
@@ -156,8 +156,8 @@ class Forecast:
             weights = [a.beliefs[k].weights for a in adapted]
             self._weights[k] = np.stack(weights, axis=1)[:, self._users]
 
-    def at(self, temperature: float) -> Predictions:
-        """P(better ≻ worse) of every test pair at every k."""
+    def predict(self, temperature: float) -> Predictions:
+        """Return P(better ≻ worse) of every test pair at every k."""
         better = {
             k: np.asarray((self._weights[k] * expit(temperature * logits)).sum(axis=0))
             for k, logits in self._logits.items()
@@ -166,5 +166,5 @@ class Forecast:
 
 
 def predict(reward: RewardModel, adapted: Sequence[Adapted]) -> Predictions:
-    """P(better ≻ worse) of every test pair at every k, with the reward model's temperature."""
-    return Forecast(adapted).at(reward.temperature)
+    """Return P(better ≻ worse) of every test pair at every k, at the reward model's temperature."""
+    return Forecast(adapted).predict(reward.temperature)

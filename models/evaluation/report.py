@@ -1,4 +1,4 @@
-"""From predictions to the figures of a learning curve: accuracy, log-loss, calibration, harm, and their intervals."""
+"""Learning curves from predictions: accuracy, log-loss, calibration and harm, with intervals."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,12 +20,12 @@ class Point:
     """The learning curve at k.
 
     Attributes:
-        k: Judgements of the user's own.
-        accuracy: Mean over users of pair accuracy (a tie counts half), mean of repetitions.
+        k: Number of judgements learned of each user.
+        accuracy: Pair accuracy (a tie counts half), mean over users and repetitions.
         log_loss: Mean over pairs of −log P(better ≻ worse).
-        accuracy_interval: 95 %, two-way bootstrap over users and texts within repetitions.
-        log_loss_interval: Likewise.
-        calibration_error: 15 equal-mass bins of confidence, pooled over repetitions.
+        accuracy_interval: 95 % interval of the accuracy, by a two-way bootstrap over users and texts within repetitions.
+        log_loss_interval: 95 % interval of the log-loss, by the same bootstrap.
+        calibration_error: Expected calibration error, 15 equal-mass bins, pooled over repetitions.
         user_log_loss: Log-loss, mean over users.
         harmed: Share of users measurably worse than at the smallest k (paired permutation, p < .01).
     """
@@ -47,10 +47,10 @@ class Report:
     Attributes:
         set: Name of the data set.
         split: `cold` or `warm`.
-        repetitions: How many were averaged.
-        users: Unseen users evaluated, over all repetitions.
-        bundle: Version of the bundle evaluated, or how models were fitted.
-        curve: One point a k.
+        repetitions: Number of repetitions averaged.
+        users: Number of unseen users evaluated, over all repetitions.
+        bundle: Version of the evaluated bundle, or a description of how models were fitted.
+        curve: One point per k.
     """
 
     set: str
@@ -61,12 +61,12 @@ class Report:
     curve: tuple[Point, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return asdict(self)
 
 
 def curve(repetitions: Sequence[Predictions], *, seed: int = 0) -> tuple[Point, ...]:
-    """Aggregates repetitions: figures are means over repetitions, intervals resample users and texts in each."""
+    """Return the learning curve: means over repetitions, and intervals that resample users and texts in each."""
     rng = np.random.default_rng(seed)
     shots = list(repetitions[0].better)
     tables = [_repetition(p, rng) for p in repetitions]
@@ -104,7 +104,7 @@ def _repetition(predictions: Predictions, rng: np.random.Generator) -> dict[int,
     users, texts = predictions.users, predictions.texts
     n_users, n_texts = int(users.max()) + 1, int(texts.max()) + 1
     starts = np.searchsorted(users, np.arange(n_users))
-    # Two-way (pigeonhole) bootstrap: a pair counts as often as its user and both its texts were drawn.
+    # Two-way (pigeonhole) bootstrap: the weight of a pair is the product of the counts of its user and both texts.
     user_counts = rng.multinomial(n_users, np.full(n_users, 1 / n_users), BOOTSTRAP)
     text_counts = rng.multinomial(n_texts, np.full(n_texts, 1 / n_texts), BOOTSTRAP)
     text_weights = (text_counts[:, texts[:, 0]] * text_counts[:, texts[:, 1]]).astype(np.float64)
@@ -128,7 +128,7 @@ def _repetition(predictions: Predictions, rng: np.random.Generator) -> dict[int,
 
 
 def calibration_error(better: Vector) -> float:
-    """Expected calibration error of the predicted winner's probability, 15 equal-mass bins.
+    """Return the expected calibration error of the predicted winner's probability, in 15 equal-mass bins.
 
     P(better ≻ worse) and its complement are one prediction, so the bins are of confidence max(p, 1 − p).
     """
@@ -153,7 +153,7 @@ def _user_mean(users: NDArray[np.int64], values: Vector) -> float:
 
 
 def _harmed(users: NDArray[np.int64], change: Vector, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Per user: is the log-loss measurably higher? Sign-flip permutation of the user's paired differences."""
+    """Whether each user's log-loss is significantly higher: a sign-flip permutation test of the paired differences."""
     harmed = []
     for user in range(int(users.max()) + 1):
         differences = change[users == user]
@@ -168,7 +168,7 @@ def _harmed(users: NDArray[np.int64], change: Vector, rng: np.random.Generator) 
 
 
 def _ratio(numerator: Vector, denominator: Vector) -> Vector:
-    """NaN where a draw hit nothing."""
+    """Ratio `[draws]`, NaN for a draw without any pair."""
     ratio: Vector = np.divide(
         numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0
     )

@@ -1,11 +1,12 @@
-"""The deterministic few-shot split: who is seen, what is held out, and in which order a new user's labels come.
+"""The deterministic few-shot split: users to fit on, held-out judgements, and the order of a new user's support.
 
-It depends on the judgements' text and the repetition's number alone (BLAKE2 hashes), so that every system gets the same:
+It depends only on the text of the judgements and the number of the repetition (BLAKE2 hashes), so that every system gets
+the same split:
 
-* 60 % of the users are *seen*: their train judgements fit the shared model; the others are *unseen*.
-* `cold`: 70 % of the texts are train texts; a judgement is for training if all its texts are.
+* 60 % of the users are *seen*: the shared model is fitted on their train judgements. The others are *unseen*.
+* `cold`: 70 % of the texts are train texts; a judgement is for training if all its texts are train texts.
 * `warm`: 70 % of the (user, texts) cells are for training; texts recur.
-* An unseen user's train judgements, in a hashed order, are the *support*; what is left gives the test pairs.
+* An unseen user's train judgements, in a hashed order, are the *support*; the remaining judgements give the test pairs.
 * Users with fewer than 10 support judgements or 4 test pairs are left out of the evaluation.
 """
 
@@ -34,7 +35,7 @@ MIN_TRAIN: Final = 3
 class TestPair:
     """A comparison to predict: `better` was preferred to `worse` in `context`."""
 
-    __test__ = False  # the name is the field's; pytest must not collect it
+    __test__ = False  # keeps pytest from collecting the class
 
     context: str
     better: str
@@ -47,8 +48,8 @@ class Split:
 
     Attributes:
         train: Judgements of the first 2,000 seen users with at least 3, in order of first appearance.
-        support: By unseen user, in the order in which they are learned.
-        test: By unseen user.
+        support: Judgements of each unseen user, in the order in which they are learned.
+        test: Test pairs of each unseen user.
     """
 
     train: list[Judgement]
@@ -57,7 +58,7 @@ class Split:
 
 
 def bucket(*parts: str) -> float:
-    """A uniform number in [0, 1) that depends on the strings alone."""
+    """Return a uniform number in [0, 1) that depends only on the strings."""
     digest = hashlib.blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
@@ -70,14 +71,14 @@ def split(
     seen_users: int = SEEN_USERS,
     unseen_users: int = UNSEEN_USERS,
 ) -> Split:
-    """Splits judgements; authors' own automatic votes are left out. Cost: linear, about 15 µs a judgement.
+    """Return a split of judgements without authors' own automatic votes. Cost: linear, about 15 µs per judgement.
 
     Args:
         judgements: In file order.
-        mode: What is held out: texts (`cold`) or cells (`warm`).
-        repetition: Which of the many such splits.
-        seen_users: Most users to fit on.
-        unseen_users: Most users to evaluate.
+        mode: Whether texts (`cold`) or cells (`warm`) are held out.
+        repetition: Number or name that seeds the hashes.
+        seen_users: Maximum number of users to fit on.
+        unseen_users: Maximum number of users to evaluate.
     """
 
     def held_out(judgement: Judgement) -> bool:
@@ -94,14 +95,14 @@ def split(
         if bucket(str(repetition), "user", user) < SEEN_SHARE:
             if len(train) < seen_users and sum(not held_out(j) for j in rows) >= MIN_TRAIN:
                 train.add(user)
-        elif len(support) < unseen_users and (found := few_shot(rows, held_out)) is not None:
-            support[user], test[user] = found
+        elif len(support) < unseen_users and (parts := split_user(rows, held_out)) is not None:
+            support[user], test[user] = parts
     kept = [j for j in judgements if not j.own and j.user in train and not held_out(j)]
     return Split(kept, support, test)
 
 
 def group_by_user(judgements: Sequence[Judgement]) -> dict[str, list[Judgement]]:
-    """Judgements by user in order of first appearance, authors' own automatic votes left out."""
+    """Return judgements by user in order of first appearance, without authors' own automatic votes."""
     by_user: dict[str, list[Judgement]] = {j.user: [] for j in judgements}
     for j in judgements:
         if not j.own:
@@ -109,10 +110,10 @@ def group_by_user(judgements: Sequence[Judgement]) -> dict[str, list[Judgement]]
     return by_user
 
 
-def few_shot(
+def split_user(
     rows: Sequence[Judgement], held_out: Callable[[Judgement], bool]
 ) -> tuple[list[Judgement], list[TestPair]] | None:
-    """One user's support in its hashed order, and test pairs; None where either is too small to evaluate."""
+    """Return a user's support in its hashed order, and the test pairs. None if either is too small to evaluate."""
     support = [j for j in rows if not held_out(j)]
     if len(support) < MIN_SUPPORT:
         return None
@@ -123,14 +124,14 @@ def few_shot(
 
 
 def test_pairs(judgements: Sequence[Judgement]) -> list[TestPair]:
-    """Comparisons to predict in one user's judgements: stated ones, then up to 40 of ratings that differ."""
-    found: list[tuple[str, str, str]] = []
+    """Return the pairs to predict in a user's judgements: stated ones, then up to 40 of ratings that differ."""
+    stated: list[tuple[str, str, str]] = []
     rated: dict[tuple[str, str, str], list[Judgement]] = defaultdict(list)
     for j in judgements:
         if j.kind in ("rating", "vote"):
-            rated[j.context, j.kind, j.source].append(j)  # what is said on another scale cannot be compared
+            rated[j.context, j.kind, j.source].append(j)  # values on different scales cannot be compared
         else:
-            found += [(j.context, a, b) for a, b in j.pairs()]
+            stated += [(j.context, a, b) for a, b in j.pairs()]
     candidates = []
     for (context, _, _), rows in rated.items():
         for a, b in itertools.combinations(rows, 2):
@@ -138,12 +139,12 @@ def test_pairs(judgements: Sequence[Judgement]) -> list[TestPair]:
                 better, worse = (a, b) if a.value > b.value else (b, a)
                 candidates.append((context, better.texts[0], worse.texts[0]))
     candidates.sort(key=lambda pair: bucket("pair", *pair))
-    return [TestPair(*pair) for pair in found + candidates[:PAIRS_PER_USER] if pair[1] != pair[2]]
+    return [TestPair(*pair) for pair in stated + candidates[:PAIRS_PER_USER] if pair[1] != pair[2]]
 
 
 test_pairs.__test__ = False  # type: ignore[attr-defined]
 
 
 def _file_order(judgement: Judgement) -> tuple[str, ...]:
-    """Texts as the line states them: an edit is (before, after) there."""
+    """Texts in the order of the judgement file, where an edit is (before, after)."""
     return judgement.texts[::-1] if judgement.kind == "edit" else judgement.texts

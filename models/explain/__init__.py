@@ -1,12 +1,12 @@
-"""Why a text ranks where it does, and what a user likes, in words.
+"""Explanations: why a text ranks where it does, and what a user likes, in words.
 
 In reading order:
 
-- `departure`: how a user departs from the population, and how sure that is
-- `text_map`: what the features of a text are worth in the space of taste
-- `explanation`: a candidate's utility, part by part
-- `reasons`: what sets a user apart, in words and texts
-- `tastes`: coordinates of users that mean the same in every fit
-- `text_sample`: what a position in the space of taste makes of texts
-- `inspection`: what a whole fitted model holds
+- `deviation`: how a user deviates from the population, with uncertainty
+- `text_map`: the linear map from the features of a text to the space of taste
+- `explanation`: the parts of a candidate's utility
+- `reasons`: how a user differs from the population, in words and texts
+- `tastes`: coordinates of users that do not depend on the fit
+- `text_sample`: texts as evaluated by a position in the space of taste
+- `inspection`: the content of a fitted model, in words
 """

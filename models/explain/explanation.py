@@ -1,17 +1,17 @@
-"""Explanation of a ranking: what makes a candidate's utility for a user, part by part.
+"""Explanation of a ranking: the parts that add up to a candidate's utility for a user.
 
 With x the standardised features, W the text prior's weights, ȳ the mean of the population and δ = y − ȳ the user's
-departure from it (`departure`), the posterior mean utility of a text is, term by term,
+deviation from it (see `deviation`), the posterior mean utility of a text is
 
     E[u] = b_ref + φ_ref·ȳ                                      constant: the population's median answer
          + Σ_a (W_a0 + Σ_d z̄_d W_ad) x_a                        a named attribute a, shared
          + Σ_a (Σ_d E[δ_d] W_ad) x_a                            the same attribute, personal
-         + content + memory, shared and personal                likewise
-         + φ_ref·E[δ]                                           threshold: what the user departs by on any answer
+         + content + memory, shared and personal                of the same form
+         + φ_ref·E[δ]                                           threshold: the user's deviation on every answer
 
-The weights W_ad continue with `loadings`. Content is what the text says beyond its named attributes, as read by the
-encoder (all other columns of x), measured against the reference answer; memory is what was learned of this very text
-beyond what its features tell. It is the model's own sum, exactly: no surrogate is fitted and nothing is sampled.
+The weights W_ad include `loadings`. Content is the contribution of all other columns of x (the embedding) relative to
+the reference answer. Memory is the learned residual of this text. The sum is exact: no surrogate model is fitted, and
+nothing is sampled.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_PHRASES
-from penchant.models.explain.departure import Departure
+from penchant.models.explain.deviation import Deviation
 from penchant.models.explain.text_map import TextMap
 from penchant.models.ranking.selection import order, relevance
 from penchant.models.taste.posterior import UserPosterior
@@ -39,7 +39,7 @@ LABELS: Final[dict[str, tuple[str, ...]]] = {
     CONSTANT: ("what the population's median answer is worth",),
     THRESHOLD: ("how easily this user is satisfied",),
 }
-"""Plain language for every part; of an attribute, for more and for less of it."""
+"""Plain language for every part; for an attribute, labels of more and of less of it."""
 
 _NAMED: Final = len(ATTRIBUTE_NAMES)
 
@@ -50,11 +50,11 @@ class Part:
 
     Attributes:
         name: An attribute of `ATTRIBUTE_NAMES`, or `content`, `memory`, `constant` (shared), `threshold` (personal).
-        personal: Whether it is how this user departs from the population, or shared taste.
-        label: In plain language; of an attribute, which way the candidate stands out ("shorter answers"), not whether
-            that is liked: the sign of `value` says so.
-        value: In units of utility (logits); posterior mean.
-        std: Its standard deviation over the user's posterior; 0 of shared taste, which does not depend on the user.
+        personal: Whether the part is this user's deviation from the population, rather than shared taste.
+        label: Plain language. For an attribute, the direction in which the candidate differs ("shorter answers");
+            whether the user likes that is the sign of `value`.
+        value: Posterior mean, in units of utility (logits).
+        std: Standard deviation over the user's posterior; 0 for shared taste, which does not depend on the user.
     """
 
     name: str
@@ -66,22 +66,22 @@ class Part:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What makes one candidate's utility for one user.
+    """The parts of one candidate's utility for one user.
 
     Attributes:
         index: Row of the candidate in the request.
-        utility: Posterior mean, as `UserPosterior.utility` gives it.
-        std: Its standard deviation, with all that the text leaves open.
-        population_utility: What it is worth to the population: the sum of the shared parts.
-        population_rank: Its place in the ranking for a user of whom nothing is known, 1 = first.
-        parts: Largest |value| first; their values sum to `utility`. Parts that are exactly 0 are left out,
-            so that a user at the prior has no personal ones.
-        shift: How far the candidate moved for this user against the baseline: the mean of the candidates or, of a
-            single candidate, the population's median answer. The values of `moved` sum to it.
-        shift_std: Its standard deviation over the user's posterior.
+        utility: Posterior mean, equal to that of `UserPosterior.utility`.
+        std: Standard deviation of the utility, residuals included.
+        population_utility: Utility for the population: the sum of the shared parts.
+        population_rank: Rank for a user without judgements, 1 = first.
+        parts: Parts of the utility, largest |value| first; their values sum to `utility`. Parts that are exactly 0 are
+            omitted, so that a user at the prior has no personal ones.
+        shift: Personal utility relative to the baseline, which is the mean of the candidates or, for a single candidate,
+            the population's median answer. The values of `moved` sum to it.
+        shift_std: Standard deviation of the shift over the user's posterior.
         probability_up: P(shift > 0).
-        moved: The personal parts against the baseline, largest |value| first. What moves all candidates alike, the
-            threshold first of all, moves none of them past another and is absent.
+        moved: Personal parts relative to the baseline, largest |value| first. Parts that are equal for all candidates,
+            such as the threshold, do not change the order and are omitted.
     """
 
     index: int
@@ -104,36 +104,37 @@ def explain_items(
     *,
     rows: Sequence[int] | None = None,
 ) -> tuple[Explanation, ...]:
-    """What makes each candidate's utility for a user, and what moved it for this user.
+    """Return the parts of each candidate's utility, and those that moved it for this user.
 
     Args:
-        reward: The model; its text prior must be linear in the features.
-        posterior: The user.
-        vectors: `[n, dim]` features of all candidates of the request: the baseline is their mean.
-        item_keys: n keys from `item_key`, which look up the item memory; None: nothing is looked up.
-        rows: Candidates to explain, in this order; None: all.
+        reward: The model. Its text prior must be linear in the features.
+        posterior: Posterior of the user.
+        vectors: `[n, dim]` features of all candidates of the request; their mean is the baseline.
+        item_keys: n keys from `item_key`, looked up in the item memory. If None, the item memory is not used.
+        rows: Candidates to explain, in this order. None for all.
 
     Raises:
-        ExplanationError: The text prior has no linear form.
+        ExplanationError: If the text prior is not linear.
 
-    Cost: O(n a q²) for a attributes, beside that of describing and ranking the items, and some 0.5 ms a candidate
-    explained.
+    Cost: O(n a q²) for a attributes, beside that of describing and ranking the items, and about 0.5 ms for each
+        explained
+    candidate.
     """
     if not len(vectors):
         return ()
-    terms = _Terms.of(reward, vectors, item_keys)
-    departure = Departure.of(posterior)
+    terms = _Terms.build(reward, vectors, item_keys)
+    deviation = Deviation.from_posterior(posterior)
     items = reward.describe(vectors, item_keys)
     utility = posterior.utility(items)
     places = np.empty(len(items), np.int64)
     places[order(relevance(reward, UserPosterior.at_prior(posterior.population), items))] = np.arange(
         1, len(items) + 1
     )
-    shared = terms.base + terms.directions @ departure.population
-    personal, spread = terms.directions @ departure.mean, departure.spread(terms.directions)
+    shared = terms.base + terms.directions @ deviation.population
+    personal, spread = terms.directions @ deviation.mean, deviation.std(terms.directions)
     moved = terms.against_baseline()
-    moves, moves_spread = moved.directions @ departure.mean, departure.spread(moved.directions)
-    shifts = departure.along(moved.directions.sum(axis=1))
+    moves, moves_spread = moved.directions @ deviation.mean, deviation.std(moved.directions)
+    shifts = deviation.estimate(moved.directions.sum(axis=1))
     none = np.zeros(shared.shape[1])
     return tuple(
         Explanation(
@@ -157,12 +158,12 @@ def explain_items(
 
 @dataclass(frozen=True)
 class _Terms:
-    """Where n candidates stand, source by source: the named attributes, then content, memory and the reference answer.
+    """Contributions of s sources to n items: the named attributes, then content, memory and the reference answer.
 
     Attributes:
         base: `[n, s]` contributions to the base utility.
         directions: `[n, s, q]` contributions to φ.
-        attributes: `[n, attributes]` standardised.
+        attributes: `[n, attributes]` standardised attributes.
     """
 
     base: Vector
@@ -170,10 +171,10 @@ class _Terms:
     attributes: Vector
 
     @classmethod
-    def of(
+    def build(
         cls, reward: RewardModel, vectors: NDArray[np.float16], item_keys: Sequence[bytes] | None
     ) -> "_Terms":
-        text = TextMap.of(reward, vectors.shape[1])
+        text = TextMap.from_reward(reward, vectors.shape[1])
         x = reward.text_prior.standardiser(vectors)
         attributes, read = x[:, text.named], x @ text.weights
         reference = np.concatenate([reward.reference.base, reward.reference.directions[0]])
@@ -188,13 +189,13 @@ class _Terms:
         terms[:, _NAMED + 2] = reference
         base = terms[:, :, 0].copy()
         terms[:, :, 0] = 0.0
-        terms[:, _NAMED + 2, 0] = 1.0  # the user's own threshold stands behind every answer
+        terms[:, _NAMED + 2, 0] = 1.0  # the threshold contributes to every answer
         return cls(base, terms, attributes)
 
     def against_baseline(self) -> "_Terms":
-        """The same against the mean of the candidates; of a single one, against the reference answer."""
+        """Contributions relative to the mean of the candidates, or to the reference answer for a single candidate."""
         base, directions, attributes = map(_against_mean, (self.base, self.directions, self.attributes))
-        base[:, -1], directions[:, -1] = 0.0, 0.0  # one answer's constant and threshold are every answer's
+        base[:, -1], directions[:, -1] = 0.0, 0.0  # constant and threshold are equal for all answers
         return _Terms(base, directions, attributes)
 
     def parts(self, i: int, values: Vector, stds: Vector, *, personal: bool) -> list[Part]:
@@ -209,7 +210,7 @@ class _Terms:
 
 
 def _against_mean(rows: Vector) -> Vector:
-    """Rows `[n, ...]` minus their mean, exactly 0 where all are equal; a single one as it is."""
+    """Rows `[n, ...]` minus their mean, exactly 0 if all are equal. A single row is unchanged."""
     if len(rows) == 1:
         return rows.copy()
     offsets = rows - rows[0]

@@ -1,8 +1,8 @@
-"""What a fitted model holds, in words: what everybody likes, in which tastes people differ, which archetypes there are.
+"""The content of a fitted model in words: consensus, the tastes in which people differ, and archetypes.
 
-Shares are of the variance, on the latent scale, of a comparison between two of the texts by somebody of whom nothing is
-known, the noise of the judgement being part of it (π²/6 a text under the logistic link, over the squared temperature;
-Nakagawa & Schielzeth 2013): consensus + tastes + smaller + unexplained + chance = 1.
+Shares refer to the variance, on the latent scale, of a comparison between two of the texts by a user without
+judgements. It includes the noise of the judgement: π²/6 per text under the logistic link, divided by the squared
+temperature (Nakagawa & Schielzeth 2013). consensus + tastes + smaller + unexplained + chance = 1.
 """
 
 import math
@@ -19,14 +19,14 @@ from penchant.models.taste.reward import RewardModel
 
 Vector = NDArray[np.float64]
 
-MOST_TEXTS: Final = 5_000
-"""Texts that an inspection looks at; of more, it takes every so manieth."""
+MAX_TEXTS: Final = 5_000
+"""Maximum number of texts of an inspection. Of more texts, an evenly spaced selection is used."""
 
-WORTH_NAMING: Final = 1e-3
-"""Share of the variance from which a taste is told of."""
+MIN_SHARE: Final = 1e-3
+"""Minimum share of the variance for a taste to be listed."""
 
 NOISE: Final = math.pi**2 / 6
-"""Variance of a judgement of one text in units of utility: half of the logistic one of a comparison."""
+"""Variance of a judgement of one text in units of utility: half that of a logistic comparison."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Taste:
     """A direction in which utility varies over texts.
 
     Attributes:
-        share: Of the variance of a comparison, 0 to 1.
-        deviation: Standard deviation of utility over the texts, for a user who stands at `position`.
-        position: `[q - 1]` z of a user one standard deviation along it, from the mean user. Of the consensus, the mean.
-        named_share: Of the deviation's variance, what named attributes carry: the rest is what texts say otherwise.
-        attributes: That tell of it, the most telling first.
-        highest: Rows of texts that stand highest, first the highest.
-        lowest: Rows of texts that stand lowest, first the lowest.
+        share: Share of the variance of a comparison, 0 to 1.
+        deviation: Standard deviation of utility over the texts, for a user at `position`.
+        position: `[q - 1]` z of a user one standard deviation from the mean user. For the consensus, the mean user.
+        named_share: Share of named attributes in the variance of utility. The rest is due to the content of the texts.
+        attributes: Attributes that describe the direction, most important first.
+        highest: Rows of the texts with the highest utility, highest first.
+        lowest: Rows of the texts with the lowest utility, lowest first.
     """
 
     share: float
@@ -59,9 +59,9 @@ class Archetype:
     Attributes:
         weight: Share of users.
         threshold: How much more easily they are satisfied than the mean user, in units of utility.
-        tastes: Their mean on each of the tastes told of, in standard deviations of the population.
-        spread: Their standard deviation on each.
-        attributes: That tell how they differ from the mean user.
+        tastes: Their mean on each of the listed tastes, in standard deviations of the population.
+        spread: Their standard deviation on each of the listed tastes.
+        attributes: Attributes that describe how they differ from the mean user.
     """
 
     weight: float
@@ -73,19 +73,19 @@ class Archetype:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a model holds.
+    """The content of a model.
 
     Attributes:
-        texts: How many texts it was looked at on.
-        consensus: What everybody likes: the mean user.
-        tastes: In which people differ, largest first on the texts they were found on; up to the last that carries at
-            least `WORTH_NAMING`.
-        smaller: How many more tastes there are.
-        smaller_share: What they carry together.
-        unexplained: Share of what single texts have that neither their features nor their judgements tell yet.
+        texts: Number of texts inspected.
+        consensus: Taste of the mean user.
+        tastes: Directions in which people differ, largest first on the texts from which they were computed, up to the
+            last with a share of at least `MIN_SHARE`.
+        smaller: Number of tastes that are not listed.
+        smaller_share: Joint share of the tastes that are not listed.
+        unexplained: Share of the residuals of single texts.
         chance: Share of the noise of judgements.
-        threshold: Standard deviation over users of how easily they are satisfied, in units of utility.
-        archetypes: Kinds of users; one where users are no mixture.
+        threshold: Standard deviation over users of their threshold, in units of utility.
+        archetypes: Kinds of users; a single one if the population is not a mixture.
     """
 
     texts: int
@@ -108,43 +108,43 @@ def inspect(
     axes: Tastes | None = None,
     examples: int = 0,
 ) -> Inspection:
-    """What a reward model holds, seen on texts such as those it was fitted on.
+    """Return the content of a reward model, evaluated on texts such as those it was fitted on.
 
     Args:
-        reward: The model; its text prior must be linear in the features.
-        vectors: `[n, dim]` features of texts, n > 0; of more than `MOST_TEXTS` an even selection is taken.
-        item_keys: n keys from `item_key`, which look up the item memory. None: nothing is looked up.
-        counts: `[n]` judgements of each text, which weigh it. None: all alike.
-        axes: Tastes found on other texts, to be seen on these. None: those of these texts.
-        examples: Texts to point out at each end of consensus and tastes.
+        reward: The model. Its text prior must be linear in the features.
+        vectors: `[n, dim]` features of texts, n > 0. Of more than `MAX_TEXTS`, an evenly spaced selection is used.
+        item_keys: n keys from `item_key`, looked up in the item memory. If None, the item memory is not used.
+        counts: `[n]` number of judgements of each text, its weight. None for equal weights.
+        axes: Tastes computed from other texts, evaluated on these. None to compute them from these texts.
+        examples: Number of example texts at each end of the consensus and of each taste.
 
     Raises:
-        ExplanationError: The text prior has no linear form.
+        ExplanationError: If the text prior is not linear.
 
     Cost: O(n d m r) for a text prior with uncertainty of rank r, and O(q³).
     """
-    rows = np.unique(np.linspace(0, len(vectors) - 1, min(len(vectors), MOST_TEXTS)).astype(np.int64))
+    rows = np.unique(np.linspace(0, len(vectors) - 1, min(len(vectors), MAX_TEXTS)).astype(np.int64))
     keys = [item_keys[i] for i in rows] if item_keys is not None else None
-    seen = TextSample(reward, vectors[rows], keys, np.ones(len(rows)) if counts is None else counts[rows])
+    sample = TextSample(reward, vectors[rows], keys, np.ones(len(rows)) if counts is None else counts[rows])
     prior = reward.population.prior
-    tastes = axes or seen.oriented(Tastes.of(prior, seen.covariance))
-    personal = [seen.variance(position) for position in tastes.positions]
-    shared = seen.variance(tastes.centre, shared=True)
-    unexplained = seen.average(
-        seen.items.base_variance + seen.items.direction_variance @ prior.expected_squares[1:]
+    tastes = axes or sample.orient(Tastes.principal_axes(prior, sample.covariance))
+    personal = [sample.variance(position) for position in tastes.positions]
+    shared = sample.variance(tastes.centre, shared=True)
+    unexplained = sample.average(
+        sample.items.base_variance + sample.items.direction_variance @ prior.expected_squares[1:]
     )
-    chance = NOISE / reward.temperature**2
-    total = shared + sum(personal) + unexplained + chance
-    told = max((j + 1 for j, variance in enumerate(personal) if variance >= WORTH_NAMING * total), default=0)
+    noise = NOISE / reward.temperature**2
+    total = shared + sum(personal) + unexplained + noise
+    listed = max((j + 1 for j, variance in enumerate(personal) if variance >= MIN_SHARE * total), default=0)
 
     def taste(position: Vector, variance: float, *, shared: bool = False) -> Taste:
-        order = rows[np.argsort(-seen.utility(position, shared=shared), kind="stable")].tolist()
+        order = rows[np.argsort(-sample.utility(position, shared=shared), kind="stable")].tolist()
         return Taste(
             share=variance / total,
             deviation=variance**0.5,
             position=tuple(position.tolist()),
-            named_share=seen.named_share(position, shared=shared),
-            attributes=seen.meanings(position, shared=shared),
+            named_share=sample.named_share(position, shared=shared),
+            attributes=sample.meanings(position, shared=shared),
             highest=tuple(order[:examples]),
             lowest=tuple(order[::-1][:examples]),
         )
@@ -154,19 +154,19 @@ def inspect(
     return Inspection(
         texts=len(rows),
         consensus=taste(tastes.centre, shared, shared=True),
-        tastes=tuple(taste(tastes.positions[j], personal[j]) for j in range(told)),
-        smaller=len(personal) - told,
-        smaller_share=sum(personal[told:]) / total,
+        tastes=tuple(taste(tastes.positions[j], personal[j]) for j in range(listed)),
+        smaller=len(personal) - listed,
+        smaller_share=sum(personal[listed:]) / total,
         unexplained=unexplained / total,
-        chance=chance / total,
+        chance=noise / total,
         threshold=float(prior.covariance[0, 0] ** 0.5),
         archetypes=tuple(
             Archetype(
                 weight=float(prior.weights[c]),
                 threshold=float(thresholds[c]),
-                tastes=tuple(means[c, 1 : 1 + told].tolist()),
-                spread=tuple(np.sqrt(np.diagonal(covariances[c])[1 : 1 + told]).tolist()),
-                attributes=seen.meanings(prior.means[c, 1:] - tastes.centre),
+                tastes=tuple(means[c, 1 : 1 + listed].tolist()),
+                spread=tuple(np.sqrt(np.diagonal(covariances[c])[1 : 1 + listed]).tolist()),
+                attributes=sample.meanings(prior.means[c, 1:] - tastes.centre),
             )
             for c in range(len(prior.weights))
         ),

@@ -1,25 +1,25 @@
-"""Reasons: what sets a user apart from the population, in words and in texts, and how certain that is.
+"""Reasons: how a user differs from the population, in words and in texts, with uncertainty.
 
-What an attribute's reason states, and what it does not. The features of texts are correlated (a longer text has more
-sentences, more commas, a richer vocabulary), so "prefers longer answers" can mean two things, and both are given:
+The features of texts are correlated: a longer text has more sentences, more commas, a richer vocabulary. "Prefers longer
+answers" can therefore mean two things, and both are given:
 
-- `effect`: all else equal, what one standard deviation more of the attribute changes. It is the model's own
-  coefficient, the one that `explain_items` multiplies. Alone it can mislead: a positive effect of length beside a
-  negative one of sentences may leave longer texts disliked.
-- `slope`: along real texts, with all that tends to come with the attribute: what a reader would see when sorting texts
-  by it. Alone it can mislead too: an attribute that only accompanies what the user likes has a slope.
+- `effect`: the change of utility for one standard deviation more of the attribute, all else equal. It is the coefficient
+  that `explain_items` uses. On its own it can mislead: if length has a positive effect and the number of sentences a
+  negative one, longer texts may still be disliked.
+- `slope`: the change along real texts, in which correlated attributes change too. It is what a reader sees when sorting
+  texts by the attribute. On its own it can mislead as well: an attribute that is merely correlated with what the user
+  likes has a slope.
 
-An attribute is `told` as a reason only where both point the same way and both are probably of that sign, each to
-`TOLD_AT`, and where the slope is worth telling, at least `WORTH_TELLING`. They are ordered by effect × slope, the Pratt
-measure of an attribute's share in the variance of what is explained (Pratt 1987), which is negative where the two
-disagree. Even so:
+An attribute is a reason (`told`) only if effect and slope have the same sign, each with a probability of at least
+`REASON_PROBABILITY`, and the slope is at least `MIN_SLOPE`. Reasons are ordered by effect × slope, the Pratt measure of
+an attribute's share in the explained variance (Pratt 1987), which is negative if the two disagree. Limitations:
 
 - Effects are relative to the population's mean taste. A user who dislikes length less than others has a positive effect
-  and may still prefer shorter answers: `population` stands beside it.
-- All effects are readings of the same few numbers, q − 1 of them a user; where a direction of taste was learned from
-  other people, an effect may say "people who judge like this one like questions too". Reasons are not independent.
-- The uncertainty is of the user *and* of what the fit knows of the attribute's weight, which is often the larger. It
-  is that of the model, and only as good as its calibration.
+  and may still prefer shorter answers; `population` gives the mean effect.
+- All effects are linear functions of the same q − 1 numbers per user. If a direction of taste was learned from other
+  users, an effect may mean "people who judge like this user also like questions". Reasons are not independent.
+- The uncertainty covers the user and the fitted weight of the attribute, which often contributes more. It is that of the
+  model, and only as good as its calibration.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_PHRASES
-from penchant.models.explain.departure import Departure, Estimate
+from penchant.models.explain.deviation import Deviation, Estimate
 from penchant.models.explain.explanation import Explanation, Part, explain_items
 from penchant.models.explain.text_map import ExplanationError, TextMap
 from penchant.models.taste.items import Items
@@ -50,36 +50,35 @@ __all__ = [
 
 Vector = NDArray[np.float64]
 
-TOLD_AT: Final = 0.9
-"""A reason is told when its sign is nine times likelier than the other."""
+REASON_PROBABILITY: Final = 0.9
+"""Minimum probability of a reason's sign: nine times as likely as the other sign."""
 
-WORTH_TELLING: Final = 0.05
-"""In units of utility: one standard deviation of the attribute changes the odds of a choice by 5 %."""
+MIN_SLOPE: Final = 0.05
+"""Minimum slope in units of utility: one standard deviation changes the odds of a choice by 5 %."""
 
-SHOWN_AT: Final = 0.75
-"""An example is shown when its sign is three times likelier than the other: it illustrates, and claims less."""
+EXAMPLE_PROBABILITY: Final = 0.75
+"""Minimum probability of an example's sign: three times as likely as the other. An example claims less than a reason."""
 
-TYPICAL_TEXTS: Final = 25.0
-"""Texts in which features do not go together, added to the given ones when slopes are taken: between a few texts, any
-two features correlate by accident (by 1/√n), as much at 25 texts as two features of a kind typically do."""
+UNCORRELATED_TEXTS: Final = 25.0
+"""Number of pseudo-texts with uncorrelated features, added when slopes are computed. Among a few texts any two features
+correlate by accident (by 1/√n): at 25 texts, as much as two related features typically do."""
 
 
 @dataclass(frozen=True)
 class AttributeReason:
-    """What a user makes of one attribute beyond what the population makes of it. See the module for what it states.
+    """A user's preference for one attribute, relative to the population's. The module docstring explains its meaning.
 
     Attributes:
         name: One of `ATTRIBUTE_NAMES`.
-        label: What the user prefers, in plain language and by the sign of the effect: "shorter answers".
-        effect: Change of utility (logits) for one standard deviation more of it, all else equal, against the
-            population's.
-        std: Its standard deviation, over the user's posterior and what the fit leaves open.
+        label: The user's preference in plain language, by the sign of the effect: "shorter answers".
+        effect: Change of utility (logits) for one standard deviation more, all else equal, relative to the population's.
+        std: Standard deviation of the effect, over the user's posterior and the uncertainty of the fit.
         probability: P(effect > 0).
-        slope: The same along the given texts, with all that comes with the attribute.
-        slope_std: Its standard deviation.
+        slope: Change of utility for one standard deviation more along the given texts, relative to the population's.
+        slope_std: Standard deviation of the slope.
         slope_probability: P(slope > 0).
-        population: The population's own effect, all else equal: the user's is the sum of the two.
-        told: Whether this is a reason to name, rather than something that is not known.
+        population: Effect in the population, all else equal. The user's total effect is `population` + `effect`.
+        told: Whether the attribute is certain and large enough to be named as a reason.
     """
 
     name: str
@@ -100,8 +99,8 @@ class TextReason:
 
     Attributes:
         index: Row of the given texts; the first of equal ones.
-        value: What the user departs by on it, against the mean of the given texts, in units of utility.
-        std: Its standard deviation, over the user's posterior and what the text leaves open.
+        value: The user's deviation on this text minus that on the mean of the given texts, in units of utility.
+        std: Standard deviation of the value, over the user's posterior and the residual of the text.
         probability: P(value > 0).
     """
 
@@ -113,19 +112,20 @@ class TextReason:
 
 @dataclass(frozen=True)
 class UserReasons:
-    """How a user differs from the population, and how certain that is.
+    """How a user differs from the population, with uncertainty.
 
     Attributes:
-        judgements: What it rests on.
-        threshold: What the user departs by on the population's median answer: positive, easier to satisfy than most.
-        threshold_std: Its standard deviation.
+        judgements: Number of judgements learned.
+        threshold: The user's deviation on the population's median answer; positive if easier to satisfy than most.
+        threshold_std: Standard deviation of the threshold.
         probability_easier: P(threshold > 0).
-        archetype_weights: How much the user looks like each archetype, sum 1.
-        population_archetype_weights: The same of a user nobody has heard from.
-        attributes: Every attribute that the model can speak of, those `told` first, most telling first.
-        named_share: Share, 0 to 1, of what sets the user apart on the given texts that named attributes carry: the rest
-            is in what the texts say.
-        texts: Texts that show the difference most, largest value first; only those whose sign is certain to `SHOWN_AT`.
+        archetype_weights: Probability of each archetype for this user; they sum to 1.
+        population_archetype_weights: Probability of each archetype for a user without judgements.
+        attributes: All attributes that vary in the fitted texts, those `told` first, by descending effect × slope.
+        named_share: Share, 0 to 1, of named attributes in the variance of the user's deviation over the given texts. The
+            rest is due to the content of the texts.
+        texts: Texts with the largest deviation, largest value first; only those whose sign has a probability of at least
+            `EXAMPLE_PROBABILITY`.
     """
 
     judgements: int
@@ -147,27 +147,27 @@ def explain_user(
     *,
     examples: int = 3,
 ) -> UserReasons:
-    """How a user differs from the population.
+    """Return how a user differs from the population.
 
     Args:
-        reward: The model; its text prior must be linear in the features.
-        posterior: The user.
-        vectors: `[n, dim]` features of texts to show the difference on, such as those the user judged; may be empty.
-        item_keys: n keys from `item_key`, which look up the item memory; equal keys are one text. None: nothing is
-            looked up.
-        examples: Most texts to give of those liked more than by others, and of those liked less.
+        reward: The model. Its text prior must be linear in the features.
+        posterior: Posterior of the user.
+        vectors: `[n, dim]` features of texts to compare on, such as those that the user judged. May be empty.
+        item_keys: n keys from `item_key`, looked up in the item memory; equal keys are one text. If None, the item
+            memory is not used.
+        examples: Maximum number of example texts that the user likes more than others do, and of those liked less.
 
     Raises:
-        ExplanationError: The text prior has no linear form.
+        ExplanationError: If the text prior is not linear.
 
     Cost: O(a d m r + n d a) for a attributes and a text prior with uncertainty of rank r.
     """
-    departure, text = Departure.of(posterior), TextMap.of(reward, vectors.shape[1])
+    deviation, text = Deviation.from_posterior(posterior), TextMap.from_reward(reward, vectors.shape[1])
     keys = item_keys if item_keys is not None else [row.tobytes() for row in vectors]
-    rows = sorted({key: i for i, key in reversed(list(enumerate(keys)))}.values())  # the first of equal texts
+    rows = sorted({key: i for i, key in reversed(list(enumerate(keys)))}.values())  # first of equal texts
     vectors, keys = vectors[rows], [keys[i] for i in rows]
     x, items = reward.text_prior.standardiser(vectors), reward.describe(vectors, keys)
-    threshold = departure.along(reward.reference.features)
+    threshold = deviation.estimate(reward.reference.features)
     return UserReasons(
         judgements=posterior.judgements,
         threshold=float(threshold.mean[0]),
@@ -175,23 +175,23 @@ def explain_user(
         probability_easier=float(threshold.probability[0]),
         archetype_weights=tuple(posterior.archetype_weights.tolist()),
         population_archetype_weights=tuple(posterior.population.weights.tolist()),
-        attributes=_attributes(reward, departure, text, x),
-        named_share=_named_share(departure, text, x, items),
-        texts=_texts(departure, items, rows, examples) if rows else (),
+        attributes=_attributes(reward, deviation, text, x),
+        named_share=_named_share(deviation, text, x, items),
+        texts=_texts(deviation, items, rows, examples) if rows else (),
     )
 
 
 def _attributes(
-    reward: RewardModel, departure: Departure, text: TextMap, x: Vector
+    reward: RewardModel, deviation: Deviation, text: TextMap, x: Vector
 ) -> tuple[AttributeReason, ...]:
-    """Every attribute that varied in the fitted texts: told ones first, then by effect × slope."""
-    effects = departure.along(*text.directions(np.eye(len(text.weights))[text.named]))
-    slopes = departure.along(*text.directions(slope_functionals(x, text.named)))
-    told = agreement(effects, slopes)
+    """All attributes that vary in the fitted texts: reasons first, then by effect × slope."""
+    effects = deviation.estimate(*text.directions(np.eye(len(text.weights))[text.named]))
+    slopes = deviation.estimate(*text.directions(slope_functionals(x, text.named)))
+    is_reason = have_same_sign(effects, slopes)
     weights = text.weights[text.named]
-    population = weights[:, 0] + weights[:, 1:] @ departure.population[1:]
+    population = weights[:, 0] + weights[:, 1:] @ deviation.population[1:]
     varied = np.isfinite(reward.text_prior.standardiser.scale[text.named])
-    worth = effects.mean * slopes.mean
+    importance = effects.mean * slopes.mean
     return tuple(
         AttributeReason(
             name=ATTRIBUTE_NAMES[a],
@@ -203,35 +203,36 @@ def _attributes(
             slope_std=float(slopes.std[a]),
             slope_probability=float(slopes.probability[a]),
             population=float(population[a]),
-            told=bool(told[a]),
+            told=bool(is_reason[a]),
         )
-        for a in np.lexsort((-worth, ~told)).tolist()
+        for a in np.lexsort((-importance, ~is_reason)).tolist()
         if varied[a]
     )
 
 
 def slope_functionals(x: Vector, named: slice) -> Vector:
-    """Functionals `[a, d]` that give the slope of anything linear in x `[n, d]` on each named attribute.
+    """Return functionals `[a, d]` that give the slope of a linear function of x `[n, d]` on each named attribute.
 
-    Cov(x, x_a)/Var(x_a) over the given texts and `TYPICAL_TEXTS` in which features vary by one and do not go together.
+    Cov(x, x_a)/Var(x_a) over the given texts and `UNCORRELATED_TEXTS` pseudo-texts with uncorrelated features of
+    variance 1.
     """
     centred = x - x.mean(axis=0) if len(x) else x
-    together = centred[:, named].T @ centred + TYPICAL_TEXTS * np.eye(x.shape[1])[named]
-    own: Vector = np.diagonal(together[:, named])
-    return np.asarray(together / own[:, None])
+    covariances = centred[:, named].T @ centred + UNCORRELATED_TEXTS * np.eye(x.shape[1])[named]
+    variances: Vector = np.diagonal(covariances[:, named])
+    return np.asarray(covariances / variances[:, None])
 
 
-def agreement(effects: Estimate, slopes: Estimate) -> NDArray[np.bool_]:
-    """Which attributes both statements say the same of, with enough certainty and size."""
+def have_same_sign(effects: Estimate, slopes: Estimate) -> NDArray[np.bool_]:
+    """Return for which attributes effect and slope have the same sign, with enough probability and size."""
     signs = np.sign(effects.mean)
     certain = np.minimum(*(np.where(signs > 0, e.probability, 1 - e.probability) for e in (effects, slopes)))
-    return np.asarray((signs != 0) & (certain >= TOLD_AT) & (signs * slopes.mean >= WORTH_TELLING))
+    return np.asarray((signs != 0) & (certain >= REASON_PROBABILITY) & (signs * slopes.mean >= MIN_SLOPE))
 
 
-def _named_share(departure: Departure, text: TextMap, x: Vector, items: Items) -> float:
-    """Share of the named attributes in the variance of the personal part over n texts; 0 where nothing varies."""
-    named = x[:, text.named] @ (text.weights[text.named, 1:] @ departure.mean[1:])
-    personal = items.directions @ departure.mean[1:]
+def _named_share(deviation: Deviation, text: TextMap, x: Vector, items: Items) -> float:
+    """Share of the named attributes in the variance of personal utility over n texts; 0 if it does not vary."""
+    named = x[:, text.named] @ (text.weights[text.named, 1:] @ deviation.mean[1:])
+    personal = items.directions @ deviation.mean[1:]
     variance = personal.var() if len(x) else 0.0
     if variance == 0:
         return 0.0
@@ -239,15 +240,17 @@ def _named_share(departure: Departure, text: TextMap, x: Vector, items: Items) -
     return float(np.clip(covariance / variance, 0.0, 1.0))
 
 
-def _texts(departure: Departure, items: Items, rows: Sequence[int], examples: int) -> tuple[TextReason, ...]:
-    """The texts with the largest and smallest personal part against the mean of all of them."""
+def _texts(deviation: Deviation, items: Items, rows: Sequence[int], examples: int) -> tuple[TextReason, ...]:
+    """The texts with the largest and smallest personal utility relative to their mean."""
     directions = np.concatenate([np.zeros((len(items), 1)), items.directions], axis=1)
-    open_variance = np.concatenate([np.zeros((len(items), 1)), items.direction_variance], axis=1)
-    found = departure.along(directions - directions.mean(axis=0), open_variance)
-    best = np.argsort(-found.mean, kind="stable").tolist()
-    liked = [i for i in best if found.mean[i] > 0 and found.probability[i] >= SHOWN_AT]
-    disliked = [i for i in reversed(best) if found.mean[i] < 0 and found.probability[i] <= 1 - SHOWN_AT]
+    residual_variance = np.concatenate([np.zeros((len(items), 1)), items.direction_variance], axis=1)
+    values = deviation.estimate(directions - directions.mean(axis=0), residual_variance)
+    best = np.argsort(-values.mean, kind="stable").tolist()
+    liked = [i for i in best if values.mean[i] > 0 and values.probability[i] >= EXAMPLE_PROBABILITY]
+    disliked = [
+        i for i in reversed(best) if values.mean[i] < 0 and values.probability[i] <= 1 - EXAMPLE_PROBABILITY
+    ]
     return tuple(
-        TextReason(rows[i], float(found.mean[i]), float(found.std[i]), float(found.probability[i]))
+        TextReason(rows[i], float(values.mean[i]), float(values.std[i]), float(values.probability[i]))
         for i in (*liked[:examples], *reversed(disliked[:examples]))
     )

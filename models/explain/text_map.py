@@ -1,4 +1,4 @@
-"""What the features of a text are worth in the space of taste, where the text prior is linear in them."""
+"""The linear map from the features of a text to the space of taste."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -14,26 +14,26 @@ Vector = NDArray[np.float64]
 
 
 class ExplanationError(ModelError, TypeError):
-    """The reward model is not linear in the features of a text, so that its utilities have no parts."""
+    """The reward model is not linear in the features of a text, so its utilities cannot be split into parts."""
 
 
 @runtime_checkable
 class LinearForm(Protocol):
-    """A text prior whose coordinates are linear in x, as `LinearTextPrior`: arrays as described there."""
+    """A text prior that is linear in x, with the attributes of `LinearTextPrior`."""
 
     @property
     def weights(self) -> Vector:
-        """`[d, m]`."""
+        """`[d, m]`, see `LinearTextPrior`."""
         ...
 
     @property
     def prior_variance(self) -> Vector:
-        """`[d, m]`."""
+        """`[d, m]`, see `LinearTextPrior`."""
         ...
 
     @property
     def learned(self) -> NDArray[np.float32]:
-        """`[m, d, r]`."""
+        """`[m, d, r]`, see `LinearTextPrior`."""
         ...
 
 
@@ -43,7 +43,7 @@ class TextMap:
 
     Attributes:
         form: The text prior's weights and their uncertainty.
-        weights: `[d, q]` of x on [b; v; loadings].
+        weights: `[d, q]` coefficients of x for [b; v; loadings].
         first: Column of the first named attribute: x = [embedding | attributes | others | 1].
     """
 
@@ -52,11 +52,11 @@ class TextMap:
     first: int
 
     @classmethod
-    def of(cls, reward: RewardModel, dim: int) -> "TextMap":
-        """The map of a reward model for raw feature vectors of width `dim`.
+    def from_reward(cls, reward: RewardModel, dim: int) -> "TextMap":
+        """Return the map of a reward model for raw feature vectors of width `dim`.
 
         Raises:
-            ExplanationError: The text prior has no linear form.
+            ExplanationError: If the text prior is not linear.
         """
         prior = reward.text_prior
         if not isinstance(prior, LinearForm):
@@ -71,25 +71,25 @@ class TextMap:
         return slice(self.first, self.first + len(ATTRIBUTE_NAMES))
 
     def directions(self, functionals: Vector) -> tuple[Vector, Vector]:
-        """What linear functionals h·x of a text's features are worth in the space of taste.
+        """Return linear functionals h·x of a text's features as directions in the space of taste.
 
         Args:
             functionals: `[n, d]` h.
 
         Returns:
-            φ = [0; Wᵀh] `[n, q]`, and the variance of each coordinate for want of knowing W, `[n, q]`; loadings are
-            declared and have none.
+            φ = [0; Wᵀh] `[n, q]`, and the variance of each coordinate due to the uncertainty of W, `[n, q]`. Loadings
+            are declared and have no variance.
         """
         directions, variances = self.coordinates(functionals)
-        directions[:, 0], variances[:, 0] = 0.0, 0.0  # b is everybody's
+        directions[:, 0], variances[:, 0] = 0.0, 0.0  # b is shared by all users
         return directions, variances
 
     def coordinates(self, functionals: Vector) -> tuple[Vector, Vector]:
-        """The same of the item coordinates [b; v; loadings]: means and variances, both `[n, q]`."""
+        """Return means and variances `[n, q]` of the item coordinates [b; v; loadings] of linear functionals h·x."""
         means = functionals @ self.weights
         variances = np.zeros_like(means)
         m = self.form.weights.shape[1]
-        taken = np.einsum("nd,mdr->nmr", functionals, self.form.learned, optimize=True)
-        known = functionals**2 @ self.form.prior_variance - (taken**2).sum(axis=2)
-        variances[:, :m] = np.maximum(known, 0.0)
+        reduction = np.einsum("nd,mdr->nmr", functionals, self.form.learned, optimize=True)
+        remaining = functionals**2 @ self.form.prior_variance - (reduction**2).sum(axis=2)
+        variances[:, :m] = np.maximum(remaining, 0.0)
         return means, variances

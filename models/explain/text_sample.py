@@ -1,4 +1,4 @@
-"""`TextSample`: texts, and what a position in the space of taste makes of them, in named attributes."""
+"""`TextSample`: texts, and their utility at a position in the space of taste, in named attributes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_PHRASES
-from penchant.models.explain.departure import Estimate
-from penchant.models.explain.reasons import agreement, slope_functionals
+from penchant.models.explain.deviation import Estimate
+from penchant.models.explain.reasons import have_same_sign, slope_functionals
 from penchant.models.explain.tastes import Tastes
 from penchant.models.explain.text_map import TextMap
 from penchant.models.taste.items import Items
@@ -20,15 +20,15 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Meaning:
-    """An attribute that tells of a taste. Slope and effect as in `reasons`; both say the same, to `reasons.TOLD_AT`.
+    """An attribute that describes a taste: slope and effect, see `reasons`, have the same sign.
 
     Attributes:
         name: One of `ATTRIBUTE_NAMES`.
-        label: In plain language, by the sign: "longer answers".
+        label: Plain language, by the sign of the slope: "longer answers".
         slope: Change of utility along real texts for one standard deviation more of the attribute.
-        slope_std: Its standard deviation, for want of knowing the weights.
-        effect: The same with all else equal.
-        effect_std: Its standard deviation.
+        slope_std: Standard deviation of the slope, due to the uncertainty of the weights.
+        effect: Change of utility for one standard deviation more of the attribute, all else equal.
+        effect_std: Standard deviation of the effect.
     """
 
     name: str
@@ -40,16 +40,16 @@ class Meaning:
 
 
 class TextSample:
-    """n texts and what positions z in the space of taste make of them; with `shared`, beside the base utility.
+    """n texts and their utility at positions z in the space of taste, base utility included if `shared`.
 
     Args:
-        reward: The model; its text prior must be linear in the features.
+        reward: The model. Its text prior must be linear in the features.
         vectors: `[n, dim]` features.
-        keys: n keys that look up the item memory; None: nothing is looked up.
-        counts: `[n]` how much each text counts.
+        keys: n keys, looked up in the item memory. If None, the item memory is not used.
+        counts: `[n]` weight of each text.
 
     Raises:
-        ExplanationError: The text prior has no linear form.
+        ExplanationError: If the text prior is not linear.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class TextSample:
         keys: Sequence[bytes] | None,
         counts: NDArray[np.int64] | Vector,
     ) -> None:
-        self._map = TextMap.of(reward, vectors.shape[1])
+        self._map = TextMap.from_reward(reward, vectors.shape[1])
         self._x = reward.text_prior.standardiser(vectors)
         self._varied = np.isfinite(reward.text_prior.standardiser.scale[self._map.named])
         self._weights = counts / counts.sum()
@@ -70,40 +70,44 @@ class TextSample:
 
     @property
     def covariance(self) -> Vector:
-        """Of v over the texts, `[q - 1, q - 1]`."""
-        apart = self.items.directions - self._weights @ self.items.directions
-        return np.asarray((self._weights * apart.T) @ apart)
+        """Covariance of v over the texts, `[q - 1, q - 1]`."""
+        deviations = self.items.directions - self._weights @ self.items.directions
+        return np.asarray((self._weights * deviations.T) @ deviations)
 
     def average(self, values: Vector) -> float:
-        """Over the texts, of `[n]`."""
+        """Return the weighted mean of values `[n]` over the texts."""
         return float(self._weights @ values)
 
     def utility(self, position: Vector, *, shared: bool = False) -> Vector:
-        """z·v of every text, with the base utility where it is what is shared, `[n]`."""
+        """Return z·v of every text, plus the base utility if `shared`, `[n]`."""
         return np.asarray(self.items.directions @ position + (self.items.base if shared else 0.0))
 
     def variance(self, position: Vector, *, shared: bool = False) -> float:
-        """Of that utility over the texts."""
+        """Return the variance of `utility` over the texts."""
         utility = self.utility(position, shared=shared)
         return self.average((utility - self.average(utility)) ** 2)
 
     def named_share(self, position: Vector, *, shared: bool = False) -> float:
-        """Share of named attributes in that variance; 0 where nothing varies."""
+        """Return the share of named attributes in `variance`; 0 if the utility does not vary."""
         utility = self.utility(position, shared=shared)
-        apart = utility - self.average(utility)
-        variance = self.average(apart**2)
+        deviations = utility - self.average(utility)
+        variance = self.average(deviations**2)
         if variance == 0:
             return 0.0
         named = (
-            self._x[:, self._map.named] @ self._map.weights[self._map.named] @ _on(position, shared=shared)
+            self._x[:, self._map.named]
+            @ self._map.weights[self._map.named]
+            @ _coefficients(position, shared=shared)
         )
-        return float(np.clip(self.average(named * apart) / variance, 0.0, 1.0))
+        return float(np.clip(self.average(named * deviations) / variance, 0.0, 1.0))
 
     def meanings(self, position: Vector, *, shared: bool = False) -> tuple[Meaning, ...]:
-        """The attributes that tell of a position, by effect × slope."""
-        on = _on(position, shared=shared)
-        effects, slopes = (_estimate(found, on) for found in (self._effects, self._slopes))
-        told = agreement(effects, slopes) & self._varied
+        """Return the attributes that describe a position, by descending effect × slope."""
+        coefficients = _coefficients(position, shared=shared)
+        effects, slopes = (
+            _estimate(functionals, coefficients) for functionals in (self._effects, self._slopes)
+        )
+        is_meaningful = have_same_sign(effects, slopes) & self._varied
         order = np.argsort(-effects.mean * slopes.mean, kind="stable")
         return tuple(
             Meaning(
@@ -115,11 +119,11 @@ class TextSample:
                 effect_std=float(effects.std[a]),
             )
             for a in order.tolist()
-            if told[a]
+            if is_meaningful[a]
         )
 
-    def oriented(self, tastes: Tastes) -> Tastes:
-        """The same axes, each pointing to where its most telling attribute says "more"."""
+    def orient(self, tastes: Tastes) -> Tastes:
+        """Return the axes with signs such that each one's first attribute has a positive slope."""
 
         def sign(position: Vector) -> float:
             named = self.meanings(position)
@@ -129,15 +133,15 @@ class TextSample:
         return replace(tastes, positions=tastes.positions * np.array([[sign(p)] for p in tastes.positions]))
 
 
-def _on(position: Vector, *, shared: bool) -> Vector:
+def _coefficients(position: Vector, *, shared: bool) -> Vector:
     """Coefficients of the item coordinates [b; v]."""
     return np.concatenate([[float(shared)], position])
 
 
-def _estimate(coordinates: tuple[Vector, Vector], on: Vector) -> Estimate:
-    """Functionals of a text's features, weighed by coefficients that are known."""
+def _estimate(coordinates: tuple[Vector, Vector], coefficients: Vector) -> Estimate:
+    """Linear combination of item coordinates with known coefficients."""
     means, variances = coordinates
-    mean, std = means @ on, np.sqrt(variances @ on**2)
+    mean, std = means @ coefficients, np.sqrt(variances @ coefficients**2)
     certain = std == 0
-    chance = ndtr(np.where(certain, 0.0, mean) / np.where(certain, 1.0, std))
-    return Estimate(mean, std, np.where(certain, 0.5 * (1 + np.sign(mean)), chance))
+    probability = ndtr(np.where(certain, 0.0, mean) / np.where(certain, 1.0, std))
+    return Estimate(mean, std, np.where(certain, 0.5 * (1 + np.sign(mean)), probability))

@@ -18,7 +18,7 @@ from scipy.optimize import minimize_scalar
 
 from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, Progress, ignore_progress
 from penchant.models.evaluation.few_shot import Adapted, Forecast, Predictions, Vectors, adapt
-from penchant.models.evaluation.split import Mode, TestPair, bucket, few_shot, group_by_user
+from penchant.models.evaluation.split import Mode, TestPair, bucket, group_by_user, split_user
 from penchant.models.fitting.assemble import build_population
 from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions
@@ -176,7 +176,7 @@ class HeldOutUsers:
         self._folds = [({}, {}) for _ in tasks]
         for user in sorted(left_out, key=lambda user: bucket("inner", "order", user)):
             source = by_user[user][0].source if by_user[user] else ""
-            found = [few_shot(by_user[user], task) for task in tasks]
+            found = [split_user(by_user[user], task) for task in tasks]
             # Every source contributes at most the same number of users, or the largest would decide alone.
             if not any(found) or sources[source] >= MOST_USERS[mode] // len(sources):
                 continue
@@ -287,7 +287,7 @@ class ChoiceSearch:
             temperature = find_best_temperature(forecast)
             saved = {
                 "temperature": np.array(temperature),
-                "losses": _compute_losses(forecast.at(temperature)),
+                "losses": _compute_losses(forecast.predict(temperature)),
             }
             self._checkpoint.save(stage, saved)
         losses = saved["losses"]
@@ -317,7 +317,7 @@ def find_best_temperature(forecast: Forecast) -> float:
     """Return the temperature of least log-loss, pooled over users and averaged over all shots."""
 
     def loss(log_temperature: float) -> float:
-        better = forecast.at(float(np.exp(log_temperature))).better.values()
+        better = forecast.predict(float(np.exp(log_temperature))).better.values()
         return float(np.mean([-np.log(np.maximum(p, 1e-12)).mean() for p in better]))
 
     low, high = np.log(TEMPERATURES)

@@ -1,7 +1,7 @@
-"""From a posterior and items to an order.
+"""Ranking: from a posterior and items to scores, probabilities and an order.
 
 In reading order:
 
-- `selection`: probabilities and order for one user
-- `scores`: many users and many items in one product
+- `selection`: probabilities and the order for one user
+- `scores`: utilities of many items for many users in one matrix product
 """

@@ -7,8 +7,8 @@ the precision is 1/v_c + ω and the linear term a_c/v_c + linear. Steffensen's m
 steps; plain iteration needs hundreds if the prior is wide. If it does not converge, the last ξ is used, which is still
 a valid bound, and `convergence_failures` counts it.
 
-Functions on one judgement take plain floats, because numpy's overhead for arrays of a few components makes the bound 20
-times slower. Functions named `…_array` take one judgement per row.
+Functions on one judgement take plain floats: for a few components, numpy's overhead makes the bound more than 20 times
+slower. Functions named `…_array` take one judgement per row.
 """
 
 import math

@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 
 from penchant.models.bundle import Bundle, round_trip
 from penchant.models.checkpoint import Checkpoint, Progress
-from penchant.models.evaluation.comparison import COMPARED_SHOTS, Apart, Comparison, compare, set_apart
+from penchant.models.evaluation.comparison import (
+    COMPARED_SHOTS,
+    Comparison,
+    HeldOutUsers,
+    compare,
+    hold_out_users,
+)
 from penchant.models.evaluation.few_shot import Predictions, adapt, predict
 from penchant.models.evaluation.split import MIN_SUPPORT, MIN_TEST, Mode
 from penchant.models.fitting.em import FitOptions
@@ -53,7 +59,7 @@ def fit_new(
         TooLittleError: If there is too little feedback.
         CheckpointError: If the checkpoint cannot be read or written.
     """
-    split = set_apart(feedback.judgements)
+    split = hold_out_users(feedback.judgements)
     _check_enough(feedback, split)
     fitted = fit_bundle_to_features(
         split.train,
@@ -75,7 +81,7 @@ def fit_new(
     return Bundle(with_item_keys(fitted.reward, feedback.item_keys), manifest), comparison
 
 
-def describe_feedback(feedback: StoredJudgements, split: Apart) -> dict[str, Any]:
+def describe_feedback(feedback: StoredJudgements, split: HeldOutUsers) -> dict[str, Any]:
     """Return the manifest's entry of the feedback. It names no user."""
     return {
         "name": "feedback",
@@ -87,7 +93,7 @@ def describe_feedback(feedback: StoredJudgements, split: Apart) -> dict[str, Any
     }
 
 
-def _check_enough(feedback: StoredJudgements, split: Apart) -> None:
+def _check_enough(feedback: StoredJudgements, split: HeldOutUsers) -> None:
     compared = len(split.test)
     if compared < MIN_COMPARED:
         raise TooLittleError(
@@ -98,7 +104,7 @@ def _check_enough(feedback: StoredJudgements, split: Apart) -> None:
 
 
 def _predict(
-    reward: RewardModel, split: Apart, vectors: Mapping[Item, NDArray[np.float16]], progress: Progress
+    reward: RewardModel, split: HeldOutUsers, vectors: Mapping[Item, NDArray[np.float16]], progress: Progress
 ) -> Predictions:
     items = {
         (pair.context, text)

@@ -114,13 +114,13 @@ def test_users_and_texts_meet_in_a_dot_product(bundle, planted):
     users = list(export_users(bundle, planted.judgements, planted.vectors, lambda *step: told.append(step)))
     assert [user["user"] for user in users] == planted.users
     assert told[-1] == ("users", 60, 60)
-    from penchant.models.evaluation.few_shot import Catalogue, observed
+    from penchant.models.evaluation.few_shot import Catalogue, observe
 
     catalogue = Catalogue(bundle.reward, planted.vectors)
     for user in users[:5]:
         rows_of = [j for j in planted.judgements if j.user == user["user"]]
         assert user["judgements"] == len(rows_of) == 20
-        said = [observed(j, bundle.reward, catalogue) for j in rows_of]
+        said = [observe(j, bundle.reward, catalogue) for j in rows_of]
         posterior = UserPosterior.at_prior(bundle.reward.population).fold(said)
         mean = np.array(user["mean"])
         np.testing.assert_allclose(

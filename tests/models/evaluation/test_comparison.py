@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from penchant.models.evaluation.comparison import Comparison, compare, set_apart
+from penchant.models.evaluation.comparison import Comparison, compare, hold_out_users
 from penchant.models.evaluation.few_shot import Predictions
 from penchant.models.judgements.judgement import Judgement
 
@@ -18,8 +18,8 @@ def rated(user: str, number: int) -> list[Judgement]:
 
 
 def test_the_same_users_are_held_out_however_many_there_are() -> None:
-    few = set_apart([j for n in range(100) for j in rated(f"u{n}", 30)])
-    many = set_apart([j for n in range(300) for j in rated(f"u{n}", 30)])
+    few = hold_out_users([j for n in range(100) for j in rated(f"u{n}", 30)])
+    many = hold_out_users([j for n in range(300) for j in rated(f"u{n}", 30)])
     assert 0 < len(few.test) <= few.held_out < 40
     assert set(few.test) <= set(many.test)
     assert not {j.user for j in many.train} & set(many.test)
@@ -27,13 +27,13 @@ def test_the_same_users_are_held_out_however_many_there_are() -> None:
 
 
 def test_a_user_who_said_little_is_held_out_and_not_compared_on() -> None:
-    apart = set_apart([j for n in range(100) for j in rated(f"u{n}", 8)])
+    apart = hold_out_users([j for n in range(100) for j in rated(f"u{n}", 8)])
     assert apart.held_out > 0
     assert apart.test == {}
 
 
 def test_what_is_predicted_was_not_learned() -> None:
-    apart = set_apart([j for n in range(60) for j in rated(f"u{n}", 30)])
+    apart = hold_out_users([j for n in range(60) for j in rated(f"u{n}", 30)])
     for user, pairs in apart.test.items():
         learned = {text for j in apart.support[user] for text in j.texts}
         assert not learned & {text for pair in pairs for text in (pair.better, pair.worse)}
@@ -81,5 +81,5 @@ def test_no_difference_is_none() -> None:
 def test_other_pairs_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="same pairs"):
         compare(predictions([[0.5], [0.5]]), predictions([[0.5, 0.5], [0.5]]))
-    with pytest.raises(ValueError, match="1 users"):
+    with pytest.raises(ValueError, match="at least two users"):
         compare(predictions([[0.5]]), predictions([[0.5]]))

@@ -12,7 +12,7 @@ from penchant.models.evaluation.few_shot import (
     Forecast,
     Predictions,
     adapt,
-    observed,
+    observe,
     predict,
 )
 from penchant.models.evaluation.report import Report, calibration_error, curve
@@ -218,7 +218,7 @@ def test_adapting_is_learning_one_by_one(planted, parts, reward):
     posterior = UserPosterior.at_prior(reward.population)
     expected = {0: posterior}
     for number, judgement in enumerate(parts.support[user], start=1):
-        posterior = posterior.learn(observed(judgement, reward, catalogue))
+        posterior = posterior.learn(observe(judgement, reward, catalogue))
         expected[number] = posterior
     assert posterior.changes == 0
     assert adapted.beliefs.keys() == {0, 5, 1000}
@@ -241,7 +241,7 @@ def test_a_forecast_serves_every_temperature(planted, parts, reward):
     forecast = Forecast(adapted)
     for temperature in (0.5, 1.0, 2.0):
         direct = predict(replace(reward, temperature=temperature), adapted)
-        found = forecast.at(temperature)
+        found = forecast.predict(temperature)
         np.testing.assert_array_equal(found.users, direct.users)
         np.testing.assert_array_equal(found.texts, direct.texts)
         for k in (0, 10):
@@ -271,7 +271,7 @@ def test_lists_are_learned_one_by_one_beside_the_others(planted, parts, reward):
     posterior, learned = UserPosterior.at_prior(reward.population), 0
     for k in (0, 5, 12):
         for judgement in support[users[1]][learned:k]:
-            said = observed(judgement, reward, catalogue)
+            said = observe(judgement, reward, catalogue)
             assert (said is None) == (judgement.weight == 0)
             posterior = posterior if said is None else posterior.learn(said)
         learned = k
@@ -303,7 +303,7 @@ def test_judgements_are_learned_in_their_native_form(extractor):
     keys = [item_key("q", t) for t in texts]
 
     def said(kind: str, *texts: str, value: float = 0.0):
-        return observed(Judgement("u", "q", kind, texts, value, (1.0, 5.0)), reward, catalogue)
+        return observe(Judgement("u", "q", kind, texts, value, (1.0, 5.0)), reward, catalogue)
 
     rating = said("rating", "a", value=4.0)
     assert isinstance(rating, Rating)
@@ -318,4 +318,4 @@ def test_judgements_are_learned_in_their_native_form(extractor):
     edit = said("edit", "b", "a")
     assert isinstance(edit, Pair)
     assert (edit.winner.keys[0], edit.loser.keys[0]) == (keys[1], keys[0])
-    np.testing.assert_array_equal(catalogue.rows([("q", "c"), ("q", "a")]).keys, [keys[2], keys[0]])
+    np.testing.assert_array_equal(catalogue.select([("q", "c"), ("q", "a")]).keys, [keys[2], keys[0]])

@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from penchant.models.evaluation.split import bucket, few_shot, split, test_pairs
+from penchant.models.evaluation.split import bucket, split, split_user, test_pairs
 from penchant.models.judgements.files import read
 from penchant.models.judgements.judgement import Judgement
 
@@ -152,12 +152,12 @@ def test_stated_comparisons_come_first_and_whole_then_forty_of_ratings():
 def test_few_shot_needs_ten_and_four():
     rows = [Judgement("u", "c", "pair", (f"a{i}", f"b{i}")) for i in range(14)]
     held = {j.texts for j in rows[10:]}
-    found = few_shot(rows, lambda j: j.texts in held)
+    found = split_user(rows, lambda j: j.texts in held)
     assert found
     assert sorted(j.texts for j in found[0]) == sorted(j.texts for j in rows[:10])
     assert len(found[1]) == 4
-    assert few_shot(rows[1:], lambda j: j.texts in held) is None  # nine for support
-    assert few_shot(rows[:-1], lambda j: j.texts in held) is None  # three to test
+    assert split_user(rows[1:], lambda j: j.texts in held) is None  # nine for support
+    assert split_user(rows[:-1], lambda j: j.texts in held) is None  # three to test
 
 
 def test_the_author_s_own_votes_never_count():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
-from penchant.models.explain.inspection import MOST_TEXTS, NOISE, Inspection, inspect
+from penchant.models.explain.inspection import MAX_TEXTS, NOISE, Inspection, inspect
 from penchant.models.explain.tastes import Tastes
 from penchant.models.explain.text_map import ExplanationError
 from penchant.models.taste.items import Items
@@ -172,10 +172,10 @@ def test_the_item_memory_counts(vectors):
 
 def test_a_sample_of_many_texts_serves():
     rng = np.random.default_rng(2)
-    many = rng.normal(size=(MOST_TEXTS + 3000, DIM)).astype(np.float16)
+    many = rng.normal(size=(MAX_TEXTS + 3000, DIM)).astype(np.float16)
     reward = model({(LENGTH, 1): 0.8}, gaussian(2))
     found = inspect(reward, many, examples=2)
-    assert found.texts == MOST_TEXTS
+    assert found.texts == MAX_TEXTS
     assert found.tastes[0].deviation == pytest.approx(0.8, rel=0.03)
     utility = many[:, LENGTH].astype(float)
     assert utility[list(found.tastes[0].highest)].min() > np.quantile(utility, 0.999)
@@ -185,7 +185,7 @@ def test_tastes_of_other_texts_keep_their_places(rng, vectors):
     """Seen on texts that differ in the second taste only: the order stays, and the shares are still all there is."""
     reward = model({(LENGTH, 1): 0.8, (CODE, 2): 0.3}, gaussian(3))
     first = inspect(reward, vectors)
-    axes = Tastes.at(reward.population.prior, [taste.position for taste in first.tastes])
+    axes = Tastes.from_positions(reward.population.prior, [taste.position for taste in first.tastes])
     others = vectors.copy()
     others[:, LENGTH] = 0
     again = inspect(reward, others, axes=axes)

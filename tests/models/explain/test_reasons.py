@@ -8,12 +8,12 @@ import pytest
 from scipy.special import expit
 
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_PHRASES
-from penchant.models.explain.departure import Departure
+from penchant.models.explain.deviation import Deviation
 from penchant.models.explain.reasons import (
-    SHOWN_AT,
-    TOLD_AT,
-    TYPICAL_TEXTS,
-    WORTH_TELLING,
+    EXAMPLE_PROBABILITY,
+    MIN_SLOPE,
+    REASON_PROBABILITY,
+    UNCORRELATED_TEXTS,
     AttributeReason,
     Explanation,
     ExplanationError,
@@ -186,9 +186,9 @@ def test_a_single_candidate_is_compared_with_the_median_answer(rng, make_populat
     reward = make_reward(rng, make_population)
     posterior, vectors = judge(rng, reward), make_vectors(rng, 1)
     (explained,) = explain_items(reward, posterior, vectors)
-    departure = Departure.of(posterior)
+    deviation = Deviation.from_posterior(posterior)
     against = reward.describe(vectors).features[0] - reward.reference.features[0]
-    assert explained.shift == pytest.approx(against @ departure.mean, abs=1e-9)
+    assert explained.shift == pytest.approx(against @ deviation.mean, abs=1e-9)
     assert "threshold" not in {part.name for part in explained.moved}
 
 
@@ -379,7 +379,9 @@ def test_signs_are_right_as_often_as_stated(rng, make_population, archetypes):
         for a in rng.choice(ATTRIBUTES, 8, replace=False):
             reason, column = reasons[ATTRIBUTE_NAMES[a]], EMBEDDING + a
             own = centred[:, column]
-            slope = (own @ centred @ worth + TYPICAL_TEXTS * worth[column]) / (own @ own + TYPICAL_TEXTS)
+            slope = (own @ centred @ worth + UNCORRELATED_TEXTS * worth[column]) / (
+                own @ own + UNCORRELATED_TEXTS
+            )
             stated += [reason.probability, reason.slope_probability]
             right += [worth[column] > 0, slope > 0]
             if reason.told:
@@ -390,7 +392,7 @@ def test_signs_are_right_as_often_as_stated(rng, make_population, archetypes):
         assert inside.sum() > 100
         assert right[inside].mean() == pytest.approx(stated[inside].mean(), abs=0.08)
     assert len(told) > 50
-    assert np.mean(told) > TOLD_AT
+    assert np.mean(told) > REASON_PROBABILITY
 
 
 @pytest.mark.parametrize("archetypes", [1, 3])
@@ -435,7 +437,7 @@ def test_along_many_texts_the_slope_is_that_of_a_regression(rng, make_population
     vectors[:, SENTENCES] = vectors[:, LENGTH] + rng.normal(0, 0.5, 5000)
     reasons = by_name(explain_user(reward, posterior, vectors))
     x = reward.text_prior.standardiser(vectors)
-    personal = reward.describe(vectors).directions @ Departure.of(posterior).mean[1:]
+    personal = reward.describe(vectors).directions @ Deviation.from_posterior(posterior).mean[1:]
     for name in ("length", "sentences", "emoji"):
         fitted = np.polyfit(x[:, EMBEDDING + ATTRIBUTE_NAMES.index(name)], personal, 1)[0]
         assert reasons[name].slope == pytest.approx(fitted, rel=0.05, abs=0.01)
@@ -487,9 +489,7 @@ def test_an_effect_that_real_texts_turn_around_is_no_reason(rng, make_population
 
 
 def test_small_effects_are_known_but_not_told(rng, make_population):
-    reward, posterior = user_who_weighs(
-        rng, make_population, {EMOJI: 0.6 * WORTH_TELLING, LENGTH: 2 * WORTH_TELLING}
-    )
+    reward, posterior = user_who_weighs(rng, make_population, {EMOJI: 0.6 * MIN_SLOPE, LENGTH: 2 * MIN_SLOPE})
     reasons = by_name(explain_user(reward, posterior, make_vectors(rng, 0)))
     assert reasons["emoji"].probability > 0.99
     assert (reasons["emoji"].told, reasons["length"].told) == (False, True)
@@ -533,9 +533,9 @@ def test_votes_show_who_is_harder_to_satisfy(rng, make_population):
         for _ in range(25):
             posterior = posterior.learn(Vote(reward.describe(make_vectors(rng, 1)), value))
         reasons[value] = explain_user(reward, posterior, make_vectors(rng, 0))
-        departure, median = Departure.of(posterior), reward.reference.features[0]
-        assert reasons[value].threshold == pytest.approx(median @ departure.mean)
-        assert reasons[value].threshold_std == pytest.approx(np.sqrt(median @ departure.covariance @ median))
+        deviation, median = Deviation.from_posterior(posterior), reward.reference.features[0]
+        assert reasons[value].threshold == pytest.approx(median @ deviation.mean)
+        assert reasons[value].threshold_std == pytest.approx(np.sqrt(median @ deviation.covariance @ median))
     assert reasons[1].threshold > 0 > reasons[-1].threshold
     assert reasons[1].probability_easier > 0.9
     assert reasons[-1].probability_easier < 0.1
@@ -568,7 +568,7 @@ def test_texts_are_those_the_user_and_the_population_differ_on_most(rng, make_po
     ranked = np.argsort(-difference)
     assert [text.index for text in reasons.texts] == [*ranked[:2], *ranked[-2:]]
     for text in reasons.texts:
-        assert max(text.probability, 1 - text.probability) >= SHOWN_AT
+        assert max(text.probability, 1 - text.probability) >= EXAMPLE_PROBABILITY
         assert (text.probability > 0.5) == (text.value > 0)
 
 

@@ -20,14 +20,14 @@ def covariance(rng):
 
 def test_scores_are_uncorrelated_with_mean_0_and_variance_1(population, covariance):
     prior = population.prior
-    mean, found = Tastes.of(prior, covariance).users(prior.mean, prior.covariance)
+    mean, found = Tastes.principal_axes(prior, covariance).users(prior.mean, prior.covariance)
     np.testing.assert_allclose(mean[1:], 0, atol=1e-12)
     np.testing.assert_allclose(found[1:, 1:], np.eye(3), atol=1e-9)
     assert (mean[0], found[0, 0]) == pytest.approx((prior.mean[0], prior.covariance[0, 0]))
 
 
 def test_tastes_carry_ever_less_and_share_nothing(population, covariance):
-    tastes = Tastes.of(population.prior, covariance)
+    tastes = Tastes.principal_axes(population.prior, covariance)
     carried = tastes.positions @ covariance @ tastes.positions.T
     np.testing.assert_allclose(carried, np.diag(np.diagonal(carried)), atol=1e-9)
     assert (np.diff(np.diagonal(carried)) <= 0).all()
@@ -36,7 +36,7 @@ def test_tastes_carry_ever_less_and_share_nothing(population, covariance):
 
 
 def test_utilities_are_the_same_in_both_coordinates(rng, population, covariance, make_items):
-    tastes, items = Tastes.of(population.prior, covariance), make_items(rng, 7, k=3)
+    tastes, items = Tastes.principal_axes(population.prior, covariance), make_items(rng, 7, k=3)
     users = rng.normal(size=(5, 4))
     base, positions = tastes.texts(items)
     scores, _ = tastes.users(users, np.tile(np.eye(4), (5, 1, 1)))
@@ -45,7 +45,7 @@ def test_utilities_are_the_same_in_both_coordinates(rng, population, covariance,
 
 
 def test_uncertainty_is_the_same_in_both_coordinates(rng, population, covariance, make_items):
-    tastes, items = Tastes.of(population.prior, covariance), make_items(rng, 7, k=3)
+    tastes, items = Tastes.principal_axes(population.prior, covariance), make_items(rng, 7, k=3)
     root = rng.normal(size=(4, 4))
     _, found = tastes.users(np.zeros(4), root @ root.T)
     _, positions = tastes.texts(items)
@@ -65,28 +65,28 @@ def test_the_coordinates_of_the_fit_do_not_matter(rng, population, covariance):
         inverse.T @ population.precisions @ inverse,
     )
     back = inverse[1:, 1:]
-    here = Tastes.of(population.prior, covariance)
-    there = Tastes.of(other.prior, back.T @ covariance @ back)
+    here = Tastes.principal_axes(population.prior, covariance)
+    there = Tastes.principal_axes(other.prior, back.T @ covariance @ back)
     positions = there.positions @ back.T
     signs = np.sign((positions * here.positions).sum(axis=1, keepdims=True))
     np.testing.assert_allclose(signs * positions, here.positions, atol=1e-8)
 
 
 def test_tastes_come_back_from_their_positions(population, covariance):
-    tastes = Tastes.of(population.prior, covariance)
-    again = Tastes.at(population.prior, tastes.positions.tolist())
+    tastes = Tastes.principal_axes(population.prior, covariance)
+    again = Tastes.from_positions(population.prior, tastes.positions.tolist())
     np.testing.assert_array_equal(again.positions, tastes.positions)
     np.testing.assert_array_equal(again.centre, tastes.centre)
     with pytest.raises(ValueError, match="4 tastes do not fit a population of 4"):
-        Tastes.at(population.prior, [*tastes.positions.tolist(), [1.0, 2.0, 3.0]])
+        Tastes.from_positions(population.prior, [*tastes.positions.tolist(), [1.0, 2.0, 3.0]])
     with pytest.raises(ValueError, match="1 tastes do not fit"):
-        Tastes.at(population.prior, [[1.0, 2.0]])
+        Tastes.from_positions(population.prior, [[1.0, 2.0]])
 
 
 @pytest.mark.parametrize("known", [0, 1, 2])
 def test_tastes_that_are_not_told_are_completed(population, covariance, known):
-    tastes = Tastes.of(population.prior, covariance)
-    again = Tastes.at(population.prior, tastes.positions[:known].tolist())
+    tastes = Tastes.principal_axes(population.prior, covariance)
+    again = Tastes.from_positions(population.prior, tastes.positions[:known].tolist())
     np.testing.assert_array_equal(again.positions[:known], tastes.positions[:known])
     _, found = again.users(population.prior.mean, population.prior.covariance)
     np.testing.assert_allclose(found[1:, 1:], np.eye(3), atol=1e-9)
@@ -94,7 +94,7 @@ def test_tastes_that_are_not_told_are_completed(population, covariance, known):
 
 def test_people_who_do_not_differ_have_no_tastes(rng, make_population, make_items):
     prior = make_population(rng, q=1).prior
-    for tastes in (Tastes.of(prior, np.zeros((0, 0))), Tastes.at(prior, [])):
+    for tastes in (Tastes.principal_axes(prior, np.zeros((0, 0))), Tastes.from_positions(prior, [])):
         assert tastes.positions.shape == (0, 0)
         items = make_items(rng, 3, k=0)
         base, positions = tastes.texts(items)
@@ -106,7 +106,7 @@ def test_people_who_do_not_differ_have_no_tastes(rng, make_population, make_item
 
 def test_a_taste_that_nobody_differs_in_is_harmless(rng, population):
     """Where no text stands anywhere on z, the tastes carry nothing, and still lose nothing."""
-    tastes = Tastes.of(population.prior, np.zeros((3, 3)))
+    tastes = Tastes.principal_axes(population.prior, np.zeros((3, 3)))
     assert np.isfinite(tastes.positions).all()
     scores, _ = tastes.users(np.array([0.0, 1.0, 2.0, 3.0]), np.eye(4))
     np.testing.assert_allclose(tastes.centre + scores[1:] @ tastes.positions, [1, 2, 3])

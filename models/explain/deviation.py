@@ -1,4 +1,4 @@
-"""How a user departs from the population: linear readings of y − E[y of the population], with their certainty."""
+"""Deviation of a user from the population: linear functions of y − E[y] under the population, with uncertainty."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """Readings φ·δ of one user, one a row of φ.
+    """Linear functions φ·δ of one user's deviation, one for each row of φ.
 
     Attributes:
         mean: `[n]` posterior mean.
         std: `[n]` posterior standard deviation, moment-matched over archetypes.
-        probability: `[n]` P(reading > 0), by archetype; ½ for a reading that is 0 with certainty.
+        probability: `[n]` P(φ·δ > 0), averaged over archetypes; ½ if φ·δ is 0 with certainty.
     """
 
     mean: Vector
@@ -27,17 +27,17 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Departure:
+class Deviation:
     """δ = y − ȳ: a user's y = [t; z] measured from the mean ȳ of the population's mixture.
 
-    Measured so, a reading stays the same when the space of taste is rotated, scaled or shifted: what ȳ says belongs to
-    shared taste, whatever coordinates a fit happened to choose.
+    Linear functions of δ do not change if the space of taste is rotated, scaled or shifted: the contribution of ȳ
+    belongs to shared taste, in any coordinates.
 
     Attributes:
         population: `[q]` ȳ.
         weights: `[K]` the user's archetype weights.
         means: `[K, q]` E_c[δ].
-        covariances: `[K, q, q]`.
+        covariances: `[K, q, q]` Cov_c[δ].
         mean: `[q]` E[δ]; exactly 0 for a user at the prior.
         covariance: `[q, q]` Cov δ, moment-matched.
     """
@@ -50,8 +50,8 @@ class Departure:
     covariance: Vector
 
     @classmethod
-    def of(cls, posterior: UserPosterior) -> "Departure":
-        """Cost: O(K q²) beyond the posterior's beliefs."""
+    def from_posterior(cls, posterior: UserPosterior) -> "Deviation":
+        """Return the deviation of a user. Cost: O(K q²), beside that of the posterior's beliefs."""
         prior, beliefs = posterior.population.prior, posterior.beliefs
         population = prior.weights @ prior.means
         centre = beliefs.weights @ beliefs.means
@@ -67,18 +67,18 @@ class Departure:
             covariance,
         )
 
-    def spread(self, directions: Vector) -> Vector:
-        """Standard deviation of φ·y for φ `[..., q]`: `[...]`."""
+    def std(self, directions: Vector) -> Vector:
+        """Return the standard deviation of φ·y, `[...]`, for φ `[..., q]`."""
         variance = ((directions @ self.covariance) * directions).sum(axis=-1)
         return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
 
-    def along(self, directions: Vector, variances: Vector | None = None) -> Estimate:
-        """Readings φ·δ.
+    def estimate(self, directions: Vector, variances: Vector | None = None) -> Estimate:
+        """Return the posterior of φ·δ.
 
         Args:
             directions: `[n, q]` φ.
-            variances: `[n, q]` what is not known of φ itself, independent of the user. None: φ is known. A product of
-                two uncertain numbers is then taken as Gaussian with the right moments, which errs towards doubt.
+            variances: `[n, q]` variance of φ itself, independent of the user. None if φ is known. The product of two
+                uncertain numbers is treated as a Gaussian with its moments, which errs towards more uncertainty.
 
         Cost: O(n K q²).
         """
@@ -90,7 +90,7 @@ class Departure:
         std = np.sqrt(np.maximum(spread, 0.0))
         certain = std == 0
         z = np.where(certain, 0.0, means / np.where(certain, 1.0, std))
-        chance = np.where(certain, 0.5 * (1 + np.sign(means)), ndtr(z))
+        probability = np.where(certain, 0.5 * (1 + np.sign(means)), ndtr(z))
         mean = directions @ self.mean
         variance = self.weights @ (std**2 + (means - self.weights @ means) ** 2)
-        return Estimate(mean, np.sqrt(variance), np.asarray(self.weights @ chance))
+        return Estimate(mean, np.sqrt(variance), np.asarray(self.weights @ probability))
