@@ -99,7 +99,7 @@ SOURCES = (
 RANKS = (0, 2, 4)
 TASTE = ("length+content-32", 0.2)
 """Given, not chosen: short statements and arguments cannot teach that people differ in how long an answer should be.
-With 0.2, three preferences reverse the order of a long and a short answer. The manifest holds the loss on these data sets."""
+With 0.2, three preferences reverse the order of a long and a short answer. The manifest holds the loss here."""
 CITATION = re.compile(r"\s*\[\d+(,\s*\d+)*\]")
 
 
