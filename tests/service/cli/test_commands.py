@@ -227,10 +227,10 @@ def test_a_fit_does_not_touch_what_is_no_work(
     [
         (None, "No such file"),
         (b"\n", "holds no text"),
-        (b'{"text": "tea"}\n{"text": ', ":2: not JSON"),
-        (b'{"text": " "}', ":1: 'text' must be a text that is not empty"),
+        (b'{"text": "tea"}\n{"text": ', ":2: the line is not valid JSON"),
+        (b'{"text": " "}', ":1: 'text' must be a string that is not empty"),
         (b'["tea"]', ":1: 'text' must be"),
-        (b'{"text": "tea", "context": 1}', ":1: 'context' must be a text"),
+        (b'{"text": "tea", "context": 1}', ":1: 'context' must be a string"),
         (b"\xff", "utf-8"),
     ],
 )
