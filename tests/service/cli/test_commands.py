@@ -128,7 +128,7 @@ def test_show_explains_a_bundle_on_other_judgements(
     tiny_bundle(hashing).save(tmp_path / "tiny")
     assert "What decides" not in run("bundle", "show", tmp_path / "tiny").stdout
     shown = run("bundle", "show", tmp_path / "tiny", "--on", ratings, "--examples", 1).stdout
-    assert "seen on 60 texts" in shown
+    assert "measured on 60 texts" in shown
     assert "longer answers" in shown
     found = json.loads(run("bundle", "show", tmp_path / "tiny", "--on", ratings, "--json").stdout)[
         "inspection"

@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add columns, and drop all states, whose form has changed. They are learned again from the log."""
+    """Add columns, and mark all states as outdated because their form has changed."""
     op.add_column("feedback_events", sa.Column("groups", sa.Text()))
     op.add_column("feedback_events", sa.Column("target_event_id", sa.String(128)))
     op.add_column("user_states", sa.Column("half_life_days", sa.Float()))

@@ -52,7 +52,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop states, which are learned again from the log at the next start. Discounted events count in full again."""
+    """Empty all states, which the next start learns from the log. Discounted events count in full again."""
     op.create_table(
         "user_states_of_one_bundle",
         sa.Column("tenant", sa.String(64), primary_key=True),
