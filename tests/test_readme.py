@@ -162,7 +162,7 @@ def test_the_demo_is_the_readme_s_tour() -> None:
     assert stated == {
         "QUESTION": demo.QUESTION,
         "CANDIDATES": list(demo.CANDIDATES),
-        "LESSONS": list(demo.LESSONS),
+        "PREFERENCES": list(demo.PREFERENCES),
     }
 
 

@@ -114,10 +114,7 @@ def _roll_back(connection: "Connection", to: str | None) -> list[str]:
         stop(f"{target} already ranks", code=1)
     stored = bundles.find_bundle(connection, target)
     if stored is None or stored.status != "ready":
-        stop(
-            f"{target} can no longer be rolled back to: the store does not hold it as a bundle that ranked",
-            code=1,
-        )
+        stop(f"the store holds no bundle {target} that has ranked", code=1)
     activations.activate(connection, target, now=now)
     return [*lines, f"{target} ranks again. Servers switch within seconds"]
 

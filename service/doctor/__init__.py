@@ -2,8 +2,8 @@
 
 In reading order:
 
-- `findings`: what a check found
-- `checks`: all of them, in order
-- `settings`: whether the settings are what was meant
-- `model`: whether the model would work here
+- `findings`: the result of a check
+- `checks`: all checks, in order
+- `settings`: checks of names and values of settings
+- `model`: checks of bundle, encoder, FAISS and threads
 """

@@ -1,4 +1,4 @@
-"""Would a server start here, and serve well? Every check says what it saw and what to do about it.
+"""The checks of `penchant doctor`. They tell whether a server would start and serve well, and what to do if not.
 
 settings → folder → exposure and store → bundle → encoder → neighbours → clock → threads
 """
@@ -28,70 +28,77 @@ _NO_DISK: Final = 100 * 2**20
 _SKEW_SECONDS: Final = 5.0
 _AHEAD_SECONDS: Final = 600.0
 _DAY: Final = 86400.0
-_REPAIR: Final = "restore a backup elsewhere (`penchant restore`), and keep this file for inspection"
+_REPAIR: Final = "restore a backup to another place (`penchant restore`), and keep this file for inspection"
 
 
-def examine(given: Mapping[str, Any]) -> Iterator[Finding]:
-    """Every finding, one by one, as it is made. Nothing is changed.
+def examine(options: Mapping[str, Any]) -> Iterator[Finding]:
+    """Run all checks, and yield each finding as soon as it is made. Nothing is changed.
 
     Args:
-        given: Settings in place of the environment's.
+        options: Settings in place of the environment's.
 
-    Cost: reads a SQLite file whole, and loads the encoder: seconds.
+    Cost: reads a whole SQLite file and loads the encoder, which takes seconds.
     """
-    settings, findings = read_settings(given)
+    settings, findings = read_settings(options)
     yield from findings
     if settings is None:
         return
-    yield from _folder(settings)
-    facts = yield from _store(settings)
+    yield from _check_folder(settings)
+    facts = yield from _check_store(settings)
     yield from check_model(settings, None if facts is None else facts.bundle)
     yield check_neighbours()
-    yield _clock()
+    yield _check_clock()
     yield check_threads()
 
 
-def _exposure(settings: Settings, *, stored_keys: bool) -> Finding:
+def _check_exposure(settings: Settings, *, stored_keys: bool) -> Finding:
     if settings.is_loopback():
-        return Finding("exposure", "ok", f"{settings.host} is reached from this machine alone")
+        return Finding("exposure", "ok", f"{settings.host} can be reached only from this machine")
     if settings.tenant_keys() or stored_keys:
         return Finding("exposure", "ok", f"{settings.host}, with keys")
     if settings.allow_open:
-        advice = "make keys, and unset PENCHANT_ALLOW_OPEN, unless something before the server asks for them"
-        return Finding("exposure", "warning", f"{settings.host}: whoever reaches it may be anybody", advice)
-    advice = "make a key with `penchant keys create`, or set PENCHANT_API_KEY"
-    return Finding("exposure", "failed", f"{settings.host} is reached by others, and there is no key", advice)
+        advice = "create keys and unset PENCHANT_ALLOW_OPEN, unless a proxy in front of the server checks who calls"
+        return Finding(
+            "exposure", "warning", f"{settings.host} serves everyone who can reach it, without a key", advice
+        )
+    advice = "create a key with `penchant keys create`, or set PENCHANT_API_KEY"
+    return Finding(
+        "exposure",
+        "failed",
+        f"{settings.host} can be reached from other machines, and there is no key",
+        advice,
+    )
 
 
-def _folder(settings: Settings) -> Iterator[Finding]:
+def _check_folder(settings: Settings) -> Iterator[Finding]:
     folder = settings.data_dir.resolve()
     if settings.store_url is not None:
         return
-    there = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         advice = (
-            f"let the server's user write there (uid {os.getuid()} now), or name another PENCHANT_DATA_DIR"
+            f"let the server's user (now uid {os.getuid()}) write there, or choose another PENCHANT_DATA_DIR"
         )
-        yield Finding("folder", "failed", f"{there} cannot be written: {error.strerror}", advice)
+        yield Finding("folder", "failed", f"{existing} cannot be written: {error.strerror}", advice)
         return
-    if there == folder and stat.S_IMODE(folder.stat().st_mode) & stat.S_IRWXO:
+    if existing == folder and stat.S_IMODE(folder.stat().st_mode) & stat.S_IRWXO:
         yield Finding(
             "folder", "warning", f"{folder} is open to every user of this machine", f"chmod o= {folder}"
         )
-    free = shutil.disk_usage(there).free
-    told = f"{folder}: {free / 2**30:.1f} GiB free"
+    free = shutil.disk_usage(existing).free
+    detail = f"{folder}: {free / 2**30:.1f} GiB free"
     if free < _NO_DISK:
-        yield Finding("folder", "failed", told, "make room: without it feedback is answered with 503")
+        yield Finding("folder", "failed", detail, "free space: feedback is now answered with 503")
     elif free < _LOW_DISK:
-        yield Finding("folder", "warning", told, "make room before feedback is answered with 503")
+        yield Finding("folder", "warning", detail, "free space before feedback is answered with 503")
     else:
-        yield Finding("folder", "ok", told)
+        yield Finding("folder", "ok", detail)
 
 
-def _store(settings: Settings) -> Generator[Finding, None, StoreFacts | None]:
+def _check_store(settings: Settings) -> Generator[Finding, None, StoreFacts | None]:
     name = store_name(settings)
     try:
         facts = inspect_store(settings)
@@ -103,57 +110,59 @@ def _store(settings: Settings) -> Generator[Finding, None, StoreFacts | None]:
         advice = (
             _REPAIR
             if settings.store_url is None
-            else "see that it runs, and that address and password are right"
+            else "check that it runs, and that address and password are correct"
         )
         yield Finding("store", "failed", f"{name} cannot be read: {reason}", advice)
         return None
-    yield _exposure(settings, stored_keys=facts is not None and facts.has_keys)
+    yield _check_exposure(settings, stored_keys=facts is not None and facts.has_keys)
     if facts is None:
-        yield Finding("store", "ok", f"{name} is not there yet: the first start makes it")
+        yield Finding("store", "ok", f"{name} does not exist yet: the first start creates it")
         return None
     for fault in facts.faults:
-        advice = _REPAIR if settings.store_url is None else "correct that, or name another database"
+        advice = _REPAIR if settings.store_url is None else "correct this, or choose another database"
         yield Finding("store", "failed", f"{name}: {fault}", advice)
     for risk in facts.warnings:
-        yield Finding("store", "warning", f"{name}: {risk}", "correct that in the database's configuration")
+        yield Finding("store", "warning", f"{name}: {risk}", "correct this in the database's configuration")
     if not facts.faults:
-        yield _tables(name, facts)
-    yield from _store_clock(facts)
+        yield _check_tables(name, facts)
+    yield from _check_store_clock(facts)
     return facts
 
 
-def _tables(name: str, facts: StoreFacts) -> Finding:
+def _check_tables(name: str, facts: StoreFacts) -> Finding:
     use = {True: ", a server is running on it", False: ", no server is running on it", None: ""}
-    told = f"{name}: {facts.version}, {facts.events:,} events{use[facts.is_in_use]}"
+    detail = f"{name}: {facts.version}, {facts.events:,} events{use[facts.is_in_use]}"
     if facts.revision is None:
-        return Finding("store", "ok", f"{told}; the first start makes the tables")
+        return Finding("store", "ok", f"{detail}; the first start creates the tables")
     if facts.revision not in facts.revisions:
         advice = "install the version of penchant that wrote it, or a newer one"
-        return Finding("store", "failed", f"{told}; its tables ({facts.revision}) are unknown here", advice)
+        return Finding(
+            "store", "failed", f"{detail}; its tables ({facts.revision}) are unknown to this version", advice
+        )
     if facts.revision != facts.newest:
         advice = "back it up with the version that wrote it before a server of this version starts"
-        changed = f"its tables change from {facts.revision} to {facts.newest} at the next start"
-        return Finding("store", "warning", f"{told}; {changed}", advice)
-    return Finding("store", "ok", f"{told}, tables {facts.revision}")
+        change = f"the next start migrates its tables from {facts.revision} to {facts.newest}"
+        return Finding("store", "warning", f"{detail}; {change}", advice)
+    return Finding("store", "ok", f"{detail}, tables {facts.revision}")
 
 
-def _store_clock(facts: StoreFacts) -> Iterator[Finding]:
+def _check_store_clock(facts: StoreFacts) -> Iterator[Finding]:
     if abs(facts.clock_skew) > _SKEW_SECONDS:
-        told = f"the database's clock differs by {facts.clock_skew:.0f} s"
-        yield Finding("clock", "warning", told, "have both machines' clocks set by NTP")
+        detail = f"the database's clock differs by {facts.clock_skew:.0f} s"
+        yield Finding("clock", "warning", detail, "synchronise both machines' clocks with NTP")
     ahead = (facts.newest_event or 0.0) - time.time()
     if ahead > _AHEAD_SECONDS:
-        told = f"the newest event came {ahead / 3600:.1f} h from now: this clock is behind, or was ahead"
-        yield Finding("clock", "warning", told, "have the clock set by NTP")
+        detail = f"the newest event arrived {ahead / 3600:.1f} h from now: the clock is behind, or was ahead"
+        yield Finding("clock", "warning", detail, "synchronise the clock with NTP")
 
 
-def _clock() -> Finding:
+def _check_clock() -> Finding:
     now = time.time()
     installed = Path(__file__).stat().st_mtime
-    told = format_rfc3339(now, whole_seconds=True)
+    today = format_rfc3339(now, whole_seconds=True)
     if now < installed - _DAY:
-        detail = f"it is {told}, before penchant {version('penchant')} was installed"
+        detail = f"it is {today}, before penchant {version('penchant')} was installed"
         return Finding(
-            "clock", "failed", detail, "set the clock (NTP): events are ordered and forgotten by it"
+            "clock", "failed", detail, "synchronise the clock with NTP: it orders events and lets them expire"
         )
-    return Finding("clock", "ok", told)
+    return Finding("clock", "ok", today)

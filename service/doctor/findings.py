@@ -1,4 +1,4 @@
-"""What a check of `penchant doctor` found."""
+"""The result of a check of `penchant doctor`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,13 +6,13 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        check: Which.
-        status: `failed` keeps a server from starting or from serving; `warning` does not.
-        detail: What was seen. No secret, text or user.
-        advice: What to do about it.
+        check: Name of the check.
+        status: `failed` if a server could not start or serve, `warning` for a lesser problem, or `ok`.
+        detail: Observation, without any secret, text or user.
+        advice: What to do about a problem.
     """
 
     check: str

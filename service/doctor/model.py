@@ -1,4 +1,4 @@
-"""Would the model work here? The bundle, its encoder, FAISS, and threads for them."""
+"""Checks of whether the model works here: its bundle, its encoder, FAISS, and the number of threads."""
 
 import os
 import time
@@ -18,31 +18,31 @@ from penchant.service.settings import Settings
 _CGROUP: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
-def check_model(settings: Settings, in_store: bytes | None = None) -> Iterator[Finding]:
-    """Bundle and encoder, loaded as a server does. Cost: seconds.
+def check_model(settings: Settings, archive: bytes | None = None) -> Iterator[Finding]:
+    """Load bundle and encoder as a server does. Cost: seconds.
 
     Args:
-        settings: May name a bundle.
-        in_store: Archive of the one that the store's servers rank with, if they do not.
+        settings: Settings, which may name a bundle.
+        archive: Archive of the store's active bundle, used if the settings name none.
     """
     started = time.perf_counter()
-    stored = in_store if settings.bundle is None else None
+    stored = archive if settings.bundle is None else None
     try:
         bundle = load_bundle(settings) if stored is None else unpack_bundle(stored)
     except (StartError, BundleError) as error:
-        advice = "name another PENCHANT_BUNDLE, or unset it for the shipped one"
+        advice = "choose another PENCHANT_BUNDLE, or unset it to use the shipped one"
         if stored is not None:
-            advice = "rank with another one: `penchant rollback`, or PENCHANT_BUNDLE"
+            advice = "rank with another one by `penchant rollback` or PENCHANT_BUNDLE"
         yield Finding("bundle", "failed", str(error), advice)
         return
-    took = time.perf_counter() - started
+    seconds = time.perf_counter() - started
     yield Finding(
-        "bundle", "ok", f"{bundle.manifest.name} {bundle.version}, hash as written, read in {took:.2f} s"
+        "bundle", "ok", f"{bundle.manifest.name} {bundle.version}, hash verified, read in {seconds:.2f} s"
     )
-    yield _encoder(settings, bundle)
+    yield _check_encoder(settings, bundle)
 
 
-def _encoder(settings: Settings, bundle: Bundle) -> Finding:
+def _check_encoder(settings: Settings, bundle: Bundle) -> Finding:
     started = time.perf_counter()
     try:
         extractor = load_extractor(settings, bundle)
@@ -50,10 +50,12 @@ def _encoder(settings: Settings, bundle: Bundle) -> Finding:
         loaded = time.perf_counter()
         extractor.extract(["How long does one text take?"], [""])
     except StartError as error:
-        advice = "name the encoder that the bundle was fitted with in PENCHANT_ENCODER, or another bundle"
+        advice = (
+            "set PENCHANT_ENCODER to the encoder that the bundle was fitted with, or choose another bundle"
+        )
         return Finding("encoder", "failed", str(error), advice)
-    except Exception as error:  # whatever a library raises: the check must say so and go on
-        advice = "try PENCHANT_ENCODER_DEVICE=cpu, and see that there is memory enough"
+    except Exception as error:  # a library may raise anything, and the remaining checks must run
+        advice = "try PENCHANT_ENCODER_DEVICE=cpu, and check that there is enough memory"
         return Finding("encoder", "failed", f"it cannot encode a text: {type(error).__name__}", advice)
     encode = (time.perf_counter() - loaded) * 1e3
     card = bundle.manifest.encoder
@@ -63,7 +65,7 @@ def _encoder(settings: Settings, bundle: Bundle) -> Finding:
 
 
 def check_neighbours() -> Finding:
-    """FAISS, which exactly one extra holds."""
+    """Check that FAISS can be imported, and is installed from only one of its packages."""
     installed = [name for name in ("faiss-cpu", "faiss-gpu") if _is_installed(name)]
     if len(installed) > 1:
         advice = "pip uninstall faiss-cpu faiss-gpu, then install penchant[cpu] or penchant[gpu]"
@@ -71,23 +73,23 @@ def check_neighbours() -> Finding:
     try:
         import faiss  # noqa: PLC0415 - an extra
     except ImportError as error:
-        advice = "pip install 'penchant[cpu]' (or gpu, where there is one)"
+        advice = "pip install 'penchant[cpu]' (or gpu, if available)"
         return Finding("neighbours", "warning", f"FAISS cannot be imported: {error.name or error}", advice)
     return Finding("neighbours", "ok", f"FAISS {faiss.__version__}")
 
 
 def check_threads() -> Finding:
-    """No more threads than cores."""
+    """Check that there are no more threads than cores."""
     threads, cores = torch.get_num_threads(), usable_cores()
-    told = f"{threads} threads on {cores:g} cores"
+    detail = f"{threads} threads on {cores:g} cores"
     if threads > max(1.0, cores):
-        advice = f"set OMP_NUM_THREADS={max(1, int(cores))}: more threads than cores slow each other down"
-        return Finding("threads", "warning", told, advice)
-    return Finding("threads", "ok", told)
+        advice = f"set OMP_NUM_THREADS={max(1, int(cores))}: with more threads than cores, they slow each other down"
+        return Finding("threads", "warning", detail, advice)
+    return Finding("threads", "ok", detail)
 
 
 def usable_cores() -> float:
-    """Cores that this process may use, a container's share considered."""
+    """Return the number of cores that this process may use, within its container's share."""
     allowed = (
         float(len(os.sched_getaffinity(0)))
         if hasattr(os, "sched_getaffinity")

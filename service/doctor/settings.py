@@ -1,4 +1,4 @@
-"""Are the settings what was meant? Names that nobody reads, and values that do not go together."""
+"""Checks of the settings: unknown names, and values that contradict each other."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -13,58 +13,58 @@ from penchant.service.settings import DEFAULT_TENANT, Settings
 from penchant.service.store.database import FILE_NAME
 
 _PREFIX: Final = "PENCHANT_"
-_OF_THE_SDK: Final = frozenset({"PENCHANT_BASE_URL"})
+_SDK_NAMES: Final = frozenset({"PENCHANT_BASE_URL"})
 _SHORT_KEY_CHARS: Final = 16
 
 
-def read_settings(given: Mapping[str, Any]) -> tuple[Settings | None, list[Finding]]:
-    """The settings, None where they cannot be read, and what is to be said of their names and values.
+def read_settings(options: Mapping[str, Any]) -> tuple[Settings | None, list[Finding]]:
+    """Return the settings, or None if they are invalid, and the findings about their names and values.
 
     Args:
-        given: Settings in place of the environment's.
+        options: Settings in place of the environment's.
     """
-    found = [_unknown(name) for name in sorted(os.environ) if _is_unknown(name)]
+    findings = [_report_unknown(name) for name in sorted(os.environ) if _is_unknown(name)]
     try:
-        settings = Settings(**given)
+        settings = Settings(**options)
     except ValidationError as error:
         for fault in error.errors(include_input=False, include_url=False):
             place = ".".join(map(str, fault["loc"])) or "all"
             advice = f"correct {_PREFIX}{place.partition('.')[0].upper()}"
-            found.append(Finding("settings", "failed", f"{place}: {fault['msg']}", advice))
-        return None, found
-    found += _contradictions(settings)
-    if not found:
+            findings.append(Finding("settings", "failed", f"{place}: {fault['msg']}", advice))
+        return None, findings
+    findings += _check_contradictions(settings)
+    if not findings:
         set_here = sum(name.startswith(_PREFIX) for name in os.environ)
-        found.append(Finding("settings", "ok", f"{set_here} set by the environment, all known"))
-    return settings, found
+        findings.append(Finding("settings", "ok", f"{set_here} set by the environment, all known"))
+    return settings, findings
 
 
 def _is_unknown(name: str) -> bool:
-    if not name.upper().startswith(_PREFIX) or name in _OF_THE_SDK:
+    if not name.upper().startswith(_PREFIX) or name in _SDK_NAMES:
         return False
     return name[len(_PREFIX) :].lower() not in Settings.model_fields
 
 
-def _unknown(name: str) -> Finding:
-    meant = get_close_matches(name[len(_PREFIX) :].lower(), Settings.model_fields, n=1)
-    advice = f"did you mean {_PREFIX}{meant[0].upper()}?" if meant else "unset it"
-    return Finding("settings", "warning", f"{name} is no setting: it has no effect", advice)
+def _report_unknown(name: str) -> Finding:
+    similar = get_close_matches(name[len(_PREFIX) :].lower(), Settings.model_fields, n=1)
+    advice = f"did you mean {_PREFIX}{similar[0].upper()}?" if similar else "unset it"
+    return Finding("settings", "warning", f"{name} is not a setting and has no effect", advice)
 
 
-def _contradictions(settings: Settings) -> Iterator[Finding]:
-    yield from _limits(settings)
+def _check_contradictions(settings: Settings) -> Iterator[Finding]:
+    yield from _check_limits(settings)
     if settings.store_url is not None and (settings.data_dir / FILE_NAME).is_file():
         yield Finding(
             "settings",
             "warning",
-            f"store_url is set, so {settings.data_dir / FILE_NAME} is not used, though it is there",
-            "move what it holds with `penchant backup` and `penchant restore`, or remove it",
+            f"store_url is set, so {settings.data_dir / FILE_NAME} exists but is not used",
+            "move its data with `penchant backup` and `penchant restore`, or remove it",
         )
     if settings.api_key is not None and DEFAULT_TENANT in settings.api_keys:
         yield Finding(
             "settings",
             "warning",
-            f"api_key takes the place of the key that api_keys has for {DEFAULT_TENANT!r}",
+            f"api_key replaces the key of {DEFAULT_TENANT!r} in api_keys",
             "keep one of them",
         )
     keys = settings.tenant_keys()
@@ -77,25 +77,25 @@ def _contradictions(settings: Settings) -> Iterator[Finding]:
             "settings",
             "warning",
             f"the key of {tenant!r} has fewer than {_SHORT_KEY_CHARS} characters",
-            "make one that cannot be guessed: openssl rand -hex 32",
+            "create one that cannot be guessed: openssl rand -hex 32",
         )
     traced = settings.tracing or (settings.tracing is None and os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
     if traced and find_spec("opentelemetry") is None:
         yield Finding(
             "settings",
             "failed",
-            "traces are asked for, and OpenTelemetry is not installed",
+            "tracing is enabled, but OpenTelemetry is not installed",
             "pip install 'penchant[otel]', or set PENCHANT_TRACING=false",
         )
 
 
-def _limits(settings: Settings) -> Iterator[Finding]:
-    """Limits of which one makes another meaningless."""
+def _check_limits(settings: Settings) -> Iterator[Finding]:
+    """Report limits that make other limits meaningless."""
     pairs = (
-        ("max_candidates", "max_queued_texts", "a request of as many candidates finds no room beside others"),
-        ("max_events", "max_queued_events", "a request of as many events finds no room beside others"),
+        ("max_candidates", "max_queued_texts", "the largest request finds no room beside others"),
+        ("max_events", "max_queued_events", "the largest request finds no room beside others"),
         ("max_event_texts", "max_feedback_texts", "one event may judge more texts than a request may"),
-        ("max_text_chars", "max_body_bytes", "no body can hold a text so long"),
+        ("max_text_chars", "max_body_bytes", "no body can hold the longest text"),
         ("body_timeout_seconds", "request_timeout_seconds", "a body may take longer than its request"),
     )
     for smaller, larger, consequence in pairs:

@@ -123,14 +123,14 @@ class UserData:
             "posterior_version": state.version,
         }
 
-    def export(self, tenant: str, user: str) -> dict[str, Any]:
-        """Return everything that is stored about a user. This blocks on the database.
+    async def export(self, tenant: str, user: str) -> dict[str, Any]:
+        """Return everything that is stored about a user.
 
         Raises:
             ApiError: `user_not_found`, if nothing is stored.
         """
-        with self._store.reading() as connection:
-            rows = find_user_rows(connection, tenant, user, orjson.dumps(user).decode())
+        quoted = orjson.dumps(user).decode()
+        rows = await self._store.read_snapshot(find_user_rows, tenant, user, quoted)
         if rows.user is None and not (rows.rankings or rows.answers):
             raise ApiError(Code.USER_NOT_FOUND, "Nothing is stored about this user.")
         return export_user(user, rows, self._models.current.fold, self._store.clock())

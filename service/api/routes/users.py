@@ -76,7 +76,7 @@ async def delete_user(request: Request) -> Response:
 async def export_user(request: Request) -> Response:
     """The log with its texts, what every bundle made of it, what was shown, kept answers, and trust."""
     served, owner = runtime(request), tenant(request)
-    held = await served.store.run(served.user_data.export, owner, path_user(request))
+    held = await served.user_data.export(owner, path_user(request))
     return json_answer(held)
 
 

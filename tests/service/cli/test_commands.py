@@ -128,7 +128,7 @@ def test_show_explains_a_bundle_on_other_judgements(
     tiny_bundle(hashing).save(tmp_path / "tiny")
     assert "What decides" not in run("bundle", "show", tmp_path / "tiny").stdout
     shown = run("bundle", "show", tmp_path / "tiny", "--on", ratings, "--examples", 1).stdout
-    assert "seen on 60 texts" in shown
+    assert "measured on 60 texts" in shown
     assert "longer answers" in shown
     found = json.loads(run("bundle", "show", tmp_path / "tiny", "--on", ratings, "--json").stdout)[
         "inspection"
@@ -227,10 +227,10 @@ def test_a_fit_does_not_touch_what_is_no_work(
     [
         (None, "No such file"),
         (b"\n", "holds no text"),
-        (b'{"text": "tea"}\n{"text": ', ":2: not JSON"),
-        (b'{"text": " "}', ":1: 'text' must be a text that is not empty"),
+        (b'{"text": "tea"}\n{"text": ', ":2: the line is not valid JSON"),
+        (b'{"text": " "}', ":1: 'text' must be a string that is not empty"),
         (b'["tea"]', ":1: 'text' must be"),
-        (b'{"text": "tea", "context": 1}', ":1: 'context' must be a text"),
+        (b'{"text": "tea", "context": 1}', ":1: 'context' must be a string"),
         (b"\xff", "utf-8"),
     ],
 )

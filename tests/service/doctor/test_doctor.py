@@ -58,7 +58,7 @@ def test_all_is_well_with_an_ordinary_store(folder):
 def test_a_store_that_is_not_there_yet_is_no_fault_and_is_not_made(tmp_path):
     [(status, detail, _)] = found(tmp_path / "new", "store")
     assert status == "ok"
-    assert "first start makes it" in detail
+    assert "first start creates it" in detail
     assert not (tmp_path / "new").exists()
 
 
@@ -72,7 +72,7 @@ def test_a_store_that_is_not_there_yet_is_no_fault_and_is_not_made(tmp_path):
 )
 def test_unknown_settings_are_named(monkeypatch, folder, name, meant):
     monkeypatch.setenv(name, SECRET)
-    assert bad(folder, "settings") == [("warning", f"{name} is no setting: it has no effect", meant)]
+    assert bad(folder, "settings") == [("warning", f"{name} is not a setting and has no effect", meant)]
 
 
 def test_the_sdk_s_settings_are_known(monkeypatch, folder):
@@ -95,7 +95,7 @@ def test_a_bad_value_ends_it_with_the_name_and_without_the_value(monkeypatch, fo
         ({"max_candidates": 5000}, "warning", "max_candidates is more than max_queued_texts"),
         ({"body_timeout_seconds": 90.0}, "warning", "body_timeout_seconds is more than request_timeout"),
         ({"api_key": "short"}, "warning", "fewer than 16 characters"),
-        ({"api_key": SECRET, "api_keys": {"default": SECRET + "2"}}, "warning", "takes the place of the key"),
+        ({"api_key": SECRET, "api_keys": {"default": SECRET + "2"}}, "warning", "replaces the key"),
         ({"api_keys": {"a": SECRET, "b": SECRET}}, "failed", "two tenants have the same key"),
     ],
 )
@@ -173,7 +173,10 @@ def test_what_is_no_database_fails(folder):
 
 @pytest.mark.parametrize(
     ("revision", "status", "said"),
-    [("r0001", "warning", "change from r0001 to"), ("r9999", "failed", "(r9999) are unknown here")],
+    [
+        ("r0001", "warning", "tables from r0001 to"),
+        ("r9999", "failed", "(r9999) are unknown to this version"),
+    ],
 )
 def test_other_tables_are_told_and_not_changed(folder, revision, status, said):
     with sqlite3.connect(folder / FILE_NAME) as connection:
@@ -225,7 +228,7 @@ def test_a_database_that_is_not_there_fails_without_its_password(tmp_path):
 def test_a_file_beside_a_store_url_is_told(folder, postgres):
     [(status, detail, advice)] = bad(folder, "settings", store_url=postgres.new())
     assert status == "warning"
-    assert "is not used, though it is there" in detail
+    assert "exists but is not used" in detail
     assert "penchant backup" in advice
 
 

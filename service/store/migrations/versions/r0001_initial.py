@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Creates all tables."""
+    """Create all tables."""
     op.create_table(
         "feedback_events",
         sa.Column("tenant", sa.String(64), nullable=False),
@@ -95,7 +95,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drops all tables."""
+    """Drop all tables."""
     for table in (
         "installation",
         "idempotency",

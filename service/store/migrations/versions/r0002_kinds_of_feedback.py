@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds columns, and has all states learned again from the log at the next start: their form has changed."""
+    """Add columns, and mark all states as outdated because their form has changed."""
     op.add_column("feedback_events", sa.Column("groups", sa.Text()))
     op.add_column("feedback_events", sa.Column("target_event_id", sa.String(128)))
     op.add_column("user_states", sa.Column("half_life_days", sa.Float()))
@@ -19,7 +19,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drops the columns. What they say of logged events is lost."""
+    """Drop the columns, and with them their data of logged events."""
     for table, column in (
         ("user_states", "as_of"),
         ("user_states", "half_life_days"),

@@ -1,4 +1,4 @@
-"""Keys, tenants and what they use; bundles and which of them ranks; what servers of one store tell each other."""
+"""API keys, tenants and their usage; bundles and their activations; the change feed."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,7 +14,7 @@ def _tenant() -> sa.Column[str]:
 
 
 def upgrade() -> None:
-    """Creates the tables."""
+    """Create the tables."""
     op.create_table(
         "api_keys",
         _tenant(),
@@ -72,6 +72,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drops the tables, and with them every key."""
+    """Drop the tables, and with them every key."""
     for table in ("changes", "activations", "bundles", "tenant_usage", "tenants", "api_keys"):
         op.drop_table(table)

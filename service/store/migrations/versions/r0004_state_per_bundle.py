@@ -1,4 +1,4 @@
-"""Where users stand, apart from what bundles make of their logs; what was left of an event's weight."""
+"""Users apart from the states that bundles learn; the discount of an event's weight."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Takes over what there is: states that are of no use are left out, and learned from the log when needed."""
+    """Copy users and usable states. Other states are learned again from the log when they are needed."""
     op.add_column("feedback_events", sa.Column("discount", sa.Float(), nullable=False, server_default="1"))
     op.add_column("feedback_events", sa.Column("flags", sa.String(64)))
     op.create_table(
@@ -52,7 +52,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Leaves users without a state, to be learned from the log at the next start; what was discounted counts in full."""
+    """Empty all states, which the next start learns from the log. Discounted events count in full again."""
     op.create_table(
         "user_states_of_one_bundle",
         sa.Column("tenant", sa.String(64), primary_key=True),

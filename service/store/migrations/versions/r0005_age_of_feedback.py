@@ -1,4 +1,4 @@
-"""Feedback by its age, for tenants that keep none so old."""
+"""An index of feedback by age, for tenants with a retention limit."""
 
 from alembic import op
 
@@ -9,10 +9,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds an index."""
+    """Add an index."""
     op.create_index("feedback_events_by_age", "feedback_events", ["tenant", "received_at"])
 
 
 def downgrade() -> None:
-    """Drops it."""
+    """Drop the index."""
     op.drop_index("feedback_events_by_age", "feedback_events")
