@@ -105,7 +105,7 @@ def test_model_card_quotes_the_manifest(bundle):
     sys.modules[spec.name] = script  # dataclasses look their module up
     spec.loader.exec_module(script)
     card = (ROOT / "docs" / "model-card.md").read_text(encoding="utf-8")
-    assert script.table(bundle.manifest.metrics["evaluation"]) in card
+    assert script.format_table(bundle.manifest.metrics["evaluation"]) in card
 
 
 def test_reference_is_the_median_answer(bundle):
