@@ -106,7 +106,7 @@ class Catalogue:
         stated: list[tuple[int, int]] = []
         rated: dict[tuple[str, str, str], list[tuple[int, float]]] = defaultdict(list)
         for j in rows:
-            if j.kind in ("rating", "vote"):
+            if j.form != "comparison":
                 rated[j.context, j.kind, j.source].append((self._rows[j.context, j.texts[0]], j.value))
             else:
                 stated += [

@@ -80,7 +80,7 @@ def poison(train: Sequence[Judgement]) -> list[Judgement]:
     rated: dict[tuple[str, str], list[Judgement]] = defaultdict(list)
     compared: Counter[tuple[str, str, str]] = Counter()
     for j in train:
-        if j.kind in ("rating", "vote"):
+        if j.form != "comparison":
             rated[j.context, j.texts[0]].append(j)
         else:
             compared.update((j.context, a, b) for a, b in j.pairs())

@@ -48,7 +48,7 @@ def observe(judgement: Judgement, reward: RewardModel, catalogue: Catalogue) -> 
         reward,
         catalogue.select([(judgement.context, text) for text in judgement.texts]),
         kind=judgement.kind,
-        value=judgement.normalised if judgement.kind == "rating" else judgement.value,
+        value=judgement.normalised,
         weight=judgement.weight,
         source=judgement.source,
         groups=judgement.groups,

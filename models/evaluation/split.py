@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from penchant.models.judgements import kinds
 from penchant.models.judgements.judgement import Judgement
 
 Mode = Literal["cold", "warm"]
@@ -128,7 +129,7 @@ def test_pairs(judgements: Sequence[Judgement]) -> list[TestPair]:
     stated: list[tuple[str, str, str]] = []
     rated: dict[tuple[str, str, str], list[Judgement]] = defaultdict(list)
     for j in judgements:
-        if j.kind in ("rating", "vote"):
+        if j.form != "comparison":
             rated[j.context, j.kind, j.source].append(j)  # values on different scales cannot be compared
         else:
             stated += [(j.context, a, b) for a, b in j.pairs()]
@@ -147,4 +148,4 @@ test_pairs.__test__ = False  # type: ignore[attr-defined]
 
 def _file_order(judgement: Judgement) -> tuple[str, ...]:
     """Texts in the order of the judgement file, where an edit is (before, after)."""
-    return judgement.texts[::-1] if judgement.kind == "edit" else judgement.texts
+    return kinds.BY_NAME[judgement.kind].in_line_order(judgement.texts)

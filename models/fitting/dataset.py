@@ -64,9 +64,10 @@ class Dataset:
         for j in judgements:
             user, source = users.setdefault(j.user, len(users)), sources.setdefault(j.source, len(sources))
             rows = [items.setdefault((j.context, text), len(items)) for text in j.texts]
-            if j.kind == "rating":
+            form = j.form
+            if form == "rating":
                 ratings.add((user, rows[0], -1, source), j.normalised, j.weight)
-            elif j.kind == "vote":
+            elif form == "vote":
                 votes.add((user, rows[0], -1, source), j.value, j.weight)
             else:
                 for winner, others in _split_stages(rows, j.groups):

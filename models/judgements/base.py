@@ -8,7 +8,6 @@ from rapidfuzz.distance import Levenshtein
 
 from penchant.models.judgements.lines import Line
 
-KindName = Literal["pair", "choice", "ranking", "vote", "rating", "edit"]
 Form = Literal["comparison", "vote", "rating"]
 """The likelihood of a judgement: an order of texts (Plackett–Luce), a yes or no, or a number on a scale."""
 
@@ -83,7 +82,7 @@ class JudgementKind(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
-    name: ClassVar[KindName]
+    name: ClassVar[str]
     form: ClassVar[Form] = "comparison"
     text_fields: ClassVar[frozenset[str]]
     line_keys: ClassVar[frozenset[str]]

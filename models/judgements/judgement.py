@@ -3,7 +3,8 @@
 import itertools
 from dataclasses import dataclass
 
-from penchant.models.judgements.base import FULL_SCALE, KindName, normalise
+from penchant.models.judgements import kinds
+from penchant.models.judgements.base import FULL_SCALE, Form, normalise
 
 DEFAULT_SOURCE = "default"
 """Source of judgements that name none. Its noise and rating scale also serve sources that a fit did not see."""
@@ -16,7 +17,7 @@ class Judgement:
     Attributes:
         user: The user who judged.
         context: The prompt, question or page that the texts answer.
-        kind: Kind of judgement.
+        kind: Name of the kind of judgement, one of `kinds.BY_NAME`.
         texts: Judged texts, winner first: (chosen, rejected), (after, before), (picked, the others shown …),
             (best, …, worst), or the one text that was voted on or rated.
         value: The rating or vote (1 or -1). 0 for comparisons.
@@ -29,7 +30,7 @@ class Judgement:
 
     user: str
     context: str
-    kind: KindName
+    kind: str
     texts: tuple[str, ...]
     value: float = 0.0
     scale: tuple[float, float] = FULL_SCALE
@@ -37,6 +38,11 @@ class Judgement:
     own: bool = False
     weight: float = 1.0
     groups: tuple[int, ...] = ()
+
+    @property
+    def form(self) -> Form:
+        """The likelihood of this kind of judgement."""
+        return kinds.BY_NAME[self.kind].form
 
     @property
     def normalised(self) -> float:

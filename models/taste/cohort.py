@@ -72,11 +72,11 @@ class JudgementSteps:
             for t, (judgement, rows) in enumerate(judgements):
                 first[u, t], weight[u, t] = rows[0], judgement.weight
                 flip[u, t] = reward.flip(judgement.source)
-                if judgement.kind == "rating":
+                if judgement.form == "rating":
                     scale = reward.rating_scale(judgement.source)
                     label[u, t] = (judgement.normalised - scale.offset) / scale.slope
                     noise[u, t], slope[u, t] = (scale.noise / scale.slope) ** 2, scale.slope
-                elif judgement.kind == "vote":
+                elif judgement.form == "vote":
                     label[u, t] = judgement.value
                 elif rows[0] == rows[1] or judgement.groups == (2,):
                     weight[u, t] = 0.0
