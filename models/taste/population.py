@@ -104,7 +104,7 @@ class Population:
     means: Vector
     precisions: Vector
 
-    @property
+    @cached_property
     def q(self) -> int:
         """Number of coordinates of a user: the threshold and the directions of taste."""
         return int(self.means.shape[1])
