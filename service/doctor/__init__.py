@@ -2,8 +2,7 @@
 
 In reading order:
 
-- `findings`: the result of a check
+- `settings`: the result of a check, and checks of names and values of settings
 - `checks`: all checks, in order
-- `settings`: checks of names and values of settings
 - `model`: checks of bundle, encoder, FAISS and threads
 """

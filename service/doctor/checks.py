@@ -15,9 +15,8 @@ from typing import Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from penchant.service.doctor.findings import Finding
 from penchant.service.doctor.model import check_model, check_neighbours, check_threads
-from penchant.service.doctor.settings import read_settings
+from penchant.service.doctor.settings import Finding, read_settings
 from penchant.service.settings import Settings
 from penchant.service.store.database import store_name
 from penchant.service.store.inspection import StoreFacts, inspect_store

@@ -12,7 +12,7 @@ import torch
 from penchant.models.bundle import Bundle, BundleError
 from penchant.service.bundles.loading import StartError, check_match, load_bundle, load_extractor
 from penchant.service.bundles.stored_bundles import unpack_bundle
-from penchant.service.doctor.findings import Finding
+from penchant.service.doctor.settings import Finding
 from penchant.service.settings import Settings
 
 _CGROUP: Final = Path("/sys/fs/cgroup/cpu.max")

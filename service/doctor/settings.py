@@ -2,15 +2,33 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
-from penchant.service.doctor.findings import Finding
 from penchant.service.settings import DEFAULT_TENANT, Settings
 from penchant.service.store.database import FILE_NAME
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of a check.
+
+    Attributes:
+        check: Name of the check.
+        status: `failed` if a server could not start or serve, `warning` for a lesser problem, or `ok`.
+        detail: Observation, without any secret, text or user.
+        advice: What to do about a problem.
+    """
+
+    check: str
+    status: Literal["ok", "warning", "failed"]
+    detail: str
+    advice: str = ""
+
 
 _PREFIX: Final = "PENCHANT_"
 _SDK_NAMES: Final = frozenset({"PENCHANT_BASE_URL"})
