@@ -4,7 +4,6 @@ In reading order:
 
 - `schemas`: the models that validate events
 - `events`: from a request's body to valid events
-- `references`: the user and the texts that an event refers to
 - `jobs`: what is handed to the writer
 - `learner`: a request's way to the writer
 - `writer`: the one thread that writes
