@@ -104,22 +104,16 @@ class Recorder:
             job_changes: Changes of the job so far, to which this event's are added.
             group_changes: Changes of the jobs before it.
         """
-        key, received, statement, features = (
-            (job.tenant, event.user),
-            event.received,
-            event.statement,
-            event.features,
-        )
+        key, received = (job.tenant, event.user), event.received
+        statement, features = event.statement, event.features
         state = (
             job_changes.states.get(key)
             or group_changes.states.get(key)
             or UserState(0, 0, self.fold.start, 0.0)
         )
         seq = state.last_seq + 1
-        discount, trust = (
-            Discount(1.0),
-            TrustState.from_stored(state.information_day, state.information, state.trust),
-        )
+        discount = Discount(1.0)
+        trust = TrustState.from_stored(state.information_day, state.information, state.trust)
         stored_trust = state.trust
         if event.target is None:  # decided here only; a replay uses the same discount
             trust, discount = compute_discount(

@@ -44,10 +44,10 @@ class Event(Exact):
 
 
 class RetractEvent(Event):
-    """The user takes an event back: from now on it is as if it had never been sent.
+    """A retraction of an earlier event, which then counts as if it had never been sent.
 
-    A retraction can be retracted too. Retracting an event a second time changes nothing; it then counts again only when
-    all of its retractions are retracted.
+    A retraction can be retracted, too. An event with several retractions counts again only after all of them are
+    retracted.
     """
 
     type: Literal["retract"]

@@ -280,7 +280,7 @@ def test_a_request_that_fails_takes_nothing_back(client, monkeypatch):
     send(client, *history(4))
     before = results(client), client.get("/v1/users/u").json()
     with monkeypatch.context() as patch:
-        patch.setattr(Fold, "onward", lambda *_: {}["unforeseen"])
+        patch.setattr(Fold, "extend", lambda *_: {}["unforeseen"])
         assert send(client, retract("e1", event_id="r"), status=500)["code"] == "internal_error"
     assert (results(client), client.get("/v1/users/u").json()) == before
     assert send(client, retract("e1", event_id="r"))["accepted"] == 1
