@@ -124,7 +124,7 @@ def memory(client: TestClient) -> Any:
             for p in ("", TEXTS["prompt"])
             if ("default", item_key(p, t)) in model.describer._known
         ],
-        "rankings": [r for _, r in served.learner._rankings._recent.items() if r.user == USER],
+        "rankings": [r for _, r in served.learner._resolver.rankings._recent.items() if r.user == USER],
         "states": model.cache.find(("default", USER))[1],
     }
 
