@@ -97,7 +97,7 @@ def learn_again(store: Store) -> Replay:
     )
     opened = PenchantStore.open(settings, exclusive=False)
     try:
-        found = replay(opened, fold, as_of=time.time())
+        found = replay(opened, fold, now=time.time())
     finally:
         opened.close()
     return Replay(found.users, found.different + found.lacking, found.behind, found.largest)

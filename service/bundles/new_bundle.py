@@ -21,7 +21,7 @@ from penchant.models.evaluation.split import MIN_SUPPORT, MIN_TEST, Mode
 from penchant.models.fitting.em import FitOptions
 from penchant.models.taste.reward import RewardModel
 from penchant.models.training import fit_bundle_to_features
-from penchant.service.log.judgements import Item, StoredJudgements, with_item_keys
+from penchant.service.log.judgements import Item, StoredJudgements, replace_item_keys
 
 MIN_COMPARED: Final = 10
 """Smallest number of held-out users on which two bundles are compared."""
@@ -74,11 +74,11 @@ def fit_new(
     )
     by_name = {stored_key: key for key, stored_key in feedback.item_keys.items()}
     new = _predict(round_trip(fitted.reward), split, feedback.vectors, progress)
-    old = _predict(with_item_keys(current.reward, by_name), split, feedback.vectors, progress)
+    old = _predict(replace_item_keys(current.reward, by_name), split, feedback.vectors, progress)
     comparison = compare(new, old)
     entry = {"with": current.version, **comparison.to_json()}
     manifest = replace(fitted.manifest, metrics=fitted.manifest.metrics | {"comparison": entry})
-    return Bundle(with_item_keys(fitted.reward, feedback.item_keys), manifest), comparison
+    return Bundle(replace_item_keys(fitted.reward, feedback.item_keys), manifest), comparison
 
 
 def describe_feedback(feedback: StoredJudgements, split: HeldOutUsers) -> dict[str, Any]:

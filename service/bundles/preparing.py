@@ -11,7 +11,7 @@ from penchant.models.encoding.features import FeatureExtractor, Features
 from penchant.service.bundles.served_model import ModelBuilder, ServedModel
 from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.store import bundles
-from penchant.service.users.replayer import BatchedReader
+from penchant.service.users.replayer import BatchedExtractor
 
 _BATCH_TEXTS: Final = 32
 """Texts that are encoded at once in the background. A request may have to wait for one such batch."""
@@ -27,8 +27,8 @@ class UnlearnableError(ValueError):
     """Too many users cannot be learned for the bundle."""
 
 
-class PoliteReader(BatchedReader):
-    """A reader that encodes texts in small batches, when no request waits for the encoder.
+class PoliteExtractor(BatchedExtractor):
+    """An extractor that encodes texts in small batches, when no request waits for the encoder.
 
     Args:
         extractor: Extractor, which defines keys.
@@ -48,7 +48,7 @@ class PoliteReader(BatchedReader):
         self._is_busy = is_busy
 
     def extract(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> Features:
-        """Return the features of texts, as `BatchedReader.extract` does, in small batches."""
+        """Return the features of texts, as `BatchedExtractor.extract` does, in small batches."""
         parts = []
         for start in range(0, len(texts), _BATCH_TEXTS):
             deadline = time.monotonic() + _YIELD_SECONDS
@@ -73,8 +73,8 @@ class Preparation:
     """
 
     def __init__(self, model: ServedModel, builder: ModelBuilder, is_busy: Callable[[], bool]) -> None:
-        reader = PoliteReader(model.source.extractor, model.source.batcher, builder.loop, is_busy)
-        self._replayer = builder.build_replayer(model.fold, model.cache, reader)
+        extractor = PoliteExtractor(model.source.extractor, model.source.batcher, builder.loop, is_busy)
+        self._replayer = builder.build_replayer(model.fold, model.cache, extractor)
         self._version = model.bundle.version
         self._builder = builder
         self._reported_at = 0.0
@@ -94,8 +94,8 @@ class Preparation:
         telemetry = self._builder.telemetry
         try:
             for number in range(_ROUNDS):
-                done, failed = self._replayer.warm(
-                    self._report if number == 0 else lambda _done, _total: None, politely=True
+                done, failed = self._replayer.catch_up_all(
+                    self._report if number == 0 else lambda _done, _total: None, with_pauses=True
                 )
                 if self._stopped:
                     return False

@@ -21,10 +21,10 @@ from penchant.service.ranking.scoring import Scorer
 from penchant.service.settings import Settings
 from penchant.service.store.database import Store
 from penchant.service.telemetry.metrics import Telemetry
-from penchant.service.users.catching_up import Reader
+from penchant.service.users.catching_up import TextExtractor
 from penchant.service.users.current import UserStates
 from penchant.service.users.fold import Fold
-from penchant.service.users.replayer import BatchedReader, Replayer
+from penchant.service.users.replayer import BatchedExtractor, Replayer
 from penchant.service.users.states import Forgetting, StateCache
 
 _HOUR: Final = 3600.0
@@ -153,7 +153,7 @@ class ModelBuilder:
         forgetting = Forgetting(settings.forgetting_half_life_days)
         fold = Fold(bundle.reward, forgetting, bundle.version, source.extractor.identity)
         replayer = self.build_replayer(
-            fold, cache, BatchedReader(source.extractor, source.batcher, self.loop)
+            fold, cache, BatchedExtractor(source.extractor, source.batcher, self.loop)
         )
         states = UserStates(
             cache=cache,
@@ -179,6 +179,8 @@ class ModelBuilder:
             featurizer=source.featurizer,
         )
 
-    def build_replayer(self, fold: Fold, cache: StateCache, reader: Reader) -> Replayer:
+    def build_replayer(self, fold: Fold, cache: StateCache, extractor: TextExtractor) -> Replayer:
         """Build a replayer, which catches users up to their logs."""
-        return Replayer(store=self.store, fold=fold, reader=reader, cache=cache, telemetry=self.telemetry)
+        return Replayer(
+            store=self.store, fold=fold, extractor=extractor, cache=cache, telemetry=self.telemetry
+        )

@@ -165,7 +165,7 @@ class Upgrades:
         """Answer every new request by this model. Requests under way end with the old one."""
         old = self.models.current
         self._next = None
-        self._on_loop(self.writer.between(lambda: self.models.switch(model)))
+        self._on_loop(self.writer.run_between_groups(lambda: self.models.switch(model)))
         model.replayer.start()
         until = time.monotonic() + self.builder.settings.request_timeout_seconds
         self._retired.append((old, until))

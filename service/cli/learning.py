@@ -45,7 +45,7 @@ def export(
 ) -> None:
     """Write a store's feedback as JSON Lines. A server may be running."""
     from penchant.models.files import open_atomically
-    from penchant.service.log.judgements import lines
+    from penchant.service.log.judgements import iterate_lines
     from penchant.service.store.events import iterate_logs
 
     if not judgements:
@@ -58,7 +58,7 @@ def export(
             with open_atomically(out_path) as whole, compress(whole, out_path) as file:
                 for owner in tenants:
                     prefix = f"{owner}/" if len(tenants) > 1 else ""
-                    for line in lines(iterate_logs(connection, owner), prefix, left_out):
+                    for line in iterate_lines(iterate_logs(connection, owner), prefix, left_out):
                         file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
                         written += 1
         except OSError as error:
@@ -222,7 +222,7 @@ def replay(
         result = replay_store(
             store,
             fold,
-            as_of=time.time(),
+            now=time.time(),
             tenant=tenant,
             user=user,
             repair=repair,

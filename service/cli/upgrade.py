@@ -151,12 +151,12 @@ def _begin(store: "Store", bundle: "Bundle", *, accept_loss: bool) -> None:
 
 def _check_loss(store: "Store", extractor: str, *, accept_loss: bool) -> None:
     """Report judgements without texts, which the new encoder cannot use, and end the command unless accepted."""
-    from penchant.service.log.reading import judged_texts
+    from penchant.service.log.reading import get_judged_texts
     from penchant.service.store import bundles
 
     with store.reading() as connection:
         payloads = bundles.find_unreadable(connection, extractor)
-        lost = Counter(tenant for tenant, payload in payloads if not judged_texts(json.loads(payload)))
+        lost = Counter(tenant for tenant, payload in payloads if not get_judged_texts(json.loads(payload)))
     if not lost:
         return
     counts = ", ".join(f"{number} of {tenant}" for tenant, number in sorted(lost.items()))

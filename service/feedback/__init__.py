@@ -1,15 +1,14 @@
-"""From an event that arrives to the log and to what is learned from it.
+"""The way of an event into the log and into the user's state.
 
 In reading order:
 
 - `schemas`: the models that validate events
-- `events`: from a request's body to valid events
-- `references`: the user and the texts that an event refers to
-- `jobs`: what is handed to the writer
+- `events`: parsing a request's body into valid events
+- `jobs`: the requests that are passed to the writer, and its answers
 - `learner`: a request's way to the writer
-- `writer`: the one thread that writes
+- `writer`: the thread that owns the write connection
 - `commits`: the transactions
-- `ledger`: one group of feedback: duplicates, conflicts, answers
-- `recorder`: one event: its place in the log, and what is learned from it
+- `ledger`: a group of requests: duplicates, conflicts, answers
+- `recorder`: one event: its place in the log, its weight, and the state after it
 - `trust`: how much a judgement counts
 """

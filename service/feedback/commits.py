@@ -1,4 +1,4 @@
-"""Every transaction that changes the store. Called by the writer's thread alone."""
+"""The transactions of the writer's thread: groups of feedback, single changes, and the removal of expired rows."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,69 +29,69 @@ from penchant.service.users.states import StateCache, UserKey, UserState
 
 _HOUR: Final = 3600.0
 _DAY: Final = 86_400.0
-_USE_DAYS: Final = 31  # what a tenant used in a day is kept for so long
-_NOTHING_STORED: Final = "Nothing of this request was stored; it can be sent again."
-_UNCERTAIN: Final = "Send it again with the same event ids or `Idempotency-Key`: it counts once."
-_PATIENCE_SECONDS: Final = (0.0, 0.05, 0.2)  # between tries, where another server was in the way
-Answer = TypeVar("Answer")
+_USAGE_DAYS: Final = 31  # how long a tenant's daily usage is kept
+_NOTHING_STORED: Final = "Nothing of this request was stored. Send it again."
+_UNCERTAIN: Final = "Send it again with the same event ids or `Idempotency-Key`, so that it counts only once."
+_RETRY_DELAYS_SECONDS: Final = (0.0, 0.05, 0.2)  # after contention with another server, or a lost connection
+Result = TypeVar("Result")
 
 
-class Learning(Protocol):
-    """What a commit needs of the model that learns."""
+class LearningModel(Protocol):
+    """The part of a served model that a commit uses."""
 
     @property
     def ledger(self) -> Ledger:
-        """Writes feedback, and says which states it changed."""
+        """Ledger that writes feedback and returns the changed states."""
 
     @property
     def cache(self) -> StateCache:
-        """Where committed states become visible."""
+        """Cache in which committed states become visible."""
 
     @property
     def replayer(self) -> Replayer:
-        """Brings up to the log the states that a commit left behind it."""
+        """Replayer that catches up the states which a commit left behind the log."""
 
 
 class Models(Protocol):
-    """The models of a server, as a commit sees them."""
+    """The part of a server's models that a commit uses."""
 
     @property
-    def current(self) -> Learning:
-        """The model that ranks and learns."""
+    def current(self) -> LearningModel:
+        """Model that ranks and learns."""
 
 
 class Transact(Protocol):
-    """Runs work in a write transaction of its own, again where another server was in the way."""
+    """A function that runs work in a write transaction of its own, and retries it after contention."""
 
-    def __call__(self, work: Callable[[Connection], Answer], /) -> Answer:
-        """What the work returned, once that is durable."""
+    def __call__(self, work: Callable[[Connection], Result], /) -> Result:
+        """Run the work, and return its result as soon as the transaction is durable."""
 
 
 class Chore(Protocol):
-    """Something that is removed in small steps, between two groups of feedback."""
+    """A removal of data that is done in small steps, between groups of feedback."""
 
     def step(self, transact: Transact, now: float) -> bool:
-        """Does a little of it; returns whether there may be more to do at once.
+        """Do one small step, and return whether there may be more to do right away.
 
         Args:
-            transact: How the store is changed.
-            now: Unix seconds.
+            transact: Function that runs work in a write transaction.
+            now: Current time in Unix seconds.
         """
 
 
 class Commits:
-    """Commits groups, what is alone, and expiry; makes states visible once they are durable.
+    """Runs write transactions, and publishes states as soon as they are durable.
 
     Args:
         store: The store.
-        models: The models of this server. The current one learns.
-        chores: What is done whenever things expire.
+        models: Models of this server. The current one learns.
+        chores: Removals that are done whenever rows expire.
         settings: Times to live.
-        telemetry: Where commits are counted.
+        telemetry: Telemetry that counts commits.
 
     Attributes:
-        failing: Whether the last attempt to write failed.
-        unfinished: Whether a chore has more to do.
+        is_failing: Whether the last attempt to write failed.
+        has_unfinished_chores: Whether a chore has more to do right away.
     """
 
     def __init__(
@@ -109,32 +109,33 @@ class Commits:
         self._settings = settings
         self._telemetry = telemetry
         self._next_expiry = 0.0
-        self.failing = False
-        self.unfinished = False
+        self.is_failing = False
+        self.has_unfinished_chores = False
 
-    def group(
+    def commit_group(
         self, jobs: Sequence[FeedbackJob], rankings: Sequence[Ranking]
     ) -> Sequence[FeedbackAnswer | ApiError]:
-        """Feedback of several requests, and rankings, in one transaction; an answer for each job.
+        """Commit the feedback of several requests, and rankings, in one transaction. Return an answer for each job.
 
-        Where it fails, each job is tried alone: the others must not suffer from the one to blame.
+        If the transaction fails, each job is tried in a transaction of its own, so that one faulty job does not fail
+        the others.
         """
         started = time.perf_counter()
         try:
             answers, states = self._write(jobs, rankings)
         except Exception as error:
             if len(jobs) + bool(rankings) > 1 and not is_unreachable(error):
-                self.group([], rankings)
-                return [answer for job in jobs for answer in self.group([job], [])]
+                self.commit_group([], rankings)
+                return [answer for job in jobs for answer in self.commit_group([job], [])]
             self._telemetry.lost_rankings.inc(len(rankings))
-            failure = self._failure(error)
+            failure = self._record_failure(error)
             return [failure for _ in jobs]
-        self.failing = False
-        model = self._models.current  # the same as a moment ago: it changes on this thread alone
+        self.is_failing = False
+        model = self._models.current  # still the same, because only this thread switches it
         for key, state in states.items():
             model.cache.publish(key, state)
             if not state.is_current:
-                model.replayer.refresh(key)
+                model.replayer.schedule(key)
         self._telemetry.commit_seconds.observe(time.perf_counter() - started)
         self._telemetry.group_events.observe(sum(len(job.events) for job in jobs))
         return answers
@@ -142,62 +143,64 @@ class Commits:
     def _write(
         self, jobs: Sequence[FeedbackJob], rankings: Sequence[Ranking]
     ) -> tuple[Sequence[FeedbackAnswer | ApiError], Mapping[UserKey, UserState]]:
-        """A group; where it was uncertain whether it was stored, the second try looks for its events, by their ids."""
+        """Write a group. If a failed attempt may have been committed, the next one looks up its events by their ids."""
 
         def work(
-            connection: Connection, again: bool
+            connection: Connection, may_be_committed: bool
         ) -> tuple[Sequence[FeedbackAnswer | ApiError], Mapping[UserKey, UserState]]:
-            answers, states = self._models.current.ledger.apply(connection, jobs, again=again)
+            answers, states = self._models.current.ledger.apply(
+                connection, jobs, may_be_committed=may_be_committed
+            )
             add(connection, tables.rankings, [ranking.row() for ranking in rankings])
             return answers, states
 
-        return self._persistent(work)
+        return self._run_with_retries(work)
 
-    def _transact(self, work: Callable[[Connection], Answer], /) -> Answer:
-        """A transaction of its own for work that may be done twice."""
-        return self._persistent(lambda connection, _again: work(connection))
+    def _transact(self, work: Callable[[Connection], Result], /) -> Result:
+        """Run work that may safely be done twice in a transaction of its own."""
+        return self._run_with_retries(lambda connection, _may_be_committed: work(connection))
 
-    def _persistent(self, work: Callable[[Connection, bool], Answer]) -> Answer:
-        """One transaction; again where another server's was in the way, or the connection broke.
+    def _run_with_retries(self, work: Callable[[Connection, bool], Result]) -> Result:
+        """Run work in one transaction, and retry it after contention with another server or a lost connection.
 
-        Where it broke during the commit nobody knows whether that was done: `work` is then called with True.
+        If the connection is lost, the transaction may have been committed. From then on `work` is called with True.
         """
-        again = False
-        for patience in (*_PATIENCE_SECONDS, None):
+        may_be_committed = False
+        for delay in (*_RETRY_DELAYS_SECONDS, None):
             try:
                 with self._store.writing() as connection:
-                    found = work(connection, again)
+                    result = work(connection, may_be_committed)
             except DBAPIError as error:
-                passing = is_contention(error) or is_lost_connection(error)
-                if patience is None or not passing or not self._store.shared:
+                is_transient = is_contention(error) or is_lost_connection(error)
+                if delay is None or not is_transient or not self._store.shared:
                     raise
                 log.info("write_retried", error=type(error.orig).__name__)
-                again = again or is_lost_connection(error)
-                time.sleep(patience)
+                may_be_committed = may_be_committed or is_lost_connection(error)
+                time.sleep(delay)
             else:
-                return found
-        raise AssertionError("the last try returns or raises")
+                return result
+        raise AssertionError("the last attempt returns or raises")
 
-    def alone(
-        self, work: Callable[[Connection], Answer], then: Callable[[Answer], None]
-    ) -> Answer | ApiError:
-        """One transaction for a purpose of its own; `then` is called once it is durable."""
+    def commit(
+        self, work: Callable[[Connection], Result], on_commit: Callable[[Result], None]
+    ) -> Result | ApiError:
+        """Run work in a transaction of its own, and call `on_commit` with its result as soon as that is durable."""
         try:
-            found = self._transact(work)
-        except ApiError as error:  # the request is to blame; nothing was changed
+            result = self._transact(work)
+        except ApiError as error:  # the request is at fault, and nothing was changed
             return error
         except Exception as error:
-            return self._failure(error)
-        self.failing = False
-        then(found)
-        return found
+            return self._record_failure(error)
+        self.is_failing = False
+        on_commit(result)
+        return result
 
     def expire(self) -> None:
-        """Removes what is too old, when it is time; after a failure it finds out whether writing works again."""
+        """Remove expired rows if it is time to. After a failure, this also tests whether the store is writable again."""
         now, settings = self._store.clock(), self._settings
-        if self.unfinished:
+        if self.has_unfinished_chores:
             self._do_chores(now)
-        if not self.failing and now < self._next_expiry:
+        if not self.is_failing and now < self._next_expiry:
             return
         self._next_expiry = now + settings.expiry_interval_seconds
         try:
@@ -205,27 +208,27 @@ class Commits:
                 removed = (
                     drop_older_rankings(connection, now - settings.rank_ttl_hours * _HOUR)
                     + drop_older_answers(connection, now - settings.idempotency_ttl_hours * _HOUR)
-                    + drop_older_usage(connection, int(now // _DAY) - _USE_DAYS)
+                    + drop_older_usage(connection, int(now // _DAY) - _USAGE_DAYS)
                 )
                 record_write(connection, now)
         except Exception as error:
-            self._failure(error)
+            self._record_failure(error)
             return
-        self.failing = False
+        self.is_failing = False
         self._telemetry.expired_rows.inc(removed)
         self._do_chores(now)
 
     def _do_chores(self, now: float) -> None:
-        """One step of each."""
-        self.unfinished = False
+        """Do one step of each chore."""
+        self.has_unfinished_chores = False
         try:
             for chore in self._chores:
-                self.unfinished |= chore.step(self._transact, now)
+                self.has_unfinished_chores |= chore.step(self._transact, now)
         except Exception as error:
-            self._failure(error)
+            self._record_failure(error)
 
-    def _failure(self, error: Exception) -> ApiError:
-        self.failing = True
+    def _record_failure(self, error: Exception) -> ApiError:
+        self.is_failing = True
         log_failure("write_failed", error)
         if isinstance(error, SQLAlchemyError | OSError):
             return storage_unavailable(_UNCERTAIN if self._store.shared else _NOTHING_STORED)

@@ -1,4 +1,4 @@
-"""From the body of a feedback request to valid events. This module does no I/O."""
+"""Parses the body of a feedback request into valid events. This module does no I/O."""
 
 import hashlib
 import uuid
@@ -28,9 +28,9 @@ class ReceivedEvent:
         type: Kind of event, as on the wire.
         event_id: Id given by the caller, or a new one.
         is_callers_id: Whether the caller chose the id, so that a repeated event can be recognised.
-        user: User named by the event or the header. None if only the ranking can tell.
+        user: User named by the event or the header. None if the user must be taken from the ranking.
         payload: The event as JSON, without its id and user.
-        content_hash: 16 bytes, equal for equal content.
+        content_hash: Hash of the event's content and user, 16 bytes.
     """
 
     index: int
@@ -60,45 +60,46 @@ def split_body(body: Mapping[str, Any], settings: Settings) -> tuple[list[Any], 
 
 
 def parse_event(
-    raw: object, index: int, *, bare: bool, header_user: str | None, settings: Settings
+    raw: object, index: int, *, is_bare: bool, header_user: str | None, settings: Settings
 ) -> ReceivedEvent:
     """Validate one event of a request.
 
     Args:
         raw: The event as JSON.
         index: Position in the request.
-        bare: Whether the event is the whole body.
+        is_bare: Whether the event is the whole body.
         header_user: User named in the header, if any.
         settings: Limits.
 
     Raises:
-        ApiError: `user_conflict`, or `validation_failed` with a pointer to the field.
+        ApiError: If the event is invalid (`validation_failed`, with a pointer to the field), or if body and header name
+            different users (`user_conflict`).
     """
-    at = "" if bare else f"/events/{index}"
+    base = "" if is_bare else f"/events/{index}"
     if not isinstance(raw, dict):
-        raise InvalidRequestError((at, "An event is a JSON object."))
+        raise InvalidRequestError((base, "An event is a JSON object."))
     kind = raw.get("type")
     if not isinstance(kind, str) or kind not in EVENT_MODELS:
-        raise InvalidRequestError((f"{at}/type", f"`type` must be one of {', '.join(EVENT_MODELS)}."))
-    event = validate(EVENT_MODELS[kind], raw, at=at)
-    for pointer, fault in _faults(event, settings):
-        raise InvalidRequestError((at + pointer, fault))
+        raise InvalidRequestError((f"{base}/type", f"`type` must be one of {', '.join(EVENT_MODELS)}."))
+    event = validate(EVENT_MODELS[kind], raw, at=base)
+    for pointer, fault in _find_faults(event, settings):
+        raise InvalidRequestError((base + pointer, fault))
     if event.user is not None and header_user is not None and event.user != header_user:
         raise ApiError(
             Code.USER_CONFLICT,
             "The body and the header name different users.",
-            errors=[{"pointer": f"{at}/user", "detail": "differs from X-User-Id"}],
+            errors=[{"pointer": f"{base}/user", "detail": "differs from X-User-Id"}],
         )
     user = event.user if event.user is not None else header_user
     if user is None and event.rank_id is None:
         raise InvalidRequestError(
-            (f"{at}/user", "The event names no user. Send `user`, `X-User-Id` or a `rank_id`.")
+            (f"{base}/user", "The event names no user. Send `user`, `X-User-Id` or a `rank_id`.")
         )
     payload = event.model_dump(mode="json", exclude_none=True, exclude=_ENVELOPE)
     content = orjson.dumps(payload | {"user": user}, option=orjson.OPT_SORT_KEYS)
     return ReceivedEvent(
         index=index,
-        pointer=at,
+        pointer=base,
         event=event,
         type=kind,
         event_id=event.event_id or f"evt_{uuid.uuid4().hex}",
@@ -109,7 +110,7 @@ def parse_event(
     )
 
 
-def _faults(event: Event, settings: Settings) -> Iterator[tuple[str, str]]:
+def _find_faults(event: Event, settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with an event that its schema accepts: limits, and fields that do not fit together."""
     if event.metadata is not None:
         size = len(orjson.dumps(event.metadata))
@@ -117,12 +118,12 @@ def _faults(event: Event, settings: Settings) -> Iterator[tuple[str, str]]:
             fault = f"The metadata is {size} bytes of JSON; the limit is {settings.max_metadata_bytes}."
             yield "/metadata", fault
     if isinstance(event, JudgementKind):
-        yield from _judgement_faults(event, event.rank_id, settings)
+        yield from _find_judgement_faults(event, event.rank_id, settings)
     elif isinstance(event, RetractEvent) and event.weight not in (None, 1.0):
         yield "/weight", "An event can only be retracted as a whole."
 
 
-def _judgement_faults(
+def _find_judgement_faults(
     event: JudgementKind, rank_id: str | None, settings: Settings
 ) -> Iterator[tuple[str, str]]:
     texts = list(event.sent_texts())

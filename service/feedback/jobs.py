@@ -1,4 +1,4 @@
-"""The events of one request on their way to the writer, and the writer's answer."""
+"""The requests that are passed to the writer, and its answers."""
 
 from dataclasses import dataclass
 
@@ -16,11 +16,11 @@ class ReadyEvent:
         received: The event as it was sent.
         user: User who judged.
         prompt: Prompt that the texts answer.
-        statement: What it states. It has no texts for a retraction, and if there is a `fault`.
-        payload: JSON for the log.
-        features: Features of its texts.
-        target: Id of the event that it retracts, if any.
-        fault: Why the event cannot be logged. It can still turn out to be a duplicate of a logged one.
+        statement: Statement of the judgement. It has no texts for a retraction, or if there is a `fault`.
+        payload: Payload for the log as JSON.
+        features: Features of its texts. None if it has no texts.
+        target: Id of the event that it retracts. None for a judgement.
+        fault: Error for which the event cannot be logged, if any. The event may still be a duplicate of a logged one.
     """
 
     received: ReceivedEvent
@@ -47,35 +47,35 @@ class FeedbackJob:
 
     Attributes:
         tenant: Tenant that sent them.
-        events: Events that were not rejected so far.
+        events: Events that have not been rejected so far.
         rejected: Rejected events, each as (index, error).
-        bare: Whether the request is a single event without an envelope. Its rejection is then the request's.
+        is_bare: Whether the request is a single event without an envelope. If it is rejected, so is the request.
         idempotency: Key under which the answer is stored, if any.
-        received_at: Unix seconds.
+        received_at: Time of arrival in Unix seconds.
     """
 
     tenant: str
     events: tuple[ReadyEvent, ...]
     rejected: tuple[tuple[int, ApiError], ...]
-    bare: bool
+    is_bare: bool
     idempotency: Idempotency | None
     received_at: float
 
 
 @dataclass(frozen=True)
 class FeedbackAnswer:
-    """The answer to one request, and what its events did.
+    """The answer to one request, and the effects of its events.
 
     Attributes:
-        body: JSON.
-        outcomes: (type, outcome) of each event.
-        changes: Change points that the events revealed.
-        flags: Why judgements were discounted, one entry for each reason and judgement.
-        bursts: Bursts that began.
+        body: Response body as JSON.
+        outcomes: Type and outcome of each event.
+        change_points: Number of change points that the events revealed.
+        flags: Reasons for discounts, one entry for each reason and judgement.
+        bursts: Number of bursts that began.
     """
 
     body: bytes
     outcomes: tuple[tuple[str, str], ...]
-    changes: int
+    change_points: int
     flags: tuple[str, ...] = ()
     bursts: int = 0

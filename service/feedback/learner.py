@@ -1,24 +1,26 @@
-"""Feedback: request → who → features → log (durable) → posterior. Here: up to the writer's queue."""
+"""A feedback request's way to the writer: validate, resolve what events refer to, add features, hand over."""
 
+import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
 
 import orjson
 
+from penchant.models.judgements.base import JudgementKind
 from penchant.models.taste.items import item_key
 from penchant.service.access.limits import Kind, Quotas
 from penchant.service.access.tenancy import Tenancy
 from penchant.service.encoding.featurizer import Featurizer
 from penchant.service.errors import ApiError, Code, InvalidRequestError
-from penchant.service.feedback.events import parse_event, split_body
+from penchant.service.feedback.events import ReceivedEvent, parse_event, split_body
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob, Idempotency, ReadyEvent
-from penchant.service.feedback.references import References
+from penchant.service.feedback.schemas import RetractEvent
 from penchant.service.feedback.writer import Writer
-from penchant.service.log.reading import without_texts
+from penchant.service.log.reading import remove_texts
 from penchant.service.log.rows import JudgedFeatures
-from penchant.service.ranking.rankings import Rankings
+from penchant.service.ranking.rankings import Ranking, Rankings
 from penchant.service.settings import Settings
 from penchant.service.store.database import Store
 from penchant.service.store.requests import find_answers
@@ -27,31 +29,33 @@ from penchant.service.users.current import UserStates
 
 _HOUR = 3600.0
 MAX_KEY_CHARS = 255
+INLINE_EDIT_CHARS: Final = 4000
+"""Edits up to this many characters, both texts together, are compared on the event loop, in half a millisecond."""
 
 
-class Reading(Protocol):
-    """What learning needs of the model that a request is answered by."""
+class LearningModel(Protocol):
+    """The part of a served model that learning uses."""
 
     @property
     def featurizer(self) -> Featurizer:
-        """Finds or computes the features of judged texts."""
+        """Featurizer that finds or computes the features of judged texts."""
 
     @property
     def states(self) -> UserStates:
-        """What is known of users."""
+        """Current states of users."""
 
 
 class Learner:
-    """Turns feedback requests into durable knowledge.
+    """Learns from feedback requests.
 
     Args:
         settings: Limits.
-        rankings: Resolves `rank_id`.
-        writer: Logs and learns.
-        quotas: How much a tenant may send.
-        tenancy: Whether it keeps texts.
-        store: Holds answers to idempotency keys.
-        telemetry: Counts events.
+        rankings: Rankings that events may refer to.
+        writer: Writer that logs events and learns from them.
+        quotas: Quotas of tenants.
+        tenancy: Tenants, which decide whether their texts are kept.
+        store: Store that holds the answers to idempotency keys.
+        telemetry: Telemetry that counts events.
     """
 
     def __init__(
@@ -66,8 +70,7 @@ class Learner:
         telemetry: Telemetry,
     ) -> None:
         self._settings = settings
-        self._rankings = rankings
-        self._references = References(rankings, settings)
+        self._resolver = ReferenceResolver(rankings, settings)
         self._writer = writer
         self._quotas = quotas
         self._tenancy = tenancy
@@ -75,7 +78,7 @@ class Learner:
         self._telemetry = telemetry
         self._in_flight: set[tuple[str, str]] = set()
 
-    async def feedback(
+    async def learn(
         self,
         tenant: str,
         body: Mapping[str, Any],
@@ -83,41 +86,45 @@ class Learner:
         key: str | None,
         timings: Timings,
         *,
-        model: Reading,
+        model: LearningModel,
     ) -> bytes:
-        """The answer to a feedback request, given when its events are durable and visible.
+        """Learn from a feedback request, and return its answer as soon as its events are durable and visible.
 
         Args:
-            tenant: Whose app sends it.
-            body: The request.
-            header_user: User of the header, for events that name none.
-            key: Idempotency key.
-            timings: Where the time goes.
-            model: Reads the judged texts.
+            tenant: Tenant that sends the request.
+            body: Body of the request.
+            header_user: User named in the header, for events that name none.
+            key: Idempotency key, if any.
+            timings: Receives the time that each stage takes.
+            model: Model that the request is served by.
 
         Raises:
-            ApiError: The request, or its one bare event, is refused.
+            ApiError: If the request, or its single bare event, is refused.
         """
         if key is None:
-            return await self._learn(tenant, body, header_user, None, timings, model=model)
+            return await self._learn_within_quota(tenant, body, header_user, None, timings, model=model)
         if not 1 <= len(key) <= MAX_KEY_CHARS:
             raise InvalidRequestError(("", f"An idempotency key has 1 to {MAX_KEY_CHARS} characters."))
         if (tenant, key) in self._in_flight:
-            detail = "Wait for the other request's answer, or try again."
+            detail = (
+                "A request with this idempotency key is being processed. Wait for its answer, or try again."
+            )
             raise ApiError(Code.IDEMPOTENCY_IN_FLIGHT, detail, headers={"Retry-After": "1"})
         self._in_flight.add((tenant, key))
         try:
             content = orjson.dumps([body, header_user], option=orjson.OPT_SORT_KEYS)
             idempotency = Idempotency(key, hashlib.blake2b(content, digest_size=16).digest())
-            earlier = await self._earlier(tenant, idempotency)
-            if earlier is not None:
-                return earlier
-            return await self._learn(tenant, body, header_user, idempotency, timings, model=model)
+            answer = await self._find_answer(tenant, idempotency)
+            if answer is not None:
+                return answer
+            return await self._learn_within_quota(
+                tenant, body, header_user, idempotency, timings, model=model
+            )
         finally:
             self._in_flight.discard((tenant, key))
 
-    async def _earlier(self, tenant: str, idempotency: Idempotency) -> bytes | None:
-        """The answer that was given under this key, None where it is new or has expired."""
+    async def _find_answer(self, tenant: str, idempotency: Idempotency) -> bytes | None:
+        """Return the stored answer under this key, or None if the key is new or has expired."""
         row = (await self._store.read(find_answers, tenant, [idempotency.key])).get(idempotency.key)
         if row is None or self._store.clock() - row.created_at > self._settings.idempotency_ttl_hours * _HOUR:
             return None
@@ -126,10 +133,10 @@ class Learner:
         answer: bytes = row.answer
         return answer
 
-    async def _within_quota(
-        self, model: Reading, tenant: str, events: Sequence[ReadyEvent]
+    async def _refuse_users_over_quota(
+        self, model: LearningModel, tenant: str, events: Sequence[ReadyEvent]
     ) -> list[ReadyEvent]:
-        """The same events; those of users that would be too many can only turn out to be duplicates."""
+        """Return the events, with a fault for those of new users over the quota. These may still be duplicates."""
         if not self._quotas.limits_users(tenant):
             return list(events)
         refused: dict[str, ApiError] = {}
@@ -145,7 +152,7 @@ class Learner:
             for event in events
         ]
 
-    async def _learn(
+    async def _learn_within_quota(
         self,
         tenant: str,
         body: Mapping[str, Any],
@@ -153,27 +160,29 @@ class Learner:
         idempotency: Idempotency | None,
         timings: Timings,
         *,
-        model: Reading,
+        model: LearningModel,
     ) -> bytes:
-        raw, bare = split_body(body, self._settings)
+        raw, is_bare = split_body(body, self._settings)
         self._quotas.take(tenant, Kind.EVENTS, len(raw))
         accepted = 0
         try:
-            answer = await self._write(tenant, (raw, bare), header_user, idempotency, timings, model=model)
+            answer = await self._submit(
+                tenant, (raw, is_bare), header_user, idempotency, timings, model=model
+            )
             accepted = sum(outcome == "accepted" for _, outcome in answer.outcomes)
         finally:
             self._quotas.give_back(tenant, Kind.EVENTS, len(raw) - accepted)
         for kind, outcome in answer.outcomes:
             self._telemetry.events.labels(kind, outcome).inc()
-        if answer.changes:
-            self._telemetry.users_changed.inc(answer.changes)
+        if answer.change_points:
+            self._telemetry.users_changed.inc(answer.change_points)
         if answer.bursts:
             self._telemetry.bursts.inc(answer.bursts)
         for reason in answer.flags:
             self._telemetry.discounted_events.labels(reason).inc()
         return answer.body
 
-    async def _write(
+    async def _submit(
         self,
         tenant: str,
         events: tuple[Sequence[object], bool],
@@ -181,41 +190,41 @@ class Learner:
         idempotency: Idempotency | None,
         timings: Timings,
         *,
-        model: Reading,
+        model: LearningModel,
     ) -> FeedbackAnswer:
-        """Has the events of a request, or the one bare event, logged and learned."""
-        raw, bare = events
+        """Parse, resolve and featurise the events of a request, and pass them to the writer."""
+        raw, is_bare = events
         ready: list[ReadyEvent] = []
         rejected: list[tuple[int, ApiError]] = []
         for index, event in enumerate(raw):
             try:
                 received = parse_event(
-                    event, index, bare=bare, header_user=header_user, settings=self._settings
+                    event, index, is_bare=is_bare, header_user=header_user, settings=self._settings
                 )
-                ready.append(await self._references.resolve(tenant, received))
+                ready.append(await self._resolver.resolve(tenant, received))
             except ApiError as error:
-                if bare:
+                if is_bare:
                     self._telemetry.events.labels("invalid", "rejected").inc()
                     raise
                 rejected.append((index, error))
         texts = sum(len(event.statement.texts) for event in ready)
         if texts > (limit := self._settings.max_feedback_texts):
             fault = f"The events judge {texts} texts; the limit for one request is {limit}."
-            raise InvalidRequestError(("" if bare else "/events", fault))
-        ready = await self._with_features(model.featurizer, tenant, ready, timings)
+            raise InvalidRequestError(("" if is_bare else "/events", fault))
+        ready = await self._add_features(model.featurizer, tenant, ready, timings)
         if not self._tenancy.of(tenant).keep_texts:
             ready = [
-                replace(event, payload=without_texts(event.payload)) if event.statement.texts else event
+                replace(event, payload=remove_texts(event.payload)) if event.statement.texts else event
                 for event in ready
             ]
-        ready = await self._within_quota(model, tenant, ready)
-        job = FeedbackJob(tenant, tuple(ready), tuple(rejected), bare, idempotency, self._store.clock())
-        return await self._writer.feedback(job)
+        ready = await self._refuse_users_over_quota(model, tenant, ready)
+        job = FeedbackJob(tenant, tuple(ready), tuple(rejected), is_bare, idempotency, self._store.clock())
+        return await self._writer.write_feedback(job)
 
-    async def _with_features(
+    async def _add_features(
         self, featurizer: Featurizer, tenant: str, events: Sequence[ReadyEvent], timings: Timings
     ) -> list[ReadyEvent]:
-        """Add the features of all events' texts, in one call."""
+        """Add the features of all events' texts, which are computed in one call."""
         texts = [text for event in events for text in event.statement.texts]
         if not texts:
             return list(events)
@@ -237,3 +246,111 @@ class Learner:
             )
             ready.append(replace(event, features=features))
         return ready
+
+
+@dataclass(frozen=True)
+class ReferenceResolver:
+    """Looks up the user and the texts that events refer to.
+
+    Attributes:
+        rankings: Rankings that events may refer to.
+        settings: Limits.
+    """
+
+    rankings: Rankings
+    settings: Settings
+
+    async def resolve(self, tenant: str, received: ReceivedEvent) -> ReadyEvent:
+        """Return an event with its user, its texts and its statement about them.
+
+        If its ranking has expired but the caller chose the event's id, the event may already be in the log. It is then
+        returned with a `fault`, and the ledger decides.
+
+        Raises:
+            ApiError: If the event refers to an unknown ranking (`rank_not_found`), to another user's ranking
+                (`user_conflict`), or to candidates that the ranking does not have (`validation_failed`).
+        """
+        event = received.event
+        refers = isinstance(event, JudgementKind) and event.refers_to_ranking
+        if received.user is not None and not refers:
+            return await _build_ready_event(received, received.user)
+        try:
+            return await self._resolve_ranking(tenant, received)
+        except ApiError as error:
+            if received.is_callers_id and error.code is Code.RANK_NOT_FOUND:
+                return ReadyEvent(received, received.user or "", fault=error)
+            raise
+
+    async def _resolve_ranking(self, tenant: str, received: ReceivedEvent) -> ReadyEvent:
+        base, event = received.pointer, received.event
+        ranking = await self.rankings.find(tenant, event.rank_id or "")
+        if ranking is None:
+            fault = "No ranking of the last day has this id. Send the texts instead."
+            raise InvalidRequestError((f"{base}/rank_id", fault), code=Code.RANK_NOT_FOUND)
+        user = received.user if received.user is not None else ranking.user
+        if user is None:
+            raise InvalidRequestError((f"{base}/user", "The ranking was made for no user. Send `user`."))
+        if ranking.user is not None and ranking.user != user:
+            fault = "The ranking was made for another user."
+            raise InvalidRequestError((f"{base}/user", fault), code=Code.USER_CONFLICT)
+        if isinstance(event, JudgementKind) and event.refers_to_ranking:
+            prompt, texts = self._select_candidates(base, event, ranking)
+            return await _build_ready_event(received, user, {"prompt": prompt} | event.with_texts(texts))
+        return await _build_ready_event(received, user)
+
+    def _select_candidates(
+        self, base: str, event: JudgementKind, ranking: Ranking
+    ) -> tuple[str, tuple[str, ...]]:
+        """Return the prompt and the texts, winner first, that the event's indices refer to."""
+        number = len(ranking.texts)
+        candidates = event.candidates_of(number)
+        for pointer, index in candidates:
+            if index >= number:
+                fault = f"The ranking has {number} candidates; the first has index 0."
+                raise InvalidRequestError((base + pointer, fault))
+        (_, first), *others = candidates
+        if event.form == "comparison" and len(ranking.prompts) > 1:
+            fault = "The ranking's candidates answer different prompts; a choice must be among answers to one prompt."
+            raise InvalidRequestError((f"{base}/rank_id", fault))
+        prompt, text = ranking.shown(first)
+        # A text that was shown twice counts as one option.
+        texts = tuple(
+            dict.fromkeys([text, *(ranking.texts[index] for index in sorted(index for _, index in others))])
+        )
+        if len(texts) > (limit := self.settings.max_event_texts):
+            fault = (
+                f"The ranking showed {len(texts)} texts; the limit for one event is {limit}. "
+                "List those that the user saw in `seen`."
+            )
+            raise InvalidRequestError((f"{base}/seen", fault))
+        return prompt, texts
+
+
+async def _build_ready_event(
+    received: ReceivedEvent, user: str, from_ranking: dict[str, object] | None = None
+) -> ReadyEvent:
+    """Build an event with its statement. Long edits are compared in a thread, so that the event loop is not blocked."""
+    event = received.event
+    is_slow = (
+        isinstance(event, JudgementKind)
+        and event.measures_change
+        and sum(len(text) for _, text in event.sent_texts()) > INLINE_EDIT_CHARS
+    )
+    if is_slow:
+        return await asyncio.to_thread(_build_ready_event_inline, received, user, from_ranking)
+    return _build_ready_event_inline(received, user, from_ranking)
+
+
+def _build_ready_event_inline(
+    received: ReceivedEvent, user: str, from_ranking: dict[str, object] | None
+) -> ReadyEvent:
+    event, payload = received.event, dict(received.payload) | (from_ranking or {})
+    prompt = payload.get("prompt", "")
+    logged = orjson.dumps(payload).decode()
+    if isinstance(event, RetractEvent):
+        return ReadyEvent(received, user, prompt, payload=logged, target=event.target_event_id)
+    if not isinstance(event, JudgementKind):
+        raise TypeError(f"{type(event).__name__} is neither a judgement nor a retraction")
+    statement = event.statement(payload)
+    statement = statement._replace(weight=(event.weight or 1.0) * statement.weight)
+    return ReadyEvent(received, user, prompt, statement, logged)

@@ -1,8 +1,8 @@
-"""One group of feedback jobs in one transaction: which events are duplicates, which conflict, which are recorded.
+"""Applies a group of feedback jobs in one transaction, and decides which events are new, duplicates or conflicts.
 
 A job is one request. It is applied as a whole or not at all, and its failure does not affect the others. All of this
-runs on the writer's thread. Another server may have written the same users a moment ago, so what matters is read inside
-the transaction, after taking the locks; a state in memory is used only if the store has the same version of it.
+runs on the writer's thread. Another server may just have written the same users, so everything that matters is read
+inside the transaction, after the locks are taken. A state in memory is used only if the store has the same version.
 """
 
 from collections import Counter
@@ -28,10 +28,10 @@ class Ledger:
     """Applies feedback to the log and to users' states.
 
     Args:
-        fold: Learns from events.
-        cache: States in memory. The caller publishes the new ones after the commit.
+        fold: Fold that computes states.
+        cache: Cache of states. The caller publishes the new ones after the commit.
         answers_ttl_seconds: How long an answer is stored under its idempotency key.
-        policy: Decides how much a judgement counts.
+        policy: Limits that decide how much a judgement counts.
     """
 
     def __init__(
@@ -43,54 +43,63 @@ class Ledger:
         self._recorder = Recorder(fold, policy)
 
     def apply(
-        self, connection: Connection, jobs: Sequence[FeedbackJob], *, again: bool = False
+        self, connection: Connection, jobs: Sequence[FeedbackJob], *, may_be_committed: bool = False
     ) -> tuple[list[FeedbackAnswer | ApiError], dict[UserKey, UserState]]:
         """Write a group of jobs in the caller's transaction.
 
         Args:
-            connection: The transaction.
-            jobs: The group.
-            again: Whether an earlier attempt may have been committed after all.
+            connection: Connection in a write transaction.
+            jobs: Jobs of the group, in order of arrival.
+            may_be_committed: Whether an earlier attempt may have been committed despite an error.
 
         Returns:
             An answer for each job, and the states to publish when the transaction is durable.
         """
-        group = Changes()
-        self._load(connection, jobs, group, again=again)
-        before = dict(group.states)
-        answers = [self._apply_job(connection, job, group) for job in jobs]
-        changed = {key: state for key, state in group.states.items() if before.get(key) is not state}
-        group.write(connection, changed, self._fold)
+        group_changes = Changes()
+        self._load(connection, jobs, group_changes, may_be_committed=may_be_committed)
+        before = dict(group_changes.states)
+        answers = [self._apply_job(connection, job, group_changes) for job in jobs]
+        changed = {key: state for key, state in group_changes.states.items() if before.get(key) is not state}
+        group_changes.write(connection, changed, self._fold)
         return answers, changed
 
     def _load(
-        self, connection: Connection, jobs: Sequence[FeedbackJob], group: Changes, *, again: bool
+        self,
+        connection: Connection,
+        jobs: Sequence[FeedbackJob],
+        group_changes: Changes,
+        *,
+        may_be_committed: bool,
     ) -> None:
-        """Lock the users, then read in a few queries what the group depends on: answers, event ids and users."""
+        """Lock the users, then read the answers, event ids and users that the group depends on, in a few queries."""
         users.lock_users(connection, [(job.tenant, event.user) for job in jobs for event in job.events])
-        for tenant, tenant_jobs in _by_tenant(jobs).items():
-            self._load_answers(connection, tenant, tenant_jobs, group)
+        for tenant, tenant_jobs in _group_by_tenant(jobs).items():
+            self._load_answers(connection, tenant, tenant_jobs, group_changes)
             events = [event for job in tenant_jobs for event in job.events]
-            ids = {event.received.event_id for event in events if again or event.received.is_callers_id}
+            ids = {
+                event.received.event_id
+                for event in events
+                if may_be_committed or event.received.is_callers_id
+            }
             ids |= {event.target for event in events if event.target}
             names = {event.user for event in events}
-            for event_id, (digest, user) in find_hashes(connection, tenant, sorted(ids)).items():
-                group.known[(tenant, event_id)] = (digest, user)
+            for event_id, (content_hash, user) in find_hashes(connection, tenant, sorted(ids)).items():
+                group_changes.logged[(tenant, event_id)] = (content_hash, user)
                 names.add(user)
             bundle, half_life = self._fold.bundle_version, self._fold.forgetting.half_life_days
-            standings = users.find_users(connection, tenant, sorted(names), bundle, half_life)
-            for user, row in standings.items():
+            rows = users.find_users(connection, tenant, sorted(names), bundle, half_life)
+            for user, row in rows.items():
                 _, cached = self._cache.find((tenant, user))
                 is_same = cached is not None and cached.stamp == (row.version, row.updated_at)
                 state = (
                     cached if cached is not None and is_same else UserState.from_row(row, self._fold.start)
                 )
-                group.states[(tenant, user)] = state
+                group_changes.states[(tenant, user)] = state
 
     def _load_answers(
-        self, connection: Connection, tenant: str, jobs: Iterable[FeedbackJob], group: Changes
+        self, connection: Connection, tenant: str, jobs: Iterable[FeedbackJob], group_changes: Changes
     ) -> None:
-        """Read the answers stored under the jobs' idempotency keys, by any server; delete the expired ones."""
+        """Read the answers stored under the jobs' idempotency keys, by any server, and delete the expired ones."""
         keys = {job.idempotency.key: job.received_at for job in jobs if job.idempotency is not None}
         if not keys:
             return
@@ -99,51 +108,57 @@ class Ledger:
             if keys[key] - row.created_at > self._answers_ttl_seconds:
                 expired.append(key)
             else:
-                group.answered[(tenant, key)] = (row.request_hash, row.answer)
+                group_changes.answered[(tenant, key)] = (row.request_hash, row.answer)
         drop_answers(connection, tenant, expired)
 
     def _apply_job(
-        self, connection: Connection, job: FeedbackJob, group: Changes
+        self, connection: Connection, job: FeedbackJob, group_changes: Changes
     ) -> FeedbackAnswer | ApiError:
-        """Apply one request on top of the group so far, and merge it into the group only as a whole."""
+        """Apply one request on top of the group so far, and merge its changes into the group only if it succeeds."""
         if job.idempotency is not None:
-            stored = group.answered.get((job.tenant, job.idempotency.key))
+            stored = group_changes.answered.get((job.tenant, job.idempotency.key))
             if stored is not None:
-                return _stored_answer(job.idempotency, *stored)
-        own = Changes()
+                return _check_stored_answer(job.idempotency, *stored)
+        job_changes = Changes()
         rejected, outcomes = list(job.rejected), [("invalid", "rejected")] * len(job.rejected)
         affected: dict[str, None] = {}
         try:
             for event in job.events:
                 received = event.received
-                earlier = _known(received.event_id, job.tenant, own, group)
+                earlier = _find_logged(received.event_id, job.tenant, job_changes, group_changes)
                 if earlier is not None and earlier[0] == received.content_hash:
                     affected[earlier[1]] = None
                     # One of our own ids is in the log if this very request was committed at an earlier attempt.
                     outcomes.append((received.type, "duplicate" if received.is_callers_id else "accepted"))
-                elif fault := _conflict(event) if earlier else _fault(job, event, own, group):
+                elif (
+                    fault := _build_conflict_error(event)
+                    if earlier
+                    else _find_fault(job, event, job_changes, group_changes)
+                ):
                     rejected.append((received.index, fault))
                     outcomes.append((received.type, "rejected"))
                 else:
-                    self._recorder.record(job, event, own, group)
+                    self._recorder.record(job, event, job_changes, group_changes)
                     affected[event.user] = None
                     outcomes.append((received.type, "accepted"))
-            changes = sum(self._recorder.learn(connection, key, own, group) for key in own.logs)
-        except SQLAlchemyError:  # the log could not be read, which is no fault of this job
+            change_points = sum(
+                self._recorder.learn(connection, key, job_changes, group_changes) for key in job_changes.logs
+            )
+        except SQLAlchemyError:  # the store failed, not this job
             raise
         except Exception as error:
             log_failure("learning_failed", error, types=sorted({kind for kind, _ in outcomes}))
             return internal_error()
-        if job.bare and rejected:
+        if job.is_bare and rejected:
             return rejected[0][1]
         states = {
-            user: own.states.get((job.tenant, user)) or group.states.get((job.tenant, user))
+            user: job_changes.states.get((job.tenant, user)) or group_changes.states.get((job.tenant, user))
             for user in affected
         }
-        body = _answer(Counter(outcome for _, outcome in outcomes), rejected, states)
+        body = _build_answer(Counter(outcome for _, outcome in outcomes), rejected, states)
         if job.idempotency is not None:
-            own.answered[(job.tenant, job.idempotency.key)] = (job.idempotency.request_hash, body)
-            own.answers.append(
+            job_changes.answered[(job.tenant, job.idempotency.key)] = (job.idempotency.request_hash, body)
+            job_changes.answers.append(
                 {
                     "tenant": job.tenant,
                     "key": job.idempotency.key,
@@ -153,39 +168,47 @@ class Ledger:
                     "created_at": job.received_at,
                 }
             )
-        group.merge(own)
-        return FeedbackAnswer(body, tuple(outcomes), changes, tuple(own.flags), own.bursts)
+        group_changes.merge(job_changes)
+        return FeedbackAnswer(
+            body, tuple(outcomes), change_points, tuple(job_changes.flags), job_changes.bursts
+        )
 
 
-def _by_tenant(jobs: Iterable[FeedbackJob]) -> dict[str, list[FeedbackJob]]:
+def _group_by_tenant(jobs: Iterable[FeedbackJob]) -> dict[str, list[FeedbackJob]]:
     by_tenant: dict[str, list[FeedbackJob]] = {}
     for job in jobs:
         by_tenant.setdefault(job.tenant, []).append(job)
     return by_tenant
 
 
-def _known(event_id: str, tenant: str, own: Changes, group: Changes) -> tuple[bytes, str] | None:
+def _find_logged(
+    event_id: str, tenant: str, job_changes: Changes, group_changes: Changes
+) -> tuple[bytes, str] | None:
     """Return (content hash, user) of an event that is in the log, or is being added with this group."""
-    return own.known.get((tenant, event_id)) or group.known.get((tenant, event_id))
+    return job_changes.logged.get((tenant, event_id)) or group_changes.logged.get((tenant, event_id))
 
 
-def _stored_answer(idempotency: Idempotency, request_hash: bytes, body: bytes) -> FeedbackAnswer | ApiError:
-    """Return the answer stored under an idempotency key, or an error if it was to another request."""
+def _check_stored_answer(
+    idempotency: Idempotency, request_hash: bytes, body: bytes
+) -> FeedbackAnswer | ApiError:
+    """Return the answer stored under an idempotency key, or an error if it answered another request."""
     if request_hash != idempotency.request_hash:
         return ApiError(Code.IDEMPOTENCY_KEY_REUSED, "A new request needs a new idempotency key.")
     return FeedbackAnswer(body, (), 0)
 
 
-def _conflict(event: ReadyEvent) -> ApiError:
+def _build_conflict_error(event: ReadyEvent) -> ApiError:
     fault = "The log has an event with this id and different content."
     return InvalidRequestError((f"{event.received.pointer}/event_id", fault), code=Code.EVENT_ID_CONFLICT)
 
 
-def _fault(job: FeedbackJob, event: ReadyEvent, own: Changes, group: Changes) -> ApiError | None:
-    """Return why a new event cannot be logged, if it cannot."""
+def _find_fault(
+    job: FeedbackJob, event: ReadyEvent, job_changes: Changes, group_changes: Changes
+) -> ApiError | None:
+    """Return the error for which a new event cannot be logged, if any."""
     if event.fault is not None or event.target is None:
         return event.fault
-    target = _known(event.target, job.tenant, own, group)
+    target = _find_logged(event.target, job.tenant, job_changes, group_changes)
     if target is not None and target[1] == event.user:
         return None
     pointer = f"{event.received.pointer}/target_event_id"
@@ -194,7 +217,7 @@ def _fault(job: FeedbackJob, event: ReadyEvent, own: Changes, group: Changes) ->
     )
 
 
-def _answer(
+def _build_answer(
     counts: Counter[str], rejected: list[tuple[int, ApiError]], states: dict[str, UserState | None]
 ) -> bytes:
     return orjson.dumps(
@@ -202,7 +225,8 @@ def _answer(
             "accepted": counts["accepted"],
             "duplicates": counts["duplicate"],
             "rejected": [
-                {"index": i, "problem": problem(e)} for i, e in sorted(rejected, key=lambda r: r[0])
+                {"index": index, "problem": problem(error)}
+                for index, error in sorted(rejected, key=lambda rejection: rejection[0])
             ],
             "users": [
                 {"user": user, "posterior_version": state.version, "feedback_events": state.feedback_events}

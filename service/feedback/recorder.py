@@ -1,4 +1,4 @@
-"""One more event: its place in the user's log, its weight, its rows, and the user's state after it."""
+"""Records one event: its place in the user's log, its weight, its rows, and the user's state after it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -7,30 +7,30 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from penchant.service.feedback.jobs import FeedbackJob, ReadyEvent
-from penchant.service.feedback.trust import TrustPolicy, TrustState, Weighed, weigh
-from penchant.service.log.rows import event_row, feature_rows, item_rows
+from penchant.service.feedback.trust import Discount, TrustPolicy, TrustState, compute_discount
+from penchant.service.log.rows import build_event_row, build_feature_rows, build_item_rows
 from penchant.service.store import tables, users
 from penchant.service.store.events import LoggedJudgement, has_retraction, replay_events
 from penchant.service.store.statements import add
 from penchant.service.users.fold import Fold
-from penchant.service.users.states import UserKey, UserState, state_row, user_row
+from penchant.service.users.states import UserKey, UserState, build_state_row, build_user_row
 
 MAX_INLINE_EVENTS: Final = 32
-"""Number of logged events that are learned while others wait for the commit. A longer replay is left to the replayer."""
+"""Maximum number of logged events to replay while others wait for the commit. The replayer does longer replays."""
 
 
 @dataclass
 class Changes:
     """Changes of a job, or of a group of jobs, that are not committed yet.
 
-    Those of a group also hold what was read from the store for it.
+    The changes of a group also hold what was read from the store for it.
 
     Attributes:
         states: State of each user.
         answered: (tenant, idempotency key) → (request hash, answer).
-        known: (tenant, event id) → (content hash, user) of events that are in the log or are being added.
+        logged: (tenant, event id) → (content hash, user) of events that are in the log or are being added.
         logs: New events of each user's log.
-        flags: Why judgements were discounted, one entry for each reason and judgement.
+        flags: Reasons for discounts, one entry for each reason and judgement.
         bursts: Number of bursts that began.
         events: New rows of `feedback_events`.
         items: New rows of `judged_items`.
@@ -40,7 +40,7 @@ class Changes:
 
     states: dict[UserKey, UserState] = field(default_factory=dict)
     answered: dict[tuple[str, str], tuple[bytes, bytes]] = field(default_factory=dict)
-    known: dict[tuple[str, str], tuple[bytes, str]] = field(default_factory=dict)
+    logged: dict[tuple[str, str], tuple[bytes, str]] = field(default_factory=dict)
     logs: dict[UserKey, list[LoggedJudgement]] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
     bursts: int = 0
@@ -53,7 +53,7 @@ class Changes:
         """Add the changes of a job to those of its group."""
         self.states |= job.states
         self.answered |= job.answered
-        self.known |= job.known
+        self.logged |= job.logged
         for key, log in job.logs.items():
             self.logs.setdefault(key, []).extend(log)
         self.events += job.events
@@ -73,47 +73,54 @@ class Changes:
             (tables.idempotency, self.answers, "key"),
         ):
             add(connection, table, sorted(rows, key=lambda row: (row["tenant"], row[name])))
-        users.put_users(connection, [user_row(key, state) for key, state in changed.items()])
+        users.put_users(connection, [build_user_row(key, state) for key, state in changed.items()])
         bundle, half_life = fold.bundle_version, fold.forgetting.half_life_days
         current = [(key, state) for key, state in changed.items() if state.is_current]
-        users.put_states(connection, [state_row(key, state, bundle, half_life) for key, state in current])
+        users.put_states(
+            connection, [build_state_row(key, state, bundle, half_life) for key, state in current]
+        )
 
 
 @dataclass(frozen=True)
 class Recorder:
-    """Records events of one bundle's users: in the log, and in their states.
+    """Records events in the log and in users' states, under one bundle.
 
     Attributes:
-        fold: Learns from events.
-        policy: Decides how much a judgement counts.
+        fold: Fold that computes states.
+        policy: Limits that decide how much a judgement counts.
     """
 
     fold: Fold
     policy: TrustPolicy
 
-    def record(self, job: FeedbackJob, event: ReadyEvent, own: Changes, group: Changes) -> None:
+    def record(
+        self, job: FeedbackJob, event: ReadyEvent, job_changes: Changes, group_changes: Changes
+    ) -> None:
         """Give an event its place in the user's log, decide its weight, and add its rows.
 
         Args:
             job: The event's request.
             event: An event without a `fault`.
-            own: Changes of the job so far, to which this event's are added.
-            group: Changes of the jobs before it.
+            job_changes: Changes of the job so far, to which this event's are added.
+            group_changes: Changes of the jobs before it.
         """
-        key, received, statement, features = (
-            (job.tenant, event.user),
-            event.received,
-            event.statement,
-            event.features,
+        key, received = (job.tenant, event.user), event.received
+        statement, features = event.statement, event.features
+        state = (
+            job_changes.states.get(key)
+            or group_changes.states.get(key)
+            or UserState(0, 0, self.fold.start, 0.0)
         )
-        state = own.states.get(key) or group.states.get(key) or UserState(0, 0, self.fold.start, 0.0)
         seq = state.last_seq + 1
-        weighed, trust = Weighed(1.0), TrustState.read(state.information_day, state.information, state.trust)
+        discount = Discount(1.0)
+        trust = TrustState.from_stored(state.information_day, state.information, state.trust)
         stored_trust = state.trust
-        if event.target is None:  # decided once; a replay uses the same discount
-            trust, weighed = weigh(trust, statement.weight, statement.groups, job.received_at, self.policy)
+        if event.target is None:  # decided here only; a replay uses the same discount
+            trust, discount = compute_discount(
+                trust, statement.weight, statement.groups, job.received_at, self.policy
+            )
             stored_trust = trust.to_json()
-        own.states[key] = UserState(
+        job_changes.states[key] = UserState(
             version=state.version + 1,
             feedback_events=state.feedback_events + 1,
             evidence=state.evidence,
@@ -124,18 +131,18 @@ class Recorder:
             information=trust.information,
             trust=stored_trust,
         )
-        own.flags += weighed.flags
-        own.bursts += weighed.begins_burst
-        own.known[(job.tenant, received.event_id)] = (received.content_hash, event.user)
+        job_changes.flags += discount.flags
+        job_changes.bursts += discount.begins_burst
+        job_changes.logged[(job.tenant, received.event_id)] = (received.content_hash, event.user)
         is_readable = features is not None and features.extractor == self.fold.extractor
-        logged = LoggedJudgement(
+        logged_event = LoggedJudgement(
             seq=seq,
             event_id=received.event_id,
             type=received.type,
             value=statement.normalised,
             weight=statement.weight,
-            discount=weighed.discount,
-            flags=",".join(weighed.flags) or None,
+            discount=discount.factor,
+            flags=",".join(discount.flags) or None,
             groups=statement.groups,
             target=event.target,
             source=received.event.source,
@@ -143,54 +150,58 @@ class Recorder:
             item_keys=features.item_keys if features is not None and is_readable else (),
             vectors=features.vectors if features is not None and is_readable else None,
         )
-        own.logs.setdefault(key, []).append(logged)
-        own.events.append(event_row(key, logged, received.content_hash, event.payload))
+        job_changes.logs.setdefault(key, []).append(logged_event)
+        job_changes.events.append(build_event_row(key, logged_event, received.content_hash, event.payload))
         if features is not None:
-            own.items += item_rows(job.tenant, event.user, seq, features)
-            own.features += feature_rows(job.tenant, features)
+            job_changes.items += build_item_rows(job.tenant, event.user, seq, features)
+            job_changes.features += build_feature_rows(job.tenant, features)
 
-    def learn(self, connection: Connection, key: UserKey, own: Changes, group: Changes) -> int:
+    def learn(
+        self, connection: Connection, key: UserKey, job_changes: Changes, group_changes: Changes
+    ) -> int:
         """Update a user's state with the job's new events; return how many change points they revealed.
 
-        If that would take long or needs the encoder, the state stays behind the log and is caught up with later.
+        If learning would take long or needs the encoder, the state stays behind the log and is caught up later.
 
-        Cost: one step of the fold an event. With a retraction among them, one replay of the user's log. At most
-        `MAX_INLINE_EVENTS` beside the job's own.
+        Cost: one step of the fold for each event. If one of them is a retraction or the state was
+        behind, a replay of at most `MAX_INLINE_EVENTS` events besides the job's own.
         """
-        state, new = own.states[key], own.logs[key]
+        state, new = job_changes.states[key], job_changes.logs[key]
         was_current = state.through_seq == new[0].seq - 1
         if was_current and all(event.target is None for event in new):
             unlearned, evidence = new, state.evidence
         else:
-            start = self._learned_through(connection, key, state, new, group)
+            start = self._find_valid_seq(connection, key, state, new, group_changes)
             if new[0].seq - 1 - start > MAX_INLINE_EVENTS:
                 return 0
             stored = replay_events(connection, *key, self.fold.extractor, since=start + 1)
-            in_group = [event for event in group.logs.get(key, ()) if event.seq > start]
+            in_group = [event for event in group_changes.logs.get(key, ()) if event.seq > start]
             unlearned, evidence = [*stored, *in_group, *new], state.evidence if start else self.fold.start
         if any(event.vectors is None and event.target is None for event in unlearned):
             return 0
         learned = self.fold.extend(evidence, unlearned)
-        own.states[key] = replace(state, evidence=learned, through_seq=state.last_seq)
+        job_changes.states[key] = replace(state, evidence=learned, through_seq=state.last_seq)
         changes = learned.posterior.changes - state.evidence.posterior.changes
         if changes <= 0 or not was_current:
             return 0
-        trust = TrustState.read(state.information_day, state.information, state.trust)
+        trust = TrustState.from_stored(state.information_day, state.information, state.trust)
         for _ in range(changes):
-            trust = trust.changed()
-        own.states[key] = replace(own.states[key], trust=trust.to_json())
+            trust = trust.add_change_point()
+        job_changes.states[key] = replace(job_changes.states[key], trust=trust.to_json())
         return changes
 
-    def _learned_through(
+    def _find_valid_seq(
         self,
         connection: Connection,
         key: UserKey,
         state: UserState,
         new: Sequence[LoggedJudgement],
-        group: Changes,
+        group_changes: Changes,
     ) -> int:
-        """Return the seq up to which the user's evidence remains valid. 0 if something it knows is retracted."""
-        unlearned = [event for event in (*group.logs.get(key, ()), *new) if event.seq > state.through_seq]
+        """Return the seq up to which the user's evidence is valid. 0 if a later event may retract an event in it."""
+        unlearned = [
+            event for event in (*group_changes.logs.get(key, ()), *new) if event.seq > state.through_seq
+        ]
         if any(event.target is not None for event in unlearned):
             return 0
         return 0 if has_retraction(connection, *key, since=state.through_seq + 1) else state.through_seq

@@ -1,6 +1,6 @@
-"""The models that validate feedback events: the kinds of judgement, each with the fields that all events share.
+"""Pydantic models of feedback events: the kinds of judgement with the fields that all events share, and retractions.
 
-`null` means "not given" in every optional field. Unknown fields are refused.
+In every optional field, `null` means that the field is not given. Unknown fields are refused.
 """
 
 from collections.abc import Mapping
@@ -44,18 +44,18 @@ class Event(Exact):
 
 
 class RetractEvent(Event):
-    """The user takes an event back: from now on it is as if it had never been sent.
+    """A retraction of an earlier event, which then counts as if it had never been sent.
 
-    A retraction can be retracted too. Retracting an event a second time changes nothing; it then counts again only when
-    all of its retractions are retracted.
+    A retraction can be retracted, too. An event with several retractions counts again only after all of them are
+    retracted.
     """
 
     type: Literal["retract"]
     target_event_id: str = Field(min_length=1, max_length=128, pattern=_NO_NUL)
 
 
-def _event_model(kind: type[JudgementKind]) -> type[Event]:
-    """Return the model of events of one kind of judgement."""
+def _build_event_model(kind: type[JudgementKind]) -> type[Event]:
+    """Build the model of events of one kind of judgement."""
     bases: Any = (kind, Event)
     model: type[Event] = create_model(
         f"{kind.__name__}Event", __base__=bases, __doc__=kind.__doc__, __module__=__name__
@@ -64,7 +64,7 @@ def _event_model(kind: type[JudgementKind]) -> type[Event]:
 
 
 EVENT_MODELS: Final[Mapping[str, type[Event]]] = {
-    **{name: _event_model(kind) for name, kind in kinds.BY_TYPE.items()},
+    **{name: _build_event_model(kind) for name, kind in kinds.BY_TYPE.items()},
     "retract": RetractEvent,
 }
 """Models of events by `type`. Events of judgements are instances of `JudgementKind` as well."""

@@ -1,62 +1,77 @@
-"""How much an account's next judgement counts: its day is bounded, who behaves like a machine is believed less. Pure.
+"""How much a user's next judgement counts: bounded information per day, and less weight for suspicious accounts.
 
-Three things are watched, all of them in the log's own values, per user:
+This module does no I/O. It tracks three quantities for each user, all of them derived from the log's own values:
 
-- The **day**: information learned of a user per UTC day is bounded. What goes beyond is logged, and learned no more.
-- The **rate**: a bucket of tokens that a person's sitting does not empty, refilled at a person's pace or at twice the
-  account's own usual day, whichever is more. Judgements that find it empty are a burst.
-- **Trust**: Beta(α, β) as in SuperLocalMemory (Bhardwaj 2026, arXiv:2603.02240): behaviour as expected adds to α, a
-  burst and a change of behaviour (a change point of the posterior) to β. A judgement's weight is multiplied by the
-  mean's ratio to a fresh account's, never above 1. Unlike there both are bounded, so that nobody can save up good
-  conduct for an attack, and halved day by day, so that an import which was too fast is soon forgiven.
+- The **day**: the information learned from a user per UTC day is bounded. Judgements beyond the bound are logged, but
+  nothing is learned from them.
+- The **rate**: a token bucket that holds a person's session. It refills at a person's pace or at twice the account's
+  mean daily rate, whichever is higher. Judgements that find it empty are a burst.
+- **Trust**: Beta(α, β) as in SuperLocalMemory (Bhardwaj 2026, arXiv:2603.02240). Expected behaviour adds to α; a burst
+  and a change of behaviour (a change point of the posterior) add to β. The weight of a judgement is multiplied by the
+  mean's ratio to that of a fresh account, at most 1. Unlike in the paper, α and β are bounded, so that good conduct
+  cannot be saved up for an attack. They also decay towards the prior with a half-life of a day, so that an import that
+  was too fast is soon forgiven.
 
-What is decided stands on the event (`feedback_events.discount`, `flags`) and is never decided again: a replay learns
-weight × discount, whatever the settings are by then.
+The decision is stored with the event (`feedback_events.discount`, `flags`) and never made again. A replay learns
+weight × discount, even if the settings have changed.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
 
 PRIOR: Final = (2.0, 1.0)
-"""Beta of an account nobody knows."""
+"""α and β of a fresh account."""
 
-MOST: Final = (3.0, 9.0)
-"""Bounds of α and β: at worst a judgement counts 27 % of what a fresh account's does."""
+UPPER_BOUNDS: Final = (3.0, 9.0)
+"""Upper bounds of α and β. In the worst case a judgement counts 27 % of a fresh account's."""
 
-EXPECTED: Final = 0.02
-"""What a judgement at a person's pace adds to α."""
+EXPECTED_INCREMENT: Final = 0.02
+"""Amount that a judgement at a person's pace adds to α."""
 
-HASTY: Final = 0.1
-"""What one that finds the bucket empty adds to β."""
+BURST_INCREMENT: Final = 0.1
+"""Amount that a judgement which finds the bucket empty adds to β."""
 
-CHANGED: Final = 1.0
-"""What a change of behaviour adds to β: people change, and accounts that are taken over do. With the best record what
-follows counts 90 %, until time forgives."""
+CHANGE_INCREMENT: Final = 1.0
+"""Amount that a change of behaviour adds to β, because an account that was taken over behaves differently, too.
+
+With the best record, the judgements that follow count 90 % until the increment decays.
+"""
 
 HALF_LIFE_SECONDS: Final = 86_400.0
-"""After so long half of what α and β have beyond the prior is forgotten."""
+"""Time after which half of what α and β have beyond the prior has decayed."""
 
-USUAL_SHARE: Final = 0.2
-"""What the day that ended counts in the account's usual day."""
+DAILY_MEAN_SHARE: Final = 0.2
+"""Share of the day that ended in the running mean of daily judgements."""
 
-EPISODE_SECONDS: Final = 3600.0
-"""Hasty judgements that lie closer together are one burst."""
+BURST_GAP_SECONDS: Final = 3600.0
+"""Judgements that find the bucket empty belong to one burst if they are at most this far apart."""
 
 _DAY: Final = 86_400.0
 _MINUTE: Final = 60.0
 
+_JSON_KEYS: Final[Mapping[str, str]] = {
+    "alpha": "alpha",
+    "beta": "beta",
+    "tokens_used": "spent",
+    "updated_at": "as_of",
+    "events_today": "today",
+    "mean_daily_events": "usual",
+    "last_burst_at": "hasty_at",
+}
+"""JSON keys of the stored trust state by attribute of `TrustState`."""
+
 
 @dataclass(frozen=True)
 class TrustPolicy:
-    """What a person can do.
+    """Limits on what a person is expected to do.
 
     Attributes:
-        max_daily_information: Judgement weights learned of a user per UTC day; None: as many as come.
-        burst_events: Judgements that may come at once: several batches of an import, a long sitting.
-        events_per_minute: Pace that can be kept up.
+        max_daily_information: Judgement weights learned from a user per UTC day. None for no limit.
+        burst_events: Judgements that may arrive at once, such as several batches of an import or a long session.
+        events_per_minute: Sustained pace that counts as expected behaviour.
     """
 
     max_daily_information: float | None = 300.0
@@ -66,157 +81,164 @@ class TrustPolicy:
 
 @dataclass(frozen=True)
 class TrustState:
-    """What is remembered of an account's behaviour.
+    """The record of an account's behaviour.
 
     Attributes:
-        day: UTC day (since 1970) of
-        information: what was learned on it so far, in judgement weights.
-        alpha: Evidence of conduct as expected, as it stood
-        beta: and of the contrary,
-        spent: and what is missing from the bucket, in judgements,
-        as_of: then, Unix seconds.
-        today: Judgements on `day`, whether or not they were learned.
-        usual: Running mean of judgements on days that ended.
-        hasty_at: When the bucket was last found empty.
+        day: UTC day of the last judgement, in days since 1970.
+        information: Information learned on `day` so far, in judgement weights.
+        alpha: Evidence of expected behaviour at `updated_at`.
+        beta: Evidence of unexpected behaviour at `updated_at`.
+        tokens_used: Tokens missing from the bucket at `updated_at`, one for each judgement.
+        updated_at: Time of the last update in Unix seconds. 0 for a fresh account.
+        events_today: Number of judgements on `day`, learned or not.
+        mean_daily_events: Running mean of judgements per day, over days that have ended.
+        last_burst_at: Time in Unix seconds at which a judgement last found the bucket empty. None if none ever did.
     """
 
     day: int = 0
     information: float = 0.0
     alpha: float = PRIOR[0]
     beta: float = PRIOR[1]
-    spent: float = 0.0
-    as_of: float = 0.0
-    today: int = 0
-    usual: float = 0.0
-    hasty_at: float | None = None
+    tokens_used: float = 0.0
+    updated_at: float = 0.0
+    events_today: int = 0
+    mean_daily_events: float = 0.0
+    last_burst_at: float | None = None
 
     @property
     def trust(self) -> float:
-        """Mean of Beta(α, β) over a fresh account's, at most 1."""
-        return trust_of(self.alpha, self.beta)
+        """Mean of Beta(α, β) divided by that of a fresh account, at most 1."""
+        return compute_trust(self.alpha, self.beta)
 
     def to_json(self) -> str:
-        """All but day and information, which are columns of their own."""
-        return orjson.dumps({name: getattr(self, name) for name in _TOLD}).decode()
+        """Return the state as JSON, without day and information, which are stored in columns of their own."""
+        return orjson.dumps({key: getattr(self, name) for name, key in _JSON_KEYS.items()}).decode()
 
     @classmethod
-    def read(cls, day: int, information: float, told: str | None) -> "TrustState":
-        """What was stored; an account without is fresh. Fields of other versions are left out."""
-        if not told:
+    def from_stored(cls, day: int, information: float, stored: str | None) -> "TrustState":
+        """Build the state from its columns. Without JSON the account is fresh; unknown JSON keys are ignored."""
+        if not stored:
             return cls(day, information)
-        known: dict[str, Any] = orjson.loads(told)
-        return cls(day, information, **{name: known[name] for name in _TOLD if name in known})
+        values: dict[str, Any] = orjson.loads(stored)
+        return cls(
+            day, information, **{name: values[key] for name, key in _JSON_KEYS.items() if key in values}
+        )
 
-    def at(self, now: float, policy: TrustPolicy) -> "TrustState":
-        """The same at `now`: time forgives, fills the bucket and begins new days. A clock set back changes nothing."""
-        elapsed = max(0.0, now - self.as_of) if self.as_of else 0.0
-        kept = 2.0 ** -(elapsed / HALF_LIFE_SECONDS)
-        pace = max(policy.events_per_minute / _MINUTE, 2 * self.usual / _DAY)
-        as_of = max(self.as_of, now)
-        day, information, today, usual = int(as_of // _DAY), self.information, self.today, self.usual
+    def advance_to(self, now: float, policy: TrustPolicy) -> "TrustState":
+        """Return the state at `now`: α and β decay, the bucket refills, and a new day may begin.
+
+        A time before `updated_at` changes nothing.
+        """
+        elapsed = max(0.0, now - self.updated_at) if self.updated_at else 0.0
+        decay = 2.0 ** -(elapsed / HALF_LIFE_SECONDS)
+        tokens_per_second = max(policy.events_per_minute / _MINUTE, 2 * self.mean_daily_events / _DAY)
+        updated_at = max(self.updated_at, now)
+        day, information = int(updated_at // _DAY), self.information
+        events_today, mean_daily_events = self.events_today, self.mean_daily_events
         if day > self.day:
-            usual = (1 - USUAL_SHARE) * self.usual + USUAL_SHARE * self.today
-            usual *= (1 - USUAL_SHARE) ** min(day - self.day - 1, 100)  # days without anything
-            information, today = 0.0, 0
+            mean_daily_events = (1 - DAILY_MEAN_SHARE) * mean_daily_events + DAILY_MEAN_SHARE * events_today
+            mean_daily_events *= (1 - DAILY_MEAN_SHARE) ** min(
+                day - self.day - 1, 100
+            )  # days without judgements
+            information, events_today = 0.0, 0
         return TrustState(
             day=max(day, self.day),
             information=information,
-            alpha=PRIOR[0] + kept * (self.alpha - PRIOR[0]),
-            beta=PRIOR[1] + kept * (self.beta - PRIOR[1]),
-            spent=max(0.0, self.spent - elapsed * pace),
-            as_of=as_of,
-            today=today,
-            usual=usual,
-            hasty_at=self.hasty_at,
+            alpha=PRIOR[0] + decay * (self.alpha - PRIOR[0]),
+            beta=PRIOR[1] + decay * (self.beta - PRIOR[1]),
+            tokens_used=max(0.0, self.tokens_used - elapsed * tokens_per_second),
+            updated_at=updated_at,
+            events_today=events_today,
+            mean_daily_events=mean_daily_events,
+            last_burst_at=self.last_burst_at,
         )
 
-    def changed(self) -> "TrustState":
-        """After the user's judgements showed another behaviour than before."""
-        return replace(self, beta=min(MOST[1], self.beta + CHANGED))
+    def add_change_point(self) -> "TrustState":
+        """Return the state after the user's judgements revealed a change of behaviour."""
+        return replace(self, beta=min(UPPER_BOUNDS[1], self.beta + CHANGE_INCREMENT))
 
-    def joined(self, other: "TrustState") -> "TrustState":
-        """Two accounts that turn out to be one: no better than the worse of them."""
+    def merge_with(self, other: "TrustState") -> "TrustState":
+        """Return the state of two merged accounts. Its trust is that of the less trusted one."""
         worse = min(self, other, key=lambda state: state.trust)
         day = max(self.day, other.day)
-        both = [state for state in (self, other) if state.day == day]
+        latest = [state for state in (self, other) if state.day == day]
         return replace(
             worse,
             day=day,
-            information=sum(state.information for state in both),
-            spent=self.spent + other.spent,
-            as_of=max(self.as_of, other.as_of),
-            today=sum(state.today for state in both),
-            usual=max(self.usual, other.usual),
+            information=sum(state.information for state in latest),
+            tokens_used=self.tokens_used + other.tokens_used,
+            updated_at=max(self.updated_at, other.updated_at),
+            events_today=sum(state.events_today for state in latest),
+            mean_daily_events=max(self.mean_daily_events, other.mean_daily_events),
         )
 
 
-_TOLD: Final = tuple(one.name for one in fields(TrustState) if one.name not in ("day", "information"))
-
-
-def trust_of(alpha: float, beta: float) -> float:
-    """Mean of Beta(α, β) over a fresh account's, at most 1."""
-    return min(1.0, alpha / (alpha + beta) / (PRIOR[0] / sum(PRIOR)))
-
-
 @dataclass(frozen=True)
-class Weighed:
-    """What is made of one judgement.
+class Discount:
+    """The decision about one judgement.
 
     Attributes:
-        discount: In [0, 1], to be multiplied with its weight.
-        flags: Why it is below 1: "burst" (it came too fast), "trust" (the account is believed less), "capped" (the day
-            is full).
-        begins_burst: Whether it is the first of a burst.
+        factor: Factor in [0, 1] by which the judgement's weight is multiplied.
+        flags: Reasons for a factor below 1: "burst" (it came too fast), "trust" (the account is trusted less), "capped"
+            (the day's bound is reached).
+        begins_burst: Whether the judgement is the first of a burst.
     """
 
-    discount: float
+    factor: float
     flags: tuple[str, ...] = ()
     begins_burst: bool = False
 
 
-def information_of(weight: float, groups: Sequence[int]) -> float:
-    """How many judgements an event is worth: one, or of a ranking one for each text that was preferred to others."""
+def compute_trust(alpha: float, beta: float) -> float:
+    """Return the mean of Beta(α, β) divided by that of a fresh account, at most 1."""
+    return min(1.0, alpha / (alpha + beta) / (PRIOR[0] / sum(PRIOR)))
+
+
+def compute_information(weight: float, groups: Sequence[int]) -> float:
+    """Return how many judgements an event is worth: one, or for a ranking one per text preferred to others."""
     return weight * max(1, sum(groups[:-1]))
 
 
-def weigh(
+def compute_discount(
     state: TrustState, weight: float, groups: Sequence[int], received_at: float, policy: TrustPolicy
-) -> tuple[TrustState, Weighed]:
-    """One judgement more: how much it counts, and what is remembered.
+) -> tuple[TrustState, Discount]:
+    """Decide how much a judgement counts, and return the trust state after it.
 
     Args:
-        state: Of the account before it.
-        weight: What the event says of itself; 0 of one that says nothing.
+        state: Trust state before the judgement.
+        weight: Weight of the event itself, 0 if it carries no information.
         groups: Sizes of its groups of tied texts, best first.
-        received_at: Unix seconds; equal within a batch.
-        policy: What a person can do.
+        received_at: Time of arrival in Unix seconds, equal for all events of a request.
+        policy: Limits.
     """
-    state = state.at(received_at, policy)
-    room = max(policy.burst_events, 2 * state.usual)
-    hasty = state.spent + 1 > room
-    begins = hasty and (state.hasty_at is None or state.as_of - state.hasty_at > EPISODE_SECONDS)
-    alpha = state.alpha if hasty else min(MOST[0], state.alpha + EXPECTED)
-    beta = min(MOST[1], state.beta + HASTY) if hasty else state.beta
-    flags = ("burst",) if hasty else ()
-    trust = trust_of(alpha, beta)
+    state = state.advance_to(received_at, policy)
+    capacity = max(policy.burst_events, 2 * state.mean_daily_events)
+    is_burst = state.tokens_used + 1 > capacity
+    begins_burst = is_burst and (
+        state.last_burst_at is None or state.updated_at - state.last_burst_at > BURST_GAP_SECONDS
+    )
+    alpha = state.alpha if is_burst else min(UPPER_BOUNDS[0], state.alpha + EXPECTED_INCREMENT)
+    beta = min(UPPER_BOUNDS[1], state.beta + BURST_INCREMENT) if is_burst else state.beta
+    flags = ("burst",) if is_burst else ()
+    trust = compute_trust(alpha, beta)
     if trust < 1:
         flags = (*flags, "trust")
-    information = information_of(weight, groups) * trust
+    information = compute_information(weight, groups) * trust
     share = 1.0
     if policy.max_daily_information is not None and information > 0:
-        left = max(0.0, policy.max_daily_information - state.information)
-        share = min(1.0, left / information)
+        remaining = max(0.0, policy.max_daily_information - state.information)
+        share = min(1.0, remaining / information)
         if share < 1:
             flags = (*flags, "capped")
-    after = TrustState(
+    new_state = TrustState(
         day=state.day,
         information=state.information + share * information,
         alpha=alpha,
         beta=beta,
-        spent=state.spent if hasty else state.spent + 1,
-        as_of=state.as_of,
-        today=state.today + 1,
-        usual=state.usual,
-        hasty_at=state.as_of if hasty else state.hasty_at,
+        tokens_used=state.tokens_used if is_burst else state.tokens_used + 1,
+        updated_at=state.updated_at,
+        events_today=state.events_today + 1,
+        mean_daily_events=state.mean_daily_events,
+        last_burst_at=state.updated_at if is_burst else state.last_burst_at,
     )
-    return after, Weighed(trust * share, flags, begins)
+    return new_state, Discount(trust * share, flags, begins_burst)

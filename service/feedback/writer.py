@@ -1,8 +1,8 @@
-"""One thread owns the write connection. What waits at the same time is committed together.
+"""The thread that owns the write connection. Requests that wait at the same time are committed together.
 
 feedback ─┐
 others   ─┼→ queue → owner thread: one group, one transaction, fsync → publish states → answers
-rankings ─┘          (rankings are gathered for a moment; nobody waits for them)
+rankings ─┘          (rankings are gathered for a moment, and no request waits for them)
 """
 
 import asyncio
@@ -22,54 +22,54 @@ from penchant.service.settings import Settings
 from penchant.service.store.requests import drop_rankings
 from penchant.service.telemetry.metrics import Telemetry, log_failure
 
-_PROBE_SECONDS: Final = 1.0  # after a failed write the store is tried this often
-Answer = TypeVar("Answer")
+_PROBE_SECONDS: Final = 1.0  # interval at which the store is tried after a failed write
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
-class Feedback:
-    """One request, and who waits for its answer."""
+class FeedbackWork:
+    """A feedback request and the future of its answer."""
 
     job: FeedbackJob
-    done: "asyncio.Future[FeedbackAnswer]"
+    future: "asyncio.Future[FeedbackAnswer]"
 
 
 @dataclass(frozen=True, eq=False)
-class Alone:
-    """A transaction of its own, between groups.
+class ExclusiveWork:
+    """An action that runs between two groups.
 
     Attributes:
-        action: What it is; an `ApiError` where it failed.
-        done: Gets what it gave.
+        action: Function to run on the owner thread. It returns an `ApiError` if it fails.
+        future: Future of its result.
     """
 
     action: Callable[[], Any]
-    done: "asyncio.Future[Any]"
+    future: "asyncio.Future[Any]"
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
-    """Rankings to be stored, and what to call then; nobody waits for them."""
+class RankingWork:
+    """Rankings to store. No request waits for them.
+
+    Attributes:
+        rankings: The rankings.
+        callbacks: Functions to call on the event loop as soon as the rankings are stored.
+    """
 
     rankings: tuple[Ranking, ...]
-    done: tuple[Callable[[], object], ...]
+    callbacks: tuple[Callable[[], object], ...]
 
 
-Work = Feedback | Alone | Shown
-
-
-def weight(work: Work) -> int:
-    """How many events it is: what bounds a group."""
-    return max(1, len(work.job.events)) if isinstance(work, Feedback) else 1
+Work = FeedbackWork | ExclusiveWork | RankingWork
 
 
 class Writer:
     """The only writer of the store.
 
     Args:
-        commits: What the thread does.
-        settings: Bounds and delays.
-        telemetry: Where refusals are counted.
+        commits: Transactions that the owner thread runs.
+        settings: Limits and delays.
+        telemetry: Telemetry that counts refusals.
     """
 
     def __init__(self, commits: Commits, settings: Settings, telemetry: Telemetry) -> None:
@@ -79,141 +79,144 @@ class Writer:
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._queued_events = 0
         self._queued_rankings = 0
-        self._shown: list[tuple[Ranking, Callable[[], object]]] = []
-        self._held: Work | None = None
+        self._gathered_rankings: list[tuple[Ranking, Callable[[], object]]] = []
+        self._postponed: Work | None = None
         self._stopping = False
-        self._thread = threading.Thread(target=self._own, name="penchant-writer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="penchant-writer", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # On the event loop
 
     def start(self) -> None:
-        """Starts the owner thread; to be called on the event loop."""
+        """Start the owner thread. Call this on the event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     async def stop(self) -> None:
-        """Writes what waits, then ends the thread."""
-        self._hand_over_rankings()
+        """Write everything that is queued, then stop the thread."""
+        self._enqueue_rankings()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
     @property
-    def works(self) -> bool:
-        """Whether the owner thread runs, and the last write did not fail."""
-        return self._thread.is_alive() and not self._commits.failing
+    def is_healthy(self) -> bool:
+        """Whether the owner thread runs and the last write succeeded."""
+        return self._thread.is_alive() and not self._commits.is_failing
 
-    async def feedback(self, job: FeedbackJob) -> FeedbackAnswer:
-        """Logs and learns; returns when that is durable and visible.
+    async def write_feedback(self, job: FeedbackJob) -> FeedbackAnswer:
+        """Log a request's events and learn from them. Return as soon as the result is durable and visible.
 
         Raises:
-            OverloadedError: Too many events wait.
-            ApiError: `storage_unavailable` (nothing was stored), or the rejection of a bare event.
+            OverloadedError: If too many events are queued.
+            ApiError: If the store cannot be written (`storage_unavailable`, and nothing was stored), or if a bare event
+                is rejected.
         """
         limit, events = self._settings.max_queued_events, max(1, len(job.events))
         if self._queued_events and self._queued_events + events > limit:
             self._telemetry.overloads.labels("feedback").inc()
             raise OverloadedError("feedback", limit, 1.0)
-        done: asyncio.Future[FeedbackAnswer] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[FeedbackAnswer] = asyncio.get_running_loop().create_future()
         self._queued_events += events
-        self._queue.put(Feedback(job, done))
+        self._queue.put(FeedbackWork(job, future))
         try:
             with self._telemetry.tracing.span("commit", events=events):
-                return await done
+                return await future
         finally:
             self._queued_events -= events
 
-    async def alone(self, work: Callable[[Connection], Answer], then: Callable[[Answer], None]) -> Answer:
-        """Changes the store in a transaction of its own; what was shown before is written before.
+    async def commit(
+        self, work: Callable[[Connection], Result], on_commit: Callable[[Result], None]
+    ) -> Result:
+        """Change the store in a transaction of its own, after all rankings that were answered before.
 
         Args:
-            work: What is done, on the writer's thread.
-            then: Called there once that is durable, before anything else is written.
+            work: Function that makes the changes, on the owner thread.
+            on_commit: Function that receives the result there as soon as it is durable, before anything else is written.
 
         Raises:
-            ApiError: What `work` raised; `storage_unavailable`.
+            ApiError: If `work` raises it, or if the store cannot be written (`storage_unavailable`).
         """
-        self._hand_over_rankings()
-        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._queue.put(Alone(lambda: self._commits.alone(work, then), done))
-        return await done
+        self._enqueue_rankings()
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._queue.put(ExclusiveWork(lambda: self._commits.commit(work, on_commit), future))
+        return await future
 
-    async def between(self, action: Callable[[], None]) -> None:
-        """Runs `action` on the writer's thread between two groups: neither sees half of what it changes."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.put(Alone(action, done))
-        await done
+    async def run_between_groups(self, action: Callable[[], None]) -> None:
+        """Run an action on the owner thread between two groups, so that no group sees it half done."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.put(ExclusiveWork(action, future))
+        await future
 
     def erase_rankings(self, tenant: str, rank_ids: Sequence[str]) -> None:
-        """Removes rankings from the store, after those that wait to be written; nobody waits for it."""
-        self._hand_over_rankings()
+        """Delete rankings from the store, after those that are queued. This does not wait."""
+        self._enqueue_rankings()
 
         def erase() -> ApiError | None:
-            return self._commits.alone(
+            return self._commits.commit(
                 lambda connection: drop_rankings(connection, tenant, rank_ids), lambda _: None
             )
 
-        self._queue.put(Alone(erase, asyncio.get_running_loop().create_future()))
+        self._queue.put(ExclusiveWork(erase, asyncio.get_running_loop().create_future()))
 
-    def write_ranking(self, ranking: Ranking, done: Callable[[], object]) -> None:
-        """Has a ranking stored soon, then calls `done`; where too many wait it is not stored, and counted."""
+    def write_ranking(self, ranking: Ranking, callback: Callable[[], object]) -> None:
+        """Store a ranking soon, then call `callback`. If too many are queued, it is counted as lost instead."""
         if self._queued_rankings >= self._settings.max_queued_rankings:
             self._telemetry.lost_rankings.inc()
-            done()
+            callback()
             return
         self._queued_rankings += 1
-        if not self._shown:
+        if not self._gathered_rankings:
             loop = asyncio.get_running_loop()
-            loop.call_later(self._settings.ranking_write_delay_seconds, self._hand_over_rankings)
-        self._shown.append((ranking, done))
+            loop.call_later(self._settings.ranking_write_delay_seconds, self._enqueue_rankings)
+        self._gathered_rankings.append((ranking, callback))
 
-    def _hand_over_rankings(self) -> None:
-        if self._shown:
-            rankings, done = zip(*self._shown, strict=True)
-            self._shown.clear()
-            self._queue.put(Shown(rankings, done))
+    def _enqueue_rankings(self) -> None:
+        if self._gathered_rankings:
+            rankings, callbacks = zip(*self._gathered_rankings, strict=True)
+            self._gathered_rankings.clear()
+            self._queue.put(RankingWork(rankings, callbacks))
 
-    def _leave(self, shown: Sequence[Shown]) -> None:
-        for work in shown:
-            self._queued_rankings -= len(work.done)
-            for done in work.done:
-                done()
+    def _finish_rankings(self, group: Sequence[RankingWork]) -> None:
+        for work in group:
+            self._queued_rankings -= len(work.callbacks)
+            for callback in work.callbacks:
+                callback()
 
     # On the owner thread
 
-    def _own(self) -> None:
+    def _run(self) -> None:
         while not self._stopping:
-            group = self._gather()
+            group = self._collect_group()
             if group:
-                self._serve(group)
+                self._process(group)
             self._commits.expire()
 
-    def _gather(self) -> list[Work]:
-        """What waits, up to the bound; what is to be alone is."""
-        idle = _PROBE_SECONDS if self._commits.failing else self._settings.expiry_interval_seconds
-        if self._commits.unfinished:
-            idle = 0.0
-        first = self._take(idle)
-        if first is None or isinstance(first, Alone):
+    def _collect_group(self) -> list[Work]:
+        """Return the queued work, up to the limit of a group. Exclusive work is returned on its own."""
+        timeout = _PROBE_SECONDS if self._commits.is_failing else self._settings.expiry_interval_seconds
+        if self._commits.has_unfinished_chores:
+            timeout = 0.0
+        first = self._take_work(timeout)
+        if first is None or isinstance(first, ExclusiveWork):
             return [] if first is None else [first]
         group: list[Work] = [first]
-        events = weight(first)
+        events = _count_events(first)
         while events < self._settings.max_group_events:
-            work = self._take(0.0)
+            work = self._take_work(0.0)
             if work is None:
                 break
-            if isinstance(work, Alone):
-                self._held = work
+            if isinstance(work, ExclusiveWork):
+                self._postponed = work
                 break
             group.append(work)
-            events += weight(work)
+            events += _count_events(work)
         return group
 
-    def _take(self, timeout: float) -> Work | None:
-        """The next work; None after `timeout` seconds, or when it was told to stop."""
-        if self._held is not None:
-            held, self._held = self._held, None
-            return held
+    def _take_work(self, timeout: float) -> Work | None:
+        """Return the next work, or None after `timeout` seconds or if the writer is to stop."""
+        if self._postponed is not None:
+            postponed, self._postponed = self._postponed, None
+            return postponed
         if self._stopping:
             return None
         try:
@@ -223,41 +226,46 @@ class Writer:
         self._stopping = work is None
         return work
 
-    def _serve(self, group: Sequence[Work]) -> None:
+    def _process(self, group: Sequence[Work]) -> None:
         try:
             self._write(group)
-        except Exception as error:  # whatever it is, the thread goes on and nobody waits for ever
-            waiting: list[tuple[asyncio.Future[Any], ApiError]] = [
-                (work.done, internal_error()) for work in group if not isinstance(work, Shown)
+        except Exception as error:  # the thread must go on, and no request may wait forever
+            answers: list[tuple[asyncio.Future[Any], ApiError]] = [
+                (work.future, internal_error()) for work in group if not isinstance(work, RankingWork)
             ]
-            self._call(lambda: _resolve(waiting))
+            self._call_on_loop(lambda: _resolve(answers))
             log_failure("writer_thread_failed", error)
-        shown = [work for work in group if isinstance(work, Shown)]
-        if shown:
-            self._call(lambda: self._leave(shown))
+        rankings = [work for work in group if isinstance(work, RankingWork)]
+        if rankings:
+            self._call_on_loop(lambda: self._finish_rankings(rankings))
 
     def _write(self, group: Sequence[Work]) -> None:
-        if isinstance(group[0], Alone):
-            done, answer = group[0].done, group[0].action()
-            self._call(lambda: _resolve([(done, answer)]))
+        if isinstance(group[0], ExclusiveWork):
+            future, result = group[0].future, group[0].action()
+            self._call_on_loop(lambda: _resolve([(future, result)]))
             return
-        feedback = [work for work in group if isinstance(work, Feedback)]
-        rankings = [ranking for work in group if isinstance(work, Shown) for ranking in work.rankings]
-        answers = self._commits.group([work.job for work in feedback], rankings)
-        resolved = [(work.done, answer) for work, answer in zip(feedback, answers, strict=True)]
-        self._call(lambda: _resolve(resolved))
+        feedback = [work for work in group if isinstance(work, FeedbackWork)]
+        rankings = [ranking for work in group if isinstance(work, RankingWork) for ranking in work.rankings]
+        answers = self._commits.commit_group([work.job for work in feedback], rankings)
+        resolved = [(work.future, answer) for work, answer in zip(feedback, answers, strict=True)]
+        self._call_on_loop(lambda: _resolve(resolved))
 
-    def _call(self, action: Callable[[], None]) -> None:
+    def _call_on_loop(self, action: Callable[[], None]) -> None:
         if self._loop is None:
-            raise RuntimeError("the writer was not started")
+            raise RuntimeError("The writer is not started.")
         self._loop.call_soon_threadsafe(action)
 
 
-def _resolve(answers: Sequence[tuple["asyncio.Future[Answer]", Answer | ApiError]]) -> None:
-    for done, answer in answers:
-        if done.done():  # its request was cancelled
+def _count_events(work: Work) -> int:
+    """Return how many events work counts for in the limit of a group."""
+    return max(1, len(work.job.events)) if isinstance(work, FeedbackWork) else 1
+
+
+def _resolve(results: Sequence[tuple["asyncio.Future[Result]", Result | ApiError]]) -> None:
+    for future, result in results:
+        if future.done():  # its request was cancelled
             continue
-        if isinstance(answer, ApiError):
-            done.set_exception(answer)
+        if isinstance(result, ApiError):
+            future.set_exception(result)
         else:
-            done.set_result(answer)
+            future.set_result(result)

@@ -1,7 +1,7 @@
-"""The feedback log as judgements that a bundle can be fitted to: with texts, as lines of a file, or with features alone.
+"""The feedback log as judgements for fitting a bundle, either as lines of a file with texts or as features only.
 
-Without texts, a text is named by its feature key and its prompt by a hash, which distinguish texts and prompts just as
-well. Nothing has to be encoded then, and the judgements of tenants that keep no texts can be learned from too.
+Without texts, a text is identified by its feature key and its prompt by a hash, which distinguish texts and prompts
+just as well. Nothing has to be encoded then, and tenants that keep no texts are included.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ from penchant.models.judgements import kinds
 from penchant.models.judgements.judgement import DEFAULT_SOURCE, Judgement
 from penchant.models.taste.items import item_key
 from penchant.models.taste.reward import RewardModel
-from penchant.service.log.reading import context_of, in_force, judged_texts
+from penchant.service.log.reading import get_judged_texts, hash_context, in_force
 from penchant.service.store.events import iterate_items, iterate_logs
 from penchant.service.store.features import find_vectors
 from penchant.service.store.statements import AnyRow
 
 Item = tuple[str, str]
-"""(context, text), each named by its key."""
+"""(context, text), where each is a hash or key that stands for the text itself."""
 
 _NO_FEATURES: Final = "no features"
 _NO_INFORMATION: Final = "says nothing"
@@ -37,12 +37,12 @@ class StoredJudgements:
     """The part of a log that a fit can learn from.
 
     Attributes:
-        judgements: Judgements, ordered by tenant, user and place in the log. Texts are named by their feature keys.
+        judgements: Judgements, ordered by tenant, user and place in the log. Texts are identified by their feature keys.
         vectors: Features of every (context, text) in them.
         item_keys: Item key of each such (context, text) → item key of the text itself.
         users: Number of users.
         left_out: Number of judgements in force that cannot be learned from, by reason.
-        sha256: Hash of what was read, equal for equal logs.
+        sha256: Hash of the events and weights that were read, equal for equal logs.
     """
 
     judgements: list[Judgement]
@@ -64,7 +64,7 @@ def read_judgements(connection: Connection, tenants: Sequence[str], extractor: s
     left_out: Counter[str] = Counter()
     digest = hashlib.sha256()
     for tenant in tenants:
-        rows = list(_tenant_judgements(connection, tenant, extractor, left_out))
+        rows = list(_iterate_judgements(connection, tenant, extractor, left_out))
         keys = list(dict.fromkeys(key for row in rows for key, _ in row.items))
         features = find_vectors(connection, tenant, extractor, keys)
         for row in rows:
@@ -73,17 +73,17 @@ def read_judgements(connection: Connection, tenants: Sequence[str], extractor: s
                 continue
             judgements.append(row.judgement)
             digest.update(orjson.dumps([tenant, row.event_id, row.judgement.weight]))
-            for text, (feature, item) in zip(row.judgement.texts, row.items, strict=True):
-                name = (row.judgement.context, text)
-                if name not in vectors:
-                    vectors[name] = features[feature]
-                    item_keys[item_key(*name)] = item
+            for text, (feature_key, text_item_key) in zip(row.judgement.texts, row.items, strict=True):
+                item = (row.judgement.context, text)
+                if item not in vectors:
+                    vectors[item] = features[feature_key]
+                    item_keys[item_key(*item)] = text_item_key
     users = len({judgement.user for judgement in judgements})
     return StoredJudgements(judgements, vectors, item_keys, users, dict(left_out), digest.hexdigest())
 
 
-def with_item_keys(reward: RewardModel, keys: Mapping[bytes, bytes]) -> RewardModel:
-    """Return a reward model whose item memory has other keys. Items without one are dropped."""
+def replace_item_keys(reward: RewardModel, keys: Mapping[bytes, bytes]) -> RewardModel:
+    """Return a reward model with its item memory's keys mapped to others. Items without a new key are dropped."""
     rows = {keys[key]: row for key, row in reward.memory.rows.items() if key in keys}
     return replace(reward, memory=replace(reward.memory, rows=rows))
 
@@ -95,7 +95,7 @@ class _Row:
     items: Sequence[tuple[bytes, bytes]]
 
 
-def _tenant_judgements(
+def _iterate_judgements(
     connection: Connection, tenant: str, extractor: str, left_out: Counter[str]
 ) -> Iterator[_Row]:
     items = iterate_items(connection, tenant, extractor)
@@ -119,7 +119,7 @@ def _tenant_judgements(
                 continue
             judgement = Judgement(
                 user=name,
-                context=intern(context_of(orjson.loads(event.payload))),
+                context=intern(hash_context(orjson.loads(event.payload))),
                 kind=kind.name,
                 texts=tuple(intern(key.hex()) for key, _ in keys),
                 value=event.value or 0.0,
@@ -130,7 +130,7 @@ def _tenant_judgements(
             yield _Row(event.event_id, judgement, keys)
 
 
-def lines(
+def iterate_lines(
     log: Iterable[tuple[str, list[AnyRow]]], prefix: str, left_out: Counter[str]
 ) -> Iterator[dict[str, Any]]:
     """Yield the judgements in force as lines of a judgement file, ordered by user and place in the log.
@@ -143,7 +143,7 @@ def lines(
     for user, events in log:
         for event in in_force(events):
             payload = orjson.loads(event.payload)
-            texts = [text for _, text in judged_texts(payload)]
+            texts = [text for _, text in get_judged_texts(payload)]
             weight = event.discount * payload.get("weight", 1.0)
             if not texts:
                 left_out["texts are not kept"] += 1

@@ -9,7 +9,7 @@ import orjson
 from penchant.models.judgements import kinds
 
 TEXT_FIELDS: Final = frozenset({"prompt", "metadata"}).union(*(kind.text_fields for kind in kinds.ALL))
-"""Payload fields that hold what users and apps wrote. The caller's metadata may quote it."""
+"""Payload fields with text by users or apps. The caller's metadata is among them because it may quote such text."""
 
 Event = TypeVar("Event", bound="Logged")
 
@@ -43,7 +43,7 @@ def in_force(log: Iterable[Event]) -> list[Event]:
     return events[::-1]
 
 
-def judged_texts(payload: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def get_judged_texts(payload: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Return the (prompt, text) pairs that a payload judged, winner first. Empty if its texts were not kept.
 
     Raises:
@@ -53,7 +53,7 @@ def judged_texts(payload: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     if kind is None:
         if payload["type"] == "retract":
             return ()
-        raise ValueError(f"event of unknown type {payload['type']!r}")
+        raise ValueError(f"event type {payload['type']!r} is unknown to this version")
     try:
         texts = kind.texts(payload)
     except KeyError:
@@ -62,17 +62,17 @@ def judged_texts(payload: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple((prompt, text) for text in texts)
 
 
-def without_texts(payload: str) -> str:
+def remove_texts(payload: str) -> str:
     """Return a payload (JSON) without its texts. A hash stands for its prompt, so that equal prompts stay equal."""
     fields = orjson.loads(payload)
     kept = {name: value for name, value in fields.items() if name not in TEXT_FIELDS}
-    return orjson.dumps(kept | {"context": context_of(fields)}).decode()
+    return orjson.dumps(kept | {"context": hash_context(fields)}).decode()
 
 
-def context_of(payload: Mapping[str, Any]) -> str:
+def hash_context(payload: Mapping[str, Any]) -> str:
     """Return the hash that stands for a payload's prompt, whether or not the prompt was kept."""
-    known = payload.get("context")
-    if isinstance(known, str):
-        return known
+    stored = payload.get("context")
+    if isinstance(stored, str):
+        return stored
     prompt: str = payload.get("prompt", "")
     return hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

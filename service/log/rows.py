@@ -13,15 +13,15 @@ from penchant.service.store.features import FLOAT16
 
 @dataclass(frozen=True)
 class JudgedFeatures:
-    """The judged texts of one event, winner first.
+    """The features of the m judged texts of one event, winner first.
 
     Attributes:
-        extractor: Identity of the extractor that made them.
-        feature_keys: m content keys.
-        item_keys: m item keys.
-        vectors: `[m, dim]`.
-        tokens: `[m]`.
-        truncated: `[m]`.
+        extractor: Identity of the extractor that computed the features.
+        feature_keys: Content keys of the texts' features, m of them.
+        item_keys: Item keys of the texts, m of them.
+        vectors: `[m, dim]` feature vectors.
+        tokens: `[m]` token counts.
+        truncated: `[m]` flags of texts that were longer than the encoder's limit.
     """
 
     extractor: str
@@ -32,10 +32,10 @@ class JudgedFeatures:
     truncated: NDArray[np.bool_]
 
 
-def event_row(
+def build_event_row(
     key: tuple[str, str], logged: LoggedJudgement, content_hash: bytes, payload: str
 ) -> dict[str, Any]:
-    """Row of `feedback_events` for one event of (tenant, user)."""
+    """Build the row of `feedback_events` for one event of a user, given by (tenant, user)."""
     return {
         "tenant": key[0],
         "user_id": key[1],
@@ -55,8 +55,8 @@ def event_row(
     }
 
 
-def item_rows(tenant: str, user: str, seq: int, features: JudgedFeatures) -> list[dict[str, Any]]:
-    """Rows of `judged_items` for one event."""
+def build_item_rows(tenant: str, user: str, seq: int, features: JudgedFeatures) -> list[dict[str, Any]]:
+    """Build the rows of `judged_items` for one event."""
     return [
         {
             "tenant": tenant,
@@ -73,8 +73,8 @@ def item_rows(tenant: str, user: str, seq: int, features: JudgedFeatures) -> lis
     ]
 
 
-def feature_rows(tenant: str, features: JudgedFeatures) -> list[dict[str, Any]]:
-    """Rows of `features` for one event."""
+def build_feature_rows(tenant: str, features: JudgedFeatures) -> list[dict[str, Any]]:
+    """Build the rows of `features` for one event."""
     return [
         {
             "tenant": tenant,

@@ -15,7 +15,7 @@ from penchant.service.store.events import drop_events, find_events, find_older_e
 from penchant.service.store.requests import drop_older_rankings
 from penchant.service.store.users import drop_states, drop_user, find_user, lock_tenant, update_user
 from penchant.service.telemetry.metrics import Telemetry
-from penchant.service.users.states import Evidence, UserKey, UserState, unlearned
+from penchant.service.users.states import Evidence, UserKey, UserState, build_unlearned_state
 
 _DAY: Final = 86_400.0
 
@@ -91,7 +91,7 @@ def _shorten(connection: Connection, key: UserKey, events: int, start: Evidence)
     left = {"feedback_events": row.feedback_events - events, "version": row.version + 1}
     update_user(connection, *key, left)
     row = find_user(connection, *key)
-    return None if row is None else unlearned(row, start)
+    return None if row is None else build_unlearned_state(row, start)
 
 
 def _find_expired(connection: Connection, key: UserKey, before: float) -> Sequence[int]:

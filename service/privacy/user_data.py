@@ -21,7 +21,7 @@ from penchant.service.store.user_data import delete_user, find_user_rows, move_r
 from penchant.service.store.users import drop_states, drop_user, find_user, lock_tenant, lock_users, put_user
 from penchant.service.telemetry.metrics import Telemetry
 from penchant.service.users.fold import Fold
-from penchant.service.users.states import UserState, unlearned
+from penchant.service.users.states import UserState, build_unlearned_state
 
 
 class UserData:
@@ -82,7 +82,7 @@ class UserData:
                 model.cache.publish((tenant, user), None)
             self._invalidator.invalidate(deletion)
 
-        await self._writer.alone(delete, drop)
+        await self._writer.commit(delete, drop)
 
     async def merge(self, tenant: str, user: str, source: str) -> dict[str, Any]:
         """Give all data of `source` to `user`. The logs are merged by time of arrival, and the state is learned again.
@@ -114,7 +114,7 @@ class UserData:
                 cache.publish((tenant, source), None)
                 cache.publish((tenant, user), state)
 
-        merged, state = await self._writer.alone(join, publish)
+        merged, state = await self._writer.commit(join, publish)
         self._rankings.rename(tenant, source, user)
         return {
             "user": user,
@@ -142,7 +142,7 @@ def _join(connection: Connection, tenant: str, user: str, source: str, fold: Fol
     if source_row is None:
         if target_row is None:
             raise ApiError(Code.USER_NOT_FOUND, "Neither user is known.")
-        return 0, unlearned(target_row, fold.start)
+        return 0, build_unlearned_state(target_row, fold.start)
     places = merge_places(find_times(connection, tenant, user), find_times(connection, tenant, source))
     move_log(connection, tenant, source, user, {user: places[0], source: places[1]})
     quoted = (orjson.dumps(source).decode(), orjson.dumps(user).decode())
@@ -150,8 +150,8 @@ def _join(connection: Connection, tenant: str, user: str, source: str, fold: Fol
     drop_states(connection, tenant, [user, source])
     drop_user(connection, tenant, source)
     known = [row for row in (target_row, source_row) if row is not None]
-    trusts = [TrustState.read(row.information_day, row.information, row.trust) for row in known]
-    trust = trusts[0] if len(trusts) == 1 else trusts[0].joined(trusts[1])
+    trusts = [TrustState.from_stored(row.information_day, row.information, row.trust) for row in known]
+    trust = trusts[0] if len(trusts) == 1 else trusts[0].merge_with(trusts[1])
     events = sum(len(some) for some in places)
     row = {
         "version": sum(row.version for row in known) + 1,
@@ -166,7 +166,7 @@ def _join(connection: Connection, tenant: str, user: str, source: str, fold: Fol
     merged = find_user(connection, tenant, user)
     if merged is None:
         raise RuntimeError("the row of the merged user is missing")
-    return len(places[1]), unlearned(merged, fold.start)
+    return len(places[1]), build_unlearned_state(merged, fold.start)
 
 
 def _shown_texts(stored: bytes) -> Sequence[tuple[str, str]]:

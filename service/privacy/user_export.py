@@ -48,7 +48,7 @@ def export_user(user: str, rows: UserRows, fold: Fold, now: float) -> dict[str, 
 
 
 def _export_user_row(row: AnyRow) -> dict[str, Any]:
-    trust = TrustState.read(row.information_day, row.information, row.trust)
+    trust = TrustState.from_stored(row.information_day, row.information, row.trust)
     return {
         "posterior_version": row.version,
         "feedback_events": row.feedback_events,
@@ -62,10 +62,10 @@ def _export_user_row(row: AnyRow) -> dict[str, Any]:
             "share": trust.trust,
             "alpha": trust.alpha,
             "beta": trust.beta,
-            "judgements_today": trust.today,
-            "judgements_on_a_usual_day": trust.usual,
-            "as_of": format_rfc3339(trust.as_of) if trust.as_of else None,
-            "last_burst_at": None if trust.hasty_at is None else format_rfc3339(trust.hasty_at),
+            "judgements_today": trust.events_today,
+            "judgements_on_a_usual_day": trust.mean_daily_events,
+            "as_of": format_rfc3339(trust.updated_at) if trust.updated_at else None,
+            "last_burst_at": None if trust.last_burst_at is None else format_rfc3339(trust.last_burst_at),
         },
     }
 

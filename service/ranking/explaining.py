@@ -12,7 +12,7 @@ from penchant.models.explain.reasons import ExplanationError, UserReasons, expla
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import RewardModel
 from penchant.service.errors import InvalidRequestError
-from penchant.service.log.reading import in_force, judged_texts
+from penchant.service.log.reading import get_judged_texts, in_force
 from penchant.service.store.database import Store
 from penchant.service.store.events import LoggedJudgement, find_payloads, find_start_of_newest, replay_events
 
@@ -117,4 +117,4 @@ def _told(found: UserReasons, texts: Sequence[_Text], sent: Mapping[int, str], j
 
 def _words(payload: str, position: int) -> Sequence[tuple[str, str]]:
     """Return the (prompt, text) of a judged text. Empty if the tenant keeps no texts."""
-    return judged_texts(orjson.loads(payload))[position : position + 1]
+    return get_judged_texts(orjson.loads(payload))[position : position + 1]

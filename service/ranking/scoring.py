@@ -188,7 +188,7 @@ class Scorer:
             named = [user for user in users if user is not None]
             states = list(await asyncio.gather(*(self._states.get(tenant, user) for user in named)))
         known = _Known(
-            [self._states.posterior(state) for state in states],
+            [self._states.compute_posterior(state) for state in states],
             [
                 Personal(user)
                 if state is None

@@ -1,11 +1,11 @@
-"""What is known of each user: states, which are folds over the log.
+"""The state of each user, which is a fold over the user's log.
 
 In reading order:
 
-- `fold`: what a state is
-- `states`: a user's state, how it ages, and states in memory
-- `catching_up`: from a saved state to what the log says now
-- `current`: the event loop's way to a state
-- `replayer`: states that were left behind, caught up in the background
-- `verify`: whether the log says what was saved
+- `fold`: the fold that computes a state from the log
+- `states`: a user's state, forgetting, and the cache of states
+- `catching_up`: bringing a saved state up to the end of the log
+- `current`: access to current states from the event loop
+- `replayer`: a background thread that saves current states of users who are behind
+- `verify`: comparing saved states with the log
 """

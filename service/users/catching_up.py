@@ -1,7 +1,7 @@
-"""From what was saved of a user to what the log says now: the one way in which a state comes to be right.
+"""Bringing a saved state up to the end of the user's log.
 
-A state says how much of the log it knows (`through_seq`). Whoever needs it reads on from there. Where a retraction
-lies beyond, or nothing was saved for this bundle and this forgetting, the log is read from its start.
+A state records how much of the log it covers (`through_seq`), and learning continues from there. The log is read from
+its start if a later event is a retraction, or if no state was saved for this bundle and this forgetting.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,60 +14,60 @@ from sqlalchemy import Connection
 
 from penchant.models.encoding.features import Features
 from penchant.models.taste.items import item_key
-from penchant.service.log.reading import judged_texts
+from penchant.service.log.reading import get_judged_texts
 from penchant.service.log.rows import JudgedFeatures
 from penchant.service.store import users
 from penchant.service.store.events import LoggedJudgement, find_payloads, replay_events
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import Evidence, UserKey, UserState
 
-_TEXTS_AT_ONCE: Final = 256
+_BATCH_TEXTS: Final = 256
 
 
-class Reader(Protocol):
-    """Reads texts again that have no features under an extractor; a `FeatureExtractor` is one."""
+class TextExtractor(Protocol):
+    """Computes the features of texts that have none under the bundle's extractor. `FeatureExtractor` is one."""
 
     def key(self, text: str, prompt: str = "") -> bytes:
-        """Content key of a text's features."""
+        """Return the content key of a text's features."""
 
     def extract(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> Features:
-        """Features of texts with their prompts. Slow: not on the event loop."""
+        """Return the features of texts with their prompts. This is slow and must not run on the event loop."""
 
 
 @dataclass(frozen=True)
-class CaughtUp:
-    """A user's state that knows the whole log.
+class CatchUpResult:
+    """A user's state that covers the whole log.
 
     Attributes:
         state: The state.
-        fresh: Features, by seq, that had to be computed for it and are not stored.
+        new_features: Features by seq that had to be computed for it and are not stored.
         is_saved: Whether the store has this very state.
     """
 
     state: UserState
-    fresh: Mapping[int, JudgedFeatures] = field(default_factory=dict)
+    new_features: Mapping[int, JudgedFeatures] = field(default_factory=dict)
     is_saved: bool = True
 
 
-class LackingFeaturesError(RuntimeError):
-    """Texts of a log have no features under the bundle's extractor, and nobody is there to read them again."""
+class MissingFeaturesError(RuntimeError):
+    """Texts of a log have no features under the bundle's extractor, and there is no encoder to compute them."""
 
 
-def caught_up(
-    connection: Connection, key: UserKey, fold: Fold, reader: Reader | None = None
-) -> CaughtUp | None:
-    """A user's state, whatever was saved of it; None for an unknown user. Nothing is written.
+def catch_up(
+    connection: Connection, key: UserKey, fold: Fold, extractor: TextExtractor | None = None
+) -> CatchUpResult | None:
+    """Return a user's state at the end of the log, or None for an unknown user. Nothing is written.
 
     Args:
-        connection: One consistent view.
+        connection: Connection with one consistent view of the store.
         key: The user.
-        fold: What a state is.
-        reader: Reads texts that have no features yet.
+        fold: Fold that computes states.
+        extractor: Computes the features of texts that have none, if given.
 
     Raises:
-        LackingFeaturesError: There are such texts, and no `reader`.
+        MissingFeaturesError: If texts have no features and no `extractor` is given.
 
-    Cost: one query where the saved state knows all; otherwise a step of the fold for each event that it does not.
+    Cost: one query if the saved state is current, otherwise also one step of the fold for each new event.
     """
     tenant, user = key
     half_life = fold.forgetting.half_life_days
@@ -76,87 +76,88 @@ def caught_up(
         return None
     state = UserState.from_row(row, fold.start)
     if state.is_current:
-        return CaughtUp(state)
-    new = _events(connection, key, fold, state.through_seq + 1, state.last_seq)
+        return CatchUpResult(state)
+    events = _read_events(connection, key, fold, state.through_seq + 1, state.last_seq)
     evidence = state.evidence
-    if state.through_seq > 0 and any(event.target is not None for event in new):
-        new = _events(connection, key, fold, 1, state.through_seq) + new
+    if state.through_seq > 0 and any(event.target is not None for event in events):
+        events = _read_events(connection, key, fold, 1, state.through_seq) + events
         evidence = fold.start
-    complete, fresh = with_features(connection, key, new, fold, reader)
+    complete, new_features = _add_features(connection, key, events, fold, extractor)
     evidence = fold.extend(evidence, complete)
-    return CaughtUp(replace(state, evidence=evidence, through_seq=state.last_seq), fresh, is_saved=False)
+    state = replace(state, evidence=evidence, through_seq=state.last_seq)
+    return CatchUpResult(state, new_features, is_saved=False)
 
 
-def replayed(
-    connection: Connection, key: UserKey, fold: Fold, through: int, reader: Reader | None = None
+def replay_log(
+    connection: Connection, key: UserKey, fold: Fold, through: int, extractor: TextExtractor | None = None
 ) -> Evidence:
-    """What the log up to seq `through` says when it is read from its start, whatever was saved.
+    """Return the evidence of a user's log up to seq `through`, read from its start. Saved states are ignored.
 
     Raises:
-        LackingFeaturesError: As `caught_up`.
+        MissingFeaturesError: If texts have no features and no `extractor` is given.
     """
-    events = _events(connection, key, fold, 1, through)
-    return fold.replay(with_features(connection, key, events, fold, reader)[0])
+    events = _read_events(connection, key, fold, 1, through)
+    return fold.replay(_add_features(connection, key, events, fold, extractor)[0])
 
 
-def with_features(
+def _add_features(
     connection: Connection,
     key: UserKey,
     events: Sequence[LoggedJudgement],
     fold: Fold,
-    reader: Reader | None,
+    extractor: TextExtractor | None,
 ) -> tuple[list[LoggedJudgement], dict[int, JudgedFeatures]]:
-    """The events with features, those included whose texts are read again; and what was computed for that, by seq.
+    """Return the events with their features, and the features by seq that had to be computed.
 
-    An event whose texts were not kept can say nothing under a new extractor, and is left out.
+    An event whose texts were not kept carries no information under a new extractor, and is left out.
     """
-    lacking = [event.seq for event in events if event.vectors is None and event.target is None]
-    if not lacking:
+    missing = [event.seq for event in events if event.vectors is None and event.target is None]
+    if not missing:
         return list(events), {}
-    if reader is None:
-        raise LackingFeaturesError(f"{len(lacking)} events have no features under {fold.extractor}")
-    fresh = _read_again(connection, key, lacking, fold.extractor, reader)
+    if extractor is None:
+        raise MissingFeaturesError(f"{len(missing)} events have no features under {fold.extractor}")
+    computed = _compute_features(connection, key, missing, fold.extractor, extractor)
     complete = []
     for event in events:
-        features = fresh.get(event.seq)
+        features = computed.get(event.seq)
         if features is not None:
             complete.append(replace(event, item_keys=features.item_keys, vectors=features.vectors))
         elif event.vectors is not None or event.target is not None:
             complete.append(event)
-    return complete, fresh
+    return complete, computed
 
 
-def _events(
+def _read_events(
     connection: Connection, key: UserKey, fold: Fold, since: int, until: int
 ) -> list[LoggedJudgement]:
     return list(replay_events(connection, *key, fold.extractor, since=since, until=until))
 
 
-def _read_again(
-    connection: Connection, key: UserKey, seqs: Sequence[int], extractor: str, reader: Reader
+def _compute_features(
+    connection: Connection, key: UserKey, seqs: Sequence[int], identity: str, extractor: TextExtractor
 ) -> dict[int, JudgedFeatures]:
-    sent = find_payloads(connection, *key, seqs)
-    texts = {seq: found for seq in seqs if (found := judged_texts(orjson.loads(sent[seq])))}
-    pairs = [pair for found in texts.values() for pair in found]
-    if not pairs:
+    """Return the features by seq of events whose texts were kept; `identity` is that of the extractor."""
+    payloads = find_payloads(connection, *key, seqs)
+    pairs_by_seq = {seq: pairs for seq in seqs if (pairs := get_judged_texts(orjson.loads(payloads[seq])))}
+    all_pairs = [pair for pairs in pairs_by_seq.values() for pair in pairs]
+    if not all_pairs:
         return {}
+    batches = [all_pairs[start : start + _BATCH_TEXTS] for start in range(0, len(all_pairs), _BATCH_TEXTS)]
     parts = [
-        reader.extract([text for _, text in some], [prompt for prompt, _ in some])
-        for start in range(0, len(pairs), _TEXTS_AT_ONCE)
-        for some in [pairs[start : start + _TEXTS_AT_ONCE]]
+        extractor.extract([text for _, text in batch], [prompt for prompt, _ in batch]) for batch in batches
     ]
     vectors = np.concatenate([part.vectors for part in parts])
     tokens = np.concatenate([part.tokens for part in parts])
     truncated = np.concatenate([part.truncated for part in parts])
-    fresh, place = {}, 0
-    for seq, found in texts.items():
-        rows = slice(place, place := place + len(found))
-        fresh[seq] = JudgedFeatures(
-            extractor,
-            tuple(reader.key(text, prompt) for prompt, text in found),
-            tuple(item_key(prompt, text) for prompt, text in found),
+    features, start = {}, 0
+    for seq, pairs in pairs_by_seq.items():
+        rows = slice(start, start := start + len(pairs))
+        features[seq] = JudgedFeatures(
+            identity,
+            tuple(extractor.key(text, prompt) for prompt, text in pairs),
+            tuple(item_key(prompt, text) for prompt, text in pairs),
             vectors[rows],
             tokens[rows],
             truncated[rows],
         )
-    return fresh
+    return features

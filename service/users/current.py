@@ -1,4 +1,4 @@
-"""The event loop's way to a user's state: from memory, or caught up from the store in a thread."""
+"""Access to current user states from the event loop: from memory, or caught up from the store in a thread."""
 
 import asyncio
 from weakref import WeakValueDictionary
@@ -12,16 +12,16 @@ from penchant.service.users.states import StateCache, UserKey, UserState
 
 
 class UserStates:
-    """What is known of users, now.
+    """The current states of users.
 
-    Where several servers share the store, every answer looks up whether another has written: a user whose feedback was
-    acknowledged anywhere finds it reflected everywhere. A server that is alone trusts its memory.
+    If several servers share the store, every call checks whether another server has written, so that feedback
+    acknowledged by one server is visible on all of them. A server that has the store to itself relies on its memory.
 
     Args:
-        cache: Shared with the writer.
+        cache: Cache of states, which the writer shares.
         store: The store.
-        replayer: Catches up in them.
-        fold: What a state is.
+        replayer: Catches users up.
+        fold: Fold that computes states.
     """
 
     def __init__(
@@ -37,49 +37,49 @@ class UserStates:
         self._cache = cache
         self._store = store
         self._replayer = replayer
-        self._under_way: WeakValueDictionary[UserKey, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[UserKey, asyncio.Lock] = WeakValueDictionary()
 
     async def get(self, tenant: str, user: str) -> UserState | None:
-        """The state of a user, None for an unknown one.
+        """Return the state of a user, or None for an unknown user.
 
         Raises:
-            SQLAlchemyError: The store cannot be read.
-            ApiError: Texts of the user's log had to be read again, and the encoder has no room, or failed.
+            SQLAlchemyError: If the store cannot be read.
+            ApiError: If texts of the user's log must be encoded again and the encoder is overloaded or fails.
 
-        Cost: a dictionary look-up where the user is in memory, and one query on a shared store. Otherwise a query; and
-        where the saved state is behind the log, a step of the fold for each event that it does not know.
+        Cost: one dictionary look-up if the user is in memory, and one query if the store is shared. Otherwise one query,
+        and one step of the fold for each event that the saved state does not cover.
         """
         key = (tenant, user)
-        found, state = self._cache.find(key)
+        is_cached, state = self._cache.find(key)
         stamp = None
         if self._store.shared:
             stamp = await self._store.read(users.find_version, tenant, user)
             if stamp is None:
                 return None
-        if found and self._holds(state, stamp):
+        if is_cached and self._is_valid(state, stamp):
             return state
-        return await self._caught_up(key, stamp)
+        return await self._catch_up(key, stamp)
 
-    def posterior(self, state: UserState | None) -> UserPosterior:
-        """What is left now of what was learned; the population's where nothing was."""
-        return self.prior if state is None else self._forgetting.aged(state.evidence, self._store.clock())
+    def compute_posterior(self, state: UserState | None) -> UserPosterior:
+        """Return a user's posterior as of now, after forgetting. For an unknown user it is the prior."""
+        return self.prior if state is None else self._forgetting.decay(state.evidence, self._store.clock())
 
-    def _holds(self, state: UserState | None, stamp: tuple[int, float] | None) -> bool:
-        """Whether a state in memory can be answered from; `stamp` is the store's, on a shared one."""
+    def _is_valid(self, state: UserState | None, stamp: tuple[int, float] | None) -> bool:
+        """Return whether a cached state is up to date; `stamp` is that of the store if the store is shared."""
         if not self._store.shared:
             return state is None or state.is_current
         return state is not None and state.is_current and state.stamp == stamp
 
-    async def _caught_up(self, key: UserKey, stamp: tuple[int, float] | None) -> UserState | None:
-        under_way = self._under_way.setdefault(key, asyncio.Lock())
-        async with under_way:  # one request does the work for all that wait
-            found, state = self._cache.find(key)
-            if found and self._holds(state, stamp):
+    async def _catch_up(self, key: UserKey, stamp: tuple[int, float] | None) -> UserState | None:
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        async with lock:  # one request does the work for all that wait
+            is_cached, state = self._cache.find(key)
+            if is_cached and self._is_valid(state, stamp):
                 return state
-            load = self._cache.begin(key)
+            load = self._cache.begin_load(key)
             try:
-                state = await self._store.run(self._replayer.current, key)
+                state = await self._store.run(self._replayer.load_state, key)
             except BaseException:
-                self._cache.abandon(key, load)
+                self._cache.abort_load(key, load)
                 raise
-            return self._cache.finish(key, load, state)
+            return self._cache.finish_load(key, load, state)

@@ -1,7 +1,7 @@
-"""A user's state is a fold over the user's log, and here is the fold.
+"""The fold that computes a user's state from the user's log.
 
-Feedback that comes in is learned by one step of it; a retraction and another bundle replay it from the start. Both
-take the same steps in the same order, so that they come to the same state.
+New feedback is one step of the fold. After a retraction, or under another bundle, the log is replayed from its start.
+Both take the same steps in the same order, so they reach the same state.
 """
 
 from collections.abc import Iterable
@@ -15,13 +15,13 @@ from penchant.service.users.states import Evidence, Forgetting
 
 
 class Fold:
-    """Learns the events of one bundle's users. All that a state depends on beside the log is here.
+    """Learns from the events of users under one bundle. A state depends on nothing but this and the log.
 
     Args:
-        reward: Describes judged texts.
-        forgetting: How they lose weight.
-        bundle_version: Marks the states that are learned.
-        extractor: Identity of the features that the bundle reads.
+        reward: Reward model that describes judged texts.
+        forgetting: How judgements lose weight over time.
+        bundle_version: Version of the bundle, under which states are saved.
+        extractor: Identity of the feature extractor that the bundle uses.
     """
 
     def __init__(
@@ -34,21 +34,23 @@ class Fold:
         self.start = Evidence(UserPosterior.at_prior(reward.population))
 
     def learn(self, evidence: Evidence, event: LoggedJudgement) -> Evidence:
-        """One event more. A retraction, or a judgement that says nothing, leaves things as they are.
+        """Return the evidence after one more event.
+
+        A retraction, or a judgement that carries no information, leaves the evidence as it is.
 
         Raises:
-            ValueError: The event has no features, or is of a kind that this version cannot read; or the posterior is
-                not finite.
+            ValueError: If the event has no features, if this version does not know its kind, or if the posterior is not
+                finite.
 
-        Cost: `RewardModel.describe` of the judged texts, one `UserPosterior.learn`, and beliefs computed anew.
+        Cost: `RewardModel.describe` of the judged texts and one `UserPosterior.fold`.
         """
-        if event.target is not None or len(event.groups) == 1:  # one group alone compares nothing
+        if event.target is not None or len(event.groups) == 1:  # a single group compares nothing
             return evidence
         if event.vectors is None or (kind := kinds.BY_TYPE.get(event.type)) is None:
             raise ValueError(
-                f"event {event.seq} of type {event.type!r} without features, or of no known kind"
+                f"event {event.seq} of type {event.type!r} has no features or is of an unknown kind"
             )
-        said = build_observation(
+        observation = build_observation(
             self.reward,
             self.reward.describe(event.vectors, event.item_keys),
             kind=kind.name,
@@ -57,16 +59,16 @@ class Fold:
             source=event.source,
             groups=event.groups,
         )
-        if said is None:
+        if observation is None:
             return evidence
-        posterior = self.forgetting.aged(evidence, event.received_at).fold([said])
-        return Evidence(posterior, max(evidence.as_of, event.received_at))
+        posterior = self.forgetting.decay(evidence, event.received_at).fold([observation])
+        return Evidence(posterior, max(evidence.learned_at, event.received_at))
 
     def replay(self, log: Iterable[LoggedJudgement]) -> Evidence:
-        """Return what a user's whole log tells, without the events that are retracted.
+        """Return the evidence of a user's whole log, without the events that are retracted.
 
         Raises:
-            ValueError: As `learn`.
+            ValueError: If `learn` raises it for an event.
         """
         return self.extend(self.start, log)
 
@@ -74,7 +76,7 @@ class Fold:
         """Return `evidence` after the events that follow it. The events that they retract must be among them.
 
         Raises:
-            ValueError: As `learn`.
+            ValueError: If `learn` raises it for an event.
         """
         events = list(log)
         if any(event.target is not None for event in events):

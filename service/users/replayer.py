@@ -1,7 +1,7 @@
-"""Brings saved states up to the log: users that another bundle or other forgetting left, and those left behind.
+"""Saving current states of users who are behind the log, or whose states belong to another bundle or forgetting.
 
-One thread. It merely saves others the work: whoever needs a state that is behind the log catches up by itself
-(`catching_up`), and what was learned there is saved here. So a server answers from its start on.
+One background thread does this, and only to save time. Any caller that needs a state which is behind the log catches it
+up on its own (`catching_up`), and passes the result on to be saved here. A server can therefore answer from its start.
 """
 
 import asyncio
@@ -16,29 +16,29 @@ from sqlalchemy.exc import SQLAlchemyError
 from penchant.models.encoding.features import FeatureExtractor, Features
 from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.errors import OverloadedError
-from penchant.service.log.rows import feature_rows, item_rows
+from penchant.service.log.rows import build_feature_rows, build_item_rows
 from penchant.service.store import tables, users
 from penchant.service.store.database import Store
 from penchant.service.store.statements import add
 from penchant.service.telemetry.metrics import Telemetry, log, log_failure
-from penchant.service.users.catching_up import CaughtUp, Reader, caught_up
+from penchant.service.users.catching_up import CatchUpResult, TextExtractor, catch_up
 from penchant.service.users.fold import Fold
-from penchant.service.users.states import StateCache, UserKey, UserState, state_row
+from penchant.service.users.states import StateCache, UserKey, UserState, build_state_row
 
 _PAGE: Final = 500
 _REPORT_SECONDS: Final = 2.0
 _RETRY_SECONDS: Final = 1.0
-_MAX_REST_SECONDS: Final = 0.1
-_MAX_WAITING: Final = 10_000  # users; beyond, they are caught up again by the next who asks
+_MAX_PAUSE_SECONDS: Final = 0.1
+_MAX_QUEUED_USERS: Final = 10_000  # users beyond it are caught up again when they are next needed
 
 
-class BatchedReader:
-    """Has texts read again by the encoder's own thread, beside those of requests.
+class BatchedExtractor:
+    """Computes features on the encoder's own thread, in batches with the texts of requests.
 
     Args:
-        extractor: Gives keys.
-        batcher: Encodes.
-        loop: The event loop that the batcher belongs to.
+        extractor: Extractor that defines the keys.
+        batcher: Batcher that runs the encoder.
+        loop: Event loop of the batcher.
     """
 
     def __init__(
@@ -49,104 +49,109 @@ class BatchedReader:
         self._loop = loop
 
     def key(self, text: str, prompt: str = "") -> bytes:
-        """Content key of a text's features."""
+        """Return the content key of a text's features."""
         return self._extractor.key(text, prompt)
 
     def extract(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> Features:
-        """Features of texts with their prompts; called from a thread.
+        """Return the features of texts with their prompts. Call it from a thread other than the event loop's.
 
         Raises:
-            OverloadedError: The encoder has no room.
-            ApiError: It failed on these texts.
+            OverloadedError: If the encoder's queue is full.
+            ApiError: If the encoder fails on these texts.
         """
-        asked = self._batcher.extract(texts, prompts or [""] * len(texts))
-        return asyncio.run_coroutine_threadsafe(asked, self._loop).result().features
+        extraction = self._batcher.extract(texts, prompts or [""] * len(texts))
+        return asyncio.run_coroutine_threadsafe(extraction, self._loop).result().features
 
 
 class Replayer:
-    """Catches users up, and saves what that took.
+    """Catches users up and saves their states.
 
     Args:
         store: The store.
-        fold: What a state is.
-        reader: Reads texts that have no features under the bundle's extractor.
-        cache: States in memory.
-        telemetry: Where progress is told.
+        fold: Fold that computes states.
+        extractor: Computes the features of texts that have none under the bundle's extractor.
+        cache: Cache of states.
+        telemetry: Telemetry that counts progress.
 
     Attributes:
-        settled: Set while nobody is known to be behind.
+        idle: Event that is set while no user is known to be behind.
     """
 
     def __init__(
-        self, *, store: Store, fold: Fold, reader: Reader, cache: StateCache, telemetry: Telemetry
+        self, *, store: Store, fold: Fold, extractor: TextExtractor, cache: StateCache, telemetry: Telemetry
     ) -> None:
-        self.settled = threading.Event()
+        self.idle = threading.Event()
         self._store = store
         self._fold = fold
-        self._reader = reader
+        self._extractor = extractor
         self._cache = cache
         self._telemetry = telemetry
-        self._waiting: queue.SimpleQueue[tuple[UserKey, CaughtUp | None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[UserKey, CatchUpResult | None] | None] = queue.SimpleQueue()
         self._encoded = 0
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._own, name="penchant-replay", daemon=True)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="penchant-replay", daemon=True)
 
     def start(self) -> None:
-        """Starts to catch up whoever the store leaves behind."""
+        """Start the thread, which catches up every user who is behind in the store."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread after the user it is at; the others are caught up after the next start."""
-        self._end.set()
-        self._waiting.put(None)
+        """Stop the thread after its current user. The other users are caught up after the next start."""
+        self._stopping.set()
+        self._queue.put(None)
         if self._thread.ident is not None:
             self._thread.join()
 
-    def refresh(self, key: UserKey) -> None:
-        """Has a user caught up soon, who was left behind. Any thread may call this."""
+    def schedule(self, key: UserKey) -> None:
+        """Schedule a user who is behind to be caught up soon. This can be called from any thread."""
         self._enqueue(key, None)
 
-    def current(self, key: UserKey) -> UserState | None:
-        """A user's state as of now, caught up in the caller's thread; None for an unknown user.
+    def load_state(self, key: UserKey) -> UserState | None:
+        """Return a user's current state, caught up in the caller's thread, or None for an unknown user.
 
         Raises:
-            SQLAlchemyError: The store cannot be read.
-            ApiError: Texts had to be read again, and the encoder has no room, or failed.
+            SQLAlchemyError: If the store cannot be read.
+            ApiError: If texts must be encoded again and the encoder is overloaded or fails.
         """
         with self._store.reading() as connection:
-            found = caught_up(connection, key, self._fold, self._reader)
-        if found is None:
+            result = catch_up(connection, key, self._fold, self._extractor)
+        if result is None:
             return None
-        if not found.is_saved:
-            self._enqueue(key, found)
-        return found.state
+        if not result.is_saved:
+            self._enqueue(key, result)
+        return result.state
 
-    def _enqueue(self, key: UserKey, found: CaughtUp | None) -> None:
-        if self._waiting.qsize() < _MAX_WAITING:
-            self.settled.clear()
-            self._waiting.put((key, found))
+    def _enqueue(self, key: UserKey, result: CatchUpResult | None) -> None:
+        if self._queue.qsize() < _MAX_QUEUED_USERS:
+            self.idle.clear()
+            self._queue.put((key, result))
 
     # On the thread
 
-    def _own(self) -> None:
+    def _run(self) -> None:
         try:
-            self.warm()
-        except Exception as error:  # whatever it is: users are caught up one by one then
+            self.catch_up_all()
+        except Exception as error:  # users are then caught up one by one, when they are needed
             log_failure("rebuild_failed", error)
-        while not self._end.is_set():
-            self._serve_waiting(block=True)
+        while not self._stopping.is_set():
+            self._process_queue(block=True)
 
-    def warm(
-        self, told: Callable[[int, int], None] = lambda _done, _total: None, *, politely: bool = False
+    def catch_up_all(
+        self,
+        report: Callable[[int, int], None] = lambda _done, _total: None,
+        *,
+        with_pauses: bool = False,
     ) -> tuple[int, int]:
-        """Everybody whom the store leaves behind, in the caller's thread, which is this object's only one.
+        """Catch up every user who is behind in the store.
+
+        This runs in the caller's thread, which must be the only one that works for this object.
 
         Args:
-            told: Called with the number of users done, and of all.
-            politely: Rest as long as each user took: for a server that answers with another bundle meanwhile.
+            report: Function that receives the number of users done and the total.
+            with_pauses: Whether to pause as long as each user took, so that requests are served meanwhile.
 
         Returns:
-            How many users were looked at, and how many of them could not be caught up.
+            The number of users processed, and the number of them that could not be caught up.
         """
         bundle, half_life = self._fold.bundle_version, self._fold.forgetting.half_life_days
         with self._store.reading() as connection:
@@ -157,17 +162,17 @@ class Replayer:
         self._telemetry.replay_pending.set(total)
         started = reported = time.monotonic()
         done = failed = 0
-        told(0, total)
-        for key in self._behind():
-            self._serve_waiting(block=False)
-            began = time.monotonic()
-            failed += not self._bring(key)
-            if politely:
-                self._end.wait(min(time.monotonic() - began, _MAX_REST_SECONDS))
-            if self._end.is_set():
+        report(0, total)
+        for key in self._list_behind():
+            self._process_queue(block=False)
+            user_started = time.monotonic()
+            failed += not self._catch_up_user(key)
+            if with_pauses:
+                self._stopping.wait(min(time.monotonic() - user_started, _MAX_PAUSE_SECONDS))
+            if self._stopping.is_set():
                 return done, failed
             done += 1
-            told(done, max(done, total))
+            report(done, max(done, total))
             self._telemetry.replay_pending.set(max(0, total - done))
             if time.monotonic() - reported > _REPORT_SECONDS:
                 reported = time.monotonic()
@@ -177,8 +182,8 @@ class Replayer:
         log.info("rebuild_finished", users=done, texts_encoded=self._encoded, seconds=seconds, bundle=bundle)
         return done, failed
 
-    def _behind(self) -> Iterator[UserKey]:
-        """Page by page, so that memory does not grow with the number of users."""
+    def _list_behind(self) -> Iterator[UserKey]:
+        """Yield the users who are behind, read page by page so that memory does not grow with their number."""
         bundle, half_life = self._fold.bundle_version, self._fold.forgetting.half_life_days
         after: UserKey = ("", "")
         while True:
@@ -189,56 +194,60 @@ class Replayer:
                 return
             after = page[-1]
 
-    def _serve_waiting(self, *, block: bool) -> None:
-        while not self._end.is_set():
-            if self._waiting.empty():
+    def _process_queue(self, *, block: bool) -> None:
+        while not self._stopping.is_set():
+            if self._queue.empty():
                 if not block:
                     return
-                self.settled.set()
-            work = self._waiting.get()
+                self.idle.set()
+            work = self._queue.get()
             if work is not None:
-                self._bring(*work)
+                self._catch_up_user(*work)
 
-    def _bring(self, key: UserKey, found: CaughtUp | None = None) -> bool:
-        """Catches one user up, and saves it; where the store fails, again until it does not.
+    def _catch_up_user(self, key: UserKey, result: CatchUpResult | None = None) -> bool:
+        """Catch one user up and save the state. Store failures are retried until they end.
 
         Returns:
             Whether the user's log can be read.
         """
-        while not self._end.is_set():
+        while not self._stopping.is_set():
             try:
-                if found is None:
+                if result is None:
                     with self._store.reading() as connection:
-                        found = caught_up(connection, key, self._fold, self._reader)
-                if found is not None and not found.is_saved:
-                    self._save(key, found)
-                    self._cache.advance(key, found.state)
+                        result = catch_up(connection, key, self._fold, self._extractor)
+                if result is not None and not result.is_saved:
+                    self._save(key, result)
+                    self._cache.advance(key, result.state)
                 return True
             except OverloadedError as error:
-                self._end.wait(float(error.headers["Retry-After"]))
+                self._stopping.wait(float(error.headers["Retry-After"]))
             except SQLAlchemyError as error:
                 log_failure("replay_failed", error)
-                self._end.wait(_RETRY_SECONDS)
-            except (
-                Exception
-            ) as error:  # a log that cannot be read: its user is answered with an error, others are not
+                self._stopping.wait(_RETRY_SECONDS)
+            except Exception as error:  # an unreadable log affects its own user only
                 log_failure("replay_failed", error)
                 return False
         return True
 
-    def _save(self, key: UserKey, found: CaughtUp) -> None:
-        """Keeps what was learned, unless the log has changed since: then the next who asks goes on from before."""
+    def _save(self, key: UserKey, result: CatchUpResult) -> None:
+        """Save a state and its new features, unless the log has changed since it was read."""
         tenant, user = key
-        fold = self._fold
+        fold, new_features = self._fold, result.new_features
         with self._store.writing() as connection:
             users.lock_users(connection, [key])
-            if users.find_version(connection, tenant, user) != found.state.stamp:
+            if users.find_version(connection, tenant, user) != result.state.stamp:
                 return
-            features = [row for one in found.fresh.values() for row in feature_rows(tenant, one)]
-            items = [row for seq, one in found.fresh.items() for row in item_rows(tenant, user, seq, one)]
-            add(connection, tables.features, sorted(features, key=lambda row: row["feature_key"]))
-            add(connection, tables.judged_items, items)
+            feature_rows = [
+                row for event in new_features.values() for row in build_feature_rows(tenant, event)
+            ]
+            item_rows = [
+                row
+                for seq, event in new_features.items()
+                for row in build_item_rows(tenant, user, seq, event)
+            ]
+            add(connection, tables.features, sorted(feature_rows, key=lambda row: row["feature_key"]))
+            add(connection, tables.judged_items, item_rows)
             half_life = fold.forgetting.half_life_days
-            users.put_states(connection, [state_row(key, found.state, fold.bundle_version, half_life)])
-        self._encoded += sum(len(one.feature_keys) for one in found.fresh.values())
+            users.put_states(connection, [build_state_row(key, result.state, fold.bundle_version, half_life)])
+        self._encoded += sum(len(event.feature_keys) for event in new_features.values())
         self._telemetry.replayed_users.inc()

@@ -1,4 +1,4 @@
-"""A user's state: what was learned from the user's log, how it ages, and the cache of states that are durable."""
+"""A user's state, how it forgets, its rows in the store, and the cache of committed states."""
 
 import threading
 from collections.abc import Callable
@@ -17,30 +17,30 @@ _DAY: Final = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was learned of a user.
+    """What was learned about a user.
 
     Attributes:
-        posterior: As it stood
-        as_of: then: when the last judgement was learned, Unix seconds.
+        posterior: Posterior right after the last learned judgement.
+        learned_at: Time of arrival of that judgement in Unix seconds. 0 if nothing was learned.
     """
 
     posterior: UserPosterior
-    as_of: float = 0.0
+    learned_at: float = 0.0
 
 
 @dataclass(frozen=True)
 class Forgetting:
-    """After every half-life what was learned counts half as much.
+    """Exponential forgetting: evidence loses half of its weight in each half-life.
 
     Attributes:
-        half_life_days: None: nothing is ever forgotten.
+        half_life_days: Half-life in days. None if nothing is forgotten.
     """
 
     half_life_days: float | None = None
 
-    def aged(self, evidence: Evidence, now: float) -> UserPosterior:
-        """What is left at `now` (Unix seconds). A clock that was set back makes nothing younger."""
-        posterior, elapsed = evidence.posterior, now - evidence.as_of
+    def decay(self, evidence: Evidence, now: float) -> UserPosterior:
+        """Return the posterior that remains at `now` (Unix seconds). A time before `learned_at` changes nothing."""
+        posterior, elapsed = evidence.posterior, now - evidence.learned_at
         if self.half_life_days is None or elapsed <= 0 or posterior.judgements == 0:
             return posterior
         return posterior.forget(elapsed, self.half_life_days * _DAY)
@@ -52,18 +52,18 @@ UserKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class UserState:
-    """Where a user stands.
+    """The state of a user.
 
     Attributes:
-        version: Grows with every event.
-        feedback_events: Events in the user's log.
-        evidence: What was learned from them,
-        updated_at: Unix seconds of the last event.
+        version: Number that grows with every event.
+        feedback_events: Number of events in the user's log.
+        evidence: Evidence from the events up to `through_seq`.
+        updated_at: Time of the last event in Unix seconds.
         last_seq: Place of the last event in the log.
-        through_seq: the events up to this one.
-        information_day: Days since 1970 (UTC) of the last event.
-        information: What the log told on that day.
-        trust: What is held of the user's reliability, JSON.
+        through_seq: Place of the last event that was learned.
+        information_day: Day that `information` refers to, in days since 1970 (UTC).
+        information: Information learned on that day, in judgement weights.
+        trust: Trust state as JSON, as `TrustState.to_json` writes it. None for a fresh account.
     """
 
     version: int
@@ -78,22 +78,22 @@ class UserState:
 
     @property
     def is_current(self) -> bool:
-        """Whether the evidence knows the whole log."""
+        """Whether the evidence covers the whole log."""
         return self.through_seq >= self.last_seq
 
     @property
     def is_personal(self) -> bool:
-        """Whether anything was learned of the user: not where all was taken back."""
+        """Whether the evidence holds any judgement. It holds none if all of them are retracted."""
         return self.evidence.posterior.judgements > 0
 
     @property
     def stamp(self) -> tuple[int, float]:
-        """Tells two states of a user's log apart."""
+        """Version and time of the last event, which differ between any two versions of a user's log."""
         return self.version, self.updated_at
 
     @classmethod
     def from_row(cls, row: AnyRow, start: Evidence) -> "UserState":
-        """What `users.find_users` found; `start` where no state was saved."""
+        """Build a state from a row of `users.find_users`. The evidence is `start` if no state was saved."""
         evidence = start
         if row.state is not None:
             posterior = UserPosterior.from_bytes(row.state, start.posterior.population)
@@ -111,8 +111,8 @@ class UserState:
         )
 
 
-def unlearned(row: AnyRow, start: Evidence) -> UserState:
-    """Where a user stands by a row of `users`, when no state is known: whoever needs it catches up."""
+def build_unlearned_state(row: AnyRow, start: Evidence) -> UserState:
+    """Build a state from a row of `users` that has learned nothing yet. It is caught up when it is needed."""
     return UserState(
         row.version,
         row.feedback_events,
@@ -126,8 +126,8 @@ def unlearned(row: AnyRow, start: Evidence) -> UserState:
     )
 
 
-def user_row(key: UserKey, state: UserState) -> dict[str, Any]:
-    """Row of `users`."""
+def build_user_row(key: UserKey, state: UserState) -> dict[str, Any]:
+    """Build a row of the table `users`."""
     return {
         "tenant": key[0],
         "user_id": key[1],
@@ -141,10 +141,10 @@ def user_row(key: UserKey, state: UserState) -> dict[str, Any]:
     }
 
 
-def state_row(
+def build_state_row(
     key: UserKey, state: UserState, bundle_version: str, half_life_days: float | None
 ) -> dict[str, Any]:
-    """Row of `user_states`."""
+    """Build a row of the table `user_states`."""
     return {
         "tenant": key[0],
         "user_id": key[1],
@@ -152,18 +152,18 @@ def state_row(
         "half_life_days": half_life_days,
         "through_seq": state.through_seq,
         "state": state.evidence.posterior.to_bytes(),
-        "as_of": state.evidence.as_of,
+        "as_of": state.evidence.learned_at,
     }
 
 
-def share_of_prior_std(posterior: UserPosterior) -> float:
-    """What is not known yet: standard deviation over the prior's, geometric mean over the user's coordinates."""
+def compute_share_of_prior_std(posterior: UserPosterior) -> float:
+    """Return the geometric mean, over coordinates, of the posterior's standard deviation divided by the prior's."""
     prior = UserPosterior.at_prior(posterior.population)
-    return float(np.exp(np.log(_std(posterior) / _std(prior)).mean()))
+    return float(np.exp(np.log(_compute_std(posterior) / _compute_std(prior)).mean()))
 
 
-def _std(posterior: UserPosterior) -> NDArray[np.float64]:
-    """Standard deviation of each of the user's coordinates over the whole mixture, `[q]`."""
+def _compute_std(posterior: UserPosterior) -> NDArray[np.float64]:
+    """Return the standard deviation of each coordinate of the user under the whole mixture, `[q]`."""
     beliefs = posterior.beliefs
     second = np.diagonal(beliefs.covariances, axis1=1, axis2=2) + beliefs.means**2
     variance: NDArray[np.float64] = beliefs.weights @ second - (beliefs.weights @ beliefs.means) ** 2
@@ -172,18 +172,24 @@ def _std(posterior: UserPosterior) -> NDArray[np.float64]:
 
 @dataclass(eq=False)
 class _Load:
-    """A read of the store that is under way; a write meanwhile makes its result worthless."""
+    """A read of the store in progress. A write in the meantime makes its result stale.
 
-    overtaken: bool = False
-    deleted: bool = False
+    Attributes:
+        is_stale: Whether a write happened since the read began.
+        saw_deletion: Whether such a write deleted the user.
+        newest: State that the last such write published.
+    """
+
+    is_stale: bool = False
+    saw_deletion: bool = False
     newest: UserState | None = None
 
 
 class StateCache:
-    """LRU of user states, unknown users included, shared by the event loop, which reads, and the writer.
+    """An LRU cache of user states, unknown users included. The event loop reads it and the writer publishes to it.
 
     Args:
-        max_users: Bound.
+        max_users: Maximum number of users.
     """
 
     def __init__(self, max_users: int) -> None:
@@ -192,39 +198,39 @@ class StateCache:
         self._lock = threading.Lock()
 
     def find(self, key: UserKey) -> tuple[bool, UserState | None]:
-        """Whether the user is in memory, and the state (None: unknown user)."""
+        """Return whether the user is cached, and the user's state. The state of an unknown user is None."""
         with self._lock:
             if key not in self._states:
                 return False, None
             return True, self._states.get(key)
 
     def publish(self, key: UserKey, state: UserState | None) -> None:
-        """Makes a committed state visible; None after the user was deleted."""
+        """Make a committed state visible. None means that the user was deleted."""
         with self._lock:
             for load in self._loads.get(key, ()):
-                load.overtaken, load.newest = True, state
-                load.deleted |= state is None
+                load.is_stale, load.newest = True, state
+                load.saw_deletion |= state is None
             self._states.put(key, state)
 
-    def begin(self, key: UserKey) -> _Load:
-        """Announces a read of the store, so that a write cannot be undone by it."""
+    def begin_load(self, key: UserKey) -> _Load:
+        """Announce a read of the store, so that its result cannot replace the state of a later write."""
         with self._lock:
             load = _Load()
             self._loads.setdefault(key, []).append(load)
             return load
 
-    def finish(self, key: UserKey, load: _Load, state: UserState | None) -> UserState | None:
-        """Keeps what was read unless a write overtook it; returns what holds.
+    def finish_load(self, key: UserKey, load: _Load, state: UserState | None) -> UserState | None:
+        """Cache the result of a read unless a write has made it stale. Return the state to use.
 
-        A write that left the user's state behind the log takes over what was learned here, as far as it goes.
+        If the write left the user behind the log, the newer state takes over the evidence that was read.
         """
         with self._lock:
-            self._leave(key, load)
+            self._remove_load(key, load)
             newest = load.newest
-            if not load.overtaken:
+            if not load.is_stale:
                 self._states.put(key, state)
                 return state
-            if newest is None or newest.is_current or load.deleted or state is None:
+            if newest is None or newest.is_current or load.saw_deletion or state is None:
                 return newest
             if newest.through_seq < state.through_seq:
                 newest = replace(newest, evidence=state.evidence, through_seq=state.through_seq)
@@ -232,30 +238,30 @@ class StateCache:
                     self._states.put(key, newest)
             return newest if newest.is_current else state
 
-    def advance(self, key: UserKey, state: UserState) -> None:
-        """Takes over what was learned of a user who is in memory, behind the same log."""
+    def abort_load(self, key: UserKey, load: _Load) -> None:
+        """End a read that failed."""
         with self._lock:
-            held = self._states.peek(key)
-            if held is not None and held.stamp == state.stamp and held.through_seq < state.through_seq:
+            self._remove_load(key, load)
+
+    def advance(self, key: UserKey, state: UserState) -> None:
+        """Replace a cached state by one of the same log that has learned more of it."""
+        with self._lock:
+            cached = self._states.peek(key)
+            if cached is not None and cached.stamp == state.stamp and cached.through_seq < state.through_seq:
                 self._states.replace(key, state)
 
     def drop(self, unwanted: Callable[[UserKey], bool]) -> None:
-        """Forgets some users, whom another server changed or removed. Cost: a call for each user in memory."""
+        """Remove the users for whom `unwanted` returns true. Cost: one call for each cached user."""
         with self._lock:
             for key in [key for key, _ in self._states.items() if unwanted(key)]:
                 self._states.remove(key)
 
     def clear(self) -> None:
-        """Forgets everything: the store was changed by others."""
+        """Remove all users, after others changed the store."""
         with self._lock:
             self._states.clear()
 
-    def abandon(self, key: UserKey, load: _Load) -> None:
-        """The read failed."""
-        with self._lock:
-            self._leave(key, load)
-
-    def _leave(self, key: UserKey, load: _Load) -> None:
+    def _remove_load(self, key: UserKey, load: _Load) -> None:
         loads = self._loads[key]
         loads.remove(load)
         if not loads:

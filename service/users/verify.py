@@ -1,8 +1,8 @@
-"""Does the log say what was saved? Every state is learned again from its user's log, and compared."""
+"""Comparing saved states with the log. Every state is learned again from its user's log."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -12,29 +12,29 @@ from penchant.models.taste.posterior import UserPosterior
 from penchant.service.store import users
 from penchant.service.store.database import Store
 from penchant.service.store.users import list_users
-from penchant.service.users.catching_up import LackingFeaturesError, caught_up, replayed
+from penchant.service.users.catching_up import MissingFeaturesError, catch_up, replay_log
 from penchant.service.users.fold import Fold
-from penchant.service.users.states import Evidence, UserKey, UserState, state_row
+from penchant.service.users.states import UserKey, UserState, build_state_row
 
 TOLERANCE: Final = 1e-6
-"""On the mean and the covariance of what is believed of a user, in standard deviations of the population."""
+"""Largest accepted difference in the mean or covariance of a posterior, in standard deviations of the population."""
 
 PAGE: Final = 200
 Outcome = Literal["equal", "different", "lacking"]
 
 
 @dataclass
-class Replayed:
-    """What a replay found.
+class ReplayReport:
+    """The outcome of a comparison.
 
     Attributes:
-        users: How many were looked at.
-        equal: Whose saved state is what the log says.
-        behind: Whose saved state does not know the whole log, or is not there; caught up before it is compared. They
-            are among `equal` and `different` too.
-        different: Whose is something else.
-        lacking: Whose log has texts that the bundle's encoder has not read yet: a server does that as it starts.
-        repaired: Whose state was saved anew.
+        users: Number of users compared.
+        equal: Number of users whose saved state equals the replayed one.
+        behind: Number of users whose saved state does not cover the whole log, or does not exist. It is caught up
+            before it is compared, so these users also count as `equal` or `different`.
+        different: Number of users whose saved state differs.
+        lacking: Number of users whose log has texts without features. A server computes those when it starts.
+        repaired: Number of users whose state was saved again.
         largest: Largest difference.
     """
 
@@ -45,61 +45,58 @@ class Replayed:
     lacking: int = 0
     repaired: int = 0
     largest: float = 0.0
-    differing: list[UserKey] = field(default_factory=list)
 
 
 def replay(
     store: Store,
     fold: Fold,
     *,
-    as_of: float,
+    now: float,
     tenant: str | None = None,
     user: str | None = None,
     repair: bool = False,
     progress: Callable[[int], None] = lambda _: None,
-) -> Replayed:
-    """Compares saved states with the log.
+) -> ReplayReport:
+    """Compare saved states with the log.
 
     Args:
-        store: The store; a server may be running on it.
-        fold: What a state is.
-        as_of: Unix seconds at which both are compared: what is forgotten until then is forgotten in both.
-        tenant: Only its users.
-        user: Only this one, of that tenant.
-        repair: Save what the log says where it is something else, and where nothing was saved.
-        progress: Called with the number of users done.
+        store: The store. A server may be running on it.
+        fold: Fold that computes states.
+        now: Time in Unix seconds up to which both states are decayed before they are compared.
+        tenant: Tenant whose users are compared. None for all tenants.
+        user: User of that tenant to compare. None for all users.
+        repair: Whether to save the replayed state if the saved one is different, behind or missing.
+        progress: Function that receives the number of users done.
 
     Cost: one fold over every user's log.
     """
-    found, outcomes = Replayed(), Counter[Outcome]()
-    for key in _keys(store, tenant, user):
+    report, outcomes = ReplayReport(), Counter[Outcome]()
+    for key in _list_keys(store, tenant, user):
         with store.reading() as connection:
-            checked = _check(connection, key, fold, as_of)
-        if checked is None:  # deleted meanwhile
+            comparison = _compare(connection, key, fold, now)
+        if comparison is None:  # deleted in the meantime
             continue
-        outcome, is_saved, gap = checked
-        found.users += 1
+        outcome, is_saved, difference = comparison
+        report.users += 1
         outcomes[outcome] += 1
-        found.behind += not is_saved
-        found.largest = max(found.largest, gap)
-        if outcome == "different":
-            found.differing.append(key)
+        report.behind += not is_saved
+        report.largest = max(report.largest, difference)
         if repair and outcome != "lacking" and (outcome == "different" or not is_saved):
-            found.repaired += _repair(store, key, fold)
-        progress(found.users)
+            report.repaired += _repair(store, key, fold)
+        progress(report.users)
     return replace(
-        found, equal=outcomes["equal"], different=outcomes["different"], lacking=outcomes["lacking"]
+        report, equal=outcomes["equal"], different=outcomes["different"], lacking=outcomes["lacking"]
     )
 
 
-def gap_between(one: UserPosterior, other: UserPosterior) -> float:
-    """Largest difference between two posteriors' beliefs: of mean and covariance."""
-    mean = np.abs(one.beliefs.mean - other.beliefs.mean).max()
-    covariance = np.abs(one.beliefs.covariance - other.beliefs.covariance).max()
+def _compute_difference(first: UserPosterior, second: UserPosterior) -> float:
+    """Return the largest difference between two posteriors' means and covariances."""
+    mean = np.abs(first.beliefs.mean - second.beliefs.mean).max()
+    covariance = np.abs(first.beliefs.covariance - second.beliefs.covariance).max()
     return float(max(mean, covariance))
 
 
-def _keys(store: Store, tenant: str | None, user: str | None) -> Iterator[UserKey]:
+def _list_keys(store: Store, tenant: str | None, user: str | None) -> Iterator[UserKey]:
     if tenant is not None and user is not None:
         yield tenant, user
         return
@@ -113,34 +110,31 @@ def _keys(store: Store, tenant: str | None, user: str | None) -> Iterator[UserKe
         after = page[-1]
 
 
-def _check(
-    connection: Connection, key: UserKey, fold: Fold, as_of: float
+def _compare(
+    connection: Connection, key: UserKey, fold: Fold, now: float
 ) -> tuple[Outcome, bool, float] | None:
-    """Outcome, whether the saved state knew the whole log, and the difference."""
+    """Return the outcome, whether the saved state covered the whole log, and the difference."""
     try:
-        saved = caught_up(connection, key, fold)
+        saved = catch_up(connection, key, fold)
         if saved is None:
             return None
-        again = replayed(connection, key, fold, saved.state.last_seq)
-    except LackingFeaturesError:
+        replayed = replay_log(connection, key, fold, saved.state.last_seq)
+    except MissingFeaturesError:
         return "lacking", False, 0.0
-    gap = _gap(saved.state, again, fold, as_of)
-    return ("equal" if gap <= TOLERANCE else "different"), saved.is_saved, gap
-
-
-def _gap(state: UserState, again: Evidence, fold: Fold, as_of: float) -> float:
-    return gap_between(fold.forgetting.aged(state.evidence, as_of), fold.forgetting.aged(again, as_of))
+    decay = fold.forgetting.decay
+    difference = _compute_difference(decay(saved.state.evidence, now), decay(replayed, now))
+    return ("equal" if difference <= TOLERANCE else "different"), saved.is_saved, difference
 
 
 def _repair(store: Store, key: UserKey, fold: Fold) -> bool:
-    """Saves what the log says now."""
+    """Save the state replayed from the log. Return False if the user was deleted in the meantime."""
     half_life = fold.forgetting.half_life_days
     with store.writing() as connection:
         users.lock_users(connection, [key])
         row = users.find_users(connection, key[0], [key[1]], fold.bundle_version, half_life).get(key[1])
         if row is None:
             return False
-        evidence = replayed(connection, key, fold, row.last_seq)
+        evidence = replay_log(connection, key, fold, row.last_seq)
         state = replace(UserState.from_row(row, fold.start), evidence=evidence, through_seq=row.last_seq)
-        users.put_states(connection, [state_row(key, state, fold.bundle_version, half_life)])
+        users.put_states(connection, [build_state_row(key, state, fold.bundle_version, half_life)])
     return True

@@ -175,7 +175,7 @@ def serve(settings: Settings, encoder: WatchedEncoder, clock: Clock) -> Iterator
             )
             client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
             if settle:
-                assert app.state.runtime.models.current.replayer.settled.wait(timeout=30)
+                assert app.state.runtime.models.current.replayer.idle.wait(timeout=30)
             encoder.calls.clear()
             encoder.entered.clear()
             return client

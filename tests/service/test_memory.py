@@ -79,19 +79,19 @@ def test_states_are_bounded():
 
 def test_an_unknown_user_is_remembered_as_such():
     cache = StateCache(2)
-    load = cache.begin(KEY)
-    assert cache.finish(KEY, load, None) is None
+    load = cache.begin_load(KEY)
+    assert cache.finish_load(KEY, load, None) is None
     assert cache.find(KEY) == (True, None)
 
 
 @pytest.mark.parametrize("newest", [state(2), None])
 def test_a_read_cannot_undo_a_write(newest):
     cache = StateCache(2)
-    load = cache.begin(KEY)  # reads version 1 …
+    load = cache.begin_load(KEY)  # reads version 1 …
     cache.publish(KEY, newest)  # … while version 2, or a deletion, is committed …
     for user in "abc":
         cache.publish(("t", user), state(1))  # … and dropped from memory
-    assert cache.finish(KEY, load, state(1)) is newest
+    assert cache.finish_load(KEY, load, state(1)) is newest
     assert cache.find(KEY) == (False, None)
 
 
@@ -103,22 +103,22 @@ def behind(version, through):
 def test_what_was_learned_during_a_write_is_not_lost():
     """A read that catches up may take longer than writes are apart: it must come to an end nevertheless."""
     cache = StateCache(2)
-    load = cache.begin(KEY)
+    load = cache.begin_load(KEY)
     cache.publish(KEY, behind(8, through=3))  # written meanwhile, without having learned
     read = behind(
         7, through=7
     )  # what the read had found, which is good enough for whoever asked before the write
-    assert cache.finish(KEY, load, read) is read
+    assert cache.finish_load(KEY, load, read) is read
     _, held = cache.find(KEY)
-    assert (held.version, held.last_seq, held.through_seq, held.evidence.as_of) == (8, 8, 7, 7.0)
+    assert (held.version, held.last_seq, held.through_seq, held.evidence.learned_at) == (8, 8, 7, 7.0)
 
 
 def test_a_deletion_is_not_undone_by_what_was_learned():
     cache = StateCache(2)
-    load = cache.begin(KEY)
+    load = cache.begin_load(KEY)
     cache.publish(KEY, None)
     cache.publish(KEY, behind(1, through=0))  # another user under the same name
-    assert cache.finish(KEY, load, behind(7, through=7)).version == 1
+    assert cache.finish_load(KEY, load, behind(7, through=7)).version == 1
     assert cache.find(KEY)[1].through_seq == 0
 
 

@@ -16,7 +16,7 @@ from penchant.models.testing import tiny_bundle
 from penchant.service.app import create_app
 from penchant.service.feedback.recorder import MAX_INLINE_EVENTS
 from penchant.service.settings import Settings
-from penchant.service.users.catching_up import replayed
+from penchant.service.users.catching_up import replay_log
 
 VOTE = {"type": "vote", "user": "u", "text": "boat sea", "prompt": "p", "value": 1}
 CANDIDATES = ["boat sea", "tree house", "many words " * 20]
@@ -126,7 +126,7 @@ def test_writers_on_both_lose_nothing(replicas):
     runtime = replicas[0].app.state.runtime
     fold, database = runtime.models.current.replayer._fold, runtime.store
     with database.reading() as connection:
-        evidence = replayed(connection, ("default", "u"), fold, 64)
+        evidence = replay_log(connection, ("default", "u"), fold, 64)
         ((saved,),) = connection.exec_driver_sql("SELECT state FROM user_states").fetchall()
     assert evidence.posterior.to_bytes() == bytes(saved)
 

@@ -29,7 +29,7 @@ async def feedback(request: Request) -> Response:
     body = await read_object(request, served.settings)
     timings = Timings()
     key = request.headers.get("idempotency-key")
-    answer = await served.learner.feedback(
+    answer = await served.learner.learn(
         owner, body, header_user(request), key, timings, model=served_model(request)
     )
     return json_answer(answer, timings)

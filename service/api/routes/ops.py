@@ -109,7 +109,7 @@ def _limits(request: Request, owner: str) -> dict[str, Any]:
 async def _checks(served: Runtime) -> dict[str, dict[str, Any]]:
     try:
         await served.store.read(_ping)
-        store = _check(served.writer.works, "writing works", "the last write failed")
+        store = _check(served.writer.is_healthy, "writing works", "the last write failed")
     except Exception as error:
         log_failure("store_check_failed", error)
         store = _check(False, "", "reading failed")

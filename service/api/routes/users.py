@@ -18,7 +18,7 @@ from penchant.service.bundles.served_model import ServedModel
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.store.events import list_events
 from penchant.service.timestamps import format_rfc3339
-from penchant.service.users.states import UserState, share_of_prior_std
+from penchant.service.users.states import UserState, compute_share_of_prior_std
 from penchant.service.validation import Exact, UserId, validate
 
 router = LeanRouter(prefix="/v1/users", tags=["users"])
@@ -40,7 +40,7 @@ async def get_user(request: Request) -> Response:
     served, owner = runtime(request), tenant(request)
     user, model = path_user(request), served_model(request)
     state = await _known(model, owner, user)
-    posterior = model.states.posterior(state)
+    posterior = model.states.compute_posterior(state)
     reasons = await served.store.run(model.explainer.reasons, owner, user, posterior)
     return json_answer(
         {
@@ -50,7 +50,7 @@ async def get_user(request: Request) -> Response:
             "posterior_version": state.version,
             "bundle": model.bundle.version,
             "archetype_weights": posterior.archetype_weights.tolist(),
-            "uncertainty": {"share_of_prior_std": share_of_prior_std(posterior)},
+            "uncertainty": {"share_of_prior_std": compute_share_of_prior_std(posterior)},
             "reasons": reasons,
             "updated_at": format_rfc3339(state.updated_at),
         }

@@ -321,13 +321,13 @@ def test_it_begins_with_the_next_start_where_no_server_runs(world: World) -> Non
 @pytest.fixture
 def free_to_learn(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """While it is cleared, nobody is learned in the background."""
-    free, bring = threading.Event(), Replayer._bring
+    free, bring = threading.Event(), Replayer._catch_up_user
 
     def wait(replayer: Replayer, key: Any, found: Any = None) -> bool:
         free.wait(timeout=PATIENCE_SECONDS)
         return bring(replayer, key, found)
 
-    monkeypatch.setattr(Replayer, "_bring", wait)
+    monkeypatch.setattr(Replayer, "_catch_up_user", wait)
     free.set()
     yield free
     free.set()

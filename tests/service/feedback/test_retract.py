@@ -280,7 +280,7 @@ def test_a_request_that_fails_takes_nothing_back(client, monkeypatch):
     send(client, *history(4))
     before = results(client), client.get("/v1/users/u").json()
     with monkeypatch.context() as patch:
-        patch.setattr(Fold, "onward", lambda *_: {}["unforeseen"])
+        patch.setattr(Fold, "extend", lambda *_: {}["unforeseen"])
         assert send(client, retract("e1", event_id="r"), status=500)["code"] == "internal_error"
     assert (results(client), client.get("/v1/users/u").json()) == before
     assert send(client, retract("e1", event_id="r"))["accepted"] == 1
@@ -295,10 +295,10 @@ def test_a_long_log_is_replayed_while_others_go_on(serve, fresh):
     with held_up(replayer):
         send(client, retract("e3"), {"type": "vote", "user": "v", "text": "boat", "value": 1})
         send(client, {"type": "vote", "user": "u", "prompt": "p", "text": "late", "value": 1})
-        assert not replayer.settled.is_set()
+        assert not replayer.idle.is_set()
         at_once = results(client)
         assert client.get("/v1/users/u").json()["feedback_events"] == len(events) + 2
-    assert replayer.settled.wait(timeout=30)
+    assert replayer.idle.wait(timeout=30)
     assert results(client) == at_once
     client = serve(**fresh.place)
     send(client, *[event for event in events if event["event_id"] != "e3"])
@@ -310,20 +310,20 @@ def test_who_was_left_behind_is_saved_soon(client, store):
     events = list(history(MAX_INLINE_EVENTS + 8))
     send(client, *events)
     send(client, retract("e3"))
-    assert client.app.state.runtime.models.current.replayer.settled.wait(timeout=30)
+    assert client.app.state.runtime.models.current.replayer.idle.wait(timeout=30)
     assert store.run("SELECT through_seq FROM user_states") == [(len(events) + 1,)]
 
 
 @contextmanager
 def held_up(replayer):
     """What is left behind stays so, except for those who ask."""
-    gate, bring = threading.Event(), replayer._bring
+    gate, bring = threading.Event(), replayer._catch_up_user
 
     def wait(key, found=None):
         gate.wait(timeout=30)
         bring(key, found)
 
-    replayer._bring = wait
+    replayer._catch_up_user = wait
     yield
-    replayer._bring = bring
+    replayer._catch_up_user = bring
     gate.set()

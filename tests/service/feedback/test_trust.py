@@ -1,4 +1,4 @@
-"""How much an account's judgements count: the arithmetic, and what a server makes of it."""
+"""How much an account's judgements count: the arithmetic, and the behaviour of a server."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -11,14 +11,14 @@ from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
 from penchant.service.feedback.trust import (
-    CHANGED,
-    EPISODE_SECONDS,
-    MOST,
+    BURST_GAP_SECONDS,
+    CHANGE_INCREMENT,
+    UPPER_BOUNDS,
+    Discount,
     TrustPolicy,
     TrustState,
-    Weighed,
-    information_of,
-    weigh,
+    compute_discount,
+    compute_information,
 )
 from penchant.service.settings import Settings
 from penchant.service.store.database import Store
@@ -32,14 +32,14 @@ POLICY = TrustPolicy()
 Serve = Callable[..., TestClient]
 
 
-def weighed(
+def judge_at(
     times: Iterable[float], state: TrustState | None = None, policy: TrustPolicy = POLICY, weight: float = 1.0
-) -> tuple[TrustState, list[Weighed]]:
-    state, found = state or TrustState(), []
-    for at in times:
-        state, one = weigh(state, weight, (), at, policy)
-        found.append(one)
-    return state, found
+) -> tuple[TrustState, list[Discount]]:
+    state, discounts = state or TrustState(), []
+    for time in times:
+        state, discount = compute_discount(state, weight, (), time, policy)
+        discounts.append(discount)
+    return state, discounts
 
 
 @pytest.mark.parametrize(
@@ -51,74 +51,78 @@ def weighed(
     ],
 )
 def test_a_busy_person_is_not_punished(times: list[float]) -> None:
-    state, found = weighed(times)
-    assert set(found) == {Weighed(1.0)}
+    state, discounts = judge_at(times)
+    assert set(discounts) == {Discount(1.0)}
     assert state.trust == 1.0
 
 
 def test_the_day_is_bounded_and_the_next_one_is_new() -> None:
     times = [START + 10 * i for i in range(1000)]
-    state, found = weighed(times, policy=TrustPolicy(max_daily_information=300), weight=0.5)
-    assert sum(0.5 * one.discount for one in found) == pytest.approx(300)
-    assert [one.flags for one in found[:600]] == [()] * 600
-    assert {one.flags for one in found[600:]} == {("capped",)}
+    state, discounts = judge_at(times, policy=TrustPolicy(max_daily_information=300), weight=0.5)
+    assert sum(0.5 * discount.factor for discount in discounts) == pytest.approx(300)
+    assert [discount.flags for discount in discounts[:600]] == [()] * 600
+    assert {discount.flags for discount in discounts[600:]} == {("capped",)}
     assert state.information == pytest.approx(300)
-    state, found = weighed([START + DAY], state)
-    assert found == [Weighed(1.0)]
+    state, discounts = judge_at([START + DAY], state)
+    assert discounts == [Discount(1.0)]
     assert (state.information, state.day) == (1.0, int((START + DAY) // DAY))
 
 
 def test_a_ranking_is_worth_its_comparisons() -> None:
-    assert information_of(0.5, ()) == 0.5
-    assert information_of(1.0, (1, 49)) == 1.0  # a choice
-    assert information_of(1.0, (1,) * 10) == 9.0
-    assert information_of(1.0, (2, 3, 1)) == 5.0
-    assert information_of(1.0, (3,)) == 1.0
-    state, one = weigh(TrustState(), 1.0, (1,) * 50, START, TrustPolicy(max_daily_information=20))
-    assert one == Weighed(20 / 49, ("capped",))
+    assert compute_information(0.5, ()) == 0.5
+    assert compute_information(1.0, (1, 49)) == 1.0  # a choice
+    assert compute_information(1.0, (1,) * 10) == 9.0
+    assert compute_information(1.0, (2, 3, 1)) == 5.0
+    assert compute_information(1.0, (3,)) == 1.0
+    state, discount = compute_discount(
+        TrustState(), 1.0, (1,) * 50, START, TrustPolicy(max_daily_information=20)
+    )
+    assert discount == Discount(20 / 49, ("capped",))
     assert state.information == pytest.approx(20)
 
 
 def test_no_bound_where_none_is_wanted() -> None:
-    _, found = weighed([START + 10 * i for i in range(2000)], policy=TrustPolicy(max_daily_information=None))
-    assert set(found) == {Weighed(1.0)}
+    _, discounts = judge_at(
+        [START + 10 * i for i in range(2000)], policy=TrustPolicy(max_daily_information=None)
+    )
+    assert set(discounts) == {Discount(1.0)}
 
 
-def test_a_burst_is_flagged_once_and_believed_less_with_every_judgement() -> None:
+def test_a_burst_is_flagged_once_and_trusted_less_with_every_judgement() -> None:
     policy = TrustPolicy(max_daily_information=None)
-    state, found = weighed([START] * 1000, policy=policy)
-    assert [one.begins_burst for one in found].index(True) == 250
-    assert sum(one.begins_burst for one in found) == 1
-    assert set(found[:250]) == {Weighed(1.0)}
-    assert all("burst" in one.flags for one in found[250:])
-    discounts = [one.discount for one in found[250:]]
-    assert discounts == sorted(discounts, reverse=True)
-    assert state.beta == MOST[1]
-    assert discounts[-1] == pytest.approx(state.trust) == pytest.approx(3 / 12 * 3 / 2)
-    _, later = weighed([START + EPISODE_SECONDS * 3 + i / 1e3 for i in range(500)], state, policy)
-    assert sum(one.begins_burst for one in later) == 1
+    state, discounts = judge_at([START] * 1000, policy=policy)
+    assert [discount.begins_burst for discount in discounts].index(True) == 250
+    assert sum(discount.begins_burst for discount in discounts) == 1
+    assert set(discounts[:250]) == {Discount(1.0)}
+    assert all("burst" in discount.flags for discount in discounts[250:])
+    factors = [discount.factor for discount in discounts[250:]]
+    assert factors == sorted(factors, reverse=True)
+    assert state.beta == UPPER_BOUNDS[1]
+    assert factors[-1] == pytest.approx(state.trust) == pytest.approx(3 / 12 * 3 / 2)
+    _, later = judge_at([START + BURST_GAP_SECONDS * 3 + i / 1e3 for i in range(500)], state, policy)
+    assert sum(discount.begins_burst for discount in later) == 1
 
 
 def test_time_and_conduct_bring_trust_back() -> None:
     policy = TrustPolicy(max_daily_information=None)
-    state, _ = weighed([START] * 1000, policy=policy)
+    state, _ = judge_at([START] * 1000, policy=policy)
     low = state.trust
-    after = [state.at(START + days * DAY, policy).trust for days in range(8)]
+    after = [state.advance_to(START + days * DAY, policy).trust for days in range(8)]
     assert after[0] == low
     assert after == sorted(after)
     assert after[-1] == 1.0 or after[-1] > 0.95
-    good, found = weighed([START + DAY + 60 * i for i in range(100)], state, policy)
-    idle = state.at(START + DAY + 60 * 99, policy)
+    good, discounts = judge_at([START + DAY + 60 * i for i in range(100)], state, policy)
+    idle = state.advance_to(START + DAY + 60 * 99, policy)
     assert good.trust > idle.trust
-    assert {one.flags for one in found} == {("trust",)}
+    assert {discount.flags for discount in discounts} == {("trust",)}
 
 
 def test_good_conduct_cannot_be_saved_up() -> None:
     policy = TrustPolicy(max_daily_information=None)
-    saved, _ = weighed([START + 300 * i for i in range(5_000)], policy=policy)
-    assert saved.alpha <= MOST[0]
-    state, found = weighed([saved.as_of] * 2000, saved, policy)
-    assert found[-1].discount < 0.5
+    saved, _ = judge_at([START + 300 * i for i in range(5_000)], policy=policy)
+    assert saved.alpha <= UPPER_BOUNDS[0]
+    state, discounts = judge_at([saved.updated_at] * 2000, saved, policy)
+    assert discounts[-1].factor < 0.5
     assert state.trust < 0.5
 
 
@@ -127,50 +131,50 @@ def test_an_account_that_is_always_busy_has_a_wider_bucket() -> None:
     policy = TrustPolicy(max_daily_information=None)
     state = TrustState()
     for day in range(30):
-        state, _ = weighed([START + day * DAY + 30 * i for i in range(2000)], state, policy)
-    assert state.usual == pytest.approx(2000, rel=0.01)
-    _, found = weighed([state.as_of + DAY] * 2000, state, policy)
-    assert set(found) == {Weighed(1.0)}
+        state, _ = judge_at([START + day * DAY + 30 * i for i in range(2000)], state, policy)
+    assert state.mean_daily_events == pytest.approx(2000, rel=0.01)
+    _, discounts = judge_at([state.updated_at + DAY] * 2000, state, policy)
+    assert set(discounts) == {Discount(1.0)}
 
 
 def test_a_change_of_behaviour_costs_some_trust() -> None:
-    state = TrustState(as_of=START)
-    once = state.changed()
-    assert once.beta == 1 + CHANGED
-    assert once.trust == pytest.approx(2 / 4 * 1.5)
+    state = TrustState(updated_at=START)
+    changed = state.add_change_point()
+    assert changed.beta == 1 + CHANGE_INCREMENT
+    assert changed.trust == pytest.approx(2 / 4 * 1.5)
     for _ in range(100):
-        once = once.changed()
-    assert once.beta == MOST[1]
+        changed = changed.add_change_point()
+    assert changed.beta == UPPER_BOUNDS[1]
 
 
 def test_a_clock_that_is_set_back_changes_nothing() -> None:
-    state, _ = weighed([START] * 260)
-    back = state.at(START - 10 * DAY, POLICY)
+    state, _ = judge_at([START] * 260)
+    back = state.advance_to(START - 10 * DAY, POLICY)
     assert back == state
 
 
 def test_what_is_stored_is_read() -> None:
-    state, _ = weighed([START] * 300)
-    assert TrustState.read(state.day, state.information, state.to_json()) == state
-    assert TrustState.read(0, 0.0, None) == TrustState()
-    assert TrustState.read(0, 0.0, '{"alpha": 3.0, "of another version": 1}').alpha == 3.0
+    state, _ = judge_at([START] * 300)
+    assert TrustState.from_stored(state.day, state.information, state.to_json()) == state
+    assert TrustState.from_stored(0, 0.0, None) == TrustState()
+    assert TrustState.from_stored(0, 0.0, '{"alpha": 3.0, "of another version": 1}').alpha == 3.0
 
 
 def test_two_accounts_that_are_one_are_no_better_than_the_worse() -> None:
-    good, _ = weighed([START] * 10)
-    bad, _ = weighed([START] * 400)
-    for joined in (good.joined(bad), bad.joined(good)):
-        assert joined.trust == bad.trust
-        assert (joined.information, joined.today, joined.spent) == (
+    good, _ = judge_at([START] * 10)
+    bad, _ = judge_at([START] * 400)
+    for merged in (good.merge_with(bad), bad.merge_with(good)):
+        assert merged.trust == bad.trust
+        assert (merged.information, merged.events_today, merged.tokens_used) == (
             good.information + bad.information,
             410,
             260.0,
         )
-    next_day, _ = weighed([START + DAY])
-    assert next_day.joined(bad).information == 1.0
+    next_day, _ = judge_at([START + DAY])
+    assert next_day.merge_with(bad).information == 1.0
 
 
-# What a server makes of it
+# The behaviour of a server
 
 CANDIDATES = [f"candidate {number} " + "word " * number for number in range(6)]
 
@@ -232,9 +236,9 @@ def test_an_import_is_learned_whole_and_a_flood_is_not(
     bundle = tiny_bundle(extractor)
     database = Store.open(settings, exclusive=False)
     fold = Fold(bundle.reward, Forgetting(None), bundle.version, extractor.identity)
-    found = replay(database, fold, as_of=START)
+    report = replay(database, fold, now=START)
     database.close()
-    assert (found.users, found.equal) == (2, 2)
+    assert (report.users, report.equal) == (2, 2)
 
 
 def test_a_change_of_behaviour_lowers_what_comes_after(serve: Serve, clock: Any, store: Any) -> None:

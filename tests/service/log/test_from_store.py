@@ -23,7 +23,7 @@ from penchant.models.testing import tiny_bundle
 from penchant.service.access.tenancy import TenantSettings, put_settings
 from penchant.service.cli.app import app
 from penchant.service.log.judgements import StoredJudgements, read_judgements
-from penchant.service.log.reading import context_of
+from penchant.service.log.reading import hash_context
 from penchant.service.settings import Settings
 from penchant.service.store.database import Store
 
@@ -144,7 +144,7 @@ def test_features_alone_say_the_same(
     assert without.vectors.keys() == with_texts.vectors.keys()
     assert all((without.vectors[item] == with_texts.vectors[item]).all() for item in without.vectors)
     extractor = FeatureExtractor(HashingEncoder())
-    named = (context_of({"prompt": "p"}), extractor.key("a").hex())
+    named = (hash_context({"prompt": "p"}), extractor.key("a").hex())
     assert without.item_keys[item_key(*named)] == item_key("p", "a")
 
 

@@ -16,7 +16,7 @@ from penchant.models.taste.items import item_key
 from penchant.models.testing import tiny_bundle
 from penchant.service.access.tenancy import TenantSettings, put_settings
 from penchant.service.app import create_app
-from penchant.service.log.reading import context_of, without_texts
+from penchant.service.log.reading import hash_context, remove_texts
 from penchant.service.settings import Settings
 from penchant.service.store.database import FILE_NAME, store_place
 
@@ -124,7 +124,7 @@ def memory(client: TestClient) -> Any:
             for p in ("", TEXTS["prompt"])
             if ("default", item_key(p, t)) in model.describer._known
         ],
-        "rankings": [r for _, r in served.learner._rankings._recent.items() if r.user == USER],
+        "rankings": [r for _, r in served.learner._resolver.rankings._recent.items() if r.user == USER],
         "states": model.cache.find(("default", USER))[1],
     }
 
@@ -219,7 +219,7 @@ def test_a_tenant_that_keeps_no_texts_is_learned_from_all_the_same(
     assert told["reasons"]["texts"] == []
     assert told["reasons"]["judged_texts"] > 0
     page = client.get(f"/v1/users/{USER}/feedback").json()["data"]
-    assert page[0]["event"] == {"type": "preference", "context": context_of({"prompt": TEXTS["prompt"]})}
+    assert page[0]["event"] == {"type": "preference", "context": hash_context({"prompt": TEXTS["prompt"]})}
     client.delete("/v1/users/nobody")  # whatever was shown would be written before
     held = written(fresh, tmp_path)
     texts = [TEXTS["shared"], TEXTS["prompt"], "ana wrote", *TEXTS["own"], *TEXTS["shown"]]
@@ -234,9 +234,9 @@ def test_an_event_without_texts_keeps_the_rest() -> None:
         "type": "rating", "text": "t", "prompt": "p", "value": 3, "scale": [1, 5], "metadata": {"a": "t"},
         "source": "web", "weight": 0.5,
     }  # fmt: skip
-    kept = orjson.loads(without_texts(orjson.dumps(sent).decode()))
+    kept = orjson.loads(remove_texts(orjson.dumps(sent).decode()))
     assert kept == {
-        "type": "rating", "value": 3, "scale": [1, 5], "source": "web", "weight": 0.5, "context": context_of(sent),
+        "type": "rating", "value": 3, "scale": [1, 5], "source": "web", "weight": 0.5, "context": hash_context(sent),
     }  # fmt: skip
-    assert context_of(kept) == context_of(sent) != context_of({"prompt": "another"})
-    assert context_of({}) == context_of({"prompt": ""})
+    assert hash_context(kept) == hash_context(sent) != hash_context({"prompt": "another"})
+    assert hash_context({}) == hash_context({"prompt": ""})

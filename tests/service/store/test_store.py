@@ -280,7 +280,7 @@ def test_answers_do_not_wait_for_a_rebuild(serve, store, held_up):
     assert client.get("/v1/users/u").json()["feedback_events"] == 12
     assert "penchant_replay_pending_users 1.0" in client.get("/metrics").text
     held_up.set()
-    assert client.app.state.runtime.models.current.replayer.settled.wait(timeout=30)
+    assert client.app.state.runtime.models.current.replayer.idle.wait(timeout=30)
     assert "penchant_replay_pending_users 0.0" in client.get("/metrics").text
     assert store.run("SELECT through_seq FROM user_states") == [(12,)]
 
@@ -288,13 +288,13 @@ def test_answers_do_not_wait_for_a_rebuild(serve, store, held_up):
 @pytest.fixture
 def held_up(monkeypatch):
     """While it is cleared, nobody's state is brought up to the log but for those who ask."""
-    gate, save = threading.Event(), Replayer._bring
+    gate, save = threading.Event(), Replayer._catch_up_user
 
     def wait(replayer, key, found=None):
         gate.wait(timeout=30)
         save(replayer, key, found)
 
-    monkeypatch.setattr(Replayer, "_bring", wait)
+    monkeypatch.setattr(Replayer, "_catch_up_user", wait)
     gate.set()
     yield gate
     gate.set()

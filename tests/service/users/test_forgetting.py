@@ -194,13 +194,13 @@ def test_forgetting_composes():
     for text in TEXTS:
         posterior = posterior.learn(Vote(item(text), 1))
     forgetting = Forgetting(2.0)
-    at_once = forgetting.aged(Evidence(posterior, 0.0), 5 * DAY)
-    halfway = forgetting.aged(Evidence(posterior, 0.0), 2 * DAY)
-    in_two = forgetting.aged(Evidence(halfway, 2 * DAY), 5 * DAY)
+    at_once = forgetting.decay(Evidence(posterior, 0.0), 5 * DAY)
+    halfway = forgetting.decay(Evidence(posterior, 0.0), 2 * DAY)
+    in_two = forgetting.decay(Evidence(halfway, 2 * DAY), 5 * DAY)
     np.testing.assert_allclose(at_once.precision, in_two.precision, rtol=1e-6)
     np.testing.assert_allclose(at_once.linear, in_two.linear, rtol=1e-6)
-    assert forgetting.aged(Evidence(posterior, 5 * DAY), 5 * DAY) is posterior
-    assert Forgetting().aged(Evidence(posterior, 0.0), 1e12) is posterior
+    assert forgetting.decay(Evidence(posterior, 5 * DAY), 5 * DAY) is posterior
+    assert Forgetting().decay(Evidence(posterior, 0.0), 1e12) is posterior
 
 
 @pytest.mark.parametrize("days", ["0", "-1", "nan", "often"])
