@@ -1,4 +1,4 @@
-"""The server says what the library says: same stored features, same sequence of `learn` calls, saved after each."""
+"""The server agrees with the library, given the same stored features and a save after each `learn` call."""
 
 from dataclasses import replace
 
@@ -80,8 +80,8 @@ def test_the_server_agrees_with_the_library(client, library):
     np.testing.assert_allclose(stds, posterior.utility(described).std, atol=1e-9)
 
 
-def test_what_is_said_by_a_source_that_errs_counts_for_less(serve, library):
-    """The bundle knows how often each source's labels are wrong; others are trusted like the default."""
+def test_judgements_of_an_unreliable_source_count_less(serve, library):
+    """The bundle knows how often the labels of each source are wrong. Unknown sources get the default rate."""
     extractor, reward = library
     careless = replace(reward, flips={"default": 0.05, "clicks": 0.4})
     bundle = tiny_bundle(extractor)
@@ -115,7 +115,7 @@ def test_many_candidates_are_ranked_like_few(client, library, n):
 
 
 def test_utilities_that_are_not_finite_are_refused(client, monkeypatch):
-    """An infinite utility has a finite probability, so that the order alone would not tell."""
+    """An infinite utility has a finite probability, so the order alone would not reveal it."""
     right = scoring.scores
 
     def broken(*arguments):
