@@ -1,4 +1,4 @@
-"""Tastes: coordinates that any fit of the same model agrees on, and that lose nothing."""
+"""Tastes are coordinates that do not depend on the coordinates of the fit and lose no information."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_scores_are_uncorrelated_with_mean_0_and_variance_1(population, covarian
     assert (mean[0], found[0, 0]) == pytest.approx((prior.mean[0], prior.covariance[0, 0]))
 
 
-def test_tastes_carry_ever_less_and_share_nothing(population, covariance):
+def test_tastes_carry_decreasing_and_separate_shares(population, covariance):
     tastes = Tastes.principal_axes(population.prior, covariance)
     carried = tastes.positions @ covariance @ tastes.positions.T
     np.testing.assert_allclose(carried, np.diag(np.diagonal(carried)), atol=1e-9)
@@ -72,7 +72,7 @@ def test_the_coordinates_of_the_fit_do_not_matter(rng, population, covariance):
     np.testing.assert_allclose(signs * positions, here.positions, atol=1e-8)
 
 
-def test_tastes_come_back_from_their_positions(population, covariance):
+def test_tastes_are_recovered_from_their_positions(population, covariance):
     tastes = Tastes.principal_axes(population.prior, covariance)
     again = Tastes.from_positions(population.prior, tastes.positions.tolist())
     np.testing.assert_array_equal(again.positions, tastes.positions)
@@ -84,7 +84,7 @@ def test_tastes_come_back_from_their_positions(population, covariance):
 
 
 @pytest.mark.parametrize("known", [0, 1, 2])
-def test_tastes_that_are_not_told_are_completed(population, covariance, known):
+def test_missing_tastes_are_completed(population, covariance, known):
     tastes = Tastes.principal_axes(population.prior, covariance)
     again = Tastes.from_positions(population.prior, tastes.positions[:known].tolist())
     np.testing.assert_array_equal(again.positions[:known], tastes.positions[:known])
@@ -92,7 +92,7 @@ def test_tastes_that_are_not_told_are_completed(population, covariance, known):
     np.testing.assert_allclose(found[1:, 1:], np.eye(3), atol=1e-9)
 
 
-def test_people_who_do_not_differ_have_no_tastes(rng, make_population, make_items):
+def test_users_who_agree_have_no_tastes(rng, make_population, make_items):
     prior = make_population(rng, q=1).prior
     for tastes in (Tastes.principal_axes(prior, np.zeros((0, 0))), Tastes.from_positions(prior, [])):
         assert tastes.positions.shape == (0, 0)
@@ -104,8 +104,8 @@ def test_people_who_do_not_differ_have_no_tastes(rng, make_population, make_item
         assert (mean.tolist(), covariance.tolist()) == (prior.mean.tolist(), prior.covariance.tolist())
 
 
-def test_a_taste_that_nobody_differs_in_is_harmless(rng, population):
-    """Where no text stands anywhere on z, the tastes carry nothing, and still lose nothing."""
+def test_a_taste_without_variation_is_harmless(rng, population):
+    """If no text varies along z, the tastes carry nothing and lose nothing."""
     tastes = Tastes.principal_axes(population.prior, np.zeros((3, 3)))
     assert np.isfinite(tastes.positions).all()
     scores, _ = tastes.users(np.array([0.0, 1.0, 2.0, 3.0]), np.eye(4))

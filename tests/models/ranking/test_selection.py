@@ -1,4 +1,4 @@
-"""Decisions against Monte Carlo: who beats whom, what is good enough, who is chosen."""
+"""Preferences, relevance and choice probabilities agree with Monte Carlo."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ DRAWS = 60_000
 
 @pytest.fixture
 def user(rng, extractor, make_items, make_population):
-    """(reward model, posterior after six judgements) with two archetypes and two directions of taste."""
+    """Reward model and posterior after six judgements, with two archetypes and two directions of taste."""
     population = make_population(rng, archetypes=2)
     reward = replace(tiny_bundle(extractor, rank=1).reward, population=population)
     posterior = UserPosterior.at_prior(population)
@@ -35,7 +35,7 @@ def user(rng, extractor, make_items, make_population):
 
 
 def sampled_utilities(rng: np.random.Generator, posterior: UserPosterior, items: Items) -> np.ndarray:
-    """`[DRAWS, n]` of archetype, user and residuals; equal keys share their residuals."""
+    """Return utilities `[DRAWS, n]` sampled over archetype, user and residuals. Equal keys share their residuals."""
     beliefs = posterior.beliefs
     archetype = rng.choice(len(beliefs.weights), DRAWS, p=beliefs.weights)
     roots = np.linalg.cholesky(beliefs.covariances)
@@ -100,7 +100,7 @@ def test_relevance_is_preference_over_the_reference(rng, make_items, user):
     np.testing.assert_allclose(relevance(reward, posterior, reward.reference), 0.5, atol=1e-15)
 
 
-# ---------------------------------------------------------------- what must hold exactly
+# ---------------------------------------------------------------- exact properties
 
 
 def test_the_two_sides_of_a_comparison_sum_to_one(rng, make_items, user):
@@ -147,7 +147,7 @@ def test_the_order_of_candidates_does_not_matter(rng, make_items, user, n):
         )
 
 
-def test_copies_of_one_text_share_its_chances_alike(rng, make_items, user):
+def test_copies_of_a_text_share_its_probability_equally(rng, make_items, user):
     items = make_items(rng, 3)
     found = probability_best(*user, items[[0, 1, 1, 2]])
     assert found[1] == pytest.approx(found[2], abs=1e-12)
@@ -156,8 +156,8 @@ def test_copies_of_one_text_share_its_chances_alike(rng, make_items, user):
     np.testing.assert_allclose(probability_best(*user, items[[2, 2, 2]]), 1 / 3, atol=1e-12)
 
 
-def test_equal_candidates_have_equal_chances(rng, make_items, user):
-    """Texts of which the same is known differ in their keys alone: none can be likelier."""
+def test_equal_candidates_are_equally_likely(rng, make_items, user):
+    """Texts with the same beliefs differ only in their keys, so none is more likely than another."""
     item = make_items(rng, residual=1.0)
     for _ in range(5):
         keys = (rng.bytes(16), rng.bytes(16), rng.bytes(16))
@@ -169,11 +169,11 @@ def test_equal_candidates_have_equal_chances(rng, make_items, user):
 def test_the_same_text_is_neither_better_nor_worse(rng, make_items, user):
     reward, posterior = user
     items = make_items(rng, 3)
-    drifted = replace(items, base=items.base + 1.0)  # same keys: the same texts, whatever else is said
+    drifted = replace(items, base=items.base + 1.0)  # the same keys mean the same texts
     np.testing.assert_allclose(preference_probability(reward, posterior, items, drifted), 0.5, atol=1e-15)
 
 
-def test_a_hopeless_third_leaves_the_two_as_they_were(rng, make_items, user):
+def test_a_hopeless_third_candidate_does_not_affect_the_others(rng, make_items, user):
     reward, posterior = user
     pair, hopeless = make_items(rng, 2), make_items(rng, 1, base=[-80.0])
     three = probability_best(reward, posterior, joined(pair, hopeless))
@@ -193,7 +193,7 @@ def test_extreme_utilities_give_probabilities(rng, make_items, user):
         assert ((found >= 0) & (found <= 1)).all()
 
 
-def test_temperature_sharpens(rng, make_items, user):
+def test_temperature_sharpens_probabilities(rng, make_items, user):
     reward, posterior = user
     items = make_items(rng, 6)
     mild, sharp = replace(reward, temperature=0.5), replace(reward, temperature=2.0)
@@ -203,8 +203,8 @@ def test_temperature_sharpens(rng, make_items, user):
     assert probability_best(sharp, posterior, items).max() > probability_best(mild, posterior, items).max()
 
 
-def test_a_user_gets_what_they_asked_for(rng, make_items, user):
-    """After preferring one direction of taste, that direction wins; for the opposite user, the other."""
+def test_a_user_gets_the_preferred_direction(rng, make_items, user):
+    """After preferences for one direction of taste that direction wins. For the opposite user the other one wins."""
     reward, _ = user
     plain = make_items(rng, 1, base=[0.0], directions=[[0.0, 0.0]])
     liked = make_items(rng, 1, base=[0.0], directions=[[2.0, 0.0]])
@@ -235,7 +235,7 @@ def test_scores_that_are_not_finite_are_refused(bad):
         order(np.array([0.1, bad, 0.3, bad]))
 
 
-def test_a_model_without_directions_decides_too(rng, extractor, make_items, make_population):
+def test_a_model_without_directions_can_decide(rng, extractor, make_items, make_population):
     population = make_population(rng, q=1)
     bundle = tiny_bundle(extractor, rank=0)
     reward: RewardModel = replace(bundle.reward, population=population, reference=make_items(rng, 1, k=0))

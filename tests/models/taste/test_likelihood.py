@@ -1,4 +1,4 @@
-"""Sites against conditioning of joint Gaussians, numerical quadrature and a numerical optimum of the bound."""
+"""Sites agree with conditioned Gaussians, numerical quadrature and a numerical optimum of the bound."""
 
 import math
 from collections.abc import Callable
@@ -21,12 +21,12 @@ SCALE = RatingScale(offset=0.1, slope=0.4, noise=0.5)
 
 
 def site(observation: Observation, beliefs: Beliefs) -> Site:
-    """Site of a judgement by a user who has the beliefs of the prior."""
+    """Return the site of a judgement by a user at the prior."""
     return compute_site(observation, StackedBeliefs.stack(beliefs, beliefs))
 
 
 def residual_variance(items: Items, population: Population) -> float:
-    """Var of the item residuals of one row: τ_b² + Σ τ_d² E[z_d²] under the mixture, z = y[1:]."""
+    """Return the residual variance of one item: τ_b² + Σ τ_d² E[z_d²] under the mixture, with z = y[1:]."""
     second = sum(
         w * (m**2 + np.diag(np.linalg.inv(p)))
         for w, m, p in zip(population.weights, population.means, population.precisions, strict=True)
@@ -39,7 +39,7 @@ def after(population: Population, observation: Observation) -> Beliefs:
 
 
 def along(population: Population, direction: np.ndarray) -> tuple[float, float]:
-    """Mean and variance of φ·y under a population of one archetype."""
+    """Return the mean and variance of φ·y under a population of one archetype."""
     cov = np.linalg.inv(population.precisions[0])
     return float(population.means[0] @ direction), float(direction @ cov @ direction)
 
@@ -47,8 +47,8 @@ def along(population: Population, direction: np.ndarray) -> tuple[float, float]:
 def quadrature(
     mean: float, variance: float, base: float, residual: float, likelihood: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[float, float, float]:
-    """Exact posterior mean and variance of s = φ·y ~ N(mean, variance) given one judgement of ψ = base + s + e, and
-    the judgement's probability."""
+    """Return the exact posterior mean and variance of s = φ·y ~ N(mean, variance) and the probability of
+    one judgement of ψ = base + s + e."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(61)
     errors, weights = np.sqrt(residual) * nodes, weights / weights.sum()
     # Trapezoids converge geometrically on such a density.
@@ -93,7 +93,7 @@ def test_a_rating_conditions_the_joint_gaussian(rng, make_items, make_population
 
 
 def test_several_ratings_are_one_batch_regression(rng, make_items, make_population):
-    """Order cannot matter, and the result is scipy's conditional of all ratings at once."""
+    """The order does not matter, and the result agrees with conditioning on all ratings at once."""
     population = make_population(rng)
     items = make_items(rng, 4, residual=0.0)  # without residuals every rating is conditionally independent
     values = rng.uniform(-1, 1, 4)
@@ -101,17 +101,17 @@ def test_several_ratings_are_one_batch_regression(rng, make_items, make_populati
     for i in range(4):
         found = site(Rating(items[i], values[i], SCALE), population.prior)
         precision, linear = found.add_to(precision, linear)
-    got = population.update(precision, linear)
+    updated = population.update(precision, linear)
     cov = np.linalg.inv(population.precisions[0])
     h = SCALE.slope * np.column_stack([np.ones(4), items.directions])
     joint = np.block([[cov, cov @ h.T], [h @ cov, h @ cov @ h.T + SCALE.noise**2 * np.eye(4)]])
     residual = values - SCALE.offset - SCALE.slope * items.base - h @ population.means[0]
     gain = joint[:3, 3:] @ np.linalg.inv(joint[3:, 3:])
-    np.testing.assert_allclose(got.means[0], population.means[0] + gain @ residual, atol=1e-9)
-    np.testing.assert_allclose(got.covariances[0], cov - gain @ joint[3:, :3], atol=1e-9)
-    # And the density it claims is proportional to prior times likelihood.
+    np.testing.assert_allclose(updated.means[0], population.means[0] + gain @ residual, atol=1e-9)
+    np.testing.assert_allclose(updated.covariances[0], cov - gain @ joint[3:, :3], atol=1e-9)
+    # Its density is proportional to prior times likelihood.
     points = rng.normal(0, 1, (5, 3))
-    claimed = multivariate_normal.logpdf(points, got.means[0], got.covariances[0])
+    claimed = multivariate_normal.logpdf(points, updated.means[0], updated.covariances[0])
     true = multivariate_normal.logpdf(points, population.means[0], cov) + norm.logpdf(
         values, SCALE.offset + SCALE.slope * items.base + points @ h.T, SCALE.noise
     ).sum(axis=1)
@@ -122,7 +122,7 @@ def test_several_ratings_are_one_batch_regression(rng, make_items, make_populati
 
 
 def logistic_cases(rng, make_items, make_population, *, weighted=False, flip=0.0):
-    """(population, observation, φ, base utility, residual variance, label, likelihood of ψ)."""
+    """Yield (population, observation, φ, base utility, residual variance, label, likelihood of ψ)."""
     for number in range(24):
         population = make_population(rng)
         item, other = make_items(rng, residual=0.3), make_items(rng, residual=0.3)
@@ -143,10 +143,10 @@ def logistic_cases(rng, make_items, make_population, *, weighted=False, flip=0.0
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_logistic_sites_are_close_to_quadrature(rng, make_items, make_population, weighted):
-    """The Jaakkola–Jordan bound is not exact: it is overconfident where the prior is wide.
+    """The Jaakkola–Jordan bound is not exact. It is overconfident if the prior is wide.
 
     Over these cases (prior standard deviation along φ up to about 4 logits) the mean is within 0.2 posterior standard
-    deviations of the truth and the variance between 0.6 and 1 of it. The next test shows both vanish with the width.
+    deviations of the truth and the variance between 0.6 and 1 of it. The next test shows that both vanish with it.
     """
     mean_errors, variance_ratios = [], []
     for population, observation, direction, base, residual, label, likelihood in logistic_cases(
@@ -157,7 +157,7 @@ def test_logistic_sites_are_close_to_quadrature(rng, make_items, make_population
         found = after(population, observation)
         mean_errors.append((float(found.means[0] @ direction) - true_mean) / np.sqrt(true_variance))
         variance_ratios.append(float(direction @ found.covariances[0] @ direction) / true_variance)
-        # It moves the way the user said.
+        # It moves in the direction of the label.
         assert label * (float(found.means[0] @ direction) - mean) > 0
     assert np.abs(mean_errors).max() < 0.2
     assert np.abs(mean_errors).mean() < 0.07
@@ -183,7 +183,7 @@ def omega(xi: float) -> float:
 
 
 def test_the_fixed_point_is_the_optimum_of_the_bound(rng, make_items, make_population):
-    """ξ² = E[ψ²] under the posterior with this very site: there the bound is highest, and below the true evidence."""
+    """ξ² = E[ψ²] under the posterior with this site. There the bound is highest, and it is below the true evidence."""
     for population, observation, direction, base, residual, label, _ in logistic_cases(
         rng, make_items, make_population
     ):
@@ -239,7 +239,7 @@ def test_the_fixed_point_averages_over_archetypes(rng, make_items, make_populati
 
 @pytest.mark.parametrize("xi", [0.0, 1e-8, 1e-4, 9.99e-4, 1.001e-3, 0.01, 1.0, 40.0, 1e4])
 def test_omega_on_both_sides_of_its_branch(xi):
-    """A prior that is certain of ψ = ξ shows ω = tanh(ξ/2)/(2ξ) itself, ¼ at 0."""
+    """Under a prior that is certain of ψ = ξ, ω = tanh(ξ/2)/(2ξ), which is ¼ at 0."""
     population = Population(np.ones(1), np.zeros((1, 1)), np.full((1, 1, 1), 1e14))
     item = Items(np.array([xi]), np.zeros(1), np.zeros((1, 0)), np.zeros((1, 0)), (b"a",))
     found = site(Vote(item, 1), population.prior)
@@ -256,12 +256,12 @@ def test_extreme_utilities_stay_finite(rng, make_items, make_population, base, v
     item = make_items(rng, base=[base])
     found = site(Vote(item, value), population.prior)
     assert np.isfinite([found.projected_precision, found.projected_linear]).all()
-    direction = value * found.direction  # φ, turned towards what was said
+    direction = value * found.direction  # φ, signed towards the label
     moved = after(population, Vote(item, value)).means[0] @ direction
     before = population.means[0] @ direction
-    if np.sign(base) == value:  # as expected: nothing to learn
+    if np.sign(base) == value:  # as expected, so nothing is learned
         assert moved == pytest.approx(before, abs=1e-2)
-    else:  # a surprise moves the user towards what was said
+    else:  # a surprise moves the user towards the label
         assert value * (moved - before) > 1
 
 
@@ -270,7 +270,7 @@ def test_swapped_pairs_and_votes_mirror(rng, make_items):
     a, b = make_items(rng, residual=0.2), make_items(rng, residual=0.2)
     forth, back = site(Pair(a, b), population.prior), site(Pair(b, a), population.prior)
     np.testing.assert_array_equal(forth.direction, -back.direction)
-    # One is expected and the other a surprise, unless both have the same base utility.
+    # One label is expected and the other surprising, unless the base utilities are equal.
     level = Items(a.base, b.base_variance, b.directions, b.direction_variance, b.keys)
     forth, back = site(Pair(a, level), population.prior), site(Pair(level, a), population.prior)
     assert forth.projected_precision == pytest.approx(back.projected_precision, rel=1e-9)
@@ -279,7 +279,7 @@ def test_swapped_pairs_and_votes_mirror(rng, make_items):
 
 
 def test_residuals_soften_every_site(rng, make_items, make_population):
-    """The less the text tells of an item, the less its judgement says of the user."""
+    """The larger the residual of an item, the less its judgement informs about the user."""
     population = make_population(rng)
     precisions = []
     for residual in (0.0, 0.5, 5.0):
@@ -292,11 +292,11 @@ def test_residuals_soften_every_site(rng, make_items, make_population):
     assert (np.diff(precisions, axis=0) < 0).all()
 
 
-# ---------------------------------------------------------------- weights, and what is refused
+# ---------------------------------------------------------------- weights and refusals
 
 
 def test_the_weight_of_a_rating_divides_its_noise(rng, make_items, make_population):
-    """N(r; m, σ²)^w is N(r; m, σ²/w) but for a constant."""
+    """N(r; m, σ²)^w is proportional to N(r; m, σ²/w)."""
     for _ in range(5):
         population, item = make_population(rng, archetypes=2), make_items(rng)
         weight = float(rng.uniform(0.01, 1))
@@ -311,7 +311,7 @@ def test_the_weight_of_a_rating_divides_its_noise(rng, make_items, make_populati
 @given(
     weight=st.floats(1e-6, 0.999), seed=st.integers(0, 1000), kind=st.sampled_from(["pair", "vote", "rating"])
 )
-def test_a_smaller_weight_says_less(make_items, make_population, weight, seed, kind):
+def test_a_smaller_weight_carries_less_information(make_items, make_population, weight, seed, kind):
     rng = np.random.default_rng(seed)
     population = make_population(rng, archetypes=2)
     a, b = make_items(rng), make_items(rng)
@@ -331,7 +331,7 @@ def test_a_smaller_weight_says_less(make_items, make_population, weight, seed, k
         assert part.projected_precision <= 0.25 * weight
 
 
-def test_a_text_against_itself_says_nothing(rng, make_items, make_population):
+def test_a_text_compared_with_itself_carries_no_information(rng, make_items, make_population):
     population = make_population(rng, archetypes=2)
     a = make_items(rng, keys=(b"one text",))
     noisy = Items(a.base + 1, a.base_variance, a.directions + 1, a.direction_variance, a.keys)
@@ -371,9 +371,9 @@ def test_bad_ratings_are_refused(rng, make_items, make_population, value):
 @pytest.mark.parametrize("flip", [-0.1, 1.1, float("nan")])
 def test_bad_flip_rates_are_refused(rng, make_items, make_population, flip):
     a, b = make_items(rng), make_items(rng)
-    for told in (Pair(a, b, 1.0, flip), Vote(a, 1, 1.0, flip), Rating(a, 0.0, SCALE, 1.0, flip)):
+    for observation in (Pair(a, b, 1.0, flip), Vote(a, 1, 1.0, flip), Rating(a, 0.0, SCALE, 1.0, flip)):
         with pytest.raises(LikelihoodError, match="flip must be in"):
-            site(told, make_population(rng).prior)
+            site(observation, make_population(rng).prior)
 
 
 # ---------------------------------------------------------------- labels that may be wrong
@@ -381,8 +381,8 @@ def test_bad_flip_rates_are_refused(rng, make_items, make_population, flip):
 
 @pytest.mark.parametrize("flip", [0.02, 0.1, 0.3])
 def test_unreliable_logistic_labels_against_quadrature(rng, make_items, make_population, flip):
-    """Likelihood (1 − ε)σ(ψ) + εσ(−ψ): the mean is right to a fifth of a posterior standard deviation on average, and
-    as the precision stays that of a sure label, the variance is at most the true one."""
+    """The likelihood is (1 − ε)σ(ψ) + εσ(−ψ). The mean is within a tenth of a posterior standard deviation on average
+    and, because the precision is that of a certain label, the variance is at most the true one."""
     errors = []
     for population, observation, direction, base, residual, label, likelihood in logistic_cases(
         rng, make_items, make_population, flip=flip
@@ -403,7 +403,7 @@ def test_unreliable_logistic_labels_against_quadrature(rng, make_items, make_pop
 
 
 def free_curvature(found, residual: float) -> float:
-    """Undoes the integration over the residual."""
+    """Return the curvature before the integration over the residual."""
     return found.projected_precision / (1 - found.projected_precision * residual)
 
 
@@ -411,9 +411,9 @@ def test_a_surprising_label_of_an_unreliable_source_is_hardly_believed(rng, make
     population = Population(np.ones(1), np.zeros((1, 3)), np.eye(3)[None])
     item = make_items(rng, base=[6.0], residual=0.01)
     moved = [after(population, Vote(item, -1, 1.0, flip)).means[0, 0] for flip in (0.0, 0.01, 0.1, 0.5, 1.0)]
-    assert moved[0] < -0.3  # a sure label is a great surprise
+    assert moved[0] < -0.3  # a certain label is a great surprise
     assert moved[0] < moved[1] < moved[2]
-    # A coin says nothing, and a liar says the opposite: it was to be expected.
+    # A random label carries no information. An always wrong label means the opposite, which was expected.
     assert moved[3] == pytest.approx(0.0, abs=0.03)
     assert moved[4] == pytest.approx(after(population, Vote(item, 1)).means[0, 0], abs=1e-9)
 
@@ -431,7 +431,7 @@ def test_unreliable_ratings_are_believed_by_bayes(rng, make_items, make_populati
             centre = SCALE.offset + SCALE.slope * (item.base[0] + phi @ mean)
             spread = SCALE.slope**2 * (phi @ np.linalg.inv(precision) @ phi + residual) + SCALE.noise**2
             density += weight * norm.pdf(value, centre, np.sqrt(spread))
-        right = (1 - flip) * density / ((1 - flip) * density + flip * 0.5)  # or uniform on [-1, 1]
+        right = (1 - flip) * density / ((1 - flip) * density + flip * 0.5)  # else uniform on [-1, 1]
         believed = site(Rating(item, value, SCALE, 1.0, flip), population.prior)
         same = site(Rating(item, value, SCALE, right), population.prior)
         assert believed.projected_precision == pytest.approx(same.projected_precision, rel=1e-9)
@@ -446,7 +446,7 @@ def test_unreliable_ratings_are_believed_by_bayes(rng, make_items, make_populati
 
 
 def test_probabilities_of_labels_against_quadrature(rng, make_items, make_population):
-    """MacKay's approximation of E[σ] is right to 0.02."""
+    """MacKay's approximation of E[σ] is within 0.02."""
     for flip in (0.0, 0.1):
         for population, observation, direction, base, residual, _, likelihood in logistic_cases(
             rng, make_items, make_population, flip=flip
@@ -490,9 +490,9 @@ GROUPS = [(1, 2), (1, 3), (1, 1, 1), (2, 2), (1, 2, 1), (2, 1, 2), (1, 1, 1, 1)]
 
 
 def sampled(population: Population, ranking: Ranking, rng: np.random.Generator, n: int = 200_000):
-    """Posterior mean and covariance of y, and the ranking's probability, by importance sampling of users and residuals.
+    """Return posterior mean and covariance of y and the ranking's probability, by sampling users and residuals.
 
-    Independent of `listwise`: the stages are written out item by item.
+    This is independent of `listwise`: it writes the stages out item by item.
     """
     items, q = ranking.items, population.q
     archetype = rng.choice(len(population.weights), n, p=population.weights)
@@ -522,19 +522,19 @@ def sampled(population: Population, ranking: Ranking, rng: np.random.Generator, 
 
 
 def uniform(groups: tuple[int, ...]) -> float:
-    """Efron's likelihood where all utilities are 0."""
-    chance, left = 1.0, sum(groups)
+    """Return Efron's likelihood of the groups if all utilities are 0."""
+    chance, remaining = 1.0, sum(groups)
     for size in groups[:-1]:
         for j in range(size):
-            chance /= left - j
-        left -= size
+            chance /= remaining - j
+        remaining -= size
     return chance
 
 
 @pytest.mark.parametrize("groups", GROUPS, ids=str)
 def test_rankings_against_importance_sampling(rng, make_items, make_population, groups):
-    """Mean within 0.05 posterior standard deviations, standard deviations within 8 %, at a prior spread of some two
-    logits; the probability, from 512 draws, within a quarter."""
+    """At a prior spread of about two logits, the mean is within 0.05 posterior standard deviations, the standard
+    deviations within 8 %, and the probability, from 512 draws, within a quarter."""
     for weight in (1.0, 0.4):
         population = make_population(rng)
         ranking = Ranking(make_items(rng, sum(groups), residual=0.2), groups, weight)
@@ -567,7 +567,7 @@ def test_equal_texts_in_a_ranking_share_one_residual(rng, make_items, make_popul
     found, std = after(population, ranking), np.sqrt(np.diag(covariance))
     assert (np.abs(found.means[0] - mean) / std).max() < 0.05
     np.testing.assert_allclose(np.sqrt(np.diag(found.covariances[0])), std, rtol=0.05)
-    apart = Ranking(
+    separate = Ranking(
         Items(
             items.base,
             items.base_variance,
@@ -578,7 +578,7 @@ def test_equal_texts_in_a_ranking_share_one_residual(rng, make_items, make_popul
         (1, 1, 2),
     )
     assert (
-        np.abs(site(apart, population.prior).precision - site(ranking, population.prior).precision).max()
+        np.abs(site(separate, population.prior).precision - site(ranking, population.prior).precision).max()
         > 0.01
     )
 
@@ -586,14 +586,14 @@ def test_equal_texts_in_a_ranking_share_one_residual(rng, make_items, make_popul
 def test_a_ranking_of_two_is_a_pair(rng, make_items, make_population):
     population, items = make_population(rng, archetypes=2), make_items(rng, 2)
     ranking, pair = (
-        site(told, population.prior)
-        for told in (Ranking(items, (1, 1), 0.7, 0.1), Pair(items[0], items[1], 0.7, 0.1))
+        site(observation, population.prior)
+        for observation in (Ranking(items, (1, 1), 0.7, 0.1), Pair(items[0], items[1], 0.7, 0.1))
     )
     np.testing.assert_array_equal(ranking.precision, pair.precision)
     np.testing.assert_array_equal(ranking.linear, pair.linear)
 
 
-def test_rankings_say_nothing_of_the_threshold(rng, make_items, make_population):
+def test_rankings_carry_no_information_about_the_threshold(rng, make_items, make_population):
     population = make_population(rng, archetypes=2)
     for groups in GROUPS:
         found = site(Ranking(make_items(rng, sum(groups)), groups), population.prior)
@@ -602,7 +602,7 @@ def test_rankings_say_nothing_of_the_threshold(rng, make_items, make_population)
         assert np.linalg.eigvalsh(found.precision)[0] > -1e-12
 
 
-def test_texts_that_are_all_tied_or_all_the_same_say_nothing(rng, make_items, make_population):
+def test_tied_or_identical_texts_carry_no_information(rng, make_items, make_population):
     population, items = make_population(rng, archetypes=2), make_items(rng, 3)
     for ranking in (Ranking(items, (3,)), Ranking(items[[1, 1, 1]], (1, 2))):
         found = site(ranking, population.prior)
@@ -616,6 +616,6 @@ def test_texts_that_are_all_tied_or_all_the_same_say_nothing(rng, make_items, ma
 @pytest.mark.parametrize(
     ("n", "groups"), [(3, (1, 1)), (3, (1, 2, 1)), (3, ()), (3, (0, 3)), (3, (-1, 4)), (1, (1,))]
 )
-def test_groups_that_do_not_add_up_are_refused(rng, make_items, make_population, n, groups):
+def test_groups_that_do_not_sum_to_the_texts_are_refused(rng, make_items, make_population, n, groups):
     with pytest.raises(LikelihoodError, match=f"do not order {n} items"):
         site(Ranking(make_items(rng, n), groups), make_population(rng).prior)

@@ -1,4 +1,4 @@
-"""Beliefs updated without inversion against those that inversion gives, and projections against their definition."""
+"""Beliefs updated without inversion agree with inversion, and projections agree with their definition."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from penchant.models.taste.population import Beliefs, Population
 
 
 def predictor_along(direction) -> LinearPredictor:
-    """ψ = φ·y."""
+    """Return the predictor ψ = φ·y."""
     predictor = LinearPredictor(
         Items(
             np.zeros(1),
@@ -26,16 +26,16 @@ def predictor_along(direction) -> LinearPredictor:
     return predictor
 
 
-def assert_equal(found: Beliefs, expected: Beliefs) -> None:
-    np.testing.assert_allclose(found.means, expected.means, atol=1e-9)
-    np.testing.assert_allclose(found.covariances, expected.covariances, atol=1e-10)
-    np.testing.assert_allclose(found.weights, expected.weights, atol=1e-9)
+def assert_equal(actual: Beliefs, expected: Beliefs) -> None:
+    np.testing.assert_allclose(actual.means, expected.means, atol=1e-9)
+    np.testing.assert_allclose(actual.covariances, expected.covariances, atol=1e-10)
+    np.testing.assert_allclose(actual.weights, expected.weights, atol=1e-9)
 
 
 @pytest.mark.parametrize("archetypes", [1, 4])
 @pytest.mark.parametrize("q", [1, 2, 17])
 def test_updates_agree_with_inversion(rng, make_population, archetypes, q):
-    """Sherman–Morrison and Woodbury against `update`, which inverts."""
+    """Sherman–Morrison and Woodbury updates agree with `update`, which inverts."""
     population, prior = (
         make_population(rng, q=q, archetypes=archetypes),
         make_population(rng, q=q, archetypes=2).prior,
@@ -56,7 +56,7 @@ def test_updates_agree_with_inversion(rng, make_population, archetypes, q):
                 rng.normal(0, 1, (r, r - 1)),
                 rng.normal(0, 1, r),
             )
-            core = root @ root.T  # singular, as that of a ranking is
+            core = root @ root.T  # singular, like the precision of a ranking
             stacked = StackedBeliefs.stack(stacked.user.update(directions, core, site_linear), prior)
             precision = precision + directions.T @ core @ directions
             linear = linear + directions.T @ site_linear
@@ -81,7 +81,7 @@ def test_an_update_does_not_change_its_input(rng, make_population):
 
 
 def test_projections_of_user_and_prior(rng, make_items, make_population):
-    """Against the definition, archetype by archetype: ψ = b + φ·y + e."""
+    """The reference is the definition ψ = b + φ·y + e for each archetype."""
     user, prior = make_population(rng, archetypes=3).prior, make_population(rng, archetypes=2).prior
     a, b = make_items(rng), make_items(rng)
     found = ProjectedBeliefs(LinearPredictor(a, b), StackedBeliefs.stack(user, prior))
