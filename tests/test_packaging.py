@@ -22,13 +22,13 @@ def instructions(name: str) -> list[str]:
 
 def test_every_package_of_the_tree_is_listed() -> None:
     tops = {"clients/python": "penchant", "models": "penchant.models", "service": "penchant.service"}
-    found = {}
+    packages = {}
     for folder, name in tops.items():
         for init in (ROOT / folder).rglob("__init__.py"):
             inner = init.parent.relative_to(ROOT / folder)
-            found[".".join((name, *inner.parts))] = init.parent.relative_to(ROOT).as_posix()
-    assert found == PACKAGES
-    assert sorted(found) == sorted(PROJECT["tool"]["setuptools"]["packages"])
+            packages[".".join((name, *inner.parts))] = init.parent.relative_to(ROOT).as_posix()
+    assert packages == PACKAGES
+    assert sorted(packages) == sorted(PROJECT["tool"]["setuptools"]["packages"])
 
 
 def test_the_client_contract_names_every_sdk_module() -> None:
@@ -76,13 +76,15 @@ def test_the_image_has_stages_a_user_and_a_health_check() -> None:
 
 
 def test_the_docker_context_contains_what_the_image_copies() -> None:
-    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line[:1] == "!"]
+    patterns = [
+        line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line[:1] == "!"
+    ]
     sources = [
         source for copy in instructions("COPY") if "--from" not in copy for source in copy.split()[:-1]
     ]
     for source in sources:
         assert (ROOT / source).exists(), source
-        assert any(fnmatch(source, pattern) for pattern in kept), source
+        assert any(fnmatch(source, pattern) for pattern in patterns), source
     assert set(PACKAGES.values()) <= {p for p in PACKAGES.values() if any(p.startswith(s) for s in sources)}
 
 

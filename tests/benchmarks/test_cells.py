@@ -9,13 +9,13 @@ from benchmarks.personalization.task import Answer, Asked
 from penchant.models.evaluation.split import TestPair
 
 CELL = Cell("curves", "tiny", "cold", 0, "bt")
-ASKED = Asked.of(
+TEST_PAIRS = Asked.of(
     {"ann": [TestPair("q", "a", "b"), TestPair("r", "c", "a")], "bob": [TestPair("q", "b", "c")]}
 )
 
 
 def result(cell: Cell = CELL) -> Result:
-    return Result(cell, ASKED, Answer({0: np.array([0.25, 0.5, 1.0])}, {"setting": [1]}), 2.0)
+    return Result(cell, TEST_PAIRS, Answer({0: np.array([0.25, 0.5, 1.0])}, {"setting": [1]}), 2.0)
 
 
 def test_a_result_is_read_as_it_was_written(tmp_path) -> None:
@@ -28,7 +28,7 @@ def test_a_result_is_read_as_it_was_written(tmp_path) -> None:
     assert read.asked.texts.tolist() == [[0, 1], [2, 0], [1, 2]]
     assert read.asked.contexts.tolist() == [0, 1, 0]
     assert read.asked.context_names == ("q", "r")
-    assert (read.asked.user_ids == ASKED.user_ids).all()
+    assert (read.asked.user_ids == TEST_PAIRS.user_ids).all()
 
 
 def test_another_key_or_half_a_file_is_no_result(tmp_path) -> None:

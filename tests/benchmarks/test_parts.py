@@ -36,8 +36,8 @@ def results(rng: np.random.Generator, shares: dict[str, tuple[float, float]]) ->
         ]
         for u in range(80)
     }
-    asked = Asked.of(test)
-    n = len(asked.users)
+    pairs = Asked.of(test)
+    n = len(pairs.users)
 
     def predict(share: float) -> np.ndarray:
         return np.where(rng.random(n) < share, 0.8, 0.2)
@@ -45,11 +45,11 @@ def results(rng: np.random.Generator, shares: dict[str, tuple[float, float]]) ->
     return {
         name: Result(
             Cell("probes", "votes", "warm", 0, name),
-            asked,
-            Answer({0: predict(none), 10: predict(known), 30: predict(known)}),
+            pairs,
+            Answer({0: predict(without), 10: predict(with_labels), 30: predict(with_labels)}),
             0.0,
         )
-        for name, (none, known) in shares.items()
+        for name, (without, with_labels) in shares.items()
     }
 
 

@@ -142,25 +142,25 @@ def plant() -> Plant:
             for j in range(per_user):
                 kind = kinds[j % len(kinds)]
                 a, b = rng.choice(n_texts, 2, replace=False)
-                known = {"user": f"user {i}", "context": CONTEXT, "kind": kind}
+                fields = {"user": f"user {i}", "context": CONTEXT, "kind": kind}
                 match kind:
                     case "pair":
                         if rng.random() > expit(utility[i, a] - utility[i, b]):
                             a, b = b, a
-                        judgements.append(Judgement(**known, texts=(texts[a], texts[b])))
+                        judgements.append(Judgement(**fields, texts=(texts[a], texts[b])))
                     case "choice" | "ranking":
-                        shown = rng.choice(n_texts, 4, replace=False)
-                        best = shown[np.argsort(-utility[i, shown] - rng.gumbel(size=4))]
+                        candidates = rng.choice(n_texts, 4, replace=False)
+                        best = candidates[np.argsort(-utility[i, candidates] - rng.gumbel(size=4))]
                         groups = (1, 3) if kind == "choice" else ()
                         judgements.append(
-                            Judgement(**known, texts=tuple(texts[s] for s in best), groups=groups)
+                            Judgement(**fields, texts=tuple(texts[s] for s in best), groups=groups)
                         )
                     case "vote":
                         value = 1.0 if rng.random() < expit(utility[i, a]) else -1.0
-                        judgements.append(Judgement(**known, texts=(texts[a],), value=value))
+                        judgements.append(Judgement(**fields, texts=(texts[a],), value=value))
                     case _:
                         value = float(offset + slope * (utility[i, a] + LOGISTIC_STD * rng.normal()))
-                        judgements.append(Judgement(**known, texts=(texts[a],), value=value, source="stars"))
+                        judgements.append(Judgement(**fields, texts=(texts[a],), value=value, source="stars"))
         return Planted(
             judgements,
             {(CONTEXT, text): vector for text, vector in zip(texts, vectors, strict=True)},

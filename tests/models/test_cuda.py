@@ -59,6 +59,5 @@ def test_the_benchmark_reports_saturating_batch_sizes(tmp_path):
     for backend in saturation["backends"].values():
         assert set(backend["saturates"].values()) <= {1, 8, 64}
         assert all(0 < row["share_of_peak"] < 1.5 for row in backend["batches"])
-        assert (
-            backend["batches"][-1]["forward"] > backend["batches"][0]["forward"]
-        )  # a device gains from larger batches
+        # A device gains from larger batches.
+        assert backend["batches"][-1]["forward"] > backend["batches"][0]["forward"]

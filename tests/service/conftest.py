@@ -95,8 +95,8 @@ class Store:
         engine = create_engine(f"sqlite:///{place / FILE_NAME}" if isinstance(place, Path) else place)
         try:
             with engine.begin() as connection:
-                found = connection.execute(text(statement), parameters)
-                return [tuple(row) for row in found] if found.returns_rows else []
+                result = connection.execute(text(statement), parameters)
+                return [tuple(row) for row in result] if result.returns_rows else []
         finally:
             engine.dispose()
 

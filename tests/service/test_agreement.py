@@ -94,12 +94,12 @@ def test_judgements_of_an_unreliable_source_count_less(serve, library):
         event = common | {"user": user, "source": source}
         assert client.post("/v1/feedback", json={"events": [event] * 3}).json()["accepted"] == 3
         ask = {"text_1": PROMPT, "text_2": [a, b], "user": user}
-        found = [row["score"] for row in client.post("/score", json=ask).json()["data"]]
+        utilities = [row["score"] for row in client.post("/score", json=ask).json()["data"]]
         posterior = UserPosterior.at_prior(reward.population)
         for _ in range(3):
             posterior = posterior.learn(Pair(items(library, a), items(library, b), flip=flip))
-        np.testing.assert_allclose(found, posterior.utility(items(library, a, b)).mean, atol=1e-6)
-        margins[source] = found[0] - found[1]
+        np.testing.assert_allclose(utilities, posterior.utility(items(library, a, b)).mean, atol=1e-6)
+        margins[source] = utilities[0] - utilities[1]
     assert margins["clicks"] < margins["default"] == margins["unheard of"] == margins[None]
 
 
@@ -116,12 +116,12 @@ def test_many_candidates_are_ranked_like_few(client, library, n):
 
 def test_utilities_that_are_not_finite_are_refused(client, monkeypatch):
     """An infinite utility has a finite probability, so the order alone would not reveal it."""
-    right = scoring.scores
+    original = scoring.scores
 
     def broken(*arguments):
-        found = right(*arguments)
-        found.mean[0, 0] = np.inf
-        return found
+        table = original(*arguments)
+        table.mean[0, 0] = np.inf
+        return table
 
     monkeypatch.setattr(scoring, "scores", broken)
     answer = client.post("/score", json={"text_1": "q", "text_2": ["a", "b"]})

@@ -105,9 +105,8 @@ def test_a_state_learned_during_a_write_is_not_lost():
     cache = StateCache(2)
     load = cache.begin(KEY)
     cache.publish(KEY, behind(8, through=3))  # written meanwhile, without having learned
-    read = behind(
-        7, through=7
-    )  # the state that was read, which is recent enough for a request made before the write
+    # The state that was read, which is recent enough for a request made before the write.
+    read = behind(7, through=7)
     assert cache.finish(KEY, load, read) is read
     _, cached = cache.find(KEY)
     assert (cached.version, cached.last_seq, cached.through_seq, cached.evidence.as_of) == (8, 8, 7, 7.0)

@@ -34,8 +34,8 @@ def load(source: Path, cache: Path, **options: object) -> Encoder:
 
 
 def make_request(source: Path, cache: Path, **options: object) -> BackendRequest:
-    given = {"pooling": "mean", "backend": "auto", "precision": "auto", "device": "cpu", "threads": 1}
-    return BackendRequest(**{**given, "name": str(source), "root": str(cache), **options})
+    defaults = {"pooling": "mean", "backend": "auto", "precision": "auto", "device": "cpu", "threads": 1}
+    return BackendRequest(**{**defaults, "name": str(source), "root": str(cache), **options})
 
 
 def folders(root: Path) -> list[Path]:
@@ -50,19 +50,19 @@ def folders(root: Path) -> list[Path]:
 @pytest.mark.parametrize("joint", [False, True])
 def test_openvino_agrees_with_torch(model, pooling, joint, cache, request):
     source = request.getfixturevalue(model)
-    ours = load(source, cache, backend="openvino", precision="float32", pooling=pooling, joint=joint)
-    torchs = load(source, cache, backend="torch", precision="float32", pooling=pooling, joint=joint)
-    assert ours.backend == "openvino float32, 2 threads"
-    assert torchs.backend == "torch float32, 2 threads"
-    assert ours.identity == torchs.identity
+    openvino = load(source, cache, backend="openvino", precision="float32", pooling=pooling, joint=joint)
+    reference = load(source, cache, backend="torch", precision="float32", pooling=pooling, joint=joint)
+    assert openvino.backend == "openvino float32, 2 threads"
+    assert reference.backend == "torch float32, 2 threads"
+    assert openvino.identity == reference.identity
     prompts = [*TEXTS[1:], "n o p"] if joint else None
-    found, expected = (
-        ours.encode(TEXTS * 4, prompts and prompts * 4),
-        torchs.encode(TEXTS * 4, prompts and prompts * 4),
+    actual, expected = (
+        openvino.encode(TEXTS * 4, prompts and prompts * 4),
+        reference.encode(TEXTS * 4, prompts and prompts * 4),
     )
-    np.testing.assert_allclose(found.embeddings, expected.embeddings, atol=2e-6)
-    np.testing.assert_array_equal(found.tokens, expected.tokens)
-    np.testing.assert_array_equal(found.truncated, expected.truncated)
+    np.testing.assert_allclose(actual.embeddings, expected.embeddings, atol=2e-6)
+    np.testing.assert_array_equal(actual.tokens, expected.tokens)
+    np.testing.assert_array_equal(actual.truncated, expected.truncated)
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
@@ -76,18 +76,18 @@ def test_a_vector_does_not_depend_on_the_batch(model, backend, cache, request):
         (TEXTS[::-1], range(len(TEXTS))[::-1]),
         (TEXTS * 40, range(len(TEXTS))),
     ]:
-        found = encoder.encode(texts).embeddings[list(places)]
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        actual = encoder.encode(texts).embeddings[list(places)]
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_tokens_of_several_calls_can_be_encoded_together(bert, cache, backend):
     encoder = load(bert, cache, backend=backend, precision="float32")
     joined = Tokens.join([encoder.tokenize(TEXTS[:3]), encoder.tokenize([]), encoder.tokenize(TEXTS[3:])])
-    found, expected = encoder.encode_tokens(joined), encoder.encode(TEXTS)
-    np.testing.assert_allclose(found.embeddings, expected.embeddings, atol=1e-6)
-    assert found.tokens.tolist() == expected.tokens.tolist()
-    assert found.truncated.tolist() == expected.truncated.tolist() == [t == TEXTS[2] for t in TEXTS]
+    actual, expected = encoder.encode_tokens(joined), encoder.encode(TEXTS)
+    np.testing.assert_allclose(actual.embeddings, expected.embeddings, atol=1e-6)
+    assert actual.tokens.tolist() == expected.tokens.tolist()
+    assert actual.truncated.tolist() == expected.truncated.tolist() == [t == TEXTS[2] for t in TEXTS]
     assert encoder.encode_tokens(Tokens.join([])).embeddings.shape == (0, 16)
 
 
@@ -97,8 +97,8 @@ def test_many_threads_may_encode_at_once(bert, cache):
     encoder = load(bert, cache, backend="openvino", precision="float32")
     expected = [encoder.encode([text] * 5).embeddings for text in TEXTS]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda text: encoder.encode([text] * 5).embeddings, TEXTS * 4))
-    for ours, theirs in zip(found, expected * 4, strict=True):
+        actual = list(pool.map(lambda text: encoder.encode([text] * 5).embeddings, TEXTS * 4))
+    for ours, theirs in zip(actual, expected * 4, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
@@ -154,8 +154,8 @@ def reference(bert, cache):
 )
 def test_faults_are_detected(reference, change, precision, expected):
     backend, probes, card, _ = reference
-    found = find_fault(Changed(backend, change, precision), probes, card.pad)
-    assert (found is None) if expected is None else (expected in found)
+    actual = find_fault(Changed(backend, change, precision), probes, card.pad)
+    assert (actual is None) if expected is None else (expected in actual)
 
 
 @pytest.mark.parametrize("native", [(), ("openvino", "torch")], ids=["float32 alone", "bfloat16 offered"])
@@ -173,12 +173,12 @@ def test_an_inaccurate_backend_does_not_serve(native, bert, reference, tmp_path,
         _, backend = open_backend(request)
     assert backend.name == "torch"
     for precision in ("float32", "bfloat16") if native else ("float32",):
-        found = re.search(
+        actual = re.search(
             rf"openvino {precision} is not used: the cosine to torch in float32 is (\S+), it must",
             caplog.text,
         )
-        assert found
-        assert float(found[1]) < 0.9  # far below the tolerance of bfloat16
+        assert actual
+        assert float(actual[1]) < 0.9  # far below the tolerance of bfloat16
     with pytest.raises(EncoderError, match="backend 'openvino'"):
         open_backend(make_request(bert, tmp_path, backend="openvino", native_bfloat16=native))
 
@@ -243,10 +243,10 @@ def test_a_damaged_conversion_is_repeated(bert, cache, tmp_path, name, caplog):
         (folder / name).write_bytes(content)
         damaged += 1
     with caplog.at_level(logging.WARNING):
-        found = load(bert, tmp_path / "copy", backend="openvino")
+        actual = load(bert, tmp_path / "copy", backend="openvino")
     assert "is not used" in caplog.text
-    assert found.backend.startswith("openvino")
-    np.testing.assert_array_equal(found.encode(TEXTS).embeddings, expected)
+    assert actual.backend.startswith("openvino")
+    np.testing.assert_array_equal(actual.encode(TEXTS).embeddings, expected)
     assert len(folders(tmp_path / "copy")) == damaged  # no temporary files remain
 
 
@@ -277,9 +277,8 @@ def test_the_choice_is_stored_and_read(bert, tmp_path):
     assert open_backend(request)[1].name == "torch"
     record.write_text("{")
     assert request.find_recorded() is None
-    assert (
-        make_request(bert, tmp_path, threads=2).find_recorded() is None
-    )  # another request has another choice
+    # Another request has another choice.
+    assert make_request(bert, tmp_path, threads=2).find_recorded() is None
 
 
 def test_a_read_only_folder_can_be_read(bert, tmp_path):

@@ -107,9 +107,8 @@ def test_test_texts_and_users_do_not_leak_into_training(judgements, mode):
     if mode == "cold":
         training_texts = {t for rows in [parts.train, *parts.support.values()] for j in rows for t in j.texts}
         for pairs in parts.test.values():
-            assert all(
-                {p.better, p.worse} - training_texts for p in pairs
-            )  # every comparison has a text that no training judgement contains
+            # Every comparison has a text that no training judgement contains.
+            assert all({p.better, p.worse} - training_texts for p in pairs)
 
 
 def test_repetitions_differ_and_are_reproducible(judgements):

@@ -186,9 +186,9 @@ def test_tastes_keep_their_order_on_other_texts(rng, vectors):
     reward = model({(LENGTH, 1): 0.8, (CODE, 2): 0.3}, gaussian(3))
     first = inspect(reward, vectors)
     axes = Tastes.from_positions(reward.population.prior, [taste.position for taste in first.tastes])
-    others = vectors.copy()
-    others[:, LENGTH] = 0
-    again = inspect(reward, others, axes=axes)
+    other_vectors = vectors.copy()
+    other_vectors[:, LENGTH] = 0
+    again = inspect(reward, other_vectors, axes=axes)
     assert [taste.position for taste in again.tastes] == [taste.position for taste in first.tastes]
     assert again.tastes[0].share < 0.01 * again.tastes[1].share
     assert again.tastes[1].share == pytest.approx(
@@ -196,7 +196,7 @@ def test_tastes_keep_their_order_on_other_texts(rng, vectors):
     )
     assert sum(shares(again)) == pytest.approx(1)
     assert sum(t.deviation**2 for t in again.tastes) == pytest.approx(
-        sum(t.deviation**2 for t in inspect(reward, others).tastes)
+        sum(t.deviation**2 for t in inspect(reward, other_vectors).tastes)
     )
 
 

@@ -110,7 +110,7 @@ def test_every_attribute_has_a_phrase_for_more_and_for_less():
 def test_parts_sum_to_the_posterior_utility(rng, make_population, archetypes, loadings, remembered):
     keys = [rng.bytes(16) for _ in range(6)]
     reward = make_reward(
-        rng, make_population, archetypes=archetypes, loadings=loadings, known=keys[:remembered]
+        rng, make_population, archetypes=archetypes, loadings=loadings, memory_keys=keys[:remembered]
     )
     vectors = make_vectors(rng, 6)
     vectors[0] *= 100  # beyond the clipping of standardised features
@@ -137,7 +137,7 @@ def test_parts_sum_to_the_posterior_utility(rng, make_population, archetypes, lo
 def test_uncertainty_of_parts_is_that_of_the_users_posterior(rng, make_population, archetypes):
     """The reference draws from the mixture of the posterior."""
     keys = [rng.bytes(16)]
-    reward = make_reward(rng, make_population, archetypes=archetypes, loadings=1, known=keys)
+    reward = make_reward(rng, make_population, archetypes=archetypes, loadings=1, memory_keys=keys)
     posterior, vectors = judge(rng, reward), make_vectors(rng, 1)
     (explained,) = explain_items(reward, posterior, vectors, keys)
     beliefs, prior = posterior.beliefs, reward.population.prior
@@ -278,7 +278,9 @@ def test_reasons_do_not_depend_on_the_coordinates_of_taste(rng, make_population,
     keys = [rng.bytes(16) for _ in range(6)]
     # The variance of v is the same in all directions, so it can be rotated. A shift would move part of it into b.
     scale = 1.0 - shift
-    reward = make_reward(rng, make_population, archetypes=archetypes, scale=keys[:2], doubt=0.01 * scale)
+    reward = make_reward(
+        rng, make_population, archetypes=archetypes, memory_keys=keys[:2], doubt=0.01 * scale
+    )
     prior = reward.text_prior
     reward = replace(
         reward,
@@ -287,7 +289,7 @@ def test_reasons_do_not_depend_on_the_coordinates_of_taste(rng, make_population,
     )
     turn = np.linalg.qr(rng.normal(size=(RANK, RANK)))[0]
     vectors, pairs = make_vectors(rng, 6), [make_vectors(rng, 2) for _ in range(6)]
-    found = []
+    reasons_by_model = []
     for model in (reward, moved_to(reward, turn, shift * np.array([0.7, -0.4]))):
         posterior = UserPosterior.at_prior(model.population)
         for pair in pairs:
@@ -297,9 +299,9 @@ def test_reasons_do_not_depend_on_the_coordinates_of_taste(rng, make_population,
             explain_user(model, posterior, vectors, keys),
             *explain_items(model, posterior, vectors, keys),
         )
-        found.append([numbers(r) for r in reasons])
-    for one, other in zip(*found, strict=True):
-        assert one == pytest.approx(other, abs=1e-4)  # evidence is float32
+        reasons_by_model.append([numbers(r) for r in reasons])
+    for actual, expected in zip(*reasons_by_model, strict=True):
+        assert actual == pytest.approx(expected, abs=1e-4)  # evidence is float32
 
 
 # ---------------------------------------------------------------- users: how they differ from the population
@@ -420,13 +422,12 @@ def test_effects_are_the_utility_of_one_standard_deviation(rng, make_population)
         raised = np.zeros((2, DIM), np.float16)
         raised[1, EMBEDDING + ATTRIBUTE_NAMES.index(name)] = 1.0
         items = reward.describe(raised)
-        mine = posterior.utility(items).mean
+        personal = posterior.utility(items).mean
         everyone = UserPosterior.at_prior(reward.population).utility(items).mean
         assert reason.population == pytest.approx(everyone[1] - everyone[0], abs=1e-9)
-        assert reason.effect + reason.population == pytest.approx(mine[1] - mine[0], abs=1e-9)
-        assert reason.slope == pytest.approx(
-            reason.effect, abs=1e-12
-        )  # without texts, no attributes are correlated
+        assert reason.effect + reason.population == pytest.approx(personal[1] - personal[0], abs=1e-9)
+        # Without texts, no attributes are correlated.
+        assert reason.slope == pytest.approx(reason.effect, abs=1e-12)
         assert reason.slope_probability == pytest.approx(reason.probability)
     assert [r.label == ATTRIBUTE_PHRASES[r.name][0] for r in reasons.values()] == [
         r.effect > 0 for r in reasons.values()
@@ -479,13 +480,17 @@ def test_an_attribute_correlated_with_a_reason_is_no_reason(rng, make_population
 def test_an_effect_reversed_in_real_texts_is_no_reason(rng, make_population):
     """The user likes sentences, all else equal, but dislikes length, and texts with many sentences are longer."""
     reward, posterior = user_who_weighs(rng, make_population, {SENTENCES: 0.3, LENGTH: -1.0})
-    apart, together = make_vectors(rng, 200), make_vectors(rng, 200)
+    uncorrelated, correlated = make_vectors(rng, 200), make_vectors(rng, 200)
     scale = reward.text_prior.standardiser.scale
-    together[:, SENTENCES] = together[:, LENGTH] / scale[LENGTH] * scale[SENTENCES]
-    assert by_name(explain_user(reward, posterior, apart))["sentences"].told
-    reasons = explain_user(reward, posterior, together)
-    turned = by_name(reasons)["sentences"]
-    assert (turned.effect > 0, turned.slope < 0, turned.told) == (True, True, False)
+    correlated[:, SENTENCES] = correlated[:, LENGTH] / scale[LENGTH] * scale[SENTENCES]
+    assert by_name(explain_user(reward, posterior, uncorrelated))["sentences"].told
+    reasons = explain_user(reward, posterior, correlated)
+    reversed_reason = by_name(reasons)["sentences"]
+    assert (reversed_reason.effect > 0, reversed_reason.slope < 0, reversed_reason.told) == (
+        True,
+        True,
+        False,
+    )
     assert reasons.attributes[0].name == "length"
     assert reasons.attributes[-1].name == "sentences"  # if the two disagree, no attribute is less informative
 
@@ -557,7 +562,7 @@ def test_archetype_weights_are_listed_with_the_populations(rng, make_population)
 
 def test_texts_are_those_with_the_largest_difference_from_the_population(rng, make_population):
     keys = [rng.bytes(16) for _ in range(20)]
-    reward = make_reward(rng, make_population, archetypes=3, known=keys[:10])
+    reward = make_reward(rng, make_population, archetypes=3, memory_keys=keys[:10])
     posterior, vectors = judge(rng, reward, 30), make_vectors(rng, 20)
     reasons = explain_user(reward, posterior, vectors, keys, examples=2)
     items = reward.describe(vectors, keys)
@@ -577,7 +582,7 @@ def test_texts_are_those_with_the_largest_difference_from_the_population(rng, ma
 def test_a_text_of_uncertain_utility_is_not_listed(rng, make_population):
     """The uncertainty of a text's own utility counts, however well the user is known."""
     keys = [rng.bytes(16) for _ in range(8)]
-    reward = make_reward(rng, make_population, known=keys)
+    reward = make_reward(rng, make_population, memory_keys=keys)
     posterior, vectors = judge(rng, reward, 30), make_vectors(rng, 8)
     vague = replace(reward, memory=replace(reward.memory, variances=np.full((8, 1 + RANK), 100.0)))
     assert explain_user(reward, posterior, vectors, keys).texts
@@ -586,7 +591,7 @@ def test_a_text_of_uncertain_utility_is_not_listed(rng, make_population):
 
 def test_equal_texts_count_once(rng, make_population):
     keys = [rng.bytes(16) for _ in range(5)]
-    reward = make_reward(rng, make_population, known=keys)
+    reward = make_reward(rng, make_population, memory_keys=keys)
     posterior, vectors = judge(rng, reward, 30), make_vectors(rng, 5)
     once = explain_user(reward, posterior, vectors, keys)
     again = [0, 1, 2, 0, 3, 1, 4]

@@ -20,10 +20,10 @@ def covariance(rng):
 
 def test_scores_are_uncorrelated_with_mean_0_and_variance_1(population, covariance):
     prior = population.prior
-    mean, found = Tastes.principal_axes(prior, covariance).users(prior.mean, prior.covariance)
+    mean, actual = Tastes.principal_axes(prior, covariance).users(prior.mean, prior.covariance)
     np.testing.assert_allclose(mean[1:], 0, atol=1e-12)
-    np.testing.assert_allclose(found[1:, 1:], np.eye(3), atol=1e-9)
-    assert (mean[0], found[0, 0]) == pytest.approx((prior.mean[0], prior.covariance[0, 0]))
+    np.testing.assert_allclose(actual[1:, 1:], np.eye(3), atol=1e-9)
+    assert (mean[0], actual[0, 0]) == pytest.approx((prior.mean[0], prior.covariance[0, 0]))
 
 
 def test_tastes_carry_decreasing_and_separate_shares(population, covariance):
@@ -47,11 +47,11 @@ def test_utilities_are_the_same_in_both_coordinates(rng, population, covariance,
 def test_uncertainty_is_the_same_in_both_coordinates(rng, population, covariance, make_items):
     tastes, items = Tastes.principal_axes(population.prior, covariance), make_items(rng, 7, k=3)
     root = rng.normal(size=(4, 4))
-    _, found = tastes.users(np.zeros(4), root @ root.T)
+    _, actual = tastes.users(np.zeros(4), root @ root.T)
     _, positions = tastes.texts(items)
     features = np.concatenate([np.ones((7, 1)), positions], axis=1)
     expected = ((items.features @ root) ** 2).sum(axis=1)
-    np.testing.assert_allclose(((features @ found) * features).sum(axis=1), expected)
+    np.testing.assert_allclose(((features @ actual) * features).sum(axis=1), expected)
 
 
 def test_the_coordinates_of_the_fit_do_not_matter(rng, population, covariance):
@@ -88,8 +88,8 @@ def test_missing_tastes_are_completed(population, covariance, known):
     tastes = Tastes.principal_axes(population.prior, covariance)
     again = Tastes.from_positions(population.prior, tastes.positions[:known].tolist())
     np.testing.assert_array_equal(again.positions[:known], tastes.positions[:known])
-    _, found = again.users(population.prior.mean, population.prior.covariance)
-    np.testing.assert_allclose(found[1:, 1:], np.eye(3), atol=1e-9)
+    _, actual = again.users(population.prior.mean, population.prior.covariance)
+    np.testing.assert_allclose(actual[1:, 1:], np.eye(3), atol=1e-9)
 
 
 def test_users_who_agree_have_no_tastes(rng, make_population, make_items):

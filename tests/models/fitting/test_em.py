@@ -66,10 +66,10 @@ def fitted_utilities(planted, fit) -> np.ndarray:
 def accuracy(planted, fit, users: list[str] | None = None) -> float:
     """Return the share of all pairs of texts whose predicted order for the users is the true one."""
     rows = [planted.users.index(user) for user in users or planted.users]
-    found, true = fitted_utilities(planted, fit)[rows], planted.utility[rows]
-    apart = ~np.eye(found.shape[1], dtype=bool)
-    gaps = [u[:, :, None] - u[:, None, :] for u in (found, true)]
-    return float(((gaps[0] > 0) == (gaps[1] > 0))[:, apart].mean())
+    predicted, true = fitted_utilities(planted, fit)[rows], planted.utility[rows]
+    distinct = ~np.eye(predicted.shape[1], dtype=bool)
+    gaps = [u[:, :, None] - u[:, None, :] for u in (predicted, true)]
+    return float(((gaps[0] > 0) == (gaps[1] > 0))[:, distinct].mean())
 
 
 # ---------------------------------------------------------------- recovery
@@ -134,13 +134,16 @@ def test_the_uncertainty_of_new_texts_is_right(plant):
     fit = fitted(planted, rank=0)
     assert 0.04 < float(fit.residual[0]) < 0.14
     left_out = np.arange(len(fit.data.keys)) % 3 == 0
-    found = fit.build_reward_model(with_memory=False, excluded=left_out).describe(fit.data.vectors[left_out])
+    described = fit.build_reward_model(with_memory=False, excluded=left_out).describe(
+        fit.data.vectors[left_out]
+    )
     base = {item_key(*item): base for item, base in zip(planted.vectors, planted.base, strict=True)}
     error = (
-        np.array([base[key] for key, out in zip(fit.data.keys, left_out, strict=True) if out]) - found.base
+        np.array([base[key] for key, out in zip(fit.data.keys, left_out, strict=True) if out])
+        - described.base
     )
     error -= error.mean()  # the level belongs to the users' thresholds
-    assert 0.6 < np.mean(error**2 / found.base_variance) < 1.6
+    assert 0.6 < np.mean(error**2 / described.base_variance) < 1.6
 
 
 def test_few_shots_improve_accuracy_for_new_users(planted, fit):
@@ -189,11 +192,11 @@ def test_unneeded_directions_switch_off(planted, fit):
 # ---------------------------------------------------------------- archetypes
 
 
-def few_shot_task(planted, seen: int, shots: int):
+def few_shot_task(planted, n_train: int, shots: int):
     """Return training judgements of the first users and, for the others, support pairs and pairs to predict."""
-    first = set(planted.users[:seen])
-    support = {user: [] for user in planted.users[seen:]}
-    test = {user: [] for user in planted.users[seen:]}
+    first = set(planted.users[:n_train])
+    support = {user: [] for user in planted.users[n_train:]}
+    test = {user: [] for user in planted.users[n_train:]}
     for j in planted.judgements:
         if j.user in first:
             continue
@@ -217,8 +220,8 @@ def test_archetypes_improve_accuracy_for_kinds_of_users(plant):
         ).run()
         reward = fit.build_reward_model()
         assert reward.population.weights.shape == (archetypes,)
-        found = predict(reward, adapt(reward, planted.vectors, support, test, shots=(0, 3)))
-        losses[archetypes] = {k: -np.log(better).mean() for k, better in found.better.items()}
+        predictions = predict(reward, adapt(reward, planted.vectors, support, test, shots=(0, 3)))
+        losses[archetypes] = {k: -np.log(better).mean() for k, better in predictions.better.items()}
     assert losses[3][3] < losses[1][3] - 0.03
     assert losses[3][0] < losses[1][0] + 0.005
     np.testing.assert_allclose(fit.mixture.weights.numpy(), 1 / 3, atol=0.05)
@@ -352,10 +355,10 @@ def test_an_edit_counts_by_its_weight(planted, fit):
             )
             for user in planted.users
         ]
-        found = Fit(
+        fit_with_edits = Fit(
             Dataset.from_judgements([*planted.judgements, *edits], planted.vectors), FitOptions(rank=0)
         ).run()
-        base = catalogue(planted, found.build_reward_model()).base
+        base = catalogue(planted, fit_with_edits.build_reward_model()).base
         gaps.append(base[worst] - base[best])
     assert gaps[0] + 0.2 < gaps[1] < gaps[2] - 0.2
 
@@ -367,21 +370,22 @@ def test_choices_and_rankings_are_fitted_as_stages(planted, fit, kind):
     lists, stages = [], []
     for user in planted.users:
         for _ in range(4):
-            shown = tuple(planted.texts[i] for i in rng.choice(len(planted.texts), 4, replace=False))
-            known = {"user": user, "context": planted.judgements[0].context}
+            candidates = tuple(planted.texts[i] for i in rng.choice(len(planted.texts), 4, replace=False))
+            fields = {"user": user, "context": planted.judgements[0].context}
             groups = (1, 3) if kind == "choice" else ()
-            lists.append(Judgement(**known, kind=kind, texts=shown, groups=groups))
+            lists.append(Judgement(**fields, kind=kind, texts=candidates, groups=groups))
             for i in range(1 if kind == "choice" else 3):
                 stages += [
-                    Judgement(**known, kind="pair", texts=(shown[i], other), weight=2 / (4 - i))
-                    for other in shown[i + 1 :]
+                    Judgement(**fields, kind="pair", texts=(candidates[i], other), weight=2 / (4 - i))
+                    for other in candidates[i + 1 :]
                 ]
-    one, other = (
+    from_lists, other = (
         Fit(Dataset.from_judgements(rows, planted.vectors), FitOptions(rank=1, rounds=5)).run()
         for rows in (lists, stages)
     )
     assert all(
-        torch.equal(tensor, one.collect_tensors()[name]) for name, tensor in other.collect_tensors().items()
+        torch.equal(tensor, from_lists.collect_tensors()[name])
+        for name, tensor in other.collect_tensors().items()
     )
 
 
@@ -411,11 +415,11 @@ def uninterrupted(small) -> Fit:
 # Before the first save, in the consensus, at the start of the directions, later, and among the archetypes.
 @pytest.mark.parametrize(("after", "saved"), [(2, 0), (5, 0), (7, 5), (13, 10), (21, 15)])
 def test_an_interrupted_fit_continues_to_the_same_bits(small, uninterrupted, tmp_path, after, saved):
-    told: list[str] = []
+    reported: list[str] = []
 
     def interrupt(stage: str, done: int, total: int) -> None:
-        told.append(stage)
-        if len(told) == after:
+        reported.append(stage)
+        if len(reported) == after:
             raise InterruptedFitError
 
     data = Dataset.from_judgements(small.judgements, small.vectors)
@@ -454,12 +458,12 @@ def test_stages_of_one_checkpoint_do_not_mix(small, tmp_path):
         Dataset.from_judgements(small.judgements, small.vectors),
         Checkpoint(tmp_path / "work", "same"),
     )
-    one, two = (
+    first, second = (
         Fit(data, FitOptions(rank=rank, rounds=2)).run(checkpoint=checkpoint, stage=f"rank {rank}")
         for rank in (1, 2)
     )
     assert checkpoint.stages == 2
-    assert (one.build_reward_model().rank, two.build_reward_model().rank) == (1, 2)
+    assert (first.build_reward_model().rank, second.build_reward_model().rank) == (1, 2)
 
 
 def test_the_device_is_an_option(small):
@@ -489,8 +493,8 @@ def test_a_gpu_fits_the_same_model(small, uninterrupted, tmp_path):
 def test_the_seed_of_the_start_hardly_affects_the_fit(planted, fit):
     """Directions may rotate, but utilities must stay."""
     other = fitted(planted, rank=2, seed=5)
-    one, two = ((f.users.mean @ f.items.mean.T).numpy() for f in (fit, other))
-    assert correlation(one, two) > 0.999
+    first, second = ((f.users.mean @ f.items.mean.T).numpy() for f in (fit, other))
+    assert correlation(first, second) > 0.999
 
 
 def test_fitting_leaves_the_global_random_state_alone(planted):

@@ -59,9 +59,9 @@ def relabel(data: Dataset, users: Factors, items: Factors, rng: np.random.Genera
     votes, pairs = data.votes, data.pairs
     value = np.where(rng.random(len(votes)) < expit(full[votes.user, votes.item]), 1.0, -1.0)
     gap = full[pairs.user, pairs.item] - full[pairs.user, pairs.other]
-    as_said = torch.tensor(rng.random(len(pairs)) < expit(gap))
+    is_unchanged = torch.tensor(rng.random(len(pairs)) < expit(gap))
     better, worse = (
-        torch.where(as_said, *sides) for sides in ((pairs.item, pairs.other), (pairs.other, pairs.item))
+        torch.where(is_unchanged, *sides) for sides in ((pairs.item, pairs.other), (pairs.other, pairs.item))
     )
     return replace(
         data,

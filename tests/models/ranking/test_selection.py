@@ -118,9 +118,9 @@ def test_best_of_two_is_the_preference(rng, make_items, user):
     for temperature in (0.5, 1.0, 2.5):
         model = replace(reward, temperature=temperature)
         items = make_items(rng, 2)
-        found = probability_best(model, posterior, items)
-        assert found[0] == preference_probability(model, posterior, items[0], items[1])[0]
-        assert found.sum() == 1.0
+        actual = probability_best(model, posterior, items)
+        assert actual[0] == preference_probability(model, posterior, items[0], items[1])[0]
+        assert actual.sum() == 1.0
 
 
 def test_best_of_one_is_certain(rng, make_items, user):
@@ -130,28 +130,28 @@ def test_best_of_one_is_certain(rng, make_items, user):
 @pytest.mark.parametrize("n", [2, 3, 9, 40])
 def test_choice_probabilities_sum_to_one_and_repeat(rng, make_items, user, n):
     items = make_items(rng, n, residual=2.0)
-    found = probability_best(*user, items)
-    assert found.sum() == pytest.approx(1.0, abs=1e-12)
-    assert (found > 0).all()
-    np.testing.assert_array_equal(found, probability_best(*user, items))
+    actual = probability_best(*user, items)
+    assert actual.sum() == pytest.approx(1.0, abs=1e-12)
+    assert (actual > 0).all()
+    np.testing.assert_array_equal(actual, probability_best(*user, items))
 
 
 @pytest.mark.parametrize("n", [2, 3, 9])
 def test_the_order_of_candidates_does_not_matter(rng, make_items, user, n):
     items = make_items(rng, n, residual=0.5)
-    found = probability_best(*user, items)
+    actual = probability_best(*user, items)
     for _ in range(3):
         shuffled = rng.permutation(n).tolist()
         np.testing.assert_allclose(
-            probability_best(*user, items[shuffled]), found[shuffled], rtol=0, atol=1e-12
+            probability_best(*user, items[shuffled]), actual[shuffled], rtol=0, atol=1e-12
         )
 
 
 def test_copies_of_a_text_share_its_probability_equally(rng, make_items, user):
     items = make_items(rng, 3)
-    found = probability_best(*user, items[[0, 1, 1, 2]])
-    assert found[1] == pytest.approx(found[2], abs=1e-12)
-    assert found.sum() == pytest.approx(1.0)
+    actual = probability_best(*user, items[[0, 1, 1, 2]])
+    assert actual[1] == pytest.approx(actual[2], abs=1e-12)
+    assert actual.sum() == pytest.approx(1.0)
     np.testing.assert_allclose(probability_best(*user, items[[0, 0]]), 0.5, atol=1e-15)
     np.testing.assert_allclose(probability_best(*user, items[[2, 2, 2]]), 1 / 3, atol=1e-12)
 
@@ -184,13 +184,13 @@ def test_a_hopeless_third_candidate_does_not_affect_the_others(rng, make_items, 
 def test_extreme_utilities_give_probabilities(rng, make_items, user):
     reward, posterior = user
     items = make_items(rng, 4, base=[1e6, 0.0, -1e6, 1e6])
-    for found in (
+    for actual in (
         probability_best(reward, posterior, items),
         probability_acceptable(reward, posterior, items),
         relevance(reward, posterior, items),
     ):
-        assert np.isfinite(found).all()
-        assert ((found >= 0) & (found <= 1)).all()
+        assert np.isfinite(actual).all()
+        assert ((actual >= 0) & (actual <= 1)).all()
 
 
 def test_temperature_sharpens_probabilities(rng, make_items, user):
@@ -241,6 +241,6 @@ def test_a_model_without_directions_can_decide(rng, extractor, make_items, make_
     reward: RewardModel = replace(bundle.reward, population=population, reference=make_items(rng, 1, k=0))
     posterior = UserPosterior.at_prior(population)
     items = make_items(rng, 4, k=0, residual=0.0)
-    for found in (relevance(reward, posterior, items), probability_acceptable(reward, posterior, items)):
-        np.testing.assert_array_equal(order(found), order(items.base))
+    for actual in (relevance(reward, posterior, items), probability_acceptable(reward, posterior, items)):
+        np.testing.assert_array_equal(order(actual), order(items.base))
     np.testing.assert_allclose(probability_best(reward, posterior, items), softmax(items.base), atol=1e-9)

@@ -132,9 +132,9 @@ def test_learning_together_equals_learning_one_by_one(rng, make_world, archetype
     """This covers weights, unreliable sources and users with different numbers of judgements."""
     world = make_world(rng, archetypes)
     judgements = [speak(world, rng, user, kinds, n) for user, n in enumerate([12, 0, 5, 1, 12, 9])]
-    found = world.together(judgements, (0, 3, 12))
-    assert list(found) == [0, 3, 12]
-    for k, beliefs in found.items():
+    actual = world.together(judgements, (0, 3, 12))
+    assert list(actual) == [0, 3, 12]
+    for k, beliefs in actual.items():
         for rows, belief in zip(judgements, beliefs, strict=True):
             assert_same(belief, world.one_by_one(rows[:k]).beliefs)
 
@@ -146,8 +146,8 @@ def test_every_branch_agrees_with_online_learning(rng, make_world, kind, source)
     world = make_world(rng, 3)
     for weight in (1.0, 0.2):
         (judgements,) = [speak(world, rng, 0, (kind,), 3, source=source, weight=weight)]
-        (found,) = world.together([judgements], (3,))[3]
-        assert_same(found, world.one_by_one(judgements).beliefs)
+        (actual,) = world.together([judgements], (3,))[3]
+        assert_same(actual, world.one_by_one(judgements).beliefs)
 
 
 def test_a_wide_prior_agrees_with_online_learning(rng, make_world, make_population):
@@ -156,9 +156,9 @@ def test_a_wide_prior_agrees_with_online_learning(rng, make_world, make_populati
     world = make_world(rng, 2, population=replace(tight, precisions=tight.precisions / 400))
     for kind in ("pair", "vote"):
         judgements = speak(world, rng, 0, (kind,), 4)
-        (found,) = world.together([judgements], (4,))[4]
+        (actual,) = world.together([judgements], (4,))[4]
         expected = world.one_by_one(judgements).beliefs
-        assert_same(found, expected, atol=1e-6 * float(np.abs(expected.covariances).max()))
+        assert_same(actual, expected, atol=1e-6 * float(np.abs(expected.covariances).max()))
 
 
 def test_a_text_compared_with_itself_carries_no_information(rng, make_world):
@@ -173,8 +173,8 @@ def test_a_text_compared_with_itself_carries_no_information(rng, make_world):
     ]
     expected = world.one_by_one(judgements).beliefs
     for at in (0, 3, 6):
-        (found,) = world.together([[*judgements[:at], *nothing, *judgements[at:]]], (100,))[100]
-        assert_same(found, expected)
+        (actual,) = world.together([[*judgements[:at], *nothing, *judgements[at:]]], (100,))[100]
+        assert_same(actual, expected)
     (separate,) = world.together([nothing], (5,))[5]
     assert_same(separate, world.reward.population.prior, atol=1e-12)
 
@@ -194,10 +194,10 @@ def test_padding_and_other_users_change_nothing(rng, make_world):
 def test_shots_may_have_any_order_and_exceed_the_judgements(rng, make_world):
     world = make_world(rng, 1)
     judgements = [speak(world, rng, 0, ALL, 5)]
-    found = world.together(judgements, (100, 0, 3))
-    assert list(found) == [0, 3, 100]
-    assert_same(found[100][0], world.one_by_one(judgements[0]).beliefs)
-    assert_same(found[3][0], world.one_by_one(judgements[0][:3]).beliefs)
+    actual = world.together(judgements, (100, 0, 3))
+    assert list(actual) == [0, 3, 100]
+    assert_same(actual[100][0], world.one_by_one(judgements[0]).beliefs)
+    assert_same(actual[3][0], world.one_by_one(judgements[0][:3]).beliefs)
 
 
 def test_returned_beliefs_do_not_change_later(rng, make_world):
@@ -215,8 +215,8 @@ def test_returned_beliefs_do_not_change_later(rng, make_world):
 def test_no_users_and_no_judgements_are_allowed(rng, make_world):
     world = make_world(rng, 2)
     assert world.together([], (0, 3)) == {0: [], 3: []}
-    (found,) = world.together([[]], (3,))[3]
-    assert_same(found, world.reward.population.prior, atol=1e-12)
+    (actual,) = world.together([[]], (3,))[3]
+    assert_same(actual, world.reward.population.prior, atol=1e-12)
 
 
 def test_rank_one_judgements_are_recognised():

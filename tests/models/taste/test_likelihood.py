@@ -74,7 +74,7 @@ def test_a_rating_conditions_the_joint_gaussian(rng, make_items, make_population
         item = make_items(rng)
         scale = RatingScale(rng.normal(0, 0.3), rng.uniform(0.2, 1), rng.uniform(0.1, 1))
         value = rng.uniform(-1, 1)
-        found = after(population, Rating(item, value, scale))
+        actual = after(population, Rating(item, value, scale))
         phi = np.array([1.0, *item.directions[0]])
         residual = residual_variance(item, population)
         evidence = []
@@ -84,12 +84,14 @@ def test_a_rating_conditions_the_joint_gaussian(rng, make_items, make_population
             expected = scale.offset + scale.slope * (item.base[0] + phi @ mean)
             spread = scale.slope**2 * (phi @ cov @ phi + residual) + scale.noise**2
             cross = scale.slope * cov @ phi
-            np.testing.assert_allclose(found.means[c], mean + cross * (value - expected) / spread, atol=1e-10)
             np.testing.assert_allclose(
-                found.covariances[c], cov - np.outer(cross, cross) / spread, atol=1e-10
+                actual.means[c], mean + cross * (value - expected) / spread, atol=1e-10
+            )
+            np.testing.assert_allclose(
+                actual.covariances[c], cov - np.outer(cross, cross) / spread, atol=1e-10
             )
             evidence.append(population.weights[c] * norm.pdf(value, expected, np.sqrt(spread)))
-        np.testing.assert_allclose(found.weights, np.array(evidence) / sum(evidence), rtol=1e-9)
+        np.testing.assert_allclose(actual.weights, np.array(evidence) / sum(evidence), rtol=1e-9)
 
 
 def test_several_ratings_are_one_batch_regression(rng, make_items, make_population):
@@ -99,8 +101,8 @@ def test_several_ratings_are_one_batch_regression(rng, make_items, make_populati
     values = rng.uniform(-1, 1, 4)
     precision, linear = np.zeros((3, 3)), np.zeros(3)
     for i in range(4):
-        found = site(Rating(items[i], values[i], SCALE), population.prior)
-        precision, linear = found.add_to(precision, linear)
+        actual = site(Rating(items[i], values[i], SCALE), population.prior)
+        precision, linear = actual.add_to(precision, linear)
     updated = population.update(precision, linear)
     cov = np.linalg.inv(population.precisions[0])
     h = SCALE.slope * np.column_stack([np.ones(4), items.directions])
@@ -154,11 +156,11 @@ def test_logistic_sites_are_close_to_quadrature(rng, make_items, make_population
     ):
         mean, variance = along(population, direction)
         true_mean, true_variance, _ = quadrature(mean, variance, base, residual, likelihood)
-        found = after(population, observation)
-        mean_errors.append((float(found.means[0] @ direction) - true_mean) / np.sqrt(true_variance))
-        variance_ratios.append(float(direction @ found.covariances[0] @ direction) / true_variance)
+        actual = after(population, observation)
+        mean_errors.append((float(actual.means[0] @ direction) - true_mean) / np.sqrt(true_variance))
+        variance_ratios.append(float(direction @ actual.covariances[0] @ direction) / true_variance)
         # It moves in the direction of the label.
-        assert label * (float(found.means[0] @ direction) - mean) > 0
+        assert label * (float(actual.means[0] @ direction) - mean) > 0
     assert np.abs(mean_errors).max() < 0.2
     assert np.abs(mean_errors).mean() < 0.07
     assert min(variance_ratios) > 0.6
@@ -173,9 +175,9 @@ def test_logistic_sites_become_exact_as_the_prior_narrows(rng, make_items):
     true = quadrature(
         mean, variance, float(item.base[0]), residual_variance(item, population), logistic(-1.0)
     )
-    found = after(population, Vote(item, -1))
-    assert float(found.means[0] @ direction) == pytest.approx(true[0], abs=1e-4)
-    assert float(direction @ found.covariances[0] @ direction) == pytest.approx(true[1], rel=2e-3)
+    actual = after(population, Vote(item, -1))
+    assert float(actual.means[0] @ direction) == pytest.approx(true[0], abs=1e-4)
+    assert float(direction @ actual.covariances[0] @ direction) == pytest.approx(true[1], rel=2e-3)
 
 
 def omega(xi: float) -> float:
@@ -187,9 +189,9 @@ def test_the_fixed_point_is_the_optimum_of_the_bound(rng, make_items, make_popul
     for population, observation, direction, base, residual, label, _ in logistic_cases(
         rng, make_items, make_population
     ):
-        found = site(observation, population.prior)
-        free = found.projected_precision / (
-            1 - found.projected_precision * residual
+        actual = site(observation, population.prior)
+        free = actual.projected_precision / (
+            1 - actual.projected_precision * residual
         )  # undo the integration over the residual
         xi = brentq(lambda x, free=free: omega(x) - free, 1e-6, 1e3)
         # (y, e) jointly: precision blockdiag(P, 1/r) + ω [φ;1][φ;1]ᵀ.
@@ -223,16 +225,16 @@ def test_the_fixed_point_is_the_optimum_of_the_bound(rng, make_items, make_popul
 def test_the_fixed_point_averages_over_archetypes(rng, make_items, make_population):
     population = make_population(rng, archetypes=3)
     item = make_items(rng)
-    found = site(Vote(item, 1), population.prior)
+    actual = site(Vote(item, 1), population.prior)
     residual, base = residual_variance(item, population), float(item.base[0])
-    free = found.projected_precision / (1 - found.projected_precision * residual)
+    free = actual.projected_precision / (1 - actual.projected_precision * residual)
     second = 0.0
     for weight, mean, precision in zip(
         population.weights, population.means, population.precisions, strict=True
     ):
-        spread = found.direction @ np.linalg.inv(precision) @ found.direction + residual
+        spread = actual.direction @ np.linalg.inv(precision) @ actual.direction + residual
         narrow = 1 / (1 / spread + free)
-        middle = narrow * ((base + mean @ found.direction) / spread + 0.5)
+        middle = narrow * ((base + mean @ actual.direction) / spread + 0.5)
         second += weight * (middle**2 + narrow)
     assert omega(np.sqrt(second)) == pytest.approx(free, rel=1e-6)
 
@@ -242,11 +244,11 @@ def test_omega_on_both_sides_of_its_branch(xi):
     """Under a prior that is certain of ψ = ξ, ω = tanh(ξ/2)/(2ξ), which is ¼ at 0."""
     population = Population(np.ones(1), np.zeros((1, 1)), np.full((1, 1, 1), 1e14))
     item = Items(np.array([xi]), np.zeros(1), np.zeros((1, 0)), np.zeros((1, 0)), (b"a",))
-    found = site(Vote(item, 1), population.prior)
+    actual = site(Vote(item, 1), population.prior)
     wide = np.longdouble(max(xi, 1e-12))
     exact = np.tanh(wide / 2) / (2 * wide) if xi > 1e-6 else np.longdouble(0.25)
-    assert found.projected_precision == pytest.approx(float(exact), rel=1e-9)
-    assert found.projected_linear == pytest.approx(0.5 - float(exact) * xi, abs=1e-9)
+    assert actual.projected_precision == pytest.approx(float(exact), rel=1e-9)
+    assert actual.projected_linear == pytest.approx(0.5 - float(exact) * xi, abs=1e-9)
 
 
 @pytest.mark.parametrize("base", [-1e6, -800.0, 800.0, 1e6])
@@ -254,9 +256,9 @@ def test_omega_on_both_sides_of_its_branch(xi):
 def test_extreme_utilities_stay_finite(rng, make_items, make_population, base, value):
     population = make_population(rng)
     item = make_items(rng, base=[base])
-    found = site(Vote(item, value), population.prior)
-    assert np.isfinite([found.projected_precision, found.projected_linear]).all()
-    direction = value * found.direction  # φ, signed towards the label
+    actual = site(Vote(item, value), population.prior)
+    assert np.isfinite([actual.projected_precision, actual.projected_linear]).all()
+    direction = value * actual.direction  # φ, signed towards the label
     moved = after(population, Vote(item, value)).means[0] @ direction
     before = population.means[0] @ direction
     if np.sign(base) == value:  # as expected, so nothing is learned
@@ -336,10 +338,10 @@ def test_a_text_compared_with_itself_carries_no_information(rng, make_items, mak
     a = make_items(rng, keys=(b"one text",))
     noisy = Items(a.base + 1, a.base_variance, a.directions + 1, a.direction_variance, a.keys)
     for flip in (0.0, 0.2):
-        found = site(Pair(a, noisy, flip=flip), population.prior)
-        np.testing.assert_array_equal(found.precision, np.zeros((3, 3)))
-        np.testing.assert_array_equal(found.linear, np.zeros(3))
-        np.testing.assert_allclose(found.update_beliefs().user.weights, population.weights, rtol=1e-12)
+        actual = site(Pair(a, noisy, flip=flip), population.prior)
+        np.testing.assert_array_equal(actual.precision, np.zeros((3, 3)))
+        np.testing.assert_array_equal(actual.linear, np.zeros(3))
+        np.testing.assert_allclose(actual.update_beliefs().user.weights, population.weights, rtol=1e-12)
         assert log_probability(Pair(a, noisy, flip=flip), population.prior) == pytest.approx(np.log(0.5))
 
 
@@ -389,22 +391,22 @@ def test_unreliable_logistic_labels_against_quadrature(rng, make_items, make_pop
     ):
         mean, variance = along(population, direction)
         true_mean, true_variance, evidence = quadrature(mean, variance, base, residual, likelihood)
-        found = after(population, observation)
-        errors.append(abs(float(found.means[0] @ direction) - true_mean) / np.sqrt(true_variance))
-        assert float(direction @ found.covariances[0] @ direction) < 1.001 * true_variance
+        actual = after(population, observation)
+        errors.append(abs(float(actual.means[0] @ direction) - true_mean) / np.sqrt(true_variance))
+        assert float(direction @ actual.covariances[0] @ direction) < 1.001 * true_variance
         # r − ½ is the linear term: r is P(right | label) by Bayes.
         _, _, right = quadrature(mean, variance, base, residual, logistic(label))
-        found_site = site(observation, population.prior)
-        pull = found_site.projected_linear * (1 + free_curvature(found_site, residual) * residual)
-        pull += free_curvature(found_site, residual) * base * label
+        actual_site = site(observation, population.prior)
+        pull = actual_site.projected_linear * (1 + free_curvature(actual_site, residual) * residual)
+        pull += free_curvature(actual_site, residual) * base * label
         assert pull + 0.5 == pytest.approx((1 - flip) * right / evidence, abs=0.02)
     assert np.mean(errors) < 0.1
     assert max(errors) < 0.4
 
 
-def free_curvature(found, residual: float) -> float:
+def free_curvature(actual, residual: float) -> float:
     """Return the curvature before the integration over the residual."""
-    return found.projected_precision / (1 - found.projected_precision * residual)
+    return actual.projected_precision / (1 - actual.projected_precision * residual)
 
 
 def test_a_surprising_label_of_an_unreliable_source_is_hardly_believed(rng, make_items):
@@ -436,8 +438,8 @@ def test_unreliable_ratings_are_believed_by_bayes(rng, make_items, make_populati
         same = site(Rating(item, value, SCALE, right), population.prior)
         assert believed.projected_precision == pytest.approx(same.projected_precision, rel=1e-9)
         assert believed.projected_linear == pytest.approx(same.projected_linear, rel=1e-9)
-        found = log_probability(Rating(item, value, SCALE, 1.0, flip), population.prior)
-        assert found == pytest.approx(np.log((1 - flip) * density + flip * 0.5), rel=1e-9)
+        actual = log_probability(Rating(item, value, SCALE, 1.0, flip), population.prior)
+        assert actual == pytest.approx(np.log((1 - flip) * density + flip * 0.5), rel=1e-9)
     nothing = site(Rating(item, value, SCALE, 1.0, 1.0), population.prior)
     assert (nothing.projected_precision, nothing.projected_linear) == (0.0, 0.0)
 
@@ -452,8 +454,8 @@ def test_probabilities_of_labels_against_quadrature(rng, make_items, make_popula
             rng, make_items, make_population, flip=flip
         ):
             *_, evidence = quadrature(*along(population, direction), base, residual, likelihood)
-            found = log_probability(observation, population.prior)
-            assert np.exp(found) == pytest.approx(evidence, abs=0.02)
+            actual = log_probability(observation, population.prior)
+            assert np.exp(actual) == pytest.approx(evidence, abs=0.02)
 
 
 @pytest.mark.parametrize("flip", [0.0, 0.1])
@@ -539,9 +541,9 @@ def test_rankings_against_importance_sampling(rng, make_items, make_population, 
         population = make_population(rng)
         ranking = Ranking(make_items(rng, sum(groups), residual=0.2), groups, weight)
         mean, covariance, _ = sampled(population, ranking, rng)
-        found, std = after(population, ranking), np.sqrt(np.diag(covariance))
-        assert (np.abs(found.means[0] - mean) / std).max() < 0.05
-        np.testing.assert_allclose(np.sqrt(np.diag(found.covariances[0])), std, rtol=0.08)
+        actual, std = after(population, ranking), np.sqrt(np.diag(covariance))
+        assert (np.abs(actual.means[0] - mean) / std).max() < 0.05
+        np.testing.assert_allclose(np.sqrt(np.diag(actual.covariances[0])), std, rtol=0.08)
         *_, evidence = sampled(population, Ranking(ranking.items, groups), rng)
         assert log_probability(ranking, population.prior) == pytest.approx(np.log(evidence), abs=0.25)
 
@@ -552,9 +554,9 @@ def test_rankings_by_a_mixture_and_by_an_unreliable_source(rng, make_items, make
         population = make_population(rng, archetypes=3)
         ranking = Ranking(make_items(rng, sum(groups), residual=0.2), groups, 1.0, flip)
         mean, covariance, evidence = sampled(population, ranking, rng)
-        found, std = after(population, ranking), np.sqrt(np.diag(covariance))
-        assert (np.abs(found.mean - mean) / std).max() < 0.15
-        np.testing.assert_allclose(np.sqrt(np.diag(found.covariance)), std, rtol=0.12)
+        actual, std = after(population, ranking), np.sqrt(np.diag(covariance))
+        assert (np.abs(actual.mean - mean) / std).max() < 0.15
+        np.testing.assert_allclose(np.sqrt(np.diag(actual.covariance)), std, rtol=0.12)
         assert np.exp(log_probability(ranking, population.prior)) == pytest.approx(evidence, rel=0.05)
 
 
@@ -564,9 +566,9 @@ def test_equal_texts_in_a_ranking_share_one_residual(rng, make_items, make_popul
     assert items.keys[0] == items.keys[2]
     ranking = Ranking(items, (1, 1, 2))
     mean, covariance, _ = sampled(population, ranking, rng)
-    found, std = after(population, ranking), np.sqrt(np.diag(covariance))
-    assert (np.abs(found.means[0] - mean) / std).max() < 0.05
-    np.testing.assert_allclose(np.sqrt(np.diag(found.covariances[0])), std, rtol=0.05)
+    actual, std = after(population, ranking), np.sqrt(np.diag(covariance))
+    assert (np.abs(actual.means[0] - mean) / std).max() < 0.05
+    np.testing.assert_allclose(np.sqrt(np.diag(actual.covariances[0])), std, rtol=0.05)
     separate = Ranking(
         Items(
             items.base,
@@ -596,19 +598,19 @@ def test_a_ranking_of_two_is_a_pair(rng, make_items, make_population):
 def test_rankings_carry_no_information_about_the_threshold(rng, make_items, make_population):
     population = make_population(rng, archetypes=2)
     for groups in GROUPS:
-        found = site(Ranking(make_items(rng, sum(groups)), groups), population.prior)
-        np.testing.assert_array_equal(found.precision[0], np.zeros(3))
-        assert found.linear[0] == 0.0
-        assert np.linalg.eigvalsh(found.precision)[0] > -1e-12
+        actual = site(Ranking(make_items(rng, sum(groups)), groups), population.prior)
+        np.testing.assert_array_equal(actual.precision[0], np.zeros(3))
+        assert actual.linear[0] == 0.0
+        assert np.linalg.eigvalsh(actual.precision)[0] > -1e-12
 
 
 def test_tied_or_identical_texts_carry_no_information(rng, make_items, make_population):
     population, items = make_population(rng, archetypes=2), make_items(rng, 3)
     for ranking in (Ranking(items, (3,)), Ranking(items[[1, 1, 1]], (1, 2))):
-        found = site(ranking, population.prior)
-        np.testing.assert_allclose(found.precision, np.zeros((3, 3)), atol=1e-12)
-        np.testing.assert_allclose(found.linear, np.zeros(3), atol=1e-12)
-        believed = found.update_beliefs().user
+        actual = site(ranking, population.prior)
+        np.testing.assert_allclose(actual.precision, np.zeros((3, 3)), atol=1e-12)
+        np.testing.assert_allclose(actual.linear, np.zeros(3), atol=1e-12)
+        believed = actual.update_beliefs().user
         np.testing.assert_allclose(believed.means, population.means, atol=1e-9)
         np.testing.assert_allclose(believed.weights, population.weights, rtol=1e-9)
 

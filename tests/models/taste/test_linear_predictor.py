@@ -84,9 +84,9 @@ def test_projections_of_user_and_prior(rng, make_items, make_population):
     """The reference is the definition ψ = b + φ·y + e for each archetype."""
     user, prior = make_population(rng, archetypes=3).prior, make_population(rng, archetypes=2).prior
     a, b = make_items(rng), make_items(rng)
-    found = ProjectedBeliefs(LinearPredictor(a, b), StackedBeliefs.stack(user, prior))
+    actual = ProjectedBeliefs(LinearPredictor(a, b), StackedBeliefs.stack(user, prior))
     phi = np.array([0.0, *(a.directions - b.directions)[0]])
-    for beliefs, mixture in ((user, found.user), (prior, found.prior)):
+    for beliefs, mixture in ((user, actual.user), (prior, actual.prior)):
         residual = float(
             (a.base_variance + b.base_variance)[0]
             + (a.direction_variance + b.direction_variance)[0] @ beliefs.expected_squares[1:]
@@ -96,7 +96,7 @@ def test_projections_of_user_and_prior(rng, make_items, make_population):
             assert mean == pytest.approx(float((a.base - b.base)[0] + beliefs.means[c] @ phi))
             assert variance == pytest.approx(float(phi @ beliefs.covariances[c] @ phi) + residual)
         assert len(mixture) == len(beliefs.weights)
-    assert 0 < expected_sigmoid(found.user) < 1
+    assert 0 < expected_sigmoid(actual.user) < 1
     for sign in (1.0, -1.0):
         vote = ProjectedBeliefs(LinearPredictor(a, sign=sign), StackedBeliefs.stack(user, user))
         phi = sign * np.array([1.0, *a.directions[0]])
@@ -107,11 +107,11 @@ def test_projections_of_user_and_prior(rng, make_items, make_population):
 def test_a_text_compared_with_itself_is_certain(rng, make_items, make_population):
     a = make_items(rng)
     noisy = replace(a, base=a.base + 1, directions=a.directions + 1)
-    found = ProjectedBeliefs(
+    actual = ProjectedBeliefs(
         LinearPredictor(a, noisy), StackedBeliefs.stack(*[make_population(rng, archetypes=2).prior] * 2)
     )
-    assert [component[1:] for component in found.user] == [(0.0, 0.0)] * 2
-    assert found.residual == 0.0
+    assert [component[1:] for component in actual.user] == [(0.0, 0.0)] * 2
+    assert actual.residual == 0.0
 
 
 def test_a_ruled_out_archetype_can_recover():

@@ -103,10 +103,10 @@ def test_ties_are_close_to_the_sum_over_orders(rng, groups):
 )
 def test_only_differences_count_and_nothing_overflows(groups, seed, shift, scale):
     utilities = scale * np.random.default_rng(seed).normal(size=(3, sum(groups)))
-    found = log_likelihood(groups, utilities)
-    assert np.isfinite(found).all()
-    assert (found <= 1e-12).all()
-    np.testing.assert_allclose(log_likelihood(groups, utilities + shift), found, rtol=1e-6, atol=1e-6)
+    actual = log_likelihood(groups, utilities)
+    assert np.isfinite(actual).all()
+    assert (actual <= 1e-12).all()
+    np.testing.assert_allclose(log_likelihood(groups, utilities + shift), actual, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("groups", GROUPS, ids=str)
@@ -166,11 +166,11 @@ def test_sites_of_three_against_quadrature(rng, groups, power):
         covariance, mean = root @ root.T + 0.2 * np.eye(3), rng.normal(0, 1, 3)
         true_mean, true_covariance, evidence = quadrature(groups, mean, covariance, power)
         precision, linear = gaussian_site(groups, make_gaussian(mean, covariance), power)
-        found = np.linalg.inv(np.linalg.inv(covariance) + precision)
+        actual = np.linalg.inv(np.linalg.inv(covariance) + precision)
         std = np.sqrt(np.diag(true_covariance))
-        centre = found @ (np.linalg.solve(covariance, mean) + linear)
+        centre = actual @ (np.linalg.solve(covariance, mean) + linear)
         assert (np.abs(centre - true_mean) / std).max() < 0.03
-        np.testing.assert_allclose(np.diag(found), np.diag(true_covariance), rtol=0.08)
+        np.testing.assert_allclose(np.diag(actual), np.diag(true_covariance), rtol=0.08)
         if power == 1.0:
             assert np.exp(log_probability(groups, make_gaussian(mean, covariance))) == pytest.approx(
                 evidence, rel=0.03
@@ -185,8 +185,8 @@ def test_the_site_is_a_fixed_point(rng, groups, scale):
         root = rng.normal(0, scale / np.sqrt(n), (n, n))
         covariance, mean = root @ root.T + 0.1 * np.eye(n), rng.normal(0, scale, n)
         precision, linear = gaussian_site(groups, make_gaussian(mean, covariance))
-        found = np.linalg.inv(np.linalg.inv(covariance) + precision)
-        again, pull = expected_site(groups, found @ (np.linalg.solve(covariance, mean) + linear), found)
+        actual = np.linalg.inv(np.linalg.inv(covariance) + precision)
+        again, pull = expected_site(groups, actual @ (np.linalg.solve(covariance, mean) + linear), actual)
         np.testing.assert_allclose(again, precision, atol=3e-5)
         np.testing.assert_allclose(pull, linear, atol=3e-4)
         # Independent of the level, symmetric, and a proper Gaussian.
@@ -216,9 +216,9 @@ def test_a_singular_covariance_is_supported(rng):
     precision, linear = gaussian_site((1, 2), make_gaussian([0.3, 0.3, -0.2], covariance))
     assert np.isfinite(precision).all()
     # Both being chosen over the third is informative; the order between them is not.
-    mean, found = np.array([0.3, -0.2]), root @ root.T
+    mean, actual = np.array([0.3, -0.2]), root @ root.T
     s = np.linspace(-10, 10, 4001)
-    difference = mean[0] - mean[1], found[0, 0] + found[1, 1] - 2 * found[0, 1]
+    difference = mean[0] - mean[1], actual[0, 0] + actual[1, 1] - 2 * actual[0, 1]
     psi = difference[0] + np.sqrt(difference[1]) * s
     weight = np.exp(-(s**2) / 2) / (2 + np.exp(-psi))
     true = weight @ psi / weight.sum()
@@ -232,7 +232,7 @@ def test_residuals_are_integrated_out(rng):
     root, residual = rng.normal(0, 1, (3, 2)), np.diag([0.5, 0.0, 2.0])
     residual[0, 2] = residual[2, 0] = 0.3
     precision, linear = root @ root.T, rng.normal(0, 1, 3)
-    found, pull = integrate_out_residuals(precision, linear, residual)
+    actual, pull = integrate_out_residuals(precision, linear, residual)
     prior = np.diag([1.0, 2.0, 0.7])
     # Reference: condition (rest, rest + e) on a pseudo-observation with the site's precision.
     wide = np.block([[prior, prior], [prior, prior + residual]])
@@ -240,7 +240,7 @@ def test_residuals_are_integrated_out(rng):
     site[3:, 3:] = precision
     joint = np.linalg.solve(np.eye(6) + wide @ site, wide)
     mean = joint @ np.concatenate([np.zeros(3), linear])
-    expected = np.linalg.inv(np.linalg.inv(prior) + found)
+    expected = np.linalg.inv(np.linalg.inv(prior) + actual)
     np.testing.assert_allclose(expected, joint[:3, :3], atol=1e-10)
     np.testing.assert_allclose(expected @ pull, mean[:3], atol=1e-10)
 

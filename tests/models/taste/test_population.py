@@ -62,9 +62,8 @@ def test_archetype_weights_are_evidence_in_two_dimensions(rng, make_population):
 
 def test_overwhelming_evidence_neither_overflows_nor_underflows():
     population = Population(np.array([0.5, 0.5]), np.array([[-40.0], [40.0]]), np.array([[[4.0]], [[4.0]]]))
-    posterior = population.update(
-        np.full((1, 1), 1e4), np.full(1, 4e5)
-    )  # a thousand judgements all state y = 40
+    # A thousand judgements all state y = 40.
+    posterior = population.update(np.full((1, 1), 1e4), np.full(1, 4e5))
     np.testing.assert_allclose(posterior.weights, [0.0, 1.0], atol=1e-300)
     assert posterior.weights.sum() == 1.0
     assert posterior.means[1, 0] == pytest.approx(40.0)

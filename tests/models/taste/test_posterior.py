@@ -339,13 +339,13 @@ def test_a_rounded_posterior_equals_the_read_one_to_the_bit(rng, make_population
             UserPosterior.from_bytes(posterior.to_bytes(), population),
             posterior.round_to_stored(),
         )
-        for one, other in (
+        for actual, expected in (
             (read, rounded),
             (read.learn(observation := observe(rng, "vote", k=q - 1)), rounded.learn(observation)),
         ):
-            assert one.precision.tobytes() == other.precision.tobytes()
-            assert one.linear.tobytes() == other.linear.tobytes()
-            assert one.to_bytes() == other.to_bytes()
+            assert actual.precision.tobytes() == expected.precision.tobytes()
+            assert actual.linear.tobytes() == expected.linear.tobytes()
+            assert actual.to_bytes() == expected.to_bytes()
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
@@ -400,9 +400,9 @@ def test_damaged_bytes_are_refused(rng, make_population, observe):
         "other size, same length": blob[:4] + struct.pack("<H", 2) + blob[6:],
         "other archetypes": blob[:6] + struct.pack("<H", 3) + blob[8:],
     }
-    for what, content in damaged.items():
+    for damage, content in damaged.items():
         with pytest.raises(PosteriorError):
-            pytest.fail(f"{what}: {UserPosterior.from_bytes(content, population)}")
+            pytest.fail(f"{damage}: {UserPosterior.from_bytes(content, population)}")
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])

@@ -186,9 +186,8 @@ def test_servers_keep_answering_and_each_answer_uses_one_bundle(
                 return
             teach(clients[number % len(clients)], user, [number])
             event_counts[user] = number + 1
-            assert (
-                ranked(clients[(number + 1) % len(clients)], user)[0] == event_counts[user]
-            )  # sees its own write
+            # Sees its own write.
+            assert ranked(clients[(number + 1) % len(clients)], user)[0] == event_counts[user]
 
     def read(user: str) -> None:
         for client in itertools.cycle(clients):
@@ -197,8 +196,8 @@ def test_servers_keep_answering_and_each_answer_uses_one_bundle(
             answers.append((user, *ranked(client, user)))
 
     with ThreadPoolExecutor(5) as threads:
-        working = [threads.submit(write, user) for user in ("busy", "busier")]
-        working += [threads.submit(read, user) for user in event_counts]
+        tasks = [threads.submit(write, user) for user in ("busy", "busier")]
+        tasks += [threads.submit(read, user) for user in event_counts]
         try:
             for bundle in (world.second, world.first):
                 if bundle is world.second:
@@ -207,12 +206,10 @@ def test_servers_keep_answering_and_each_answer_uses_one_bundle(
                     world.run("rollback")
                 wait_for_bundle(*clients, bundle=bundle)
                 count = len(answers)
-                wait_until(
-                    lambda count=count: len(answers) > count + 20 or any(one.done() for one in working)
-                )
+                wait_until(lambda count=count: len(answers) > count + 20 or any(one.done() for one in tasks))
         finally:
             done.set()
-        for one in working:
+        for one in tasks:
             one.result()
 
     assert [row["version"] for row in world.status()["activations"]] == [
@@ -268,8 +265,8 @@ def test_a_server_learns_users_before_it_switches(world: World, store: Store) ->
         version=world.second.version,
     )
     assert rows == [("a", 3), ("b", 3), ("c", 3)]
-    found = world.describe(world.second)
-    assert (found["status"], found["users_done"], found["users_total"]) == ("ready", 3, 3)
+    row = world.describe(world.second)
+    assert (row["status"], row["users_done"], row["users_total"]) == ("ready", 3, 3)
     wait_for_bundle(client, bundle=world.second)
     assert client.get("/v1/users/a").json()["bundle"] == world.second.version
     assert (
@@ -284,8 +281,8 @@ def test_an_upgrade_with_another_encoder_encodes_all_texts(
 ) -> None:
     client = world.serve()
     teach(client, "u", range(12))
-    told = world.upgrade(world.foreign, "--wait")
-    assert "are encoded again" in told
+    output = world.upgrade(world.foreign, "--wait")
+    assert "are encoded again" in output
     wait_for_bundle(client, bundle=world.foreign)
     read_again = world.encoders[1].texts
     assert "u text 0 " in read_again
@@ -326,9 +323,8 @@ def test_without_a_server_the_upgrade_starts_at_the_next_start(world: World) -> 
     client = world.serve()
     wait_for_bundle(client, bundle=world.second)
     world.stop()
-    assert (
-        version_of(world.serve()) == world.second.version
-    )  # immediately: the store says that no server runs
+    # Immediately, because the store records the active bundle.
+    assert version_of(world.serve()) == world.second.version
 
 
 @pytest.fixture
@@ -336,9 +332,9 @@ def background_learning(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.E
     """Event that pauses background learning while it is cleared."""
     free, bring = threading.Event(), Replayer._bring
 
-    def wait(replayer: Replayer, key: Any, found: Any = None) -> bool:
+    def wait(replayer: Replayer, key: Any, state: Any = None) -> bool:
         free.wait(timeout=PATIENCE_SECONDS)
-        return bring(replayer, key, found)
+        return bring(replayer, key, state)
 
     monkeypatch.setattr(Replayer, "_bring", wait)
     free.set()
@@ -447,8 +443,8 @@ def test_a_pinned_server_does_not_follow(world: World) -> None:
     folder = save_bundle(world, world.third)
     client = world.serve(bundle=folder)
     assert version_of(client) == world.third.version
-    told = world.upgrade(world.second, code=1, PENCHANT_BUNDLE=str(folder))
-    assert "pins the servers' bundle" in told
+    output = world.upgrade(world.second, code=1, PENCHANT_BUNDLE=str(folder))
+    assert "pins the servers' bundle" in output
     assert "pins" in world.run("rollback", code=1, PENCHANT_BUNDLE=str(folder))
     world.upgrade(world.second, "--force", PENCHANT_BUNDLE=str(folder))
     client.app.state.runtime.feed.poll()

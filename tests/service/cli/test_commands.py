@@ -100,9 +100,9 @@ def test_fit_writes_a_bundle_that_evaluate_show_and_export_read(
     assert bundle.version in evaluated.stdout
     assert "log-loss" in evaluated.stdout
 
-    shown = run("bundle", "show", folder).stdout
-    assert bundle.version in shown
-    assert "What decides between two texts" in shown
+    description = run("bundle", "show", folder).stdout
+    assert bundle.version in description
+    assert "What decides between two texts" in description
     manifest = json.loads(run("bundle", "show", folder, "--json").stdout)
     assert manifest["version"] == bundle.version
     assert manifest["inspection"] == bundle.manifest.metrics["inspection"]
@@ -127,13 +127,13 @@ def test_show_explains_a_bundle_on_other_judgements(
 ) -> None:
     tiny_bundle(hashing).save(tmp_path / "tiny")
     assert "What decides" not in run("bundle", "show", tmp_path / "tiny").stdout
-    shown = run("bundle", "show", tmp_path / "tiny", "--on", ratings, "--examples", 1).stdout
-    assert "measured on 60 texts" in shown
-    assert "longer answers" in shown
-    found = json.loads(run("bundle", "show", tmp_path / "tiny", "--on", ratings, "--json").stdout)[
+    description = run("bundle", "show", tmp_path / "tiny", "--on", ratings, "--examples", 1).stdout
+    assert "measured on 60 texts" in description
+    assert "longer answers" in description
+    inspection = json.loads(run("bundle", "show", tmp_path / "tiny", "--on", ratings, "--json").stdout)[
         "inspection"
     ]
-    lengths = [[len(text.split()) for text in found["tastes"][0][end]] for end in ("highest", "lowest")]
+    lengths = [[len(text.split()) for text in inspection["tastes"][0][end]] for end in ("highest", "lowest")]
     assert [len(end) for end in lengths] == [2, 2]
 
 

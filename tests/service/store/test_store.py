@@ -85,8 +85,8 @@ def test_a_store_of_the_first_release_is_upgraded(serve, store, fresh):
     voted = at_first_revision(store)
     client = serve()
     before = answers(client)
-    told = client.get("/v1/users/u").json()
-    assert (told["feedback_events"], told["state"]) == (1, "personal")
+    description = client.get("/v1/users/u").json()
+    assert (description["feedback_events"], description["state"]) == (1, "personal")
     choice = {"type": "choice", "user": "u", "candidates": ["boat", "tree", "sea"], "index": 1}
     undo = {"type": "retract", "user": "u", "target_event_id": "e1"}
     assert client.post("/v1/feedback", json={"events": [choice, undo]}).json()["accepted"] == 2
@@ -290,9 +290,9 @@ def background_replay(monkeypatch):
     """Event that pauses the replay in the background while it is cleared. Users in requests are still caught up."""
     gate, save = threading.Event(), Replayer._bring
 
-    def wait(replayer, key, found=None):
+    def wait(replayer, key, state=None):
         gate.wait(timeout=30)
-        save(replayer, key, found)
+        save(replayer, key, state)
 
     monkeypatch.setattr(Replayer, "_bring", wait)
     gate.set()
@@ -374,8 +374,8 @@ def test_a_new_bundle_learns_the_log_without_the_encoder(logs, serve, encoder, f
 def test_a_new_encoder_encodes_the_log_again(logs, serve, fresh):
     client = serve()
     teach(client)
-    shown = ["boat sea", "tree", "house"]
-    ranking = client.post("/v1/rerank", json={"query": "p", "documents": shown, "user": "u"}).json()
+    documents = ["boat sea", "tree", "house"]
+    ranking = client.post("/v1/rerank", json={"query": "p", "documents": documents, "user": "u"}).json()
     vote, choice = {"type": "vote", "value": 1}, {"type": "choice"}
     by_index = [vote | {"index": 0}, choice | {"index": 2, "seen": [0]}]
     for body in by_index:
