@@ -191,7 +191,7 @@ def test_an_unknown_part_is_refused(tmp_path):
     app.command()(command.main)
     done = CliRunner().invoke(app, ["--parts", "flood", "--out", str(tmp_path / "faults")])
     assert done.exit_code == 2
-    assert "flood: none of kill" in done.output
+    assert "Unknown: flood. Choose from kill" in done.output
 
 
 def test_stores_pass_their_settings_to_the_servers(tmp_path):
