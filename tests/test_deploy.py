@@ -1,4 +1,4 @@
-"""What is deployed: manifests against their schemas, and against what the server really reads and serves."""
+"""The deployment files follow their schemas and match the settings and routes of the server."""
 
 import re
 import shutil
@@ -34,7 +34,7 @@ def pod():
 
 @pytest.fixture
 def paths():
-    """Every path of an operator's route."""
+    """Paths of all routes for operators."""
     return {route.path for route in ops.router.routes}
 
 
@@ -50,7 +50,7 @@ def test_manifests_follow_kubernetes_schema(path):
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
 
 
-def test_a_wrong_manifest_would_be_found():
+def test_an_invalid_manifest_is_detected():
     [document] = documents(ROOT / "deploy/kubernetes/deployment.yaml")
     document["spec"]["template"]["spec"]["containers"][0]["readinessProbes"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -72,26 +72,25 @@ def test_kubectl_builds_the_kustomization():
     assert sorted(kinds) == ["Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service"]
 
 
-def test_the_pod_is_what_the_server_expects(pod, paths):
+def test_the_pod_matches_the_server(pod, paths):
     [container] = pod["containers"]
-    told = {entry["name"]: entry["value"] for entry in container["env"]}
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
     [secret] = documents(ROOT / "deploy/kubernetes/secret.example.yaml")
-    known = set(Settings.model_fields)
-    assert settings_named(told) | settings_named(secret["stringData"]) <= known
+    assert settings_named(environment) | settings_named(secret["stringData"]) <= set(Settings.model_fields)
     assert container["envFrom"][0]["secretRef"]["name"] == secret["metadata"]["name"]
     probes = {
         container[kind]["httpGet"]["path"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")
     }
     assert probes == {"/readyz", "/healthz"} <= paths
     assert container["ports"][0]["containerPort"] == Settings.model_fields["port"].default
-    drain = float(told["PENCHANT_DRAIN_SECONDS"])
-    stop = float(told["PENCHANT_SHUTDOWN_TIMEOUT_SECONDS"])
+    drain = float(environment["PENCHANT_DRAIN_SECONDS"])
+    stop = float(environment["PENCHANT_SHUTDOWN_TIMEOUT_SECONDS"])
     readiness = container["readinessProbe"]
     assert drain > readiness["periodSeconds"] * readiness["failureThreshold"]
     assert pod["terminationGracePeriodSeconds"] >= drain + stop + 5
 
 
-def test_the_pod_may_do_little(pod):
+def test_the_pod_has_few_privileges(pod):
     [container] = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["automountServiceAccountToken"] is False
@@ -105,7 +104,7 @@ def test_the_pod_may_do_little(pod):
 
 
 def filled_in(reference):
-    """What stands for `${NAME:-default}`, and for `${NAME:?needed}`."""
+    """Return the value to substitute for `${NAME:-default}` or `${NAME:?needed}`."""
     return reference[2] if reference[1] == "-" else "secret"
 
 
@@ -118,17 +117,18 @@ def test_the_compose_file_follows_its_specification():
         PyCompose.from_yaml(text.replace("replicas: 2", "replicas: two"))
 
 
-def test_the_composition_is_what_the_server_expects(compose, paths):
+def test_the_compose_file_matches_the_server(compose, paths):
     penchant = compose["services"]["penchant"]
-    assert settings_named(penchant["environment"]) <= set(Settings.model_fields)
+    environment = penchant["environment"]
+    assert settings_named(environment) <= set(Settings.model_fields)
     assert penchant["deploy"]["replicas"] == 2
-    told = penchant["environment"]
     grace = int(penchant["stop_grace_period"].removesuffix("s"))
-    assert grace >= int(told["PENCHANT_DRAIN_SECONDS"]) + int(told["PENCHANT_SHUTDOWN_TIMEOUT_SECONDS"]) + 5
+    drain = int(environment["PENCHANT_DRAIN_SECONDS"])
+    assert grace >= drain + int(environment["PENCHANT_SHUTDOWN_TIMEOUT_SECONDS"]) + 5
     for service in compose["services"].values():
         for name in service.get("depends_on", {}):
             other = compose["services"][name]
-            assert "healthcheck" in other or "build" in other  # the image has its own
+            assert "healthcheck" in other or "build" in other  # the Dockerfile declares its own
     balancer = (ROOT / "deploy/haproxy.cfg").read_text("utf-8")
     assert "GET /readyz" in balancer
     assert "/readyz" in paths
@@ -136,10 +136,12 @@ def test_the_composition_is_what_the_server_expects(compose, paths):
 
 
 def test_no_secret_is_written_down(compose):
-    """Where a secret belongs stands a reference, without a default."""
-    told = compose["services"]["penchant"]["environment"] | compose["services"]["postgres"]["environment"]
+    """Every secret is a reference without a default."""
+    environment = (
+        compose["services"]["penchant"]["environment"] | compose["services"]["postgres"]["environment"]
+    )
     for name in ("PENCHANT_STORE_URL", "PENCHANT_API_KEY", "POSTGRES_PASSWORD"):
-        assert re.search(r"\$\{[A-Z_]+:\?", told[name])
+        assert re.search(r"\$\{[A-Z_]+:\?", environment[name])
 
 
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy here")
@@ -150,8 +152,8 @@ def test_haproxy_reads_its_configuration():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_image_has_what_the_composition_needs():
-    """It cannot be built here: at least it installs the extras, is not root, and checks its health."""
+def test_the_image_has_what_the_compose_file_needs():
+    """The image cannot be built here. The Dockerfile installs the extras, does not run as root and checks its health."""
     lines = (ROOT / "Dockerfile").read_text("utf-8")
     assert "server,cpu,openvino,postgres,otel" in lines
     assert re.search(r"^USER penchant$", lines, re.MULTILINE)

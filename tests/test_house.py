@@ -1,4 +1,4 @@
-"""The house holds: folders small enough to keep in mind, their files named over the door, bans that forget nobody."""
+"""The layout of the code: small folders whose `__init__.py` lists their modules, and complete import contracts."""
 
 import re
 import tomllib
@@ -12,41 +12,43 @@ FOLDERS = sorted(
     init.parent
     for top in ("models", "service")
     for init in (ROOT / top).rglob("__init__.py")
-    if "migrations" not in init.parent.parts  # which Alembic arranges
+    if "migrations" not in init.parent.parts  # Alembic prescribes its layout
 )
 MOST_FILES = 20
 
 
 def children(folder: Path) -> set[str]:
-    """Modules and packages in a folder."""
+    """Return the names of the modules and packages in a folder."""
     modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
     return modules | {path.name for path in folder.iterdir() if (path / "__init__.py").exists()}
 
 
 def contract(start: str) -> dict:
-    (found,) = [one for one in CONTRACTS if one["name"].startswith(start)]
-    return found
+    (match,) = [entry for entry in CONTRACTS if entry["name"].startswith(start)]
+    return match
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_a_folder_holds_few_files_and_names_them_in_reading_order(folder):
+def test_a_folder_has_few_modules_and_lists_them_in_reading_order(folder):
     assert len(list(folder.glob("[!_]*.py"))) <= MOST_FILES
-    door = (folder / "__init__.py").read_text("utf-8")
-    assert re.match(r'"""[^\n]+\.\n\nIn reading order:\n\n(- `\w+`: [^\n]+\n)+"""\n', door)
-    named = re.findall(r"^- `(\w+)`: ", door, re.MULTILINE)
+    init = (folder / "__init__.py").read_text("utf-8")
+    assert re.match(r'"""[^\n]+\.\n\nIn reading order:\n\n(- `\w+`: [^\n]+\n)+"""\n', init)
+    named = re.findall(r"^- `(\w+)`: ", init, re.MULTILINE)
     assert sorted(named) == sorted(children(folder))
 
 
-def test_the_ban_on_http_names_every_folder_but_those_on_the_wire():
-    """FastAPI and Starlette are for the wire, and for what guards and watches it."""
-    may = {"access", "api", "app", "errors", "telemetry"}
-    expected = {f"penchant.service.{name}" for name in children(ROOT / "service") - may} | {"penchant.models"}
+def test_the_http_contract_names_every_folder_without_http():
+    """Only the HTTP interface, its access control and its telemetry may import FastAPI and Starlette."""
+    allowed = {"access", "api", "app", "errors", "telemetry"}
+    expected = {f"penchant.service.{name}" for name in children(ROOT / "service") - allowed} | {
+        "penchant.models"
+    }
     assert set(contract("HTTP")["source_modules"]) == expected
 
 
 @pytest.mark.parametrize("top", ["models", "service"])
-def test_every_room_is_on_a_floor(top):
-    """The linter checks that too; here it is seen that nothing was excused from it."""
+def test_every_folder_is_in_a_layer(top):
+    """The linter checks this too. This test also checks that the contract has no exemptions."""
     floors = contract(f"{top}/: one way")
     assert floors["exhaustive"]
     assert not {"ignore_imports", "exhaustive_ignores"} & set(floors)
@@ -54,7 +56,7 @@ def test_every_room_is_on_a_floor(top):
     assert sorted(rooms) == sorted(children(ROOT / top))
 
 
-def test_the_architecture_page_shows_the_house_as_it_is():
+def test_the_architecture_page_matches_the_code():
     page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     named = set(re.findall(r"`((?:models|service|clients|tests|docs)/[\w/.]*)`", page))
     assert len(named) > 40

@@ -1,4 +1,4 @@
-"""The installation: what a wheel holds, what the image runs, and that both follow the checkout."""
+"""The installation: the wheel and the image contain what the checkout contains."""
 
 import re
 import shutil
@@ -22,13 +22,13 @@ def instructions(name: str) -> list[str]:
 
 def test_every_package_of_the_tree_is_listed() -> None:
     tops = {"clients/python": "penchant", "models": "penchant.models", "service": "penchant.service"}
-    found = {}
+    packages = {}
     for folder, name in tops.items():
         for init in (ROOT / folder).rglob("__init__.py"):
             inner = init.parent.relative_to(ROOT / folder)
-            found[".".join((name, *inner.parts))] = init.parent.relative_to(ROOT).as_posix()
-    assert found == PACKAGES
-    assert sorted(found) == sorted(PROJECT["tool"]["setuptools"]["packages"])
+            packages[".".join((name, *inner.parts))] = init.parent.relative_to(ROOT).as_posix()
+    assert packages == PACKAGES
+    assert sorted(packages) == sorted(PROJECT["tool"]["setuptools"]["packages"])
 
 
 def test_the_client_contract_names_every_sdk_module() -> None:
@@ -75,20 +75,22 @@ def test_the_image_has_stages_a_user_and_a_health_check() -> None:
     assert instructions("ENTRYPOINT") == ['["penchant"]']
 
 
-def test_the_image_is_given_what_it_copies() -> None:
-    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line[:1] == "!"]
+def test_the_docker_context_contains_what_the_image_copies() -> None:
+    patterns = [
+        line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line[:1] == "!"
+    ]
     sources = [
         source for copy in instructions("COPY") if "--from" not in copy for source in copy.split()[:-1]
     ]
     for source in sources:
         assert (ROOT / source).exists(), source
-        assert any(fnmatch(source, pattern) for pattern in kept), source
+        assert any(fnmatch(source, pattern) for pattern in patterns), source
     assert set(PACKAGES.values()) <= {p for p in PACKAGES.values() if any(p.startswith(s) for s in sources)}
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the image is built from, by itself: an installation leaves build files where it happens."""
+    """Copy of the files that the image is built from, because an installation leaves build files next to them."""
     tree = tmp_path_factory.mktemp("tree")
     for name in ["pyproject.toml", "README.md", "clients/python", "models", "service", "scripts/install"]:
         source, target = ROOT / name, tree / name
@@ -101,10 +103,10 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_light_installation_is_the_sdk_and_every_file(tree: Path, tmp_path: Path) -> None:
-    """The image's own path without extras: all files, a working SDK, and a server that says what it lacks."""
+def test_an_installation_without_extras_has_every_file_and_a_working_sdk(tree: Path, tmp_path: Path) -> None:
+    """Installed without extras, the package has all files, a working SDK and a server that names its missing extras."""
     tops = {"clients/python": Path(), "models": Path("models"), "service": Path("service")}
-    wanted = {
+    expected = {
         top / path.relative_to(tree / folder)
         for folder, top in tops.items()
         for path in (tree / folder).rglob("*")
@@ -120,8 +122,8 @@ def test_the_light_installation_is_the_sdk_and_every_file(tree: Path, tmp_path: 
     assert torch == "None"
     assert client.startswith("<Client URL(")
     package = Path(file).parent
-    held = {path.relative_to(package) for path in package.rglob("*") if path.is_file()}
-    assert {path for path in held if "__pycache__" not in path.parts} == wanted
+    installed = {path.relative_to(package) for path in package.rglob("*") if path.is_file()}
+    assert {path for path in installed if "__pycache__" not in path.parts} == expected
 
     served = subprocess.run([venv / "bin/penchant", "serve"], capture_output=True, text=True, check=False)
     assert served.returncode == 2

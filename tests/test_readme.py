@@ -1,11 +1,11 @@
-"""Every snippet of the README and its companions runs, in order, against a real server, and prints what they say.
+"""Every snippet of the README and its companions runs, in order, against a real server, and prints the stated output.
 
-    UPDATE_README=1 scripts/test tests/test_readme.py     writes what they print into them
+    UPDATE_README=1 scripts/test tests/test_readme.py     writes the printed output into the documents
 
-A fence of `bash` or `python` is run, unless the line before it is `<!-- not run: why -->`; a fence of `json` or
-`text` that follows is what it prints. Ids, times and versions are not compared, and numbers may differ by 0.02:
-processors round differently. For the same reason what is said of an archetype is not compared, nor which attributes
-a taste has, only that something is: in a fit they change places with the last digit.
+A `bash` or `python` fence is run unless the line before it is `<!-- not run: why -->`. A `json` or `text` fence that
+follows it holds its output. Ids, times and versions are not compared. Numbers may differ by 0.02 because processors
+round differently. For the same reason the rows of archetypes and the attributes of a taste are only required to exist:
+in a fit they change places with the last digit.
 """
 
 import ast
@@ -50,7 +50,7 @@ TOLERANCE = 0.02
 
 @dataclass(frozen=True)
 class Snippet:
-    """A fence that is run, and where its output stands in the document."""
+    """A fence that is run, and the position of its output in the document."""
 
     language: str
     code: str
@@ -72,7 +72,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`penchant serve` with its defaults but for port and data folder, as a process of its own."""
+    """Address of `penchant serve` in a separate process, with defaults except for the port and the data folder."""
     folder, port = tmp_path_factory.mktemp("server"), free_port()
     command = [sys.executable, "-m", "penchant.service.cli.main", "serve", "--port", str(port)]
     with (folder / "log").open("w") as log:
@@ -91,7 +91,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 if httpx.get(f"{url}/readyz").status_code == 200:
                     break
             except httpx.TransportError:
-                with pytest.raises(subprocess.TimeoutExpired):  # it lives: look again in a moment
+                with pytest.raises(subprocess.TimeoutExpired):  # still starting: try again
                     process.wait(timeout=0.1)
         yield url
     finally:
@@ -101,7 +101,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def outputs_of(server: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[str]]:
-    """What each snippet of a document prints; every document is run once, in whatever order it is asked about."""
+    """Returns the output of each snippet of a document. Each document is run once, in any order of the tests."""
     return cache(lambda document: _run(document, server, tmp_path_factory.mktemp("reader")))
 
 
@@ -145,14 +145,14 @@ def comparable(output: str) -> tuple[str, list[float]]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
-def test_there_is_something_to_run(document: Path) -> None:
+def test_each_document_has_snippets(document: Path) -> None:
     found = snippets(document)
     assert {snippet.language for snippet in found} == {"bash", "python"}
     assert sum(snippet.output is not None for snippet in found) >= 4
     assert shutil.which("curl"), "the README's requests are made with curl"
 
 
-def test_the_demo_is_the_readme_s_tour() -> None:
+def test_the_demo_matches_the_readme() -> None:
     stated = {}
     for snippet in snippets(README):
         if snippet.language == "python":
@@ -175,7 +175,7 @@ def test_the_demo_is_the_readme_s_tour() -> None:
         for number in range(len(snippets(document)))
     ],
 )
-def test_a_snippet_prints_what_its_document_says(
+def test_a_snippet_prints_the_documented_output(
     outputs_of: Callable[[Path], list[str]], document: Path, number: int
 ) -> None:
     outputs = outputs_of(document)
@@ -190,8 +190,8 @@ def test_a_snippet_prints_what_its_document_says(
 
 
 @pytest.mark.slow
-def test_the_tour_s_users_have_different_orders(outputs_of: Callable[[Path], list[str]]) -> None:
-    """The claim that the tour makes, whatever the figures: the longest first for one, the shortest for the other."""
+def test_the_users_of_the_tour_get_different_orders(outputs_of: Callable[[Path], list[str]]) -> None:
+    """As the tour claims, the longest text is first for one user and the shortest for the other."""
     (tour,) = [output for output in outputs_of(README) if output.startswith("anybody")]
     orders = {
         line.split()[0]: [int(n) for n in re.findall(r"(\d+)w", line)] for line in tour.splitlines()[:3]

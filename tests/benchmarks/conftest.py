@@ -1,4 +1,4 @@
-"""A small set with known tastes, written as a benchmark reads it; the weight-free encoder; seconds, not minutes."""
+"""Fixtures for the benchmarks: a small data set with known tastes and the weight-free encoder, to run in seconds."""
 
 import gzip
 import json
@@ -20,7 +20,7 @@ Run = Callable[..., list[str]]
 
 
 def _write_set(folder: Path, *, users: int = 220, texts: int = 40, each: int = 36, seed: int = 0) -> None:
-    """Ratings: half of the users like the first three topics, the others the rest; all like what is lovely."""
+    """Write ratings: half of the users like the first three topics, the others the rest. All like the word `lovely`."""
     rng = np.random.default_rng(seed)
     named, x = [], np.zeros((texts, 7))
     for i in range(texts):
@@ -40,7 +40,7 @@ def _write_set(folder: Path, *, users: int = 220, texts: int = 40, each: int = 3
 
 @pytest.fixture(scope="session")
 def write_set() -> Callable[..., None]:
-    """Writes a set into a folder that is not there yet."""
+    """Writes a data set into a new folder."""
     return _write_set
 
 
@@ -53,14 +53,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """Shared by all tests of whole runs, so that each computes only what is new to it."""
+    """Output folder that all tests of whole runs share, so that each computes only its new cells."""
     folder = tmp_path_factory.mktemp("run")
     return Place(folder / "results" / "personalization", folder / "pictures", folder / "cache")
 
 
 @pytest.fixture(scope="session")
 def run(data: Path, place: Place) -> Run:
-    """Measures: `run("curves", systems="bt")`."""
+    """Runs the benchmark, as in `run("curves", systems="bt")`."""
 
     def measured(
         parts: str,

@@ -1,4 +1,4 @@
-"""Results on disk: whole or not at all, and only under their own key."""
+"""Results on disk are complete or absent, and are found only under their own key."""
 
 import numpy as np
 import pytest
@@ -9,13 +9,13 @@ from benchmarks.personalization.task import Answer, Asked
 from penchant.models.evaluation.split import TestPair
 
 CELL = Cell("curves", "tiny", "cold", 0, "bt")
-ASKED = Asked.of(
+TEST_PAIRS = Asked.of(
     {"ann": [TestPair("q", "a", "b"), TestPair("r", "c", "a")], "bob": [TestPair("q", "b", "c")]}
 )
 
 
 def result(cell: Cell = CELL) -> Result:
-    return Result(cell, ASKED, Answer({0: np.array([0.25, 0.5, 1.0])}, {"setting": [1]}), 2.0)
+    return Result(cell, TEST_PAIRS, Answer({0: np.array([0.25, 0.5, 1.0])}, {"setting": [1]}), 2.0)
 
 
 def test_a_result_is_read_as_it_was_written(tmp_path) -> None:
@@ -28,7 +28,7 @@ def test_a_result_is_read_as_it_was_written(tmp_path) -> None:
     assert read.asked.texts.tolist() == [[0, 1], [2, 0], [1, 2]]
     assert read.asked.contexts.tolist() == [0, 1, 0]
     assert read.asked.context_names == ("q", "r")
-    assert (read.asked.user_ids == ASKED.user_ids).all()
+    assert (read.asked.user_ids == TEST_PAIRS.user_ids).all()
 
 
 def test_another_key_or_half_a_file_is_no_result(tmp_path) -> None:
@@ -42,7 +42,7 @@ def test_another_key_or_half_a_file_is_no_result(tmp_path) -> None:
     assert not store.has(CELL, "key")
 
 
-def test_keys_tell_cells_code_and_data_apart() -> None:
+def test_keys_distinguish_cells_code_and_data() -> None:
     other = Cell("curves", "tiny", "warm", 0, "bt")
     keys = {
         key_of(CELL, code="1", data="2"),
@@ -53,7 +53,7 @@ def test_keys_tell_cells_code_and_data_apart() -> None:
     assert len(keys) == 4
 
 
-def test_what_is_there_before_an_error_stays(tmp_path) -> None:
+def test_results_before_an_error_are_kept(tmp_path) -> None:
     second = Cell("curves", "tiny", "cold", 0, "lore")
 
     def fill(group):
@@ -67,16 +67,16 @@ def test_what_is_there_before_an_error_stays(tmp_path) -> None:
     assert not store.has(second, "2")
 
 
-def test_code_counts_and_its_documentation_does_not() -> None:
+def test_a_hash_depends_on_code_but_not_on_its_documentation() -> None:
     import ast
 
-    def of(source: str) -> str:
+    def hash_source(source: str) -> str:
         return ast.dump(meaning(source))
 
     plain = "def f(x):\n    return x + 1\n"
-    told = '"""A module."""\n\ndef f(x):\n    """Adds one."""\n    # a comment\n    return x + 1\n'
-    assert of(plain) == of(told)
-    assert of(plain) != of(plain.replace("1", "2"))
+    documented = '"""A module."""\n\ndef f(x):\n    """Adds one."""\n    # a comment\n    return x + 1\n'
+    assert hash_source(plain) == hash_source(documented)
+    assert hash_source(plain) != hash_source(plain.replace("1", "2"))
 
 
 def test_a_hash_covers_what_a_module_imports() -> None:

@@ -1,4 +1,4 @@
-"""Each part of the faults benchmark, small; and that a fault would be found."""
+"""Each part of the faults benchmark on a small scale, and the detection of planted faults."""
 
 import json
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def check(outcome):
 
 
 @slow_test
-def test_kills_lose_and_double_nothing(store):
+def test_kills_lose_and_duplicate_nothing(store):
     outcome = kill(store, rounds=2, seed=1)
     check(outcome)
     assert outcome.figures["answers"]["none"] >= 2  # the kills were noticed
@@ -82,7 +82,7 @@ def test_replicas_count_exactly_and_read_what_was_written(shared):
 
 @slow_test
 @pytest.mark.parametrize("mountable", [True, False])
-def test_a_full_disk_refuses_and_goes_on_when_there_is_room(monkeypatch, mountable):
+def test_writes_are_refused_on_a_full_disk_and_resume_with_free_space(monkeypatch, mountable):
     if not mountable:
         monkeypatch.setattr("benchmarks.faults.stores.os.geteuid", lambda: 1000)
     with new_store("sqlite") as store:
@@ -102,7 +102,7 @@ def test_slow_clients_are_refused_and_others_served(store):
     ("change", "fault"),
     [({"lost": 1}, "lost=1"), ({"duplicated": 1}, "duplicated=1"), ({"strange": 1}, "strange=1")],
 )
-def test_what_is_lost_or_doubled_is_a_fault(change, fault):
+def test_lost_or_duplicated_events_are_a_fault(change, fault):
     outcome = Outcome("kill", "sqlite", 1)
     outcome.check(CLEAN, "first")
     assert outcome.faults == []
@@ -120,8 +120,8 @@ def test_a_state_that_differs_is_a_fault():
     assert "different=1" in outcome.faults[0]
 
 
-def test_the_audit_finds_lost_doubled_and_strange_events():
-    """Against a log made up: one user's events in two pages, among them one twice and one of somebody else."""
+def test_the_audit_finds_lost_duplicated_and_foreign_events():
+    """The log is made up: two pages of one user's events, with one event twice and one of another user."""
     pages = {None: (["a", "b"], "next"), "next": (["b", "x"], None)}
 
     def answer(request):
@@ -139,7 +139,7 @@ def test_the_audit_finds_lost_doubled_and_strange_events():
     assert not found.is_clean
 
 
-def test_authors_send_every_kind_and_take_back_what_was_acknowledged():
+def test_authors_send_every_kind_and_retract_acknowledged_events():
     author = Author("a", USERS, seed=0)
     sent = []
     for _ in range(100):
@@ -160,8 +160,8 @@ def test_a_jumping_clock_jumps(monkeypatch):
     monkeypatch.setattr("benchmarks.faults.server.time.monotonic", lambda: next(times))
     monkeypatch.setattr("benchmarks.faults.server.time.time", lambda: 1000.0)
     clock = jumping(0.5)
-    seen = [clock() - 1000.0 for _ in range(4)]
-    assert seen == list(OFFSETS[:4])
+    offsets = [clock() - 1000.0 for _ in range(4)]
+    assert offsets == list(OFFSETS[:4])
 
 
 def about():
@@ -171,12 +171,12 @@ def about():
 @slow_test
 def test_the_command_writes_its_results(tmp_path):
     out = tmp_path / "faults"
-    told = ["--rounds", "1", "--stores", "sqlite", "--parts", "kill,database", "--out", str(out)]
+    options = ["--rounds", "1", "--stores", "sqlite", "--parts", "kill,database", "--out", str(out)]
     import typer
 
     app = typer.Typer()
     app.command()(command.main)
-    done = CliRunner().invoke(app, told)
+    done = CliRunner().invoke(app, options)
     assert done.exit_code == 0, done.output
     [part] = json.loads(out.with_suffix(".json").read_text())["parts"]
     assert part["part"] == "kill"
@@ -191,13 +191,13 @@ def test_an_unknown_part_is_refused(tmp_path):
     app.command()(command.main)
     done = CliRunner().invoke(app, ["--parts", "flood", "--out", str(tmp_path / "faults")])
     assert done.exit_code == 2
-    assert "flood: none of kill" in done.output
+    assert "Unknown: flood. Choose from kill" in done.output
 
 
-def test_stores_name_what_their_servers_are_told(tmp_path):
+def test_stores_pass_their_settings_to_the_servers(tmp_path):
     store = Store("postgresql", tmp_path, "postgresql://postgres@/faults?host=/tmp")
-    told = store.launcher().environment
+    environment = store.launcher().environment
     settings = store.settings()
-    assert told["PENCHANT_STORE_URL"] == settings.store_url.get_secret_value()
-    assert float(told["PENCHANT_FORGETTING_HALF_LIFE_DAYS"]) == settings.forgetting_half_life_days
-    assert {name.removeprefix("PENCHANT_").lower() for name in told} <= set(Settings.model_fields)
+    assert environment["PENCHANT_STORE_URL"] == settings.store_url.get_secret_value()
+    assert float(environment["PENCHANT_FORGETTING_HALF_LIFE_DAYS"]) == settings.forgetting_half_life_days
+    assert {name.removeprefix("PENCHANT_").lower() for name in environment} <= set(Settings.model_fields)

@@ -1,4 +1,4 @@
-"""Who is worse off: what both tests see, and what each makes of chance."""
+"""The two tests for harmed users detect real harm and allow for chance."""
 
 import itertools
 
@@ -9,12 +9,12 @@ from benchmarks.personalization.harm import LEVEL, changed_users, harmed_users
 
 
 def all_pairs(users: int, texts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every user judged all pairs of as many texts."""
+    """Return users and text pairs in which each user judges all pairs of the texts."""
     pairs = np.array(list(itertools.combinations(range(texts), 2)))
     return np.repeat(np.arange(users), len(pairs)), np.tile(pairs, (users, 1))
 
 
-def test_harm_is_seen_and_chance_is_not() -> None:
+def test_harm_is_detected_and_chance_is_not() -> None:
     rng = np.random.default_rng(5)
     users = np.repeat([0, 1, 2], 20)
     change = np.concatenate([np.full(20, 0.1), np.full(20, -0.1), rng.choice([-0.1, 0.1], 20)])
@@ -27,7 +27,7 @@ def test_few_pairs_cannot_show_harm() -> None:
     assert harmed_users(users, np.full(24, 1.0)).tolist() == [False, True]
 
 
-def test_a_change_for_the_worse_and_one_for_the_better_are_told_apart() -> None:
+def test_harm_and_benefit_are_distinguished() -> None:
     users, texts = all_pairs(3, 9)
     noise = np.random.default_rng(0).normal(0, 0.1, len(users))
     worse, better = changed_users(users, texts, noise + np.array([1.0, -1.0, 0.0])[users])
@@ -49,12 +49,12 @@ def test_two_texts_cannot_show_anything() -> None:
 
 
 @pytest.mark.parametrize("texts", [5, 9, 20])
-def test_surprises_about_single_texts_fool_the_permutation_alone(texts) -> None:
+def test_effects_of_single_texts_fool_only_the_permutation_test(texts) -> None:
     people = 400
     users, pairs = all_pairs(people, texts)
     rng = np.random.default_rng(texts)
-    surprise = rng.normal(size=(people, texts))
-    change = surprise[users, pairs[:, 0]] + surprise[users, pairs[:, 1]] + rng.normal(size=len(users))
+    text_effects = rng.normal(size=(people, texts))
+    change = text_effects[users, pairs[:, 0]] + text_effects[users, pairs[:, 1]] + rng.normal(size=len(users))
     assert harmed_users(users, change).mean() > 7 * LEVEL
     worse, better = changed_users(users, pairs, change)
     assert worse.mean() < 4 * LEVEL

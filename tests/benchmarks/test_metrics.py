@@ -1,4 +1,4 @@
-"""Figures against the evaluation that ships, and against what must hold of intervals."""
+"""Figures agree with the shipped evaluation, and intervals have the expected properties."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from penchant.models.evaluation.report import curve as shipped_curve
 from penchant.models.evaluation.split import TestPair
 
 
-def asked_of(
+def draw_pairs(
     rng: np.random.Generator, users: int = 30, pairs: int = 20, texts: int = 25, tag: str = ""
 ) -> Asked:
     test = {}
@@ -27,42 +27,42 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(5)
 
 
-def test_figures_are_those_of_the_evaluation_that_ships(rng) -> None:
-    asked = [asked_of(rng), asked_of(rng)]
-    better = [{k: rng.uniform(0.2, 0.9, len(a.users)) for k in (0, 3)} for a in asked]
-    better[0][3][:5] = 0.5  # ties count half
-    ours = metrics.curve(metrics.repetitions(asked), better)
-    theirs = shipped_curve([Predictions(a.users, a.texts, b) for a, b in zip(asked, better, strict=True)])
-    for point in theirs:
-        assert ours.accuracy[point.k].figure().value == pytest.approx(point.accuracy, abs=1e-12)
-        assert ours.log_loss[point.k].figure().value == pytest.approx(point.log_loss, abs=1e-12)
-        assert ours.user_log_loss[point.k].figure().value == pytest.approx(point.user_log_loss, abs=1e-12)
-        assert ours.calibration[point.k] == pytest.approx(point.calibration_error, abs=1e-12)
-    assert (ours.users, ours.pairs) == (60, 1200)
+def test_figures_agree_with_the_shipped_evaluation(rng) -> None:
+    pairs = [draw_pairs(rng), draw_pairs(rng)]
+    better = [{k: rng.uniform(0.2, 0.9, len(a.users)) for k in (0, 3)} for a in pairs]
+    better[0][3][:5] = 0.5  # ties count as half
+    actual = metrics.curve(metrics.repetitions(pairs), better)
+    expected = shipped_curve([Predictions(a.users, a.texts, b) for a, b in zip(pairs, better, strict=True)])
+    for point in expected:
+        assert actual.accuracy[point.k].figure().value == pytest.approx(point.accuracy, abs=1e-12)
+        assert actual.log_loss[point.k].figure().value == pytest.approx(point.log_loss, abs=1e-12)
+        assert actual.user_log_loss[point.k].figure().value == pytest.approx(point.user_log_loss, abs=1e-12)
+        assert actual.calibration[point.k] == pytest.approx(point.calibration_error, abs=1e-12)
+    assert (actual.users, actual.pairs) == (60, 1200)
 
 
 def test_a_difference_is_paired(rng) -> None:
-    asked = asked_of(rng)
-    base = rng.uniform(0.2, 0.9, len(asked.users))
-    drawn = metrics.repetitions([asked])
+    pairs = draw_pairs(rng)
+    base = rng.uniform(0.2, 0.9, len(pairs.users))
+    drawn = metrics.repetitions([pairs])
     first = metrics.curve(drawn, [{0: base}])
     second = metrics.curve(drawn, [{0: base * 0.99}])
     gain = (second.user_log_loss[0] - first.user_log_loss[0]).figure()
-    # Every pair loses −log 0.99, in whichever draw: no interval is left.
+    # Every pair loses −log 0.99 in every draw, so the interval has no width.
     assert gain.value == pytest.approx(-np.log(0.99), abs=1e-12)
     assert gain.low == pytest.approx(gain.high, abs=1e-5)
 
 
 def test_repetitions_that_share_users_and_texts_are_not_independent_evidence(rng) -> None:
-    asked = asked_of(rng)
-    better = {0: rng.uniform(0.2, 0.9, len(asked.users))}
+    pairs = draw_pairs(rng)
+    better = {0: rng.uniform(0.2, 0.9, len(pairs.users))}
 
     def width(repetitions: list[Asked]) -> float:
         drawn = metrics.repetitions(repetitions)
         figure = metrics.curve(drawn, [better] * len(repetitions)).accuracy[0].figure()
         return figure.high - figure.low
 
-    assert width([asked] * 4) == pytest.approx(width([asked]), rel=0.01)
+    assert width([pairs] * 4) == pytest.approx(width([pairs]), rel=0.01)
 
 
 def test_calibration_of_chance_shrinks_with_the_pairs(rng) -> None:
@@ -72,10 +72,10 @@ def test_calibration_of_chance_shrinks_with_the_pairs(rng) -> None:
     assert 0.005 < many < 0.015
 
 
-def test_one_context_alone(rng) -> None:
-    asked = asked_of(rng)
-    better = {0: np.where(asked.contexts == 0, 0.9, 0.1)}
-    drawn = metrics.repetitions([asked])
+def test_accuracy_can_be_limited_to_one_context(rng) -> None:
+    pairs = draw_pairs(rng)
+    better = {0: np.where(pairs.contexts == 0, 0.9, 0.1)}
+    drawn = metrics.repetitions([pairs])
     found = metrics.accuracy_among(drawn, [better], "context 0")
     assert found is not None
     accuracy, loss, users = found

@@ -1,9 +1,9 @@
-"""The paths of a request through the files, which people have to follow, stay short."""
+"""The path of a request through the files stays short enough for a reader to follow."""
 
 from benchmarks.paths import trace_requests
 
 
-def test_a_ranking_and_a_preference_enter_few_files():
+def test_a_ranking_and_a_preference_pass_through_few_files():
     traces = trace_requests()
     ranking, preference = traces["ranking"], traces["preference"]
     assert "service/ranking/scoring.py" in ranking.files

@@ -1,4 +1,4 @@
-"""Whole runs on a small set: figures, files, resumption, and probes that can fail."""
+"""Whole runs on a small data set: figures, files, resumption, and probes that can fail."""
 
 import json
 from xml.etree import ElementTree
@@ -24,46 +24,46 @@ def test_probes_pass_where_people_differ_and_fail_on_reversed_labels(run) -> Non
     assert any("knows no user" in failure for failure in failures)
 
 
-def test_the_results_say_what_they_rest_on(run, place) -> None:
+def test_the_results_name_their_inputs(run, place) -> None:
     run("curves,probes")
-    found = json.loads(place.out.with_suffix(".json").read_text("utf-8"))
-    assert len(found["about"]["sets"][SET]) == 64
-    assert found["about"]["versions"].keys() >= {"python", "torch", "numpy"}
-    assert found["about"]["commit"]
-    (curve,) = found["curves"]
+    results = json.loads(place.out.with_suffix(".json").read_text("utf-8"))
+    assert len(results["about"]["sets"][SET]) == 64
+    assert results["about"]["versions"].keys() >= {"python", "torch", "numpy"}
+    assert results["about"]["commit"]
+    (curve,) = results["curves"]
     assert (curve["set"], curve["split"], curve["repetitions"]) == (SET, "warm", 1)
     points = {p["k"]: p for p in curve["systems"]["penchant"]["curve"]}
     assert list(points) == [0, 3, 10, 30, 100]
     for figure in (points[30]["accuracy"], points[30]["log_loss"], points[30]["user_log_loss"]):
         assert figure[1] <= figure[0] <= figure[2]
     assert points[30]["accuracy"][0] > points[0]["accuracy"][0] + 0.15
-    # Labels tell these users apart, and the paired difference says so beyond its interval.
+    # Labels distinguish these users, and the paired difference exceeds its interval.
     assert curve["with_labels"][0]["user_log_loss"][2] < 0
     assert curve["against"]["bt"][3]["accuracy"][1] > 0
 
 
-def test_the_table_and_the_pictures_show_them(run, place) -> None:
+def test_the_table_and_the_figures_show_the_results(run, place) -> None:
     run("curves,probes")
     table = place.out.with_suffix(".md").read_text("utf-8")
-    found = json.loads(place.out.with_suffix(".json").read_text("utf-8"))
-    first = found["curves"][0]["systems"]["penchant"]["curve"][0]
-    shown = f"| penchant | {first['accuracy'][0]:.3f} / {first['log_loss'][0]:.3f} |"
-    assert shown in table
+    results = json.loads(place.out.with_suffix(".json").read_text("utf-8"))
+    first = results["curves"][0]["systems"]["penchant"]["curve"][0]
+    expected_row = f"| penchant | {first['accuracy'][0]:.3f} / {first['log_loss'][0]:.3f} |"
+    assert expected_row in table
     for title in ("Gain from labels", "Comparison with the peers", "The floor", "Goals", "Sanity probes"):
         assert f"## {title}" in table
     assert (place.pictures / f"{SET}.png").read_bytes().startswith(PNG)
     assert ElementTree.parse(place.pictures / f"{SET}.svg").getroot().tag.endswith("svg")
 
 
-def test_an_interrupted_run_goes_on(run, place, capsys) -> None:
+def test_an_interrupted_run_can_be_continued(run, place, capsys) -> None:
     run("curves", systems="bt", repetitions=2)
     capsys.readouterr()
     (lost,) = (place.cache / "cells").glob(f"curves/{SET}/warm.1.bt.json")
     lost.unlink()
     run("curves", systems="bt", repetitions=2)
-    told = capsys.readouterr().out
-    assert "2 cells, 1 to compute" in told
-    assert f"curves/{SET}/warm.1.bt" in told
+    output = capsys.readouterr().out
+    assert "2 cells, 1 to compute" in output
+    assert f"curves/{SET}/warm.1.bt" in output
     run("curves", systems="bt", repetitions=2)
     assert "2 cells, 0 to compute" in capsys.readouterr().out
     run("curves", systems="bt", repetitions=2, force=True)
@@ -74,23 +74,23 @@ def test_repetitions_are_averaged(run, place) -> None:
     curves = []
     for repetitions in (1, 2):
         run("curves", systems="bt", repetitions=repetitions)
-        found = json.loads(place.out.with_suffix(".json").read_text("utf-8"))["curves"][0]
-        curves.append(found["systems"]["bt"]["curve"][0]["accuracy"])
+        results = json.loads(place.out.with_suffix(".json").read_text("utf-8"))["curves"][0]
+        curves.append(results["systems"]["bt"]["curve"][0]["accuracy"])
     assert curves[0][0] != curves[1][0]
-    assert found["repetitions"] == 2
+    assert results["repetitions"] == 2
 
 
 @pytest.mark.slow
-def test_processes_find_what_one_process_finds(run, place) -> None:
+def test_several_processes_give_the_results_of_one(run, place) -> None:
     run("curves", systems="bt", repetitions=2, force=True)
-    alone = json.loads(place.out.with_suffix(".json").read_text("utf-8"))["curves"][0]["systems"]["bt"][
+    sequential = json.loads(place.out.with_suffix(".json").read_text("utf-8"))["curves"][0]["systems"]["bt"][
         "curve"
     ]
     run("curves", systems="bt", repetitions=2, force=True, jobs=2)
     together = json.loads(place.out.with_suffix(".json").read_text("utf-8"))["curves"][0]["systems"]["bt"][
         "curve"
     ]
-    assert alone == together
+    assert sequential == together
 
 
 def test_unknown_names_are_refused() -> None:
@@ -100,14 +100,14 @@ def test_unknown_names_are_refused() -> None:
         Options.of("tepid", 1, "bt", "curves")
 
 
-def test_a_set_that_is_not_there_is_named(data) -> None:
+def test_a_missing_data_set_is_named(data) -> None:
     from benchmarks.personalization.data import sources
 
     with pytest.raises(FileNotFoundError, match=f"no set moon; it holds {SET}"):
         sources(data, ["moon"], "identity", data)
 
 
-def test_fitting_is_timed_beside_lore(data) -> None:
+def test_fitting_is_timed_against_lore(data) -> None:
     from benchmarks.personalization import speed
     from benchmarks.personalization.data import items, sources
     from benchmarks.personalization.task import Task
@@ -117,17 +117,17 @@ def test_fitting_is_timed_beside_lore(data) -> None:
     judgements = source.judgements()[:1500]
     rng = np.random.default_rng(0)
     vectors = {item: rng.normal(size=48).astype(np.float16) for item in items(judgements)}
-    found = speed.measure(Task(SET, "warm", 0, split(judgements, "warm", 0), vectors), rounds=1)
-    assert all(len(times) == 1 and times[0] > 0 for times in found["seconds"].values())
-    one_fit, loop = found["seconds"]["penchant, one fit of rank 4"][0], found["seconds"]["LoRe, loop"][0]
-    assert found["ratios"]["LoRe, loop / penchant, one fit of rank 4"] == pytest.approx(
+    results = speed.measure(Task(SET, "warm", 0, split(judgements, "warm", 0), vectors), rounds=1)
+    assert all(len(times) == 1 and times[0] > 0 for times in results["seconds"].values())
+    one_fit, loop = results["seconds"]["penchant, one fit of rank 4"][0], results["seconds"]["LoRe, loop"][0]
+    assert results["ratios"]["LoRe, loop / penchant, one fit of rank 4"] == pytest.approx(
         loop / one_fit, abs=0.01
     )
-    assert len(found["ratios"]) == 6
+    assert len(results["ratios"]) == 6
 
 
 @pytest.mark.slow
-def test_spoilt_labels_are_measured(tmp_path, write_set) -> None:
+def test_corrupted_labels_are_measured(tmp_path, write_set) -> None:
     write_set(tmp_path / "sets" / "polis_opendata_en")
     failures = measure(
         tmp_path / "sets",
@@ -138,8 +138,8 @@ def test_spoilt_labels_are_measured(tmp_path, write_set) -> None:
         place=Place(tmp_path / "out", tmp_path / "pictures", tmp_path / "cache"),
     )
     assert failures == []
-    found = json.loads((tmp_path / "out.json").read_text("utf-8"))["robustness"]
-    assert {(row["variant"], row["k"]) for row in found} == {
+    results = json.loads((tmp_path / "out.json").read_text("utf-8"))["robustness"]
+    assert {(row["variant"], row["k"]) for row in results} == {
         (variant, k) for variant in robustness.VARIANTS[1:] for k in (0, 10)
     }
     assert "one account adds 1,000 judgements" in (tmp_path / "out.md").read_text("utf-8")

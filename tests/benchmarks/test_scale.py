@@ -1,4 +1,4 @@
-"""The benchmark of scale: what is planted is what is written, and the report says what was measured."""
+"""The benchmark of scale writes the planted judgements and reports what it measured."""
 
 import json
 
@@ -18,7 +18,7 @@ def world() -> World:
     return World.of(40, 60, rank=3, dim=48, seed=5)
 
 
-def test_a_world_follows_from_its_seed(world: World) -> None:
+def test_a_world_is_determined_by_its_seed(world: World) -> None:
     again = World.of(40, 60, rank=3, dim=48, seed=5)
     for name in ("vectors", "base", "directions", "users"):
         np.testing.assert_array_equal(getattr(again, name), getattr(world, name))
@@ -37,7 +37,7 @@ def test_comparisons_follow_the_utilities(world: World) -> None:
     assert agreed.mean() == pytest.approx(better.mean(), abs=0.01)
 
 
-def test_a_small_size_from_file_to_report(world: World, tmp_path) -> None:
+def test_a_small_size_is_measured_from_file_to_report(world: World, tmp_path) -> None:
     path, threads = tmp_path / "judgements.jsonl", torch.get_num_threads()
     spec = Spec(str(path), 1600, 40, 50, 10, 3, 48, 5, threads)
     write(world, path, 1600, texts=slice(0, 50), seed=5)
@@ -46,18 +46,18 @@ def test_a_small_size_from_file_to_report(world: World, tmp_path) -> None:
     assert [(j.user, j.texts) for j in rows] == [
         (f"user {u}", (f"text {a}", f"text {b}")) for u, (a, b) in zip(user, pairs, strict=True)
     ]
-    found = json.loads(json.dumps(measure(spec)))
-    assert found["rounds"] > 4
-    assert 0 < found["seconds_a_round"] < found["seconds"]["fit"]
-    memory = found["peak_bytes"]
+    results = json.loads(json.dumps(measure(spec)))
+    assert results["rounds"] > 4
+    assert 0 < results["seconds_a_round"] < results["seconds"]["fit"]
+    memory = results["peak_bytes"]
     assert 0 < memory["before"] <= memory["indexed"] <= memory["fitted"]
-    judged = found["recovery"]["judged"]
+    judged = results["recovery"]["judged"]
     assert judged["truth"]["log_loss"] < judged["personal"]["log_loss"] < judged["consensus"]["log_loss"]
 
-    larger = {**found, "judgements": 16_000, "seconds_a_round": 10 * found["seconds_a_round"]}
+    larger = {**results, "judgements": 16_000, "seconds_a_round": 10 * results["seconds_a_round"]}
     huge = {**larger, "judgements": 32_000, "peak_bytes": {**memory, "fitted": 5 * 2**30}}
-    assert report.exponent(found, larger) == pytest.approx(1)
-    missed = report.write([found, larger, huge], tmp_path / "scale")
+    assert report.exponent(results, larger) == pytest.approx(1)
+    missed = report.write([results, larger, huge], tmp_path / "scale")
     assert missed == ["32,000 judgements took 5.00 GiB"]
     written = json.loads((tmp_path / "scale.json").read_text("utf-8"))
     assert written["growth"] == pytest.approx([1, 0])

@@ -1,4 +1,4 @@
-"""The serving benchmark, small: its load, its parts without a server, its report."""
+"""The serving benchmark on a small scale: its load, its parts without a server, and its report."""
 
 import asyncio
 import json
@@ -26,8 +26,8 @@ ABOUT = {
 
 
 def run(spec, answers):
-    """The load against a server that gives these answers, over and over."""
-    seen, served = [], []
+    """Run the load against a server that repeats these answers. Return the load and the requests it saw."""
+    requests, served = [], []
 
     async def serve(reader, writer):
         served.append(asyncio.current_task())
@@ -35,8 +35,8 @@ def run(spec, answers):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-                seen.append(json.loads(await reader.readexactly(length)))
-                writer.write(answers[(len(seen) - 1) % len(answers)])
+                requests.append(json.loads(await reader.readexactly(length)))
+                writer.write(answers[(len(requests) - 1) % len(answers)])
                 await writer.drain()
         except asyncio.IncompleteReadError:
             writer.close()
@@ -49,7 +49,7 @@ def run(spec, answers):
             await asyncio.gather(*served)
             return load
 
-    return asyncio.run(main()), seen
+    return asyncio.run(main()), requests
 
 
 def answer(status, more=""):
@@ -57,10 +57,10 @@ def answer(status, more=""):
 
 
 def test_a_closed_load_counts_answers_and_their_times():
-    load, seen = run(
+    load, requests = run(
         {"seconds": 0.1, "concurrency": 3}, [answer(200), answer(429, "Retry-After: 1\r\n"), answer(429)]
     )
-    assert sum(load.statuses.values()) == len(seen)
+    assert sum(load.statuses.values()) == len(requests)
     assert load.statuses["200"] == len(load.latencies)
     assert 0 < load.without_retry < load.statuses["429"]
     assert load.rate == pytest.approx(len(load.latencies) / load.seconds)
@@ -68,12 +68,12 @@ def test_a_closed_load_counts_answers_and_their_times():
 
 
 def test_an_open_load_does_not_wait_for_answers():
-    load, seen = run({"seconds": 0.2, "rate": 100.0}, [answer(200)])
-    assert 10 <= len(seen) <= 21
-    assert load.statuses == {"200": len(seen)}
+    load, requests = run({"seconds": 0.2, "rate": 100.0}, [answer(200)])
+    assert 10 <= len(requests) <= 21
+    assert load.statuses == {"200": len(requests)}
 
 
-def test_new_texts_are_never_the_same_and_same_ones_always():
+def test_new_texts_always_differ_and_repeated_texts_never_do():
     new, same = bodies(Spec(1, seed=1)), bodies(Spec(1, kind="same", more={"user": "u"}))
     first, second = json.loads(next(new)), json.loads(next(new))
     assert not set(first["documents"]) & set(second["documents"])
@@ -83,7 +83,7 @@ def test_new_texts_are_never_the_same_and_same_ones_always():
     assert len(Texts(0).text().split()) == TOKENS - 2
 
 
-def test_votes_go_round_users_and_texts():
+def test_votes_cycle_through_users_and_texts():
     more = {"rank_id": "r", "candidates": 2, "users": 3}
     supply = bodies(Spec(1, kind="vote", more=more))
     votes = [json.loads(next(supply)) for _ in range(4)]
@@ -91,11 +91,11 @@ def test_votes_go_round_users_and_texts():
     assert [vote["index"] for vote in votes] == [0, 1, 0, 1]
 
 
-def test_a_load_without_good_answers_is_infinitely_slow():
+def test_a_load_without_successful_answers_is_infinitely_slow():
     assert Load(1.0, {"500": 3}, [], 0).quantile(0.5) == float("inf")
 
 
-def test_goals_are_met_or_said_to_be_missed(tmp_path):
+def test_goals_are_reported_as_met_or_missed(tmp_path):
     goals = [Goal("fast", 3.0, 2.0), Goal("small", 3.0, 2.0, at_least=False)]
     outcome = Outcome("part", [["what", "how much"], ["this", "1"]], goals)
     text = markdown(ABOUT, [outcome])
@@ -105,12 +105,12 @@ def test_goals_are_met_or_said_to_be_missed(tmp_path):
     assert json.loads((tmp_path / "serving.json").read_text())["parts"]["part"]["goals"][0]["name"] == "fast"
 
 
-def test_the_report_names_a_device_where_there_is_one():
+def test_the_report_names_the_device_if_there_is_one():
     assert "compute on" not in markdown(ABOUT, [])
     assert "the peers', compute on Some Device." in markdown(ABOUT | {"accelerator": "Some Device"}, [])
 
 
-def test_the_parts_within_this_process(tmp_path):
+def test_the_parts_run_in_this_process(tmp_path):
     update = inside.posterior(0.05)
     assert update.figures["state_bytes"] <= 1024
     assert all(seconds > 0 for seconds in update.figures["seconds"])
@@ -119,7 +119,7 @@ def test_the_parts_within_this_process(tmp_path):
     assert {path.suffix for path in draw(curves, tmp_path)} == {".png", ".svg"}
 
 
-def test_the_command_measures_what_it_is_asked_for(tmp_path):
+def test_the_command_measures_the_requested_parts(tmp_path):
     options = [
         "--parts",
         "posterior",
@@ -138,9 +138,9 @@ def test_the_command_measures_what_it_is_asked_for(tmp_path):
 
 @pytest.mark.slow
 def test_the_profile_accounts_for_the_whole_request():
-    found = profile(1.0)
-    shares = found.figures["shares"]
-    assert found.figures["median_seconds"] > 0
+    profile_result = profile(1.0)
+    shares = profile_result.figures["shares"]
+    assert profile_result.figures["median_seconds"] > 0
     assert min(shares.values()) > 0
     assert sum(share for name, share in shares.items() if not name.startswith(" ")) == pytest.approx(1)
 

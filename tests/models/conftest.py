@@ -1,4 +1,4 @@
-"""Small random models with known truth; every number is seeded."""
+"""Fixtures for the models: small random models with known parameters, all drawn from seeds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ MakePopulation = Callable[..., Population]
 Plant = Callable[..., "Planted"]
 
 CONTEXT = "Which of these?"
-LOGISTIC_STD = 1.28  # of half the variance of a logistic pair: the noise of one rating in units of utility
+LOGISTIC_STD = 1.28  # half the variance of a logistic pair: the noise of one rating in units of utility
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def extractor() -> FeatureExtractor:
 
 @pytest.fixture(scope="session")
 def make_items() -> MakeItems:
-    """Items of given or random numbers: `make_items(rng, 5, k=2, keys=...)`."""
+    """Returns a function that makes items with given or random numbers: `make_items(rng, 5, k=2, keys=...)`."""
 
     def make(
         rng: np.random.Generator,
@@ -69,7 +69,7 @@ def make_items() -> MakeItems:
 
 @pytest.fixture(scope="session")
 def make_population() -> MakePopulation:
-    """A random mixture of `archetypes` Gaussians over q coordinates."""
+    """Returns a function that makes a random mixture of `archetypes` Gaussians over q coordinates."""
 
     def make(rng: np.random.Generator, *, q: int = 3, archetypes: int = 1) -> Population:
         roots = rng.normal(0, 1, (archetypes, q, q))
@@ -87,14 +87,14 @@ class Planted:
     """Judgements drawn from known utilities u = t + b + z·v, b and v linear in six of the features.
 
     Attributes:
-        judgements: User by user.
-        vectors: `[dim]` float16 by (context, text).
-        texts: n names.
-        users: m names.
-        utility: `[m, n]`.
-        base: `[n]`.
-        directions: `[n, 2]`.
-        stars: Offset and slope of the rating scale, ratings being normalised to [-1, 1].
+        judgements: Judgements, user by user.
+        vectors: Feature vector `[dim]` float16 of each (context, text).
+        texts: Names of the n texts.
+        users: Names of the m users.
+        utility: Utilities `[m, n]`.
+        base: Base utilities `[n]`.
+        directions: Loadings `[n, 2]` of the texts on the two directions.
+        stars: Offset and slope of the rating scale, for ratings normalised to [-1, 1].
     """
 
     judgements: list[Judgement]
@@ -109,9 +109,9 @@ class Planted:
 
 @pytest.fixture(scope="session")
 def plant() -> Plant:
-    """Draws a `Planted` set: `plant(taste=0.0)` is one whose users agree but for noise.
+    """Returns a function that draws a `Planted` set. With `plant(taste=0.0)` users differ by noise only.
 
-    With `centres` users stand around them, a tenth as far apart as users do otherwise.
+    With `centres`, users are drawn around them with a tenth of the usual spread.
     """
 
     def draw(
@@ -142,25 +142,25 @@ def plant() -> Plant:
             for j in range(per_user):
                 kind = kinds[j % len(kinds)]
                 a, b = rng.choice(n_texts, 2, replace=False)
-                known = {"user": f"user {i}", "context": CONTEXT, "kind": kind}
+                fields = {"user": f"user {i}", "context": CONTEXT, "kind": kind}
                 match kind:
                     case "pair":
                         if rng.random() > expit(utility[i, a] - utility[i, b]):
                             a, b = b, a
-                        judgements.append(Judgement(**known, texts=(texts[a], texts[b])))
+                        judgements.append(Judgement(**fields, texts=(texts[a], texts[b])))
                     case "choice" | "ranking":
-                        shown = rng.choice(n_texts, 4, replace=False)
-                        best = shown[np.argsort(-utility[i, shown] - rng.gumbel(size=4))]
+                        candidates = rng.choice(n_texts, 4, replace=False)
+                        best = candidates[np.argsort(-utility[i, candidates] - rng.gumbel(size=4))]
                         groups = (1, 3) if kind == "choice" else ()
                         judgements.append(
-                            Judgement(**known, texts=tuple(texts[s] for s in best), groups=groups)
+                            Judgement(**fields, texts=tuple(texts[s] for s in best), groups=groups)
                         )
                     case "vote":
                         value = 1.0 if rng.random() < expit(utility[i, a]) else -1.0
-                        judgements.append(Judgement(**known, texts=(texts[a],), value=value))
+                        judgements.append(Judgement(**fields, texts=(texts[a],), value=value))
                     case _:
                         value = float(offset + slope * (utility[i, a] + LOGISTIC_STD * rng.normal()))
-                        judgements.append(Judgement(**known, texts=(texts[a],), value=value, source="stars"))
+                        judgements.append(Judgement(**fields, texts=(texts[a],), value=value, source="stars"))
         return Planted(
             judgements,
             {(CONTEXT, text): vector for text, vector in zip(texts, vectors, strict=True)},
@@ -175,7 +175,7 @@ def plant() -> Plant:
     return draw
 
 
-# ---------------------------------------------------------------- tiny transformers: torch is imported for these alone
+# ---------------------------------------------------------------- tiny transformers: only these import torch
 
 
 _LETTERS = "abcdefghijklmnop"
@@ -185,7 +185,7 @@ _SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 @pytest.fixture(scope="session")
 def letter_tokenizer() -> Callable[..., Any]:
-    """One token a letter; `framed` by [CLS] and [SEP] as BERT's, else bare as a decoder's."""
+    """Makes a tokenizer with one token per letter. With `framed` it adds [CLS] and [SEP] like BERT's."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -206,7 +206,7 @@ def letter_tokenizer() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def bert(letter_tokenizer: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a random encoder with 32 positions."""
+    """Folder with a random BERT encoder with 32 positions."""
     import torch
     from transformers import BertConfig, BertModel
 
@@ -220,7 +220,7 @@ def bert(letter_tokenizer: Callable[..., Any], tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="session")
 def llama(letter_tokenizer: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a random decoder."""
+    """Folder with a random Llama decoder."""
     import torch
     from transformers import LlamaConfig, LlamaModel
 

@@ -1,4 +1,4 @@
-"""A bundle on disk: what is loaded is what was saved, or a `BundleError`."""
+"""Loading a bundle returns exactly what was saved, or raises a `BundleError`."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ TEXTS = ["A short answer.", "A much longer answer, with reasons: because it help
 
 @pytest.fixture
 def bundle(rng, extractor) -> Bundle:
-    """With all a bundle may hold: memory, archetypes, scales, flips, radial basis, dropped feature, temperature."""
+    """Bundle with a memory, archetypes, scales, flip rates, a radial basis, a dropped feature and a temperature."""
     tiny = tiny_bundle(extractor)
     q = tiny.reward.q
     prior = tiny.reward.text_prior
@@ -38,7 +38,7 @@ def bundle(rng, extractor) -> Bundle:
     keys = [item_key("context", text) for text in TEXTS[:2]]
 
     def with_basis(rows: np.ndarray, axis: int, spread: float) -> np.ndarray:
-        """Numbers for the radial features, which stand before the constant."""
+        """Return the rows with random numbers for the radial features inserted before the constant."""
         shape = list(rows.shape)
         shape[axis] = INDUCING
         return np.insert(rows, [-1] * INDUCING, rng.uniform(0.1, 1, shape) * spread, axis=axis)
@@ -101,21 +101,21 @@ def predictions(reward: RewardModel, extractor: FeatureExtractor) -> list[np.nda
 # ---------------------------------------------------------------- round trip
 
 
-def test_what_is_loaded_predicts_as_what_was_saved(bundle, saved, extractor):
+def test_a_loaded_bundle_predicts_like_the_saved_one(bundle, saved, extractor):
     loaded = Bundle.load(saved)
-    # Bit for bit as the model after its rounding for storage, and close to the one in memory.
-    for found, exact, near in zip(
+    # Bit for bit like the model rounded for storage, and close to the one in memory.
+    for actual, exact, near in zip(
         predictions(loaded.reward, extractor),
         predictions(round_trip(bundle.reward), extractor),
         predictions(bundle.reward, extractor),
         strict=True,
     ):
-        np.testing.assert_array_equal(found, exact)
-        np.testing.assert_allclose(found, near, rtol=1e-3, atol=1e-4)
+        np.testing.assert_array_equal(actual, exact)
+        np.testing.assert_allclose(actual, near, rtol=1e-3, atol=1e-4)
 
 
-def test_arrays_come_back_however_they_lay_in_memory(bundle, extractor, tmp_path):
-    """A fit's arrays are transposed views here and there; safetensors writes memory as it lies."""
+def test_arrays_of_any_memory_layout_are_restored(bundle, extractor, tmp_path):
+    """Some arrays of a fit are transposed views, and safetensors writes memory in its order."""
     prior, population, memory = bundle.reward.text_prior, bundle.reward.population, bundle.reward.memory
     crooked = replace(
         bundle.reward,
@@ -132,12 +132,12 @@ def test_arrays_come_back_however_they_lay_in_memory(bundle, extractor, tmp_path
     again = Bundle(crooked, bundle.manifest)
     again.save(tmp_path / "crooked")
     assert again.version == bundle.version
-    for found, expected in zip(
+    for actual, expected in zip(
         predictions(Bundle.load(tmp_path / "crooked").reward, extractor),
         predictions(round_trip(bundle.reward), extractor),
         strict=True,
     ):
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(actual, expected)
 
 
 def test_version_and_manifest_survive(bundle, saved):
@@ -158,15 +158,15 @@ def test_saving_again_writes_the_same_bytes(saved, tmp_path):
         assert (tmp_path / "copy" / name).read_bytes() == (saved / name).read_bytes()
 
 
-def test_nothing_but_the_two_files_is_left(saved):
+def test_only_the_two_files_are_left(saved):
     assert sorted(path.name for path in saved.iterdir()) == ["manifest.json", "model.safetensors"]
 
 
-def test_the_version_is_that_of_the_content(bundle, extractor):
+def test_the_version_depends_on_the_content_only(bundle, extractor):
     assert bundle.version.startswith("b-")
     assert len(bundle.version) == 18
     again = Bundle(bundle.reward, replace(bundle.manifest, name="another name", metrics={}))
-    assert again.version == bundle.version  # what it is called does not change what it computes
+    assert again.version == bundle.version  # the name does not change the results
     warmer = Bundle(replace(bundle.reward, temperature=1.8), bundle.manifest)
     other = FeatureExtractor(HashingEncoder(max_tokens=32))
     moved = Bundle(bundle.reward, replace(bundle.manifest, encoder=EncoderCard.from_extractor(other)))
@@ -181,7 +181,7 @@ def test_the_card_names_the_encoder(extractor):
     assert not card.joint
 
 
-def test_no_scale_but_the_default_and_no_memory_no_basis_no_flips(extractor, tmp_path):
+def test_optional_parts_of_a_bundle_can_be_absent(extractor, tmp_path):
     tiny = tiny_bundle(extractor, rank=0)
     tiny.save(tmp_path / "tiny")
     loaded = Bundle.load(tmp_path / "tiny")
@@ -198,7 +198,7 @@ def test_a_bundle_replaces_another_in_place(bundle, saved, extractor):
     assert Bundle.load(saved).version == tiny.version != bundle.version
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- refusals
 
 
 def rewrite(folder: Path, change: Callable[[dict], object]) -> None:
@@ -208,7 +208,7 @@ def rewrite(folder: Path, change: Callable[[dict], object]) -> None:
 
 
 def forge(folder: Path, change: Callable[[dict[str, np.ndarray]], object]) -> None:
-    """Other arrays, all hashes made right: what a bundle of a buggy writer would be."""
+    """Change the arrays and correct all hashes, as a faulty writer would."""
     arrays = load_file(folder / "model.safetensors")
     change(arrays)
     weights = save(arrays)
@@ -223,7 +223,7 @@ def forge(folder: Path, change: Callable[[dict[str, np.ndarray]], object]) -> No
     rewrite(folder, update)
 
 
-def test_a_missing_bundle_or_file(saved, tmp_path):
+def test_a_missing_bundle_or_file_is_refused(saved, tmp_path):
     with pytest.raises(BundleError, match="cannot read bundle"):
         Bundle.load(tmp_path / "missing")
     for name in ("manifest.json", "model.safetensors"):
@@ -234,7 +234,7 @@ def test_a_missing_bundle_or_file(saved, tmp_path):
             Bundle.load(folder)
 
 
-def test_one_bit_of_the_weights(saved):
+def test_a_flipped_bit_of_the_weights_is_refused(saved):
     weights = bytearray((saved / "model.safetensors").read_bytes())
     weights[-100] ^= 1
     (saved / "model.safetensors").write_bytes(weights)
@@ -242,7 +242,7 @@ def test_one_bit_of_the_weights(saved):
         Bundle.load(saved)
 
 
-def test_half_a_file_is_never_read(saved):
+def test_a_truncated_file_is_never_read(saved):
     whole = (saved / "model.safetensors").read_bytes()
     (saved / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BundleError, match="weights have sha256"):
@@ -254,20 +254,20 @@ def test_half_a_file_is_never_read(saved):
         Bundle.load(saved)
 
 
-def test_a_writer_that_died_leaves_the_old_bundle_or_a_refusal(bundle, saved, extractor, tmp_path):
-    """Files are written beside and renamed, the manifest last: at no moment is a mixture accepted."""
+def test_a_killed_writer_leaves_the_old_bundle_or_a_refused_one(bundle, saved, extractor, tmp_path):
+    """Files are written under another name and renamed, the manifest last, so a mixture is never accepted."""
     tiny_bundle(extractor).save(tmp_path / "new")
-    # It died while it wrote the weights: the half file has another name.
+    # If it dies while writing the weights, the partial file has another name.
     (saved / "model.safetensors.partial").write_bytes(b"half")
     assert Bundle.load(saved).version == bundle.version
-    # It died between the weights and the manifest.
+    # It may also die between the weights and the manifest.
     shutil.copy(tmp_path / "new" / "model.safetensors", saved)
     with pytest.raises(BundleError, match="weights have sha256"):
         Bundle.load(saved)
 
 
 @pytest.mark.parametrize("number", [FORMAT + 1, 0, "1", None])
-def test_another_format(saved, number):
+def test_another_format_is_refused(saved, number):
     rewrite(saved, lambda m: m.update(format=number))
     with pytest.raises(BundleError, match="has format"):
         Bundle.load(saved)
@@ -285,20 +285,20 @@ def test_another_format(saved, number):
         lambda m: m.update(data=5),
     ],
 )
-def test_a_manifest_that_does_not_fit(saved, change):
+def test_an_inconsistent_manifest_is_refused(saved, change):
     rewrite(saved, change)
     with pytest.raises(BundleError):
         Bundle.load(saved)
 
 
 @pytest.mark.parametrize("content", ["[]", "null", "3", '"text"', "{}"])
-def test_a_manifest_that_is_none(saved, content):
+def test_a_file_that_is_no_manifest_is_refused(saved, content):
     (saved / "manifest.json").write_text(content)
     with pytest.raises(BundleError):
         Bundle.load(saved)
 
 
-def test_weights_that_are_no_safetensors(saved):
+def test_weights_that_are_no_safetensors_are_refused(saved):
     (saved / "model.safetensors").write_bytes(b"not safetensors at all")
     digest = hashlib.sha256(b"not safetensors at all").hexdigest()
     rewrite(saved, lambda m: m.update(weights_sha256=digest))
@@ -306,7 +306,7 @@ def test_weights_that_are_no_safetensors(saved):
         Bundle.load(saved)
 
 
-def test_an_array_that_is_not_there(saved, tmp_path):
+def test_a_missing_array_is_refused(saved, tmp_path):
     for name in load_file(saved / "model.safetensors"):
         folder = tmp_path / name
         shutil.copytree(saved, folder)
@@ -315,13 +315,13 @@ def test_an_array_that_is_not_there(saved, tmp_path):
             Bundle.load(folder)
 
 
-def test_a_folder_that_cannot_be_written(bundle, tmp_path):
+def test_an_unwritable_folder_is_an_error(bundle, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BundleError, match="cannot write bundle"):
         bundle.save(tmp_path / "file")
 
 
-def test_a_source_may_be_named_anything(bundle, tmp_path):
+def test_a_source_may_have_any_name(bundle, tmp_path):
     scales = {
         **bundle.reward.scales,
         "two\nlines": RatingScale(0.0, 1.0, 1.0),
@@ -356,7 +356,7 @@ def test_a_source_may_be_named_anything(bundle, tmp_path):
     ],
 )
 def test_arrays_that_do_not_fit_together_are_refused(saved, name, shape):
-    """At loading, not at the first request."""
+    """They are refused when loaded, not at the first request."""
     forge(saved, lambda arrays: arrays.update({name: np.ones(shape)}))
     with pytest.raises(BundleError):
         Bundle.load(saved)
@@ -372,8 +372,8 @@ def test_numbers_that_are_not_finite_are_refused(saved, name):
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1])
-def test_a_rate_of_wrong_labels_that_is_none_is_refused(saved, rate):
-    """At loading, not at the first judgement."""
+def test_an_invalid_flip_rate_is_refused(saved, rate):
+    """It is refused when loaded, not at the first judgement."""
     forge(saved, lambda arrays: arrays["flips.values"].fill(rate))
     with pytest.raises(BundleError, match=r"flips\.values"):
         Bundle.load(saved)

@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved comes back exactly, and nothing of other work does."""
+"""Checkpoints restore exactly what was saved, and nothing of other work."""
 
 import signal
 import subprocess
@@ -30,17 +30,17 @@ ARRAYS = {
 }
 
 
-def test_a_stage_comes_back_exactly(tmp_path: Path) -> None:
+def test_a_stage_is_restored_exactly(tmp_path: Path) -> None:
     Checkpoint(tmp_path / "work", "a").save("try rank 2/round 10", ARRAYS)
-    found = Checkpoint(tmp_path / "work", "a").load("try rank 2/round 10")
-    assert found is not None
-    assert found.keys() == ARRAYS.keys()
+    restored = Checkpoint(tmp_path / "work", "a").load("try rank 2/round 10")
+    assert restored is not None
+    assert restored.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
-        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
-        assert found[name].tobytes() == array.tobytes()
+        assert (restored[name].dtype, restored[name].shape) == (array.dtype, array.shape)
+        assert restored[name].tobytes() == array.tobytes()
 
 
-def test_what_was_not_saved_is_not_there(tmp_path: Path) -> None:
+def test_a_stage_that_was_not_saved_is_absent(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "work", "a")
     assert checkpoint.load("fit") is None
     assert not (tmp_path / "work").exists()
@@ -54,9 +54,9 @@ def test_saving_again_replaces(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path, "a")
     for value in (1, 2):
         checkpoint.save("fit", {"x": np.array([value])})
-    found = checkpoint.load("fit")
-    assert found is not None
-    assert found["x"] == [2]
+    restored = checkpoint.load("fit")
+    assert restored is not None
+    assert restored["x"] == [2]
     assert checkpoint.stages == 1
 
 
@@ -83,7 +83,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) ->
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["diary.txt"]
 
 
-def test_cleared_work_is_gone(tmp_path: Path) -> None:
+def test_a_cleared_checkpoint_is_removed(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "work", "a")
     checkpoint.clear()
     checkpoint.save("fit", {})
@@ -93,7 +93,7 @@ def test_cleared_work_is_gone(tmp_path: Path) -> None:
     assert Checkpoint(tmp_path / "work", "a").load("fit") == {}
 
 
-def test_damaged_and_unwritable_work_is_named(tmp_path: Path) -> None:
+def test_damaged_and_unwritable_checkpoints_are_named(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "work", "a")
     checkpoint.save("fit", {"x": np.zeros(100)})
     (file,) = (tmp_path / "work").glob("fit*")
@@ -108,7 +108,7 @@ def test_damaged_and_unwritable_work_is_named(tmp_path: Path) -> None:
         Checkpoint(tmp_path / "work", "a")
 
 
-def test_a_kill_while_saving_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_kill_while_saving_keeps_the_previous_stage(tmp_path: Path) -> None:
     code = (
         "import numpy as np, os, signal, sys\n"
         "from pathlib import Path\n"
@@ -121,15 +121,15 @@ def test_a_kill_while_saving_leaves_what_was_there(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "work")], check=False)
     assert done.returncode == -signal.SIGKILL
     checkpoint = Checkpoint(tmp_path / "work", "a")
-    found = checkpoint.load("fit")
-    assert found is not None
-    assert found["x"].tolist() == [1, 1, 1]
+    restored = checkpoint.load("fit")
+    assert restored is not None
+    assert restored["x"].tolist() == [1, 1, 1]
     assert any("partial" in path.name for path in (tmp_path / "work").iterdir())
     checkpoint.clear()
     assert not (tmp_path / "work").exists()
 
 
-def test_no_checkpoint_keeps_nothing(tmp_path: Path) -> None:
+def test_without_a_checkpoint_nothing_is_kept(tmp_path: Path) -> None:
     NO_CHECKPOINT.save("fit", ARRAYS)
     assert NO_CHECKPOINT.load("fit") is None
     NO_CHECKPOINT.clear()
@@ -137,7 +137,7 @@ def test_no_checkpoint_keeps_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_fingerprint_tells_work_apart() -> None:
+def test_a_fingerprint_distinguishes_work() -> None:
     assert compute_fingerprint(data=["ab"], seed=1) == compute_fingerprint(seed=1, data=["ab"])
     assert compute_fingerprint(data=["ab"], seed=1) != compute_fingerprint(data=["a", "b"], seed=1)
     assert len(compute_fingerprint()) == 32

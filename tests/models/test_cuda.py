@@ -1,4 +1,4 @@
-"""On CUDA: the same vectors as on a processor, in any company; skipped only where there is no device."""
+"""On CUDA, vectors equal those on a processor in any batch. The tests are skipped only without a device."""
 
 import json
 from pathlib import Path
@@ -31,23 +31,23 @@ def exact(cache) -> Encoder:
 
 
 @pytest.mark.parametrize("precision", ["float32", "auto"])
-def test_cuda_gives_what_a_processor_gives(exact, cache, precision):
+def test_cuda_agrees_with_a_processor(exact, cache, precision):
     encoder = load_encoder(precision=precision, device="cuda", cache=cache)
     assert encoder.identity == exact.identity
     found, expected = encoder.encode(TEXTS).embeddings, exact.encode(TEXTS).embeddings
     assert (found * expected).sum(1).min() >= MIN_COSINE[encoder.precision]
-    alone = np.concatenate([encoder.encode([text]).embeddings for text in TEXTS])
-    assert np.linalg.norm(found - alone, axis=1).max() <= MAX_BATCH_EFFECT[encoder.precision]
+    separate = np.concatenate([encoder.encode([text]).embeddings for text in TEXTS])
+    assert np.linalg.norm(found - separate, axis=1).max() <= MAX_BATCH_EFFECT[encoder.precision]
 
 
-def test_auto_takes_the_device(cache):
+def test_auto_uses_the_device(cache):
     encoder = load_encoder(cache=cache)
     assert encoder.backend.startswith("torch")
     assert "cuda" in encoder.backend
     assert next(encoder._backend.forward.parameters()).is_cuda
 
 
-def test_the_benchmark_says_where_the_device_is_full(tmp_path):
+def test_the_benchmark_reports_saturating_batch_sizes(tmp_path):
     from benchmarks.serving import encoder as benchmark  # run as python -m pytest, as scripts/test does
 
     out = tmp_path / "encoder"
@@ -56,9 +56,8 @@ def test_the_benchmark_says_where_the_device_is_full(tmp_path):
     saturation = found["saturation"]
     assert found["about"]["accelerator"].startswith(torch.cuda.get_device_name(0))
     assert {"torch float32", "torch bfloat16"} <= saturation["backends"].keys()
-    for one in saturation["backends"].values():
-        assert set(one["saturates"].values()) <= {1, 8, 64}
-        assert all(0 < row["share_of_peak"] < 1.5 for row in one["batches"])
-        assert (
-            one["batches"][-1]["forward"] > one["batches"][0]["forward"]
-        )  # a device gains from larger batches
+    for backend in saturation["backends"].values():
+        assert set(backend["saturates"].values()) <= {1, 8, 64}
+        assert all(0 < row["share_of_peak"] < 1.5 for row in backend["batches"])
+        # A device gains from larger batches.
+        assert backend["batches"][-1]["forward"] > backend["batches"][0]["forward"]

@@ -1,4 +1,4 @@
-"""The bundle that ships: small, attributed, measured, and useful as it is."""
+"""The shipped bundle is small, attributed, measured and useful without training."""
 
 import importlib.util
 import sys
@@ -51,7 +51,7 @@ def describe(bundle: Bundle, extractor: FeatureExtractor, question: str, texts: 
     )
 
 
-def test_fits_the_embedded_encoder(bundle, extractor):
+def test_matches_the_embedded_encoder(bundle, extractor):
     assert bundle.manifest.encoder.features == extractor.identity
 
 
@@ -73,7 +73,7 @@ def test_names_licence_and_attribution_of_every_set(bundle):
 
 
 @pytest.mark.parametrize("likes_long", [True, False])
-def test_three_preferences_teach_length(bundle, extractor, likes_long):
+def test_three_preferences_suffice_to_learn_length(bundle, extractor, likes_long):
     user = UserPosterior.at_prior(bundle.reward.population)
     for question, long, short in zip(QUESTIONS, LONG, SHORT, strict=True):
         items = describe(bundle, extractor, question, [long, short])
@@ -102,7 +102,7 @@ def test_model_card_quotes_the_manifest(bundle):
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = script  # dataclasses look their module up
+    sys.modules[spec.name] = script  # dataclasses look up their module
     spec.loader.exec_module(script)
     card = (ROOT / "docs" / "model-card.md").read_text(encoding="utf-8")
     assert script.format_table(bundle.manifest.metrics["evaluation"]) in card

@@ -1,4 +1,4 @@
-"""Exports: who reads them with numpy alone, by the formulas of the manifest, gets the model's own numbers."""
+"""Exports can be read with numpy alone: the formulas of the manifest give the model's numbers."""
 
 import json
 
@@ -45,7 +45,7 @@ def wrapped(reward: RewardModel, **metrics: object) -> Bundle:
 
 @pytest.fixture(scope="module")
 def bundle(planted) -> Bundle:
-    """Two directions, three archetypes, a radial basis, and a declared taste for length."""
+    """Bundle with two directions, three archetypes, a radial basis, and a declared taste for length."""
     data = Dataset.from_judgements(planted.judgements, planted.vectors)
     reward = Fit(data, FitOptions(rank=2, archetypes=3, rounds=12)).run().build_reward_model(temperature=1.2)
     reward = reward.with_tastes(np.eye(reward.text_prior.standardiser.width)[:, [6]], np.array([0.3]))
@@ -53,17 +53,17 @@ def bundle(planted) -> Bundle:
 
 
 class Reader:
-    """Somebody with numpy, the exported files and the manifest's formulas."""
+    """A reader that uses only numpy, the exported files and the manifest's formulas."""
 
     def __init__(self, arrays: dict[str, np.ndarray], manifest: dict) -> None:
         self.a, self.m = arrays, manifest
 
     def kernel(self, a, b):
-        apart = (a[:, None] - b[None]) * self.a["basis_scale"]
-        return np.exp(-(apart**2).sum(2) / (2 * self.m["features"]["basis_length"] ** 2))
+        distance = (a[:, None] - b[None]) * self.a["basis_scale"]
+        return np.exp(-(distance**2).sum(2) / (2 * self.m["features"]["basis_length"] ** 2))
 
     def texts(self, features):
-        """base [n], tastes [n, tastes]."""
+        """Return base utilities `[n]` and loadings `[n, tastes]`."""
         clip = self.m["features"]["clip"]
         wide = np.clip((features - self.a["centre"]) / self.a["scale"], -clip, clip)
         points = self.a["basis_texts"]
@@ -75,7 +75,7 @@ class Reader:
 
 
 @pytest.mark.parametrize("kind", ["npz", "safetensors"])
-def test_a_reader_gets_the_model_s_utilities(bundle, planted, tmp_path, kind):
+def test_a_reader_computes_the_model_s_utilities(bundle, planted, tmp_path, kind):
     files = save_model(export_model(bundle), tmp_path / "out", kind=kind)
     assert [file.name for file in files] == [f"model.{kind}", "manifest.json"]
     arrays = dict(np.load(files[0])) if kind == "npz" else load_file(files[0])
@@ -98,8 +98,8 @@ def test_a_reader_gets_the_model_s_utilities(bundle, planted, tmp_path, kind):
 
 def test_exports_are_the_same_every_time(bundle, tmp_path):
     for kind in ("npz", "safetensors"):
-        one, two = (save_model(export_model(bundle), tmp_path / name, kind=kind) for name in ("one", "two"))
-        assert [file.read_bytes() for file in one] == [file.read_bytes() for file in two]
+        first, two = (save_model(export_model(bundle), tmp_path / name, kind=kind) for name in ("one", "two"))
+        assert [file.read_bytes() for file in first] == [file.read_bytes() for file in two]
 
 
 def test_users_and_texts_meet_in_a_dot_product(bundle, planted):
@@ -110,18 +110,18 @@ def test_users_and_texts_meet_in_a_dot_product(bundle, planted):
     items = bundle.reward.describe(
         np.stack([planted.vectors[item] for item in texts]), [item_key(*item) for item in texts]
     )
-    told: list[tuple[str, int, int]] = []
-    users = list(export_users(bundle, planted.judgements, planted.vectors, lambda *step: told.append(step)))
+    steps: list[tuple[str, int, int]] = []
+    users = list(export_users(bundle, planted.judgements, planted.vectors, lambda *step: steps.append(step)))
     assert [user["user"] for user in users] == planted.users
-    assert told[-1] == ("users", 60, 60)
+    assert steps[-1] == ("users", 60, 60)
     from penchant.models.evaluation.few_shot import Catalogue, observe
 
     catalogue = Catalogue(bundle.reward, planted.vectors)
     for user in users[:5]:
-        rows_of = [j for j in planted.judgements if j.user == user["user"]]
-        assert user["judgements"] == len(rows_of) == 20
-        said = [observe(j, bundle.reward, catalogue) for j in rows_of]
-        posterior = UserPosterior.at_prior(bundle.reward.population).fold(said)
+        judgements = [j for j in planted.judgements if j.user == user["user"]]
+        assert user["judgements"] == len(judgements) == 20
+        observations = [observe(j, bundle.reward, catalogue) for j in judgements]
+        posterior = UserPosterior.at_prior(bundle.reward.population).fold(observations)
         mean = np.array(user["mean"])
         np.testing.assert_allclose(
             mean[0] + base + positions @ mean[1:], posterior.utility(items).mean, atol=1e-7
@@ -133,7 +133,7 @@ def test_users_and_texts_meet_in_a_dot_product(bundle, planted):
     assert np.corrcoef(utility.ravel(), truth.ravel())[0, 1] > 0.8
 
 
-def test_texts_say_how_sure_and_how_good_they_are(bundle, planted):
+def test_exported_texts_have_relevance_and_uncertainty(bundle, planted):
     texts = [("Which of these?", planted.texts[0]), ("Another question?", planted.texts[0])]
     vectors = dict.fromkeys(texts, planted.vectors["Which of these?", planted.texts[0]])
     known, new = export_texts(bundle, texts, vectors)
@@ -145,20 +145,20 @@ def test_texts_say_how_sure_and_how_good_they_are(bundle, planted):
         [known["relevance"], new["relevance"]], relevance(bundle.reward, nobody, items)
     )
     residual = nobody.residual_by_archetype(items)
-    assert new["std"] < (bundle.reward.population.weights @ residual)[1] ** 0.5  # z's own spread adds to it
+    assert new["std"] < (bundle.reward.population.weights @ residual)[1] ** 0.5  # the spread of z adds to it
 
 
 def test_preferences_follow_the_formula(bundle, planted):
-    """Between texts of the item memory, whose residuals are known well, up to what is not known of them."""
+    """They agree for texts of the item memory, up to the small uncertainty of their residuals."""
     model = export_model(bundle)
     texts = [("Which of these?", text) for text in planted.texts[:10]]
     rows = list(export_texts(bundle, texts, planted.vectors))
     base, positions = np.array([row["base"] for row in rows]), np.array([row["tastes"] for row in rows])
-    apart = np.column_stack([np.zeros(9), positions[:-1] - positions[1:]])
+    distance = np.column_stack([np.zeros(9), positions[:-1] - positions[1:]])
     chances = 0.0
     for c, weight in enumerate(model.arrays["population_weights"]):
-        mean = base[:-1] - base[1:] + apart @ model.arrays["population_means"][c]
-        variance = ((apart @ model.arrays["population_covariances"][c]) * apart).sum(1)
+        mean = base[:-1] - base[1:] + distance @ model.arrays["population_means"][c]
+        variance = ((distance @ model.arrays["population_covariances"][c]) * distance).sum(1)
         variance += np.array([row["std"] ** 2 for row in rows[:-1]]) + np.array(
             [r["std"] ** 2 for r in rows[1:]]
         )
@@ -171,7 +171,7 @@ def test_preferences_follow_the_formula(bundle, planted):
     np.testing.assert_allclose(chances, expected, atol=0.03)
 
 
-def test_tastes_are_those_of_the_manifest(bundle):
+def test_tastes_agree_with_the_manifest(bundle):
     positions = [taste["position"] for taste in bundle.manifest.metrics["inspection"]["tastes"]]
     assert len(positions) >= 2
     np.testing.assert_array_equal(find_tastes(bundle).positions[: len(positions)], positions)
@@ -213,7 +213,7 @@ def test_rows_are_json_lines(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["users.jsonl"]
 
 
-def test_an_interrupted_export_leaves_no_half_file(tmp_path):
+def test_an_interrupted_export_leaves_no_partial_file(tmp_path):
     def rows():
         yield {"user": "a"}
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Atomic writes."""
+"""Atomic writes leave the old file or the complete new one."""
 
 import os
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_a_file_that_must_not_be_overwritten_stays(tmp_path: Path) -> None:
 def test_a_file_is_never_readable_by_more_than_its_mode_allows(tmp_path: Path) -> None:
     path = tmp_path / "file"
     leftover = tmp_path / f"file.{os.getpid()}.partial"
-    leftover.touch(0o666)  # as a killed process with the same id leaves it
+    leftover.touch(0o666)  # left by a killed process with the same id
     with open_atomically(path, mode=0o600):
         assert leftover.stat().st_mode & 0o777 == 0o600
     assert path.stat().st_mode & 0o777 == 0o600

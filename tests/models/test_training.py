@@ -1,4 +1,4 @@
-"""From judgements to a bundle and to a report, with an encoder without weights."""
+"""Training and evaluation from judgements, with an encoder without weights."""
 
 import signal
 import subprocess
@@ -28,7 +28,7 @@ QUICK = FitOptions(rounds=12)
 
 
 class Counting(HashingEncoder):
-    """Remembers what it was asked for."""
+    """An encoder that records its batches."""
 
     def __init__(self, **arguments: object) -> None:
         super().__init__(**arguments)
@@ -41,7 +41,7 @@ class Counting(HashingEncoder):
 
 @pytest.fixture(scope="module")
 def judgements() -> list[Judgement]:
-    """60 users compare 60 texts of random words; everybody likes `amber`, half of them `salt` and the others not."""
+    """60 users compare 60 texts of random words. All like `amber`. Half like `salt`, the others dislike it."""
     rng = np.random.default_rng(3)
     texts = [" ".join(rng.choice(WORDS, 6)) for _ in range(60)]
 
@@ -65,14 +65,14 @@ def test_each_text_is_encoded_once(judgements):
     encoder = Counting()
     extractor = FeatureExtractor(encoder)
     other = [Judgement("v", "another context", j.kind, j.texts) for j in judgements[:100]]
-    told: list[tuple[str, int, int]] = []
-    vectors = extract_features([*judgements, *other], extractor, lambda *step: told.append(step))
-    asked = [text for call in encoder.calls for text, _ in call]
-    assert len(asked) == len(set(asked)) == len({t for j in judgements for t in j.texts})
+    steps: list[tuple[str, int, int]] = []
+    vectors = extract_features([*judgements, *other], extractor, lambda *step: steps.append(step))
+    encoded = [text for call in encoder.calls for text, _ in call]
+    assert len(encoded) == len(set(encoded)) == len({t for j in judgements for t in j.texts})
     assert vectors.keys() == {(j.context, t) for j in [*judgements, *other] for t in j.texts}
     for (_, text), vector in vectors.items():
         np.testing.assert_array_equal(vector, extractor.extract([text]).vectors[0])
-    assert told == [("encode", len(asked), len(asked))]
+    assert steps == [("encode", len(encoded), len(encoded))]
 
 
 def test_a_joint_encoder_reads_each_text_in_each_context():
@@ -84,14 +84,14 @@ def test_a_joint_encoder_reads_each_text_in_each_context():
     assert (vectors["x", "a"] != vectors["y", "a"]).any()
 
 
-def test_encoding_goes_batch_by_batch():
+def test_texts_are_encoded_in_batches():
     encoder = Counting()
     rows = [Judgement("u", "", "ranking", tuple(f"text {i}" for i in range(EXTRACT_BATCH + 10)))]
-    told: list[tuple[str, int, int]] = []
-    extract_features(rows, FeatureExtractor(encoder), lambda *step: told.append(step))
+    steps: list[tuple[str, int, int]] = []
+    extract_features(rows, FeatureExtractor(encoder), lambda *step: steps.append(step))
     total = EXTRACT_BATCH + 10
     assert [len(call) for call in encoder.calls] == [EXTRACT_BATCH, 10]
-    assert told == [("encode", EXTRACT_BATCH, total), ("encode", total, total)]
+    assert steps == [("encode", EXTRACT_BATCH, total), ("encode", total, total)]
 
 
 def test_no_judgements_have_no_features(extractor):
@@ -99,7 +99,7 @@ def test_no_judgements_have_no_features(extractor):
 
 
 def interrupted_at(stage: str, least: int) -> Callable[[str, int, int], None]:
-    """Ctrl-C once a stage is so far."""
+    """Return a progress callback that raises KeyboardInterrupt once a stage has come this far."""
 
     def report(name: str, done: int, _total: int) -> None:
         if name == stage and done >= least:
@@ -108,7 +108,7 @@ def interrupted_at(stage: str, least: int) -> Callable[[str, int, int], None]:
     return report
 
 
-def test_encoding_goes_on_where_it_was_interrupted(tmp_path):
+def test_interrupted_encoding_continues_where_it_stopped(tmp_path):
     rows = [Judgement("u", "", "ranking", tuple(f"text {i}" for i in range(2 * EXTRACT_PART + 10)))]
     whole = extract_features(rows, FeatureExtractor(HashingEncoder()))
     with pytest.raises(KeyboardInterrupt):
@@ -118,15 +118,15 @@ def test_encoding_goes_on_where_it_was_interrupted(tmp_path):
             interrupted_at("encode", EXTRACT_PART + EXTRACT_BATCH),
             Checkpoint(tmp_path / "work", "a"),
         )
-    encoder, told = Counting(), []
+    encoder, steps = Counting(), []
     resumed = extract_features(
         rows,
         FeatureExtractor(encoder),
-        lambda *step: told.append(step),
+        lambda *step: steps.append(step),
         Checkpoint(tmp_path / "work", "a"),
     )
-    assert told[0] == ("encode", EXTRACT_PART, 2 * EXTRACT_PART + 10)
-    # What was in the making is encoded again, in the same batches.
+    assert steps[0] == ("encode", EXTRACT_PART, 2 * EXTRACT_PART + 10)
+    # Unfinished batches are encoded again with the same texts.
     assert [len(call) for call in encoder.calls] == [*[EXTRACT_BATCH] * (EXTRACT_PART // EXTRACT_BATCH), 10]
     assert encoder.calls[0][0][0] == f"text {EXTRACT_PART}"
     assert resumed.keys() == whole.keys()
@@ -171,7 +171,7 @@ def test_a_fitted_bundle_describes_itself(bundle, extractor, tmp_path):
     assert Bundle.load(tmp_path / "words").manifest == manifest  # all of it is JSON
 
 
-def test_shared_taste_carries_over_to_unseen_texts(bundle, extractor):
+def test_shared_taste_generalises_to_unseen_texts(bundle, extractor):
     liked, other = bundle.reward.describe(
         extractor.extract(["river amber stone amber cloud", "river paper stone engine cloud"]).vectors
     ).base
@@ -179,22 +179,22 @@ def test_shared_taste_carries_over_to_unseen_texts(bundle, extractor):
 
 
 def test_an_author_s_own_votes_are_not_fitted(bundle):
-    assert len(bundle.reward.memory.rows) == 60  # the author's text is not among them
+    assert len(bundle.reward.memory.rows) == 60  # without the text of the author
     assert bundle.reward.rating_scale().slope == 0.5
 
 
-def test_a_bundle_on_disk_knows_what_the_fitted_model_knows(bundle, extractor, tmp_path):
+def test_a_bundle_on_disk_agrees_with_the_fitted_model(bundle, extractor, tmp_path):
     bundle.save(tmp_path / "words")
     vectors = extractor.extract(["river amber stone", "a text unlike any other"]).vectors
     there = Bundle.load(tmp_path / "words").reward.describe(vectors)
     here = bundle.reward.describe(vectors)
     for part in ("base", "base_variance", "directions", "direction_variance"):
-        # A variance is what is left of a difference of float16 products.
+        # Variances are small differences of float16 products.
         rtol = 0.05 if part.endswith("variance") else 2e-3
         np.testing.assert_allclose(getattr(there, part), getattr(here, part), rtol=rtol, atol=1e-4)
 
 
-def test_what_a_bundle_holds_is_in_its_manifest(bundle):
+def test_the_manifest_lists_the_parts_of_a_bundle(bundle):
     found = bundle.manifest.metrics["inspection"]
     assert found["texts"] == 61
     assert found["archetypes"][0]["weight"] == 1
@@ -208,7 +208,7 @@ def test_what_a_bundle_holds_is_in_its_manifest(bundle):
 
 @pytest.fixture(scope="module")
 def fit_words(judgements) -> Callable[..., Bundle]:
-    """A fit with all its stages: 120 users, of whom some are held out."""
+    """Runs a fit with all stages on 120 users, of whom some are held out."""
     again = [Judgement(f"{j.user} {i % 2}", j.context, j.kind, j.texts) for i, j in enumerate(judgements)]
 
     def fit(**options: object) -> Bundle:
@@ -221,7 +221,7 @@ def fit_words(judgements) -> Callable[..., Bundle]:
 
 @pytest.fixture(scope="module")
 def whole(fit_words, tmp_path_factory) -> tuple[bytes, list[tuple[str, int]]]:
-    """Weights of a fit that nobody interrupted, and its steps."""
+    """Weights and steps of an uninterrupted fit."""
     steps: list[tuple[str, int]] = []
     bundle = fit_words(progress=lambda stage, done, total: steps.append((stage, done)))
     return weights(bundle, tmp_path_factory.mktemp("whole")), steps
@@ -236,8 +236,8 @@ def test_equal_seeds_make_equal_bundles(fit_words, whole, tmp_path):
     assert weights(fit_words(), tmp_path) == whole[0]
 
 
-def test_a_fit_that_was_interrupted_again_and_again_gives_the_same_bundle(fit_words, whole, tmp_path):
-    """Interrupted in every stage; each run goes on from what the one before had kept."""
+def test_a_repeatedly_interrupted_fit_gives_the_same_bundle(fit_words, whole, tmp_path):
+    """The fit is interrupted in every stage, and each run continues from the previous checkpoint."""
     stages = list(dict.fromkeys(stage for stage, _ in whole[1]))
     assert stages[0] == "encode"
     assert stages[-1] == "fit"
@@ -253,7 +253,7 @@ def test_a_fit_that_was_interrupted_again_and_again_gives_the_same_bundle(fit_wo
     checkpoint = Checkpoint(tmp_path / "work", "a")
     bundle = fit_words(progress=lambda stage, done, total: steps.append((stage, done)), checkpoint=checkpoint)
     assert weights(bundle, tmp_path / "resumed") == whole[0]
-    assert len(steps) < len(whole[1]) / 2  # it did go on
+    assert len(steps) < len(whole[1]) / 2  # it did continue
 
 
 KILLED = """
@@ -279,8 +279,8 @@ for name in sys.argv[2:]:
 """
 
 
-def test_a_killed_fit_goes_on_to_the_same_bundle(tmp_path):
-    """A real kill: nothing gets to clean up."""
+def test_a_killed_fit_continues_to_the_same_bundle(tmp_path):
+    """The process is killed, so no code can clean up."""
 
     def run(*arguments: str) -> int:
         command = [sys.executable, "-c", KILLED, *arguments]
@@ -297,7 +297,7 @@ def test_a_killed_fit_goes_on_to_the_same_bundle(tmp_path):
 # ---------------------------------------------------------------- evaluation
 
 
-def test_a_report_is_the_curve_of_its_parts(judgements, bundle, extractor):
+def test_a_report_equals_the_curve_of_its_parts(judgements, bundle, extractor):
     report = evaluate(judgements, extractor, name="words", mode="cold", repetitions=2, bundle=bundle)
     assert (report.set, report.split, report.repetitions) == ("words", "cold", 2)
     assert report.bundle == bundle.version
@@ -313,7 +313,7 @@ def test_a_report_is_the_curve_of_its_parts(judgements, bundle, extractor):
     assert {"k", "accuracy", "log_loss", "accuracy_interval", "calibration_error"} <= plain["curve"][0].keys()
 
 
-def test_without_a_bundle_each_repetition_fits_its_own_train_part(judgements, extractor):
+def test_without_a_bundle_each_repetition_fits_its_training_part(judgements, extractor):
     stages: list[str] = []
     report = evaluate(
         judgements,

@@ -1,4 +1,4 @@
-"""The whole service in this process: real store, real threads, an encoder without weights.
+"""Fixtures that run the whole service in this process, with a real store, real threads and a weight-free encoder.
 
 Every test that takes `settings`, `serve` or `client` runs on both stores.
 """
@@ -30,7 +30,7 @@ START = 1_800_000_000.0
 
 
 class WatchedEncoder(HashingEncoder):
-    """Counts what it encodes after the warm-up, can be held up, and fails on the word `poison`."""
+    """An encoder that counts what it encodes after the warm-up, can be paused, and fails on the word `poison`."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -54,7 +54,7 @@ class WatchedEncoder(HashingEncoder):
 
 
 class Clock:
-    """A clock that stands until it is moved."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.now = START
@@ -75,11 +75,11 @@ def clock() -> Clock:
 
 @dataclass
 class Store:
-    """Where the tests' servers keep their data, and a way to look at it behind their backs.
+    """The store of the tests' servers, with direct access to its database.
 
     Attributes:
         kind: "sqlite" or "postgresql".
-        place: What settings say of it.
+        place: Settings that locate the store.
     """
 
     kind: str
@@ -90,20 +90,20 @@ class Store:
         return self.kind == "postgresql"
 
     def run(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
-        """What a statement gives, committed."""
+        """Run a statement, commit it and return its rows."""
         place = store_place(Settings(**self.place))
         engine = create_engine(f"sqlite:///{place / FILE_NAME}" if isinstance(place, Path) else place)
         try:
             with engine.begin() as connection:
-                found = connection.execute(text(statement), parameters)
-                return [tuple(row) for row in found] if found.returns_rows else []
+                result = connection.execute(text(statement), parameters)
+                return [tuple(row) for row in result] if result.returns_rows else []
         finally:
             engine.dispose()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Store]]:
-    """Makes empty stores of one kind."""
+    """Returns a function that makes empty stores of one kind."""
     kind, made = request.param, []
 
     def make() -> Store:
@@ -124,13 +124,13 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callab
 
 @pytest.fixture
 def store(new_store: Callable[[], Store]) -> Store:
-    """The store of `settings`."""
+    """Store that `settings` points to."""
     return new_store()
 
 
 @pytest.fixture
 def fresh(new_store: Callable[[], Store], store: Store) -> Store:
-    """Another store, empty: `serve(**fresh.place)`."""
+    """A second, empty store, for `serve(**fresh.place)`."""
     return new_store()
 
 
@@ -141,7 +141,7 @@ def settings(store: Store) -> Settings:
 
 @pytest.fixture
 def logs() -> Iterator[list[Any]]:
-    """What is logged; to be asked for before the server, whose threads see a change of the logging too late."""
+    """Captured log entries. Request it before the server, whose threads notice a change of the logging too late."""
     capture = LogCapture()
     structlog.configure(processors=[capture])
     yield capture.entries
@@ -153,9 +153,9 @@ Serve = Callable[..., TestClient]
 
 @pytest.fixture
 def serve(settings: Settings, encoder: WatchedEncoder, clock: Clock) -> Iterator[Serve]:
-    """Starts a server: `serve(max_events=3)`; the one before, if any, is stopped first.
+    """Starts a server, as in `serve(max_events=3)`, and stops the previous one first.
 
-    Users whom another bundle left behind are caught up by then, unless told `settle=False`.
+    By the time it returns, all users have been learned for its bundle, unless `settle=False`.
     """
     with ExitStack() as stack:
 
@@ -191,7 +191,7 @@ def client(serve: Serve) -> TestClient:
 
 @pytest.fixture(scope="module")
 def serve_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """Starts a server for all tests of a module, which must not mind each other."""
+    """Starts a server that all tests of a module share, so they must not depend on each other."""
     with ExitStack() as stack:
 
         def start(**changes: Any) -> TestClient:

@@ -1,4 +1,4 @@
-"""The server says what the library says: same stored features, same sequence of `learn` calls, saved after each."""
+"""The server agrees with the library, given the same stored features and a save after each `learn` call."""
 
 from dataclasses import replace
 
@@ -80,8 +80,8 @@ def test_the_server_agrees_with_the_library(client, library):
     np.testing.assert_allclose(stds, posterior.utility(described).std, atol=1e-9)
 
 
-def test_what_is_said_by_a_source_that_errs_counts_for_less(serve, library):
-    """The bundle knows how often each source's labels are wrong; others are trusted like the default."""
+def test_judgements_of_an_unreliable_source_count_less(serve, library):
+    """The bundle knows how often the labels of each source are wrong. Unknown sources get the default rate."""
     extractor, reward = library
     careless = replace(reward, flips={"default": 0.05, "clicks": 0.4})
     bundle = tiny_bundle(extractor)
@@ -94,12 +94,12 @@ def test_what_is_said_by_a_source_that_errs_counts_for_less(serve, library):
         event = common | {"user": user, "source": source}
         assert client.post("/v1/feedback", json={"events": [event] * 3}).json()["accepted"] == 3
         ask = {"text_1": PROMPT, "text_2": [a, b], "user": user}
-        found = [row["score"] for row in client.post("/score", json=ask).json()["data"]]
+        utilities = [row["score"] for row in client.post("/score", json=ask).json()["data"]]
         posterior = UserPosterior.at_prior(reward.population)
         for _ in range(3):
             posterior = posterior.learn(Pair(items(library, a), items(library, b), flip=flip))
-        np.testing.assert_allclose(found, posterior.utility(items(library, a, b)).mean, atol=1e-6)
-        margins[source] = found[0] - found[1]
+        np.testing.assert_allclose(utilities, posterior.utility(items(library, a, b)).mean, atol=1e-6)
+        margins[source] = utilities[0] - utilities[1]
     assert margins["clicks"] < margins["default"] == margins["unheard of"] == margins[None]
 
 
@@ -115,13 +115,13 @@ def test_many_candidates_are_ranked_like_few(client, library, n):
 
 
 def test_utilities_that_are_not_finite_are_refused(client, monkeypatch):
-    """An infinite utility has a finite probability, so that the order alone would not tell."""
-    right = scoring.scores
+    """An infinite utility has a finite probability, so the order alone would not reveal it."""
+    original = scoring.scores
 
     def broken(*arguments):
-        found = right(*arguments)
-        found.mean[0, 0] = np.inf
-        return found
+        table = original(*arguments)
+        table.mean[0, 0] = np.inf
+        return table
 
     monkeypatch.setattr(scoring, "scores", broken)
     answer = client.post("/score", json={"text_1": "q", "text_2": ["a", "b"]})

@@ -1,4 +1,4 @@
-"""`BoundedCache`: what it keeps, what it drops first, and how it counts."""
+"""`BoundedCache`: which entries it keeps, the order of eviction, and its size."""
 
 from collections import OrderedDict
 
@@ -10,7 +10,7 @@ from penchant.service.cache import BoundedCache
 
 
 def make(limit: int, **options: object) -> BoundedCache[str, int]:
-    """A cache of numbers whose size is the number."""
+    """Return a cache of numbers in which the size of an entry is its value."""
     return BoundedCache(limit, size=int, **options)
 
 
@@ -35,7 +35,7 @@ def test_peek_and_replace_do_not_count_as_use():
         cache.replace("a", 1)
 
 
-def test_a_large_entry_takes_the_place_of_several_small_ones():
+def test_a_large_entry_displaces_several_small_ones():
     cache = make(10)
     for key in "abc":
         cache.put(key, 3)
@@ -43,7 +43,7 @@ def test_a_large_entry_takes_the_place_of_several_small_ones():
     assert (list(cache.items()), cache.size) == ([("c", 3), ("d", 7)], 10)
 
 
-def test_an_entry_beyond_the_limit_is_not_kept_unless_it_is_asked_for():
+def test_an_entry_beyond_the_limit_is_not_kept_unless_requested():
     cache = make(10)
     cache.put("a", 1)
     cache.put("b", 11)
@@ -54,7 +54,7 @@ def test_an_entry_beyond_the_limit_is_not_kept_unless_it_is_asked_for():
     assert (list(newest.items()), newest.size) == ([("b", 11)], 11)
 
 
-def test_none_is_a_value():
+def test_none_can_be_cached():
     cache: BoundedCache[str, int | None] = BoundedCache(2)
     cache.put("a", None)
     cache.put("b", 1)

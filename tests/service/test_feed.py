@@ -1,4 +1,4 @@
-"""What servers and commands of one store tell each other."""
+"""The feed of changes between the servers and commands of one store."""
 
 import threading
 
@@ -19,7 +19,7 @@ def database(settings, clock):
 
 @pytest.fixture
 def feed(database, clock):
-    """Looks when told to; its thread would wait for an hour."""
+    """Feed that polls only on demand, because its thread waits for an hour."""
     feed = Feed(database, 3600.0)
     feed.heard = []
     feed.subscribe("keys", lambda change: feed.heard.append((change.number, change.kind, change.tenant)))
@@ -28,40 +28,40 @@ def feed(database, clock):
     feed.stop()
 
 
-def tell(database, clock, *kinds, tenant="acme"):
+def append_changes(database, clock, *kinds, tenant="acme"):
     for kind in kinds:
         with database.writing() as connection:
             rows.append(connection, tenant, kind, {"of": kind}, clock())
 
 
-def test_a_change_is_heard_once_and_by_those_who_asked(database, feed, clock):
-    tell(database, clock, "keys", "bundle", "keys")
+def test_a_change_reaches_its_subscribers_once(database, feed, clock):
+    append_changes(database, clock, "keys", "bundle", "keys")
     feed.poll()
     feed.poll()
     assert feed.heard == [(1, "keys", "acme"), (3, "keys", "acme")]
 
 
-def test_detail_and_time_come_along(database, clock):
-    tell(database, clock, "forget")
+def test_a_change_has_its_detail_and_time(database, clock):
+    append_changes(database, clock, "forget")
     with database.reading() as connection:
         (change,) = rows.list_changes(connection, 0)
     assert (change.detail, change.created_at) == ({"of": "forget"}, clock.now)
 
 
-def test_what_was_there_at_the_start_is_taken_as_heard(database, clock):
-    tell(database, clock, "keys", "keys")
-    late, heard = Feed(database, 3600.0), []
-    late.subscribe("keys", heard.append)
+def test_changes_before_the_start_are_skipped(database, clock):
+    append_changes(database, clock, "keys", "keys")
+    late, received = Feed(database, 3600.0), []
+    late.subscribe("keys", received.append)
     late.start()
     late.poll()
-    assert heard == []
-    tell(database, clock, "keys")
+    assert received == []
+    append_changes(database, clock, "keys")
     late.poll()
     late.stop()
-    assert [change.number for change in heard] == [3]
+    assert [change.number for change in received] == [3]
 
 
-def test_more_than_a_page(database, feed, clock):
+def test_more_than_a_page_of_changes_is_delivered(database, feed, clock):
     with database.writing() as connection:
         for _ in range(2 * rows.PAGE + 1):
             rows.append(connection, "", "keys", {}, clock())
@@ -77,57 +77,57 @@ def test_nothing_is_lost_while_the_store_fails(database, feed, clock, monkeypatc
         patch.setattr(rows, "find_newest", broken)
         feed.poll()
         feed.poll()
-    assert [entry["event"] for entry in logs] == ["feed_failed"]  # said once
-    tell(database, clock, "keys")
+    assert [entry["event"] for entry in logs] == ["feed_failed"]  # logged once
+    append_changes(database, clock, "keys")
     feed.poll()
     assert feed.heard == [(1, "keys", "acme")]
 
 
-def test_a_subscriber_that_fails_is_told_to_drop_everything(database, feed, clock, logs):
-    heard, broken = [], [True]
+def test_a_failing_subscriber_is_asked_to_drop_everything(database, feed, clock, logs):
+    received, broken = [], [True]
 
-    def moody(change):
+    def receive(change):
         if broken:
             raise OperationalError("SELECT", {}, Exception("not now"))
-        heard.append(change.kind)
+        received.append(change.kind)
 
-    feed.subscribe("keys", moody)
-    tell(database, clock, "keys")
+    feed.subscribe("keys", receive)
+    append_changes(database, clock, "keys")
     feed.poll()
-    assert (heard, feed.heard) == ([], [(1, "keys", "acme")])
+    assert (received, feed.heard) == ([], [(1, "keys", "acme")])
     broken.clear()
     feed.poll()
-    tell(database, clock, "keys")
+    append_changes(database, clock, "keys")
     feed.poll()
-    assert heard == ["all", "keys"]
+    assert received == ["all", "keys"]
     assert {entry["event"] for entry in logs} == {"subscriber_failed"}
 
 
-def test_old_changes_go_and_whoever_missed_them_drops_everything(database, feed, clock):
-    tell(database, clock, *["keys"] * 3)
+def test_old_changes_are_removed_and_servers_that_missed_them_drop_everything(database, feed, clock):
+    append_changes(database, clock, *["keys"] * 3)
     clock.now += KEPT_SECONDS + 1
-    tell(database, clock, "bundle")
+    append_changes(database, clock, "bundle")
     with database.writing() as connection:
         assert rows.prune(connection, clock.now - KEPT_SECONDS) == 3
     feed.poll()
     assert feed.heard == [(4, "all", "")]
-    tell(database, clock, "keys")
+    append_changes(database, clock, "keys")
     feed.poll()
     assert feed.heard[1:] == [(5, "keys", "acme")]
 
 
-def test_numbers_never_begin_again(database, clock):
-    tell(database, clock, "keys", "keys")
+def test_numbers_never_restart(database, clock):
+    append_changes(database, clock, "keys", "keys")
     with database.writing() as connection:
         assert rows.prune(connection, clock.now + 1) == 1
-    tell(database, clock, "keys")
+    append_changes(database, clock, "keys")
     with database.reading() as connection:
         assert [change.number for change in rows.list_changes(connection, 0)] == [2, 3]
 
 
-def test_numbers_become_visible_in_their_order(database, clock):
-    """A change that was told first and is committed late holds later ones up: no reader can pass it by."""
-    other = threading.Thread(target=tell, args=(database, clock, "bundle"))
+def test_numbers_become_visible_in_order(database, clock):
+    """A change with an earlier number that commits late delays later ones, so no reader can miss it."""
+    other = threading.Thread(target=append_changes, args=(database, clock, "bundle"))
     with database.writing() as connection:
         rows.append(connection, "acme", "keys", {}, clock())
         other.start()
@@ -141,8 +141,8 @@ def test_numbers_become_visible_in_their_order(database, clock):
         ]
 
 
-def test_the_feed_itself_removes_what_is_old(database, feed, clock):
-    tell(database, clock, *["keys"] * 3)
+def test_the_feed_removes_old_changes(database, feed, clock):
+    append_changes(database, clock, *["keys"] * 3)
     feed.poll()
     clock.now += KEPT_SECONDS + 1
     feed.poll()
@@ -150,18 +150,18 @@ def test_the_feed_itself_removes_what_is_old(database, feed, clock):
         assert [change.number for change in rows.list_changes(connection, 0)] == [3]
 
 
-def test_chores_are_done_at_every_look_and_once_at_the_end(database, clock, logs):
-    done, first = [], []
+def test_chores_run_at_every_poll_and_once_at_the_end(database, clock, logs):
+    runs, first = [], []
     feed = Feed(database, 0.001)
 
     def fails():
         raise ValueError("not today")
 
     feed.each_time(fails)
-    feed.each_time(lambda: (done.append(1), first or (first.append(1), feed._end.set())))
+    feed.each_time(lambda: (runs.append(1), first or (first.append(1), feed._end.set())))
     feed.start()
     feed._thread.join(timeout=10)
-    assert done == [1]
+    assert runs == [1]
     feed.stop()
-    assert done == [1, 1]
+    assert runs == [1, 1]
     assert {entry["event"] for entry in logs} == {"chore_failed"}

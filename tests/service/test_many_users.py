@@ -17,22 +17,22 @@ def score(client, path="/v1/score", **changes):
 
 
 @pytest.mark.parametrize("path", ["/v1/score", "/score"])
-def test_each_user_gets_the_scores_of_asking_alone(client, path):
+def test_each_user_gets_the_scores_of_a_separate_request(client, path):
     assert client.post("/v1/feedback", json=VOTE).status_code == 200
     together = score(client, path, users=["ann", "bob"]).json()["data"]
-    alone = [entry for user in ("ann", "bob") for entry in score(client, path, user=user).json()["data"]]
+    separate = [entry for user in ("ann", "bob") for entry in score(client, path, user=user).json()["data"]]
     assert [entry["user"] for entry in together] == ["ann"] * 3 + ["bob"] * 3
     assert [entry["index"] for entry in together] == [0, 1, 2] * 2
-    for one, other in zip(together, alone, strict=True):
+    for joint, other in zip(together, separate, strict=True):
         assert "user" not in other
         for name in ("score", "std", "probability"):
-            assert one[name] == pytest.approx(other[name], abs=1e-12)
+            assert joint[name] == pytest.approx(other[name], abs=1e-12)
     ann, bob = together[1]["score"] - together[0]["score"], together[4]["score"] - together[3]["score"]
-    assert ann > bob  # she has said so
+    assert ann > bob  # as she stated
     assert together[0]["score"] == together[2]["score"]  # the same text
 
 
-def test_who_is_alone_in_the_list_can_be_explained_and_learned_from(client):
+def test_a_list_of_one_user_can_be_explained_and_learned_from(client):
     answer = score(client, users=["ann"], explain=True).json()
     assert all("explanation" in entry for entry in answer["data"])
     learned = client.post(
@@ -41,7 +41,7 @@ def test_who_is_alone_in_the_list_can_be_explained_and_learned_from(client):
     assert learned.json()["users"][0]["user"] == "ann"
 
 
-def test_a_ranking_for_several_is_nobodys_own(client):
+def test_a_ranking_for_several_users_belongs_to_none(client):
     rank_id = score(client, users=["ann", "bob"]).json()["id"]
     vote = {"type": "vote", "rank_id": rank_id, "index": 0, "value": 1}
     assert client.post("/v1/feedback", json=vote).status_code == 422
@@ -59,7 +59,7 @@ def test_a_ranking_for_several_is_nobodys_own(client):
         ({"users": ["a"], "model": "penchant:b"}, 400, None),
     ],
 )
-def test_what_does_not_fit_is_refused(serve, changes, status, pointer):
+def test_invalid_requests_are_refused(serve, changes, status, pointer):
     answer = score(serve(max_scores=9), **changes)
     assert answer.status_code == status
     if pointer is not None:

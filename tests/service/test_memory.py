@@ -1,4 +1,4 @@
-"""What is kept in memory: bounded, and never older than the store."""
+"""The in-memory caches are bounded and never older than the store."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def feature(value=0.0):
     return CachedFeature(np.full(DIM, value, np.float16), 1, False)
 
 
-def test_the_feature_cache_drops_what_was_not_used():
+def test_the_feature_cache_drops_unused_entries():
     cache = FeatureCache(2 * ENTRY)
     for key in (b"a", b"b"):
         cache.put("t", key, feature())
@@ -35,7 +35,7 @@ def test_the_feature_cache_drops_what_was_not_used():
     assert (cache.get("t", b"a"), len(cache), cache.size) == (None, 1, ENTRY)
 
 
-def test_the_feature_cache_is_apart_for_each_tenant():
+def test_the_feature_cache_is_separate_for_each_tenant():
     cache = FeatureCache(10 * ENTRY)
     cache.put("t", b"a", feature())
     assert cache.get("u", b"a") is None
@@ -51,10 +51,10 @@ def test_a_cache_without_room_keeps_nothing():
 
 def test_ranking_works_without_a_cache(serve):
     client = serve(feature_cache_bytes=0, item_cache_bytes=0, ranking_cache_bytes=0, max_cached_users=1)
-    asked = {"query": "q", "documents": ["a", "b", "a"]}
+    request = {"query": "q", "documents": ["a", "b", "a"]}
     for user in ("u", "v", "u"):
-        rank_id = client.post("/v1/rerank", json=asked | {"user": user}).json()["id"]
-        client.post("/v1/rerank", json=asked)
+        rank_id = client.post("/v1/rerank", json=request | {"user": user}).json()["id"]
+        client.post("/v1/rerank", json=request)
         vote = {"type": "vote", "rank_id": rank_id, "index": 0, "value": 1, "user": user}
         assert client.post("/v1/feedback", json=vote).json()["accepted"] == 1
     assert client.get("/v1/users/u").json()["feedback_events"] == 2
@@ -77,7 +77,7 @@ def test_states_are_bounded():
     assert [cache.find(("t", user))[0] for user in "abc"] == [False, True, True]
 
 
-def test_an_unknown_user_is_remembered_as_such():
+def test_an_unknown_user_is_cached_as_unknown():
     cache = StateCache(2)
     load = cache.begin_load(KEY)
     assert cache.finish_load(KEY, load, None) is None
@@ -100,29 +100,28 @@ def behind(version, through):
     return UserState(version, version, evidence, 0.0, last_seq=version, through_seq=through)
 
 
-def test_what_was_learned_during_a_write_is_not_lost():
-    """A read that catches up may take longer than writes are apart: it must come to an end nevertheless."""
+def test_a_state_learned_during_a_write_is_not_lost():
+    """A read that catches up may take longer than the time between two writes, but must still finish."""
     cache = StateCache(2)
     load = cache.begin_load(KEY)
     cache.publish(KEY, behind(8, through=3))  # written meanwhile, without having learned
-    read = behind(
-        7, through=7
-    )  # what the read had found, which is good enough for whoever asked before the write
+    # The state that was read, which is recent enough for a request made before the write.
+    read = behind(7, through=7)
     assert cache.finish_load(KEY, load, read) is read
-    _, held = cache.find(KEY)
-    assert (held.version, held.last_seq, held.through_seq, held.evidence.learned_at) == (8, 8, 7, 7.0)
+    _, cached = cache.find(KEY)
+    assert (cached.version, cached.last_seq, cached.through_seq, cached.evidence.learned_at) == (8, 8, 7, 7.0)
 
 
-def test_a_deletion_is_not_undone_by_what_was_learned():
+def test_a_deletion_is_not_undone_by_a_learned_state():
     cache = StateCache(2)
     load = cache.begin_load(KEY)
     cache.publish(KEY, None)
-    cache.publish(KEY, behind(1, through=0))  # another user under the same name
+    cache.publish(KEY, behind(1, through=0))  # another user with the same id
     assert cache.finish_load(KEY, load, behind(7, through=7)).version == 1
     assert cache.find(KEY)[1].through_seq == 0
 
 
-def test_memory_takes_over_what_was_replayed_of_the_same_log():
+def test_memory_accepts_a_state_replayed_from_the_same_log():
     cache = StateCache(2)
     cache.publish(KEY, behind(8, through=3))
     cache.advance(KEY, behind(7, through=7))
@@ -134,7 +133,7 @@ def test_memory_takes_over_what_was_replayed_of_the_same_log():
 
 
 def test_a_failed_read_leaves_no_trace(client):
-    """Nor does it harm the next."""
+    """The next read succeeds."""
     runtime = client.app.state.runtime
     client.post("/v1/feedback", json={"type": "vote", "user": "u", "text": "t", "value": 1})
     runtime.models.current.cache.clear()

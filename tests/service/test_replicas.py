@@ -1,4 +1,4 @@
-"""Two servers on one database: nothing is lost or counted twice, and each sees at once what the other was told."""
+"""Two servers on one database lose nothing, count nothing twice, and see each other's events immediately."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -61,29 +61,29 @@ def events_of(client, user="u"):
     return answer.json()["feedback_events"] if answer.status_code == 200 else None
 
 
-def test_each_sees_what_the_other_was_told(replicas):
+def test_each_replica_sees_events_sent_to_the_other(replicas):
     a, b = replicas
-    assert results(a) == results(b)  # both remember that nobody is known
+    assert results(a) == results(b)  # both cache that the user is unknown
     for n in range(6):
-        told, other = (a, b) if n % 2 else (b, a)
-        before = results(other)
-        send(told, VOTE | {"text": f"{CANDIDATES[n % 3]} {n}", "value": 1 if n % 3 else -1})
-        assert results(other) == results(told) != before
-        assert events_of(other) == n + 1
+        writer, reader = (a, b) if n % 2 else (b, a)
+        before = results(reader)
+        send(writer, VOTE | {"text": f"{CANDIDATES[n % 3]} {n}", "value": 1 if n % 3 else -1})
+        assert results(reader) == results(writer) != before
+        assert events_of(reader) == n + 1
 
 
-def test_a_user_who_is_deleted_on_one_is_unknown_to_the_other(replicas):
+def test_a_user_deleted_on_one_replica_is_unknown_to_the_other(replicas):
     a, b = replicas
     nobody = results(b)
     send(a, VOTE)
     assert results(b) != nobody
     assert a.delete("/v1/users/u").status_code == 204
     assert (events_of(b), results(b)) == (None, nobody)
-    send(b, VOTE | {"value": -1})  # somebody of the same name
+    send(b, VOTE | {"value": -1})  # a new user with the same id
     assert (events_of(a), results(a)) == (1, results(b))
 
 
-def test_a_retraction_is_seen_by_the_other(replicas):
+def test_a_retraction_is_seen_by_the_other_replica(replicas):
     a, b = replicas
     send(a, *[VOTE | {"text": f"text {n}", "event_id": f"e{n}"} for n in range(MAX_INLINE_EVENTS + 5)])
     without = [VOTE | {"user": "w", "text": f"text {n}"} for n in range(MAX_INLINE_EVENTS + 5) if n != 7]
@@ -93,34 +93,34 @@ def test_a_retraction_is_seen_by_the_other(replicas):
     assert results(a) == results(b) == results(a, "w")
 
 
-def at_once(*calls):
-    """Their results, called together."""
+def run_together(*calls):
+    """Run the calls in parallel and return their results."""
     together = threading.Barrier(len(calls))
 
-    def one(call):
+    def run(call):
         together.wait()
         return call()
 
     with ThreadPoolExecutor(len(calls)) as threads:
-        return list(threads.map(one, calls))
+        return list(threads.map(run, calls))
 
 
-def test_writers_on_both_lose_nothing(replicas):
-    """Every answer bears a number of its own; the log has them all; whoever wrote finds it in the next ranking."""
+def test_concurrent_writes_on_both_replicas_lose_nothing(replicas):
+    """Every answer has its own version, the log holds all events, and the next ranking includes one's own writes."""
 
     def write(client, worker):
-        told = []
+        counts = []
         for n in range(8):
             body = send(client, VOTE | {"text": f"{worker} {n % 4}", "event_id": f"{worker}-{n}"})
-            told.append(body["users"][0]["feedback_events"])
+            counts.append(body["users"][0]["feedback_events"])
             other = replicas[(worker + n) % 2]
-            asked = {"query": "q", "documents": ["a"], "user": "u"}
-            seen = other.post("/v1/rerank", json=asked).json()["meta"]["personalization"]
-            assert seen["feedback_events"] >= told[-1]
-        return told
+            request = {"query": "q", "documents": ["a"], "user": "u"}
+            personalization = other.post("/v1/rerank", json=request).json()["meta"]["personalization"]
+            assert personalization["feedback_events"] >= counts[-1]
+        return counts
 
-    written = at_once(*[partial(write, replicas[worker % 2], worker) for worker in range(8)])
-    assert sorted(n for told in written for n in told) == list(range(1, 65))
+    written = run_together(*[partial(write, replicas[worker % 2], worker) for worker in range(8)])
+    assert sorted(n for counts in written for n in counts) == list(range(1, 65))
     assert [events_of(client) for client in replicas] == [64, 64]
     assert results(replicas[0]) == results(replicas[1])
     runtime = replicas[0].app.state.runtime
@@ -133,27 +133,30 @@ def test_writers_on_both_lose_nothing(replicas):
 
 def test_one_event_id_counts_once(replicas):
     for n in range(6):
-        answers = at_once(*[partial(send, client, VOTE | {"event_id": f"e{n}"}) for client in replicas])
+        answers = run_together(*[partial(send, client, VOTE | {"event_id": f"e{n}"}) for client in replicas])
         assert sorted((a["accepted"], a["duplicates"]) for a in answers) == [(0, 1), (1, 0)]
     assert events_of(replicas[0]) == events_of(replicas[1]) == 6
 
 
-def test_one_event_id_for_two_users_belongs_to_one(replicas):
-    """No lock is in common: the database's own unique key decides."""
+def test_an_event_id_sent_for_two_users_belongs_to_one(replicas):
+    """The servers share no lock, so the unique key of the database decides."""
 
     def code(client, user, event_id):
         answer = client.post("/v1/feedback", json=VOTE | {"event_id": event_id, "user": user})
         return answer.json().get("code", "accepted")
 
     for n in range(6):
-        calls = [partial(code, *who, f"e{n}") for who in zip(replicas, ("u", "v"), strict=True)]
-        assert sorted(at_once(*calls)) == ["accepted", "event_id_conflict"]
+        calls = [
+            partial(code, *client_and_user, f"e{n}")
+            for client_and_user in zip(replicas, ("u", "v"), strict=True)
+        ]
+        assert sorted(run_together(*calls)) == ["accepted", "event_id_conflict"]
     assert sum(events_of(replicas[0], user) or 0 for user in ("u", "v")) == 6
 
 
 def test_one_idempotency_key_counts_once(replicas):
     for n in range(6):
-        first, second = at_once(*[partial(send, client, VOTE, key=f"k{n}") for client in replicas])
+        first, second = run_together(*[partial(send, client, VOTE, key=f"k{n}") for client in replicas])
         assert first == second
         assert first["users"][0]["feedback_events"] == n + 1
     refused = send(replicas[1], VOTE | {"value": -1}, key="k0", status=422)
@@ -161,7 +164,7 @@ def test_one_idempotency_key_counts_once(replicas):
     assert events_of(replicas[0]) == 6
 
 
-def test_an_expired_answer_gives_way(replicas):
+def test_an_expired_answer_is_replaced(replicas):
     first = send(replicas[0], VOTE, key="k")
     with replicas[0].app.state.runtime.store.writing() as connection:
         connection.exec_driver_sql("UPDATE idempotency SET created_at = created_at - 100000")
@@ -170,8 +173,8 @@ def test_an_expired_answer_gives_way(replicas):
     assert send(replicas[0], VOTE, key="k") == again
 
 
-def test_a_commit_of_which_nobody_knows_whether_it_was_done(replicas):
-    """The connection breaks after the commit: the second try finds the event that is in the log already."""
+def test_a_commit_with_an_unknown_outcome_counts_once(replicas):
+    """If the connection breaks after the commit, the retry finds the event already in the log."""
     runtime = replicas[0].app.state.runtime
     broken = []
 
@@ -188,8 +191,8 @@ def test_a_commit_of_which_nobody_knows_whether_it_was_done(replicas):
     assert [events_of(client) for client in replicas] == [1, 1]
 
 
-def test_a_store_that_cannot_be_read(replicas):
-    """Every route says so; the process goes on, and serves again as soon as the store does."""
+def test_an_unreadable_store_is_reported_by_every_route(replicas):
+    """Every route reports it. The process keeps running and serves again as soon as the store does."""
     client = replicas[0]
     send(client, VOTE, VOTE | {"event_id": "e"})
     readers = client.app.state.runtime.store._readers
@@ -198,7 +201,7 @@ def test_a_store_that_cannot_be_read(replicas):
         raise OperationalError(statement, {}, OSError("secret address"))
 
     event.listen(readers, "before_cursor_execute", gone)
-    asked = [
+    answers = [
         client.post("/v1/rerank", json={"query": "q", "documents": ["new"], "user": "u"}),
         client.post("/v1/best-of-n", json={"candidates": ["boat sea"], "user": "u"}),
         client.post(
@@ -208,8 +211,8 @@ def test_a_store_that_cannot_be_read(replicas):
         client.get("/v1/users/u"),
         client.get("/v1/users/u/feedback"),
     ]
-    assert {(a.status_code, a.json()["code"]) for a in asked} == {(503, "storage_unavailable")}
-    assert all("secret" not in a.text and a.headers["retry-after"] for a in asked)
+    assert {(a.status_code, a.json()["code"]) for a in answers} == {(503, "storage_unavailable")}
+    assert all("secret" not in a.text and a.headers["retry-after"] for a in answers)
     assert client.get("/readyz").status_code == 503
     event.remove(readers, "before_cursor_execute", gone)
     assert client.get("/readyz").status_code == 200

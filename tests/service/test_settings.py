@@ -1,4 +1,4 @@
-"""Settings, and what the server refuses to start with."""
+"""Settings, and the values with which the server refuses to start."""
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -35,14 +35,14 @@ def test_settings_come_from_the_environment(monkeypatch, tmp_path):
         ("LOG_LEVEL", "loud"),
     ],
 )
-def test_settings_that_make_no_sense(monkeypatch, name, value):
+def test_invalid_settings_are_refused(monkeypatch, name, value):
     monkeypatch.setenv(f"PENCHANT_{name}", value)
     with pytest.raises(ValidationError):
         Settings()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
-def test_loopback_is_open(host):
+def test_loopback_needs_no_key(host):
     check_exposure(Settings(host=host))
 
 
@@ -55,7 +55,7 @@ def test_beyond_loopback_a_key_is_needed(host, tmp_path):
     check_exposure(Settings(host=host, allow_open=True))
 
 
-def test_a_missing_bundle_is_said_clearly(tmp_path):
+def test_a_missing_bundle_is_named(tmp_path):
     with pytest.raises(StartError, match="bundle cannot be loaded") as failure:
         load_bundle(Settings(bundle=tmp_path / "nothing"))
     assert isinstance(failure.value.__cause__, BundleError)

@@ -1,4 +1,4 @@
-"""A server on OpenVINO never imports torch: not for any event, any ranking, or anything that it tells of a user."""
+"""A server on OpenVINO never imports torch for events, rankings, explanations or user data."""
 
 import json
 import os
@@ -67,7 +67,7 @@ with TestClient(create_app(Settings(data_dir=Path(sys.argv[1]), encoder_backend=
 
 
 def test_a_server_on_openvino_never_imports_torch(tmp_path):
-    """Its model is converted in a process of its own, so that this holds from the first start on."""
+    """A separate process converts the model, so this holds from the first start."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run(
         [sys.executable, "-c", SERVER, str(tmp_path / "data")],

@@ -1,4 +1,4 @@
-"""Attributes: what each is named after, and that no text whatever breaks one."""
+"""Attributes rise with the property they are named after, and are finite for every text."""
 
 import math
 import string
@@ -73,7 +73,7 @@ def test_an_attribute_rises_with_what_it_is_named_after(name, more, less):
 
 
 def test_hand_counted_values():
-    found = named("I can't wait! Will you come, or not? See 42 (maybe).")
+    values = named("I can't wait! Will you come, or not? See 42 (maybe).")
     words = ["i", "can't", "wait", "will", "you", "come", "or", "not", "see", "maybe"]
     letters = sum(map(len, words))
     chars = 52
@@ -98,7 +98,7 @@ def test_hand_counted_values():
         "lowercase_start": 0.0,
         "bullets": 0.0,
     }
-    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert {name: values[name] for name in expected} == pytest.approx(expected)
 
 
 def test_typographic_apostrophes_count_as_apostrophes():
@@ -153,7 +153,7 @@ def test_odd_texts_have_finite_attributes_that_fit_float16(text):
     ids=["newlines", "blank lines", "tabs", "dots", "marks", "parentheses", "stars"],
 )
 def test_no_text_takes_longer_than_its_length(text):
-    """A millisecond or two where the cost is linear, seconds where some pattern tries every start and every end."""
+    """Linear cost takes a millisecond or two. A pattern that tries every start and end would take seconds."""
     start = time.perf_counter()
     compute_attributes(text)
     assert time.perf_counter() - start < 0.2
@@ -168,15 +168,15 @@ def test_any_text_has_finite_attributes(text):
     assert compute_attributes(text) == values.tolist()
 
 
-def test_what_stands_behind_the_first_hundred_thousand_characters_is_not_read():
+def test_only_the_first_hundred_thousand_characters_are_read():
     page = "A sentence of some words. " * 4000
     assert compute_attributes(page[:100_000]) == compute_attributes(page[:100_000] + " More? YES! " * 100_000)
 
 
-def test_the_matrix_is_its_rows():
+def test_a_matrix_has_the_rows_of_single_texts():
     texts = ["One.", "Two, please?", ""]
-    found = compute_attribute_matrix(texts)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, np.array([compute_attributes(t) for t in texts], np.float32))
+    values = compute_attribute_matrix(texts)
+    assert values.dtype == np.float32
+    np.testing.assert_array_equal(values, np.array([compute_attributes(t) for t in texts], np.float32))
     assert compute_attribute_matrix([]).shape == (0, len(ATTRIBUTE_NAMES))
     assert len(set(ATTRIBUTE_NAMES)) == len(ATTRIBUTE_NAMES)

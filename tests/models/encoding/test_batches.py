@@ -1,4 +1,4 @@
-"""Batches hold every text once, padded to multiples of 16 within a budget; workers take one core each."""
+"""Batches hold every text once, padded to multiples of 16 within a token budget. Workers use one core each."""
 
 import threading
 
@@ -20,7 +20,7 @@ from penchant.models.encoding.tokens import Tokens
     workers=st.integers(1, 8),
     most_tokens=st.sampled_from([16, 128, 1000, 4096]),
 )
-def test_every_text_is_in_one_batch_as_it_is(lengths, workers, most_tokens):
+def test_every_text_is_unchanged_in_exactly_one_batch(lengths, workers, most_tokens):
     rng = np.random.default_rng(0)
     tokens = Tokens.from_sequences([rng.integers(1, 1000, n).tolist() for n in lengths])
     batches = make_batches(tokens, workers=workers, most_tokens=most_tokens, pad=0)
@@ -49,14 +49,14 @@ def test_sorting_leaves_little_padding():
 @pytest.mark.parametrize(
     ("texts", "length", "workers", "expected"),
     [
-        (16, 128, 1, [16]),  # alone it takes all at once
+        (16, 128, 1, [16]),  # a single worker takes everything as one share
         (16, 128, 2, [4, 4, 4, 4]),
         (2, 112, 2, [1, 1]),
         (8, 16, 2, [8]),  # too little to share
         (64, 256, 2, [8] * 8),
     ],
 )
-def test_work_is_shared(texts, length, workers, expected):
+def test_work_is_split_among_workers(texts, length, workers, expected):
     tokens = Tokens.from_sequences([[1] * length] * texts)
     assert [len(b.rows) for b in make_batches(tokens, workers=workers, most_tokens=2048, pad=0)] == expected
 
@@ -64,7 +64,7 @@ def test_work_is_shared(texts, length, workers, expected):
 @pytest.mark.parametrize(
     ("content", "cores"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None), ("", None)]
 )
-def test_a_containers_quota_counts(tmp_path, content, cores):
+def test_a_container_quota_limits_the_cores(tmp_path, content, cores):
     unlimited = count_available_cores(tmp_path / "missing")
     assert unlimited >= 1
     quota = tmp_path / "cpu.max"
@@ -72,7 +72,7 @@ def test_a_containers_quota_counts(tmp_path, content, cores):
     assert count_available_cores(quota) == (cores or unlimited)
 
 
-def test_workers_take_one_core_each_and_leave_other_threads_theirs():
+def test_workers_use_one_core_each_and_other_threads_keep_theirs():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:

@@ -1,4 +1,4 @@
-"""`TransformerEncoder` on tiny random models: folders, GGUF files, pooling, batches, prompts, and what it refuses."""
+"""`TransformerEncoder` on tiny random models: folders, GGUF files, pooling, batches, prompts and refusals."""
 
 import shutil
 from pathlib import Path
@@ -67,48 +67,48 @@ def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(source: Path, **options: object) -> Encoder:
-    """On torch, which every other backend is held to (test_backends.py)."""
+    """Load the encoder on torch, the reference for all other backends (test_backends.py)."""
     return load_encoder(str(source), backend="torch", precision="float32", device="cpu", **options)
 
 
 def assert_company_does_not_matter(encoder: Encoder, texts: list[str]) -> None:
-    """One vector a text, whatever else is in the batch, in whatever order, however padded."""
-    alone = np.concatenate([encoder.encode([text]).embeddings for text in texts])
-    np.testing.assert_allclose(encoder.encode(texts).embeddings, alone, atol=1e-5)
-    np.testing.assert_allclose(encoder.encode(texts[::-1]).embeddings[::-1], alone, atol=1e-5)
+    """Assert that a text's vector does not depend on the rest of the batch, the order or the padding."""
+    separate = np.concatenate([encoder.encode([text]).embeddings for text in texts])
+    np.testing.assert_allclose(encoder.encode(texts).embeddings, separate, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(texts[::-1]).embeddings[::-1], separate, atol=1e-5)
     many = encoder.encode(texts * 40).embeddings
-    np.testing.assert_allclose(many, np.tile(alone, (40, 1)), atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(many, np.tile(separate, (40, 1)), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(separate, axis=1), 1.0, atol=1e-5)
 
 
-# ---------------------------------------------------------------- what it computes
+# ---------------------------------------------------------------- vectors
 
 
 def test_mean_pooling_is_the_mean_over_real_tokens(bert):
     encoder = load(bert)
-    found = encoder.encode(["a b c", "d"])
+    encoded = encoder.encode(["a b c", "d"])
     model = AutoModel.from_pretrained(bert).eval()
-    for row, ids in zip(found.embeddings, [[2, 4, 5, 6, 3], [2, 7, 3]], strict=True):
+    for row, ids in zip(encoded.embeddings, [[2, 4, 5, 6, 3], [2, 7, 3]], strict=True):
         with torch.inference_mode():
             mean = model(torch.tensor([ids])).last_hidden_state[0].mean(0).numpy()
         np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=1e-5)
-    assert found.tokens.tolist() == [5, 3]
-    assert found.embeddings.dtype == np.float32
+    assert encoded.tokens.tolist() == [5, 3]
+    assert encoded.embeddings.dtype == np.float32
     assert (encoder.dim, encoder.max_tokens, encoder.joint, encoder.pooling) == (16, 32, False, "mean")
 
 
 def test_last_pooling_is_the_last_real_token(llama):
     encoder = load(llama, pooling="last")
-    found = encoder.encode(["a b c", "d", "e f g h i"])
+    encoded = encoder.encode(["a b c", "d", "e f g h i"])
     model = AutoModel.from_pretrained(llama).eval()
-    for row, ids in zip(found.embeddings, [[4, 5, 6], [7], [8, 9, 10, 11, 12]], strict=True):
+    for row, ids in zip(encoded.embeddings, [[4, 5, 6], [7], [8, 9, 10, 11, 12]], strict=True):
         with torch.inference_mode():
             last = model(torch.tensor([ids])).last_hidden_state[0, -1].numpy()
         np.testing.assert_allclose(row, last / np.linalg.norm(last), atol=1e-5)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
-def test_company_does_not_matter(bert, llama, pooling):
+def test_vectors_do_not_depend_on_the_batch(bert, llama, pooling):
     for folder in (bert, llama):
         assert_company_does_not_matter(load(folder, pooling=pooling), TEXTS)
 
@@ -116,7 +116,7 @@ def test_company_does_not_matter(bert, llama, pooling):
 def test_batches_are_cut_by_padded_tokens_and_hold_every_text_once(bert, monkeypatch):
     encoder = load(bert)
     whole = encoder.encode(TEXTS * 5).embeddings
-    monkeypatch.setattr(encoder._backend, "most_tokens", 40)  # a batch of the longest is now one text
+    monkeypatch.setattr(encoder._backend, "most_tokens", 40)  # a batch of the longest texts holds one text
     np.testing.assert_allclose(encoder.encode(TEXTS * 5).embeddings, whole, atol=1e-5)
 
 
@@ -133,73 +133,73 @@ def test_a_gguf_file_loads(gguf_file):
 
 def test_long_texts_are_cut_and_reported(bert):
     encoder = load(bert)
-    found = encoder.encode(["a " * 30, "a " * 31, "a " * 1_000_000])
-    assert found.tokens.tolist() == [32, 32, 32]
-    assert found.truncated.tolist() == [False, True, True]
-    np.testing.assert_allclose(found.embeddings[1:], found.embeddings[[0, 0]], atol=1e-5)
+    encoded = encoder.encode(["a " * 30, "a " * 31, "a " * 1_000_000])
+    assert encoded.tokens.tolist() == [32, 32, 32]
+    assert encoded.truncated.tolist() == [False, True, True]
+    np.testing.assert_allclose(encoded.embeddings[1:], encoded.embeddings[[0, 0]], atol=1e-5)
     short = load(bert, max_tokens=10).encode(["a " * 8, "a " * 9])
     assert (short.tokens.tolist(), short.truncated.tolist()) == ([10, 10], [False, True])
 
 
 def test_prompts_are_read_in_joint_mode_only(bert):
-    joint, alone = load(bert, joint=True), load(bert)
+    joint, separate = load(bert, joint=True), load(bert)
     texts = ["a b", "a b"]
     prompted = joint.encode(texts, ["c d", "e f"])
     assert prompted.tokens.tolist() == [7, 7]  # [CLS] c d [SEP] a b [SEP]
     assert np.abs(prompted.embeddings[0] - prompted.embeddings[1]).max() > 1e-3
-    ignored = alone.encode(texts, ["c d", "e f"])
+    ignored = separate.encode(texts, ["c d", "e f"])
     np.testing.assert_array_equal(ignored.embeddings[0], ignored.embeddings[1])
     assert ignored.tokens.tolist() == [4, 4]
 
 
-def test_a_long_prompt_never_pushes_the_text_out(bert):
+def test_a_long_prompt_never_displaces_the_text(bert):
     encoder = load(bert, joint=True)
     huge = "p " * 100_000
-    found = encoder.encode(["a b", "a c", "a " * 20, "a " * 200], [huge] * 4)
-    assert (found.tokens == 32).all()
-    # 29 tokens are free of [CLS] and twice [SEP]; a quarter of them, 7, is the least a prompt may take.
-    assert found.truncated.tolist() == [False, False, False, True]
-    assert np.abs(found.embeddings[0] - found.embeddings[1]).max() > 1e-3
+    encoded = encoder.encode(["a b", "a c", "a " * 20, "a " * 200], [huge] * 4)
+    assert (encoded.tokens == 32).all()
+    # 29 tokens remain besides [CLS] and two [SEP]. The prompt may take at least a quarter of them, 7.
+    assert encoded.truncated.tolist() == [False, False, False, True]
+    assert np.abs(encoded.embeddings[0] - encoded.embeddings[1]).max() > 1e-3
     np.testing.assert_allclose(
-        encoder.encode(["a b"], ["p " * 27]).embeddings[0], found.embeddings[0], atol=1e-5
+        encoder.encode(["a b"], ["p " * 27]).embeddings[0], encoded.embeddings[0], atol=1e-5
     )
     np.testing.assert_allclose(
-        encoder.encode(["a " * 22], ["p " * 7]).embeddings[0], found.embeddings[3], atol=1e-5
+        encoder.encode(["a " * 22], ["p " * 7]).embeddings[0], encoded.embeddings[3], atol=1e-5
     )
 
 
-def test_no_prompt_is_an_empty_prompt(bert):
-    """`FeatureExtractor.key(text)` is one key for both: they must be one vector."""
+def test_no_prompt_equals_an_empty_prompt(bert):
+    """Both have the same `FeatureExtractor.key(text)`, so they must have the same vector."""
     encoder = load(bert, joint=True)
     bare, empty = encoder.encode(TEXTS), encoder.encode(TEXTS, [""] * len(TEXTS))
     np.testing.assert_allclose(bare.embeddings, empty.embeddings, atol=1e-5)
 
 
 def test_a_short_prompt_takes_no_more_than_it_needs(bert):
-    found = load(bert, joint=True).encode(["a " * 27, "a " * 28], ["c d", "c d"])
-    assert (found.tokens.tolist(), found.truncated.tolist()) == ([32, 32], [False, True])
+    encoded = load(bert, joint=True).encode(["a " * 27, "a " * 28], ["c d", "c d"])
+    assert (encoded.tokens.tolist(), encoded.truncated.tolist()) == ([32, 32], [False, True])
 
 
 @pytest.mark.parametrize(
     "text", ["", " ", "\ud800", "a \udfff b", "\x00\x01", "🎉" * 99, "\u202e", "x" * 100_000]
 )
 @pytest.mark.parametrize("joint", [False, True])
-def test_odd_texts_become_unit_vectors(bert, llama, text, joint):
+def test_unusual_texts_become_unit_vectors(bert, llama, text, joint):
     for folder in (bert, llama):
-        found = load(folder, joint=joint).encode([text], [text])
-        assert np.linalg.norm(found.embeddings[0]) == pytest.approx(1.0, abs=1e-5)
+        encoded = load(folder, joint=joint).encode([text], [text])
+        assert np.linalg.norm(encoded.embeddings[0]) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_no_texts_are_no_rows(bert):
-    found = load(bert).encode([])
-    assert found.embeddings.shape == (0, 16)
-    assert found.tokens.shape == found.truncated.shape == (0,)
+def test_no_texts_give_no_rows(bert):
+    encoded = load(bert).encode([])
+    assert encoded.embeddings.shape == (0, 16)
+    assert encoded.tokens.shape == encoded.truncated.shape == (0,)
 
 
 # ---------------------------------------------------------------- identity and refusals
 
 
-def test_identity_follows_weights_and_settings(bert, llama, tmp_path):
+def test_identity_depends_on_weights_and_settings(bert, llama, tmp_path):
     base = load(bert).identity
     assert load(bert).identity == base
     others = [
@@ -210,15 +210,15 @@ def test_identity_follows_weights_and_settings(bert, llama, tmp_path):
     ]
     assert len({base, *(e.identity for e in others)}) == 5
     shutil.copytree(bert, tmp_path / "moved")
-    assert load(tmp_path / "moved").identity == base  # where it lies does not matter
+    assert load(tmp_path / "moved").identity == base  # the location does not matter
     model = AutoModel.from_pretrained(bert)
     with torch.no_grad():
         model.encoder.layer[1].output.dense.weight[3, 5] += 1e-3
     model.save_pretrained(tmp_path / "moved")
-    assert load(tmp_path / "moved").identity != base  # one weight does
+    assert load(tmp_path / "moved").identity != base  # a single weight does
 
 
-def test_bfloat16_serves_float32_vectors(bert):
+def test_bfloat16_returns_float32_vectors(bert):
     card, model = pretrained.load_pretrained(find_model_files(str(bert)), "mean")
     tokens = TextTokenizer(card.tokenizer, max_tokens=32, joint=False, pad=card.pad)(TEXTS)
     rough, exact = (
@@ -229,10 +229,10 @@ def test_bfloat16_serves_float32_vectors(bert):
     np.testing.assert_allclose(np.linalg.norm(rough, axis=1), 1.0, atol=1e-5)
     cosine = (rough * exact).sum(1)
     assert (cosine > 0.9999).all()
-    assert (np.abs(rough - exact).max(1) > 1e-6).all()  # and it is bfloat16
+    assert (np.abs(rough - exact).max(1) > 1e-6).all()  # but computed in bfloat16
 
 
-def test_what_cannot_be_loaded_is_an_encoder_error(bert, tmp_path):
+def test_a_model_that_cannot_be_loaded_is_an_encoder_error(bert, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(EncoderError, match="cannot load encoder"):
         load(tmp_path / "missing")
@@ -259,13 +259,13 @@ def test_damaged_weights_are_an_encoder_error(bert, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_a_device_that_is_not_there_is_an_encoder_error(bert):
+def test_a_missing_device_is_an_encoder_error(bert):
     with pytest.raises(EncoderError, match="cuda"):
         load_encoder(str(bert), device="cuda")
 
 
 def test_weights_that_lack_a_layer_are_refused(bert, tmp_path):
-    """transformers fills what is missing with random numbers; nobody may be ranked by those."""
+    """transformers fills missing layers with random numbers, which must never rank anything."""
     shutil.copytree(bert, tmp_path / "holes")
     weights = tmp_path / "holes" / "model.safetensors"
     state = load_file(weights)
@@ -276,14 +276,14 @@ def test_weights_that_lack_a_layer_are_refused(bert, tmp_path):
 
 
 def test_a_checkpoint_without_a_pooler_has_one_identity(bert, letter_tokenizer, tmp_path):
-    """BERT's pooler, which no embedding uses, is then random: it must not enter the identity."""
+    """BERT's pooler, which no embedding uses, is then random, so it must not enter the identity."""
     BertModel.from_pretrained(bert, add_pooling_layer=False).save_pretrained(tmp_path)
     letter_tokenizer(framed=True).save_pretrained(tmp_path)
     assert load(tmp_path).identity == load(tmp_path).identity
 
 
 def test_positions_that_start_behind_the_padding_are_not_overrun(letter_tokenizer, tmp_path):
-    """RoBERTa's positions start at pad + 1: 34 embeddings serve 32 tokens, as 514 serve 512."""
+    """RoBERTa's positions start at pad + 1, so 34 position embeddings serve 32 tokens, as 514 serve 512."""
     size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
     config = RobertaConfig(vocab_size=20, max_position_embeddings=34, pad_token_id=1, **size)
     RobertaModel(config).save_pretrained(tmp_path)
@@ -300,7 +300,7 @@ def test_pickled_weights_are_never_read(bert, tmp_path):
         load(folder)
 
 
-def test_weights_that_are_not_finite_are_noticed(bert, tmp_path):
+def test_weights_that_are_not_finite_are_refused(bert, tmp_path):
     folder = tmp_path / "nan"
     shutil.copytree(bert, folder)
     model = AutoModel.from_pretrained(bert)

@@ -1,4 +1,4 @@
-"""Content keys, feature vectors, and the weight-free encoder that tests of ranking stand on."""
+"""Content keys, feature vectors, and the weight-free encoder that the ranking tests use."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ TEXTS = ["A short answer.", "A much longer answer, with reasons: because it help
 
 
 @pytest.mark.parametrize("joint", [False, True])
-def test_a_key_depends_on_the_text_and_on_the_prompt_only_where_it_is_read(joint):
+def test_a_key_depends_on_the_prompt_only_in_joint_mode(joint):
     extractor = FeatureExtractor(HashingEncoder(joint=joint))
     key = extractor.key("text", "prompt")
     assert len(key) == 16
@@ -40,22 +40,24 @@ def test_identity_and_keys_change_with_the_encoder():
 
 
 def test_a_vector_is_embedding_and_attributes_in_float16(extractor):
-    found = extractor.extract(TEXTS)
-    assert found.vectors.dtype == np.float16
-    assert found.vectors.shape == (4, extractor.dim) == (4, 64 + len(ATTRIBUTE_NAMES))
+    features = extractor.extract(TEXTS)
+    assert features.vectors.dtype == np.float16
+    assert features.vectors.shape == (4, extractor.dim) == (4, 64 + len(ATTRIBUTE_NAMES))
     np.testing.assert_array_equal(
-        found.vectors[:, :64], extractor.encoder.encode(TEXTS).embeddings.astype(np.float16)
+        features.vectors[:, :64], extractor.encoder.encode(TEXTS).embeddings.astype(np.float16)
     )
-    np.testing.assert_array_equal(found.vectors[:, 64:], compute_attribute_matrix(TEXTS).astype(np.float16))
-    assert found.tokens.tolist() == [3, 9, 0, 0]
-    assert not found.truncated.any()
+    np.testing.assert_array_equal(
+        features.vectors[:, 64:], compute_attribute_matrix(TEXTS).astype(np.float16)
+    )
+    assert features.tokens.tolist() == [3, 9, 0, 0]
+    assert not features.truncated.any()
     assert extractor.extract([]).vectors.shape == (0, extractor.dim)
 
 
-def test_a_vector_does_not_depend_on_its_company(extractor):
+def test_a_vector_does_not_depend_on_its_batch(extractor):
     together = extractor.extract(TEXTS).vectors
-    alone = np.concatenate([extractor.extract([t]).vectors for t in TEXTS])
-    np.testing.assert_array_equal(together, alone)
+    separate = np.concatenate([extractor.extract([t]).vectors for t in TEXTS])
+    np.testing.assert_array_equal(together, separate)
 
 
 @pytest.mark.parametrize("joint", [False, True])
@@ -65,7 +67,7 @@ def test_prompts_count_only_in_joint_mode(joint):
     np.testing.assert_array_equal(extractor.extract(TEXTS, [""] * 4).vectors, plain)
     prompted = extractor.extract(TEXTS, ["why is that so"] * 4).vectors
     assert (prompted != plain).any() == joint
-    np.testing.assert_array_equal(prompted[:, 64:], plain[:, 64:])  # attributes are the text's own
+    np.testing.assert_array_equal(prompted[:, 64:], plain[:, 64:])  # attributes depend on the text only
 
 
 # ---------------------------------------------------------------- HashingEncoder
@@ -73,24 +75,27 @@ def test_prompts_count_only_in_joint_mode(joint):
 
 def test_hashing_gives_unit_vectors_that_follow_shared_words():
     encoder = HashingEncoder(dim=256)
-    found = encoder.encode(
+    features = encoder.encode(
         ["the cat sat on a mat", "The cat sat on a chair", "prices rose sharply", "", "!?"]
     )
-    np.testing.assert_allclose(np.linalg.norm(found.embeddings, axis=1), [1, 1, 1, 0, 0], rtol=1e-6)
-    near, far = found.embeddings[0] @ found.embeddings[1], found.embeddings[0] @ found.embeddings[2]
+    np.testing.assert_allclose(np.linalg.norm(features.embeddings, axis=1), [1, 1, 1, 0, 0], rtol=1e-6)
+    near, far = (
+        features.embeddings[0] @ features.embeddings[1],
+        features.embeddings[0] @ features.embeddings[2],
+    )
     assert near > 0.6 > 0.3 > abs(far)
-    assert found.embeddings.dtype == np.float32
+    assert features.embeddings.dtype == np.float32
 
 
 def test_hashing_counts_and_cuts_words():
     encoder = HashingEncoder(max_tokens=3)
-    found = encoder.encode(["one two three", "one two three four"])
-    assert found.tokens.tolist() == [3, 3]
-    assert found.truncated.tolist() == [False, True]
-    np.testing.assert_array_equal(found.embeddings[0], found.embeddings[1])
+    features = encoder.encode(["one two three", "one two three four"])
+    assert features.tokens.tolist() == [3, 3]
+    assert features.truncated.tolist() == [False, True]
+    np.testing.assert_array_equal(features.embeddings[0], features.embeddings[1])
 
 
 def test_hashing_is_the_same_in_every_process():
-    """A constant, from hashlib's BLAKE2b by hand: Python's own seeded string hash must not enter."""
+    """The constant comes from hashlib's BLAKE2b. Python's seeded string hash must not affect it."""
     vector = HashingEncoder(dim=8).encode(["hello world"]).embeddings[0]
     np.testing.assert_allclose(vector, [0, 0, 0, 0, 0, 0, 0.5**0.5, 0.5**0.5], rtol=1e-6)

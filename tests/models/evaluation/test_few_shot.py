@@ -1,4 +1,4 @@
-"""Figures of an evaluation on cases computed by hand, intervals, harm, and the honesty probes on planted truth."""
+"""Few-shot evaluation: figures computed by hand, intervals, harm, and honesty probes on planted tastes."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ from penchant.models.testing import tiny_bundle
 def many(
     better: dict[int, list[float]], *, users: np.ndarray | None = None, n_texts: int = 40
 ) -> Predictions:
-    """Predictions for pairs of texts drawn from a pool, so that a bootstrap of texts leaves some."""
+    """Return predictions for pairs of texts drawn from a pool, so that a bootstrap of texts keeps some pairs."""
     n = len(next(iter(better.values())))
     rng = np.random.default_rng(n)
     texts = np.array([rng.choice(n_texts, 2, replace=False) for _ in range(n)])
@@ -43,14 +43,14 @@ def many(
 
 
 def test_accuracy_and_log_loss_by_hand():
-    """Half the users: hit, miss, tie, certain hit; half: hit, miss. Accuracy is the users' mean, log-loss the pairs'."""
-    one, other = [0.8, 0.4, 0.5, 1.0] * 5, [0.9, 0.1] * 5
+    """Half of the users have hit, miss, tie, certain hit, half hit, miss. Accuracy averages users, log-loss pairs."""
+    first, second = [0.8, 0.4, 0.5, 1.0] * 5, [0.9, 0.1] * 5
     users = np.repeat(np.arange(8), [20, 10] * 4)
-    (point,) = curve([many({0: (one + other) * 4}, users=users, n_texts=12)])
+    (point,) = curve([many({0: (first + second) * 4}, users=users, n_texts=12)])
     assert point.k == 0
     assert point.accuracy == pytest.approx(((1 + 0 + 0.5 + 1) / 4 + (1 + 0) / 2) / 2)
-    assert point.log_loss == pytest.approx(-np.log(one + other).mean())
-    assert point.user_log_loss == pytest.approx(-(np.log(one).mean() + np.log(other).mean()) / 2)
+    assert point.log_loss == pytest.approx(-np.log(first + second).mean())
+    assert point.user_log_loss == pytest.approx(-(np.log(first).mean() + np.log(second).mean()) / 2)
     assert point.harmed == 0.0
 
 
@@ -82,7 +82,7 @@ def test_a_calibrated_predictor_has_little_error_with_many_pairs(rng):
     probability = rng.uniform(size=50_000)
     better = np.where(rng.random(50_000) < probability, probability, 1 - probability)
     assert calibration_error(better) < 0.01
-    # Claiming more than that is seen, on whichever side of ½ the winner is.
+    # Overconfidence is detected on both sides of ½.
     bolder = better**2 / (better**2 + (1 - better) ** 2)
     assert calibration_error(bolder) > 0.08
     np.testing.assert_allclose(calibration_error(bolder[::-1]), calibration_error(bolder), atol=1e-3)
@@ -105,20 +105,20 @@ def test_intervals_hold_the_estimate_and_shrink_with_users(rng):
 
 
 def test_a_handful_of_pairs_has_finite_intervals():
-    """A bootstrap draw may hit none of two users' eight pairs: it must not turn the interval into NaN."""
+    """A bootstrap draw may contain none of the eight pairs of two users. It must not turn the interval into NaN."""
     texts = np.arange(16).reshape(8, 2)
     (point,) = curve([Predictions(np.repeat([0, 1], 4), texts, {0: np.array([0.7, 0.6, 0.2, 0.9] * 2)})])
     assert np.isfinite([*point.accuracy_interval, *point.log_loss_interval]).all()
 
 
-def test_intervals_are_those_of_their_seed():
+def test_intervals_are_determined_by_their_seed():
     found = many({0: [0.9, 0.4, 0.6, 0.2] * 20})
     assert curve([found], seed=1) == curve([found], seed=1)
     assert curve([found], seed=1)[0].accuracy_interval != curve([found], seed=2)[0].accuracy_interval
 
 
 def test_few_texts_widen_the_interval(rng):
-    """The texts are a sample too: hits that hang on the text, not the pair, must show."""
+    """The texts are a sample too, so hits that depend on the text rather than the pair must widen the interval."""
     users = np.repeat(np.arange(40), 20)
     easy = rng.random(200) < 0.6
     widths = []
@@ -130,8 +130,8 @@ def test_few_texts_widen_the_interval(rng):
     assert widths[0] > 1.5 * widths[1]
 
 
-def test_harm_is_found_where_it_is_and_nowhere_else(rng):
-    """Ten users: three get much worse with labels, three better, four change by noise alone."""
+def test_only_real_harm_is_detected(rng):
+    """Of ten users three get much worse with labels, three get better, and four change by noise only."""
     users = np.repeat(np.arange(10), 40)
     before = rng.uniform(0.45, 0.75, 400)
     noise = rng.normal(0, 0.02, 400)
@@ -142,7 +142,7 @@ def test_harm_is_found_where_it_is_and_nowhere_else(rng):
 
 
 def test_harm_needs_evidence():
-    """Three pairs can never show harm at p < .01, however much worse they are."""
+    """Three pairs can never prove harm at p < .01, even if all of them get much worse."""
     users = np.repeat(np.arange(12), 3)
     _, after = curve([many({0: [0.9] * 36, 3: [0.1] * 36}, users=users)])
     assert after.harmed == 0.0
@@ -184,7 +184,7 @@ def accuracy(reward, planted, support, test, shots=(0, 30)) -> dict[int, float]:
 
 
 def test_labels_help_and_flipped_labels_hurt(planted, parts, reward):
-    """The honesty probes: a flipped user falls below k = 0, another user's labels are no better than none."""
+    """In the honesty probes, flipped labels score below k = 0, and another user's labels are no better than none."""
     plain = accuracy(reward, planted, parts.support, parts.test)
     assert plain[30] > plain[0] + 0.05
 
@@ -210,10 +210,10 @@ def test_accuracy_and_loss_improve_with_every_step(planted, parts, reward):
     assert points[-1].harmed <= 0.05
 
 
-def test_adapting_is_learning_one_by_one(planted, parts, reward):
+def test_adaptation_equals_learning_one_by_one(planted, parts, reward):
     user = next(iter(parts.test))
-    one = {user: parts.test[user]}
-    (adapted,) = adapt(reward, planted.vectors, parts.support, one, shots=(5, 0, 1000))
+    pairs_of_user = {user: parts.test[user]}
+    (adapted,) = adapt(reward, planted.vectors, parts.support, pairs_of_user, shots=(5, 0, 1000))
     catalogue = Catalogue(reward, planted.vectors)
     posterior = UserPosterior.at_prior(reward.population)
     expected = {0: posterior}
@@ -226,7 +226,7 @@ def test_adapting_is_learning_one_by_one(planted, parts, reward):
         (0, 0),
         (5, 5),
         (1000, len(parts.support[user])),
-    ):  # k beyond what there is means all there is
+    ):  # a k beyond the number of labels means all labels
         found, beliefs = adapted.beliefs[k], expected[of].beliefs
         np.testing.assert_allclose(found.weights, beliefs.weights, atol=1e-9)
         np.testing.assert_allclose(found.means, beliefs.means, atol=1e-7)
@@ -253,8 +253,8 @@ def test_a_forecast_serves_every_temperature(planted, parts, reward):
             np.testing.assert_allclose(found.better[k], np.concatenate(one_by_one), rtol=1e-12)
 
 
-def test_lists_are_learned_one_by_one_beside_the_others(planted, parts, reward):
-    """A user who also ranks three texts learns as the service does; nobody else notices."""
+def test_lists_are_learned_along_with_other_judgements(planted, parts, reward):
+    """A user who also ranks three texts is learned as the service does it. Other users are unaffected."""
     users = list(parts.test)[:4]
     context = planted.judgements[0].context
     support = {user: list(parts.support[user]) for user in users}
@@ -271,9 +271,9 @@ def test_lists_are_learned_one_by_one_beside_the_others(planted, parts, reward):
     posterior, learned = UserPosterior.at_prior(reward.population), 0
     for k in (0, 5, 12):
         for judgement in support[users[1]][learned:k]:
-            said = observe(judgement, reward, catalogue)
-            assert (said is None) == (judgement.weight == 0)
-            posterior = posterior if said is None else posterior.learn(said)
+            observation = observe(judgement, reward, catalogue)
+            assert (observation is None) == (judgement.weight == 0)
+            posterior = posterior if observation is None else posterior.learn(observation)
         learned = k
         np.testing.assert_array_equal(adapted[1].beliefs[k].means, posterior.beliefs.means)
         for number in (0, 2, 3):
@@ -282,17 +282,17 @@ def test_lists_are_learned_one_by_one_beside_the_others(planted, parts, reward):
             )
 
 
-def test_progress_tells_of_every_shot(planted, parts, reward):
-    told: list[tuple[str, int, int]] = []
+def test_progress_reports_every_shot(planted, parts, reward):
+    steps: list[tuple[str, int, int]] = []
     adapt(
         reward,
         planted.vectors,
         parts.support,
         parts.test,
         shots=(0, 3, 10),
-        progress=lambda *step: told.append(step),
+        progress=lambda *step: steps.append(step),
     )
-    assert told == [("learn", done, 3) for done in (1, 2, 3)]
+    assert steps == [("learn", done, 3) for done in (1, 2, 3)]
 
 
 def test_judgements_are_learned_in_their_native_form(extractor):
@@ -302,20 +302,20 @@ def test_judgements_are_learned_in_their_native_form(extractor):
     catalogue = Catalogue(reward, vectors)
     keys = [item_key("q", t) for t in texts]
 
-    def said(kind: str, *texts: str, value: float = 0.0):
+    def observe_judgement(kind: str, *texts: str, value: float = 0.0):
         return observe(Judgement("u", "q", kind, texts, value, (1.0, 5.0)), reward, catalogue)
 
-    rating = said("rating", "a", value=4.0)
+    rating = observe_judgement("rating", "a", value=4.0)
     assert isinstance(rating, Rating)
     assert (rating.item.keys, rating.value, rating.scale) == ((keys[0],), 0.5, reward.rating_scale())
-    vote = said("vote", "b", value=-1.0)
+    vote = observe_judgement("vote", "b", value=-1.0)
     assert isinstance(vote, Vote)
     assert (vote.item.keys, vote.value) == ((keys[1],), -1)
-    ranking = said("ranking", "c", "a", "b")
+    ranking = observe_judgement("ranking", "c", "a", "b")
     assert isinstance(ranking, Ranking)
     assert (ranking.items.keys, ranking.groups) == ((keys[2], keys[0], keys[1]), (1, 1, 1))
-    assert said("ranking", "c", "c", "c") is None
-    edit = said("edit", "b", "a")
+    assert observe_judgement("ranking", "c", "c", "c") is None
+    edit = observe_judgement("edit", "b", "a")
     assert isinstance(edit, Pair)
     assert (edit.winner.keys[0], edit.loser.keys[0]) == (keys[1], keys[0])
     np.testing.assert_array_equal(catalogue.select([("q", "c"), ("q", "a")]).keys, [keys[2], keys[0]])

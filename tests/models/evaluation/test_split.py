@@ -1,6 +1,6 @@
-"""The few-shot split, held to constants of the reference implementation that every benchmark shares.
+"""The few-shot split agrees with constants of the reference implementation that every benchmark shares.
 
-The constants below were computed by that separate script on the file this module generates, not by this package.
+That separate script computed the constants below on the file that this module generates.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ FIRST = {
 
 @pytest.fixture(scope="module")
 def judgements(tmp_path_factory) -> list[Judgement]:
-    """30 users, 36 judgements each: pairs, ratings, rankings, edits, and automatic votes of the author."""
+    """Judgements of 30 users, 36 each: pairs, ratings, rankings, edits, and automatic votes of the author."""
     path = tmp_path_factory.mktemp("split") / "generated.jsonl"
     with path.open("w", encoding="utf-8") as file:
         for i in range(30):
@@ -67,7 +67,7 @@ def judgements(tmp_path_factory) -> list[Judgement]:
 
 
 def as_stated(judgement: Judgement) -> list[str]:
-    """Texts in the order of the file: an edit has `before` first."""
+    """Return the texts in the order of the file, where an edit has `before` first."""
     return list(judgement.texts[::-1] if judgement.kind == "edit" else judgement.texts)
 
 
@@ -76,16 +76,16 @@ def digest(content: object) -> str:
 
 
 @pytest.mark.parametrize(("parts", "number"), BUCKETS.items())
-def test_buckets_are_the_reference_s(parts, number):
+def test_buckets_agree_with_the_reference(parts, number):
     assert bucket(*parts) == number
 
 
 @pytest.mark.parametrize(("case", "expected"), SPLITS.items())
-def test_splits_are_the_reference_s(judgements, case, expected):
-    found = split(judgements, *case)
-    support = [[user, [[j.context, as_stated(j)] for j in rows]] for user, rows in found.support.items()]
-    test = [[user, [[p.context, p.better, p.worse] for p in pairs]] for user, pairs in found.test.items()]
-    sizes = (len(found.train), len(support), sum(len(r) for _, r in support), sum(len(p) for _, p in test))
+def test_splits_agree_with_the_reference(judgements, case, expected):
+    parts = split(judgements, *case)
+    support = [[user, [[j.context, as_stated(j)] for j in rows]] for user, rows in parts.support.items()]
+    test = [[user, [[p.context, p.better, p.worse] for p in pairs]] for user, pairs in parts.test.items()]
+    sizes = (len(parts.train), len(support), sum(len(r) for _, r in support), sum(len(p) for _, p in test))
     assert (*sizes, digest(support), digest(test)) == expected
     if case in FIRST:
         user, texts, pairs = FIRST[case]
@@ -95,30 +95,29 @@ def test_splits_are_the_reference_s(judgements, case, expected):
 
 
 @pytest.mark.parametrize("mode", ["cold", "warm"])
-def test_nothing_leaks(judgements, mode):
-    # Two texts in the middle of a ranking that is held out for its third may be known: rankings are left out here.
-    found = split([j for j in judgements if j.kind != "ranking"], mode, 1)
-    train_users = {j.user for j in found.train}
+def test_test_texts_and_users_do_not_leak_into_training(judgements, mode):
+    # Rankings are left out: of one held out for its third text, the other two may be known.
+    parts = split([j for j in judgements if j.kind != "ranking"], mode, 1)
+    train_users = {j.user for j in parts.train}
     assert train_users
-    assert found.test
-    assert train_users.isdisjoint(found.test)
-    assert found.support.keys() == found.test.keys()
-    assert not any(j.own for rows in [found.train, *found.support.values()] for j in rows)
+    assert parts.test
+    assert train_users.isdisjoint(parts.test)
+    assert parts.support.keys() == parts.test.keys()
+    assert not any(j.own for rows in [parts.train, *parts.support.values()] for j in rows)
     if mode == "cold":
-        known = {t for rows in [found.train, *found.support.values()] for j in rows for t in j.texts}
-        for pairs in found.test.values():
-            assert all(
-                {p.better, p.worse} - known for p in pairs
-            )  # every comparison has a text nobody judged
+        training_texts = {t for rows in [parts.train, *parts.support.values()] for j in rows for t in j.texts}
+        for pairs in parts.test.values():
+            # Every comparison has a text that no training judgement contains.
+            assert all({p.better, p.worse} - training_texts for p in pairs)
 
 
-def test_repetitions_differ_and_repeat(judgements):
-    one, again, two = (split(judgements, "cold", repetition) for repetition in (0, 0, 1))
-    assert one == again
-    assert one.test.keys() != two.test.keys()
+def test_repetitions_differ_and_are_reproducible(judgements):
+    first, repeated, second = (split(judgements, "cold", repetition) for repetition in (0, 0, 1))
+    assert first == repeated
+    assert first.test.keys() != second.test.keys()
 
 
-def test_limits_take_users_in_order_of_first_appearance(judgements):
+def test_limits_select_users_in_order_of_first_appearance(judgements):
     whole, some = split(judgements, "cold", 0), split(judgements, "cold", 0, seen_users=3, unseen_users=2)
     assert list(some.test) == list(whole.test)[:2]
     users = list(dict.fromkeys(j.user for j in whole.train))
@@ -132,42 +131,42 @@ def rating(text: str, value: float, context: str = "c") -> Judgement:
 
 def test_pairs_of_ratings_need_one_context_and_a_difference():
     rows = [rating("a", 5), rating("b", 1), rating("c", 5), rating("d", 3, "other"), rating("a", 1)]
-    found = {(p.better, p.worse) for p in test_pairs(rows)}
-    assert found == {
+    compared = {(p.better, p.worse) for p in test_pairs(rows)}
+    assert compared == {
         ("a", "b"),
         ("c", "b"),
         ("c", "a"),
     }  # a against itself, a–c tie and d's other context left out
 
 
-def test_stated_comparisons_come_first_and_whole_then_forty_of_ratings():
+def test_all_stated_comparisons_precede_at_most_forty_from_ratings():
     rows = [Judgement("u", "c", "ranking", tuple(f"r{i}" for i in range(60)))]
     rows += [rating(f"t{i}", float(i % 5)) for i in range(30)]
-    found = test_pairs(rows)
-    assert [(p.better, p.worse) for p in found[:59]] == [(f"r{i}", f"r{i + 1}") for i in range(59)]
-    assert len(found) == 59 + 40
-    assert found == test_pairs(rows)
+    pairs = test_pairs(rows)
+    assert [(p.better, p.worse) for p in pairs[:59]] == [(f"r{i}", f"r{i + 1}") for i in range(59)]
+    assert len(pairs) == 59 + 40
+    assert pairs == test_pairs(rows)
 
 
-def test_few_shot_needs_ten_and_four():
+def test_few_shot_needs_ten_support_and_four_test_pairs():
     rows = [Judgement("u", "c", "pair", (f"a{i}", f"b{i}")) for i in range(14)]
     held = {j.texts for j in rows[10:]}
-    found = split_user(rows, lambda j: j.texts in held)
-    assert found
-    assert sorted(j.texts for j in found[0]) == sorted(j.texts for j in rows[:10])
-    assert len(found[1]) == 4
+    parts = split_user(rows, lambda j: j.texts in held)
+    assert parts
+    assert sorted(j.texts for j in parts[0]) == sorted(j.texts for j in rows[:10])
+    assert len(parts[1]) == 4
     assert split_user(rows[1:], lambda j: j.texts in held) is None  # nine for support
     assert split_user(rows[:-1], lambda j: j.texts in held) is None  # three to test
 
 
 def test_the_author_s_own_votes_never_count():
     rows = [Judgement("u", "c", "vote", (f"t{i}",), 1.0, own=True) for i in range(50)]
-    found = split(rows, "cold", 0)
-    assert (found.train, found.support, found.test) == ([], {}, {})
+    parts = split(rows, "cold", 0)
+    assert (parts.train, parts.support, parts.test) == ([], {}, {})
 
 
 def test_votes_and_ratings_and_other_scales_are_never_compared():
-    """A vote of +1 is not worse than two stars of five, nor 1 of [0, 1] than 2 of [1, 100]."""
+    """A vote of +1 is not comparable with two stars of five, nor 1 of [0, 1] with 2 of [1, 100]."""
     rows = [Judgement("u", "c", "vote", ("liked",), 1.0), rating("two stars", 2)]
     assert test_pairs(rows) == []
     rows = [
@@ -178,5 +177,5 @@ def test_votes_and_ratings_and_other_scales_are_never_compared():
 
 
 def test_a_lone_surrogate_has_a_bucket():
-    """JSON can state one, so the reader gives one."""
+    """JSON can encode a lone surrogate, so the reader may return one."""
     assert 0 <= bucket("\ud800") < 1

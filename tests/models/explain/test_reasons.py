@@ -1,4 +1,4 @@
-"""Reasons: parts that sum to the model's utilities, and statements about users that are true as often as they say."""
+"""Reasons: parts sum to the model's utilities, and statements about users are right as often as stated."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -42,10 +42,10 @@ def make_reward(
     *,
     archetypes: int = 1,
     loadings: int = 0,
-    known: Sequence[bytes] = (),
+    memory_keys: Sequence[bytes] = (),
     doubt: float = 0.0,
 ) -> RewardModel:
-    """A random model whose every number is away from 0, the means of its archetypes included.
+    """Return a random model in which no number is near 0, the means of its archetypes included.
 
     `doubt` is the variance of the text prior's weights.
     """
@@ -67,9 +67,9 @@ def make_reward(
         scales={"default": RatingScale(0.0, 0.4, 0.5)},
         loadings=rng.normal(0, 0.3, (d, loadings)),
         memory=ItemMemory(
-            {key: i for i, key in enumerate(known)},
-            rng.normal(size=(len(known), m)),
-            np.full((len(known), m), 0.02),
+            {key: i for i, key in enumerate(memory_keys)},
+            rng.normal(size=(len(memory_keys), m)),
+            np.full((len(memory_keys), m), 0.02),
         ),
     )
 
@@ -101,7 +101,7 @@ def test_every_attribute_has_a_phrase_for_more_and_for_less():
     assert all(phrase.strip() == phrase and len(phrase) < 50 for phrase in phrases)
 
 
-# ---------------------------------------------------------------- rankings: the parts are the utility
+# ---------------------------------------------------------------- rankings: the parts add up to the utility
 
 
 @pytest.mark.parametrize("archetypes", [1, 3])
@@ -110,18 +110,18 @@ def test_every_attribute_has_a_phrase_for_more_and_for_less():
 def test_parts_sum_to_the_posterior_utility(rng, make_population, archetypes, loadings, remembered):
     keys = [rng.bytes(16) for _ in range(6)]
     reward = make_reward(
-        rng, make_population, archetypes=archetypes, loadings=loadings, known=keys[:remembered]
+        rng, make_population, archetypes=archetypes, loadings=loadings, memory_keys=keys[:remembered]
     )
     vectors = make_vectors(rng, 6)
     vectors[0] *= 100  # beyond the clipping of standardised features
     posterior = judge(rng, reward)
     items = reward.describe(vectors, keys)
-    mine, everyone = posterior.utility(items), UserPosterior.at_prior(reward.population).utility(items)
+    personal, everyone = posterior.utility(items), UserPosterior.at_prior(reward.population).utility(items)
     explained = explain_items(reward, posterior, vectors, keys)
     assert [e.index for e in explained] == list(range(6))
     for e in explained:
-        assert e.utility == mine.mean[e.index]
-        assert e.std == mine.std[e.index]
+        assert e.utility == personal.mean[e.index]
+        assert e.std == personal.std[e.index]
         assert total(e) == pytest.approx(e.utility, abs=1e-9)
         assert total(e, personal=False) == pytest.approx(everyone.mean[e.index], abs=1e-9)
         assert e.population_utility == pytest.approx(everyone.mean[e.index], abs=1e-9)
@@ -129,15 +129,15 @@ def test_parts_sum_to_the_posterior_utility(rng, make_population, archetypes, lo
         sizes = [abs(part.value) for part in e.parts]
         assert sizes == sorted(sizes, reverse=True)
         assert ("memory" in {part.name for part in e.parts}) == (e.index < remembered)
-    shifts = mine.mean - everyone.mean
+    shifts = personal.mean - everyone.mean
     np.testing.assert_allclose([e.shift for e in explained], shifts - shifts.mean(), atol=1e-9)
 
 
 @pytest.mark.parametrize("archetypes", [1, 3])
 def test_uncertainty_of_parts_is_that_of_the_users_posterior(rng, make_population, archetypes):
-    """Against draws from the posterior's mixture."""
+    """The reference draws from the mixture of the posterior."""
     keys = [rng.bytes(16)]
-    reward = make_reward(rng, make_population, archetypes=archetypes, loadings=1, known=keys)
+    reward = make_reward(rng, make_population, archetypes=archetypes, loadings=1, memory_keys=keys)
     posterior, vectors = judge(rng, reward), make_vectors(rng, 1)
     (explained,) = explain_items(reward, posterior, vectors, keys)
     beliefs, prior = posterior.beliefs, reward.population.prior
@@ -171,7 +171,7 @@ def test_uncertainty_of_parts_is_that_of_the_users_posterior(rng, make_populatio
 def test_moves_are_relative_to_the_candidates_and_ranks_to_the_population(rng, make_population):
     reward = make_reward(rng, make_population, archetypes=3)
     posterior, vectors = judge(rng, reward), make_vectors(rng, 5)
-    vectors[:, EMOJI] = 1.0  # the same in all: it sets none apart
+    vectors[:, EMOJI] = 1.0  # the same in all candidates, so it distinguishes none
     explained = explain_items(reward, posterior, vectors)
     assert sum(e.shift for e in explained) == pytest.approx(0, abs=1e-12)
     for e in explained:
@@ -192,7 +192,7 @@ def test_a_single_candidate_is_compared_with_the_median_answer(rng, make_populat
     assert "threshold" not in {part.name for part in explained.moved}
 
 
-def test_labels_say_which_way_a_candidate_stands_out(rng, make_population):
+def test_labels_name_the_direction_in_which_a_candidate_differs(rng, make_population):
     reward = make_reward(rng, make_population)
     vectors = np.tile(reward.text_prior.standardiser.centre, (2, 1)).astype(np.float16)
     vectors[0, LENGTH] += 2
@@ -237,7 +237,7 @@ def test_a_text_prior_that_is_not_linear_has_no_parts(rng, make_population):
 
 
 def moved_to(reward: RewardModel, turn: np.ndarray, offset: np.ndarray) -> RewardModel:
-    """The same model in other coordinates: z = turn·z' + offset, so that v' = turnᵀv and b' = b + offset·v."""
+    """Return the same model in other coordinates: z = turn·z' + offset, so that v' = turnᵀv and b' = b + offset·v."""
     prior, population, reference = reward.text_prior, reward.population, reward.reference
     assert isinstance(prior, LinearTextPrior)
     wide = np.eye(reward.q)
@@ -261,33 +261,35 @@ def moved_to(reward: RewardModel, turn: np.ndarray, offset: np.ndarray) -> Rewar
 
 
 def numbers(reasons: UserReasons | Explanation) -> dict[str, float]:
-    """Every number in them, by where it stands, whatever the order of equals."""
+    """Return every number of the reasons by its position, with ties in a fixed order."""
     flat = {}
     for place, value in asdict(reasons).items():
         for number, entry in enumerate(value if isinstance(value, tuple) else [{"": value}]):
             fields = entry if isinstance(entry, dict) else {"": entry}
-            who = (fields.get("name", number), fields.get("personal"))
-            flat |= {f"{place} {who} {k}": v for k, v in fields.items() if isinstance(v, float | int)}
+            label = (fields.get("name", number), fields.get("personal"))
+            flat |= {f"{place} {label} {k}": v for k, v in fields.items() if isinstance(v, float | int)}
     return flat
 
 
 @pytest.mark.parametrize("archetypes", [1, 3])
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_reasons_do_not_depend_on_the_coordinates_of_taste(rng, make_population, archetypes, shift):
-    """A fit could have found the same taste rotated and shifted: numbers and words must be the same."""
+    """A fit could find the same taste rotated and shifted, so numbers and words must not change."""
     keys = [rng.bytes(16) for _ in range(6)]
-    # What is open of v is the same in all directions, so that it can be rotated; a shift would move part of it into b.
-    known = 1.0 - shift
-    reward = make_reward(rng, make_population, archetypes=archetypes, known=keys[:2], doubt=0.01 * known)
+    # The variance of v is the same in all directions, so it can be rotated. A shift would move part of it into b.
+    scale = 1.0 - shift
+    reward = make_reward(
+        rng, make_population, archetypes=archetypes, memory_keys=keys[:2], doubt=0.01 * scale
+    )
     prior = reward.text_prior
     reward = replace(
         reward,
-        text_prior=replace(prior, residual_variance=known * prior.residual_variance),
-        memory=replace(reward.memory, variances=known * reward.memory.variances),
+        text_prior=replace(prior, residual_variance=scale * prior.residual_variance),
+        memory=replace(reward.memory, variances=scale * reward.memory.variances),
     )
     turn = np.linalg.qr(rng.normal(size=(RANK, RANK)))[0]
     vectors, pairs = make_vectors(rng, 6), [make_vectors(rng, 2) for _ in range(6)]
-    found = []
+    reasons_by_model = []
     for model in (reward, moved_to(reward, turn, shift * np.array([0.7, -0.4]))):
         posterior = UserPosterior.at_prior(model.population)
         for pair in pairs:
@@ -297,12 +299,12 @@ def test_reasons_do_not_depend_on_the_coordinates_of_taste(rng, make_population,
             explain_user(model, posterior, vectors, keys),
             *explain_items(model, posterior, vectors, keys),
         )
-        found.append([numbers(r) for r in reasons])
-    for one, other in zip(*found, strict=True):
-        assert one == pytest.approx(other, abs=1e-4)  # evidence is float32
+        reasons_by_model.append([numbers(r) for r in reasons])
+    for actual, expected in zip(*reasons_by_model, strict=True):
+        assert actual == pytest.approx(expected, abs=1e-4)  # evidence is float32
 
 
-# ---------------------------------------------------------------- users: what sets them apart
+# ---------------------------------------------------------------- users: how they differ from the population
 
 
 def simulate(
@@ -314,9 +316,9 @@ def simulate(
     true: RewardModel | None = None,
     contrast: int | None = None,
 ) -> UserPosterior:
-    """The posterior after pairs that a user y = `taste` chose from; what the texts leave open is drawn from `true`.
+    """Return the posterior after pairs judged by a user y = `taste`. Residuals of the texts are drawn from `true`.
 
-    The two texts of a pair stand four standard deviations apart in the feature `contrast`.
+    The two texts of a pair differ by four standard deviations in the feature `contrast`.
     """
     posterior = UserPosterior.at_prior(reward.population)
     vectors = make_vectors(rng, 2 * judgements)
@@ -334,7 +336,7 @@ def simulate(
 
 
 def taste_for(reward: RewardModel, column: int) -> RewardModel:
-    """Attributes matter a tenth as much as they did, to all and to each; a user may weigh one, w ~ N(0, 1)."""
+    """Scale the attributes' weights to a tenth, and let a user weigh one attribute with w ~ N(0, 1)."""
     prior = reward.text_prior
     weights = prior.weights.copy()
     weights[EMBEDDING:] *= 0.1
@@ -360,7 +362,7 @@ def test_a_taste_for_length_is_named_first_after_ten_judgements(rng, make_popula
 
 @pytest.mark.parametrize("archetypes", [1, 3])
 def test_signs_are_right_as_often_as_stated(rng, make_population, archetypes):
-    """Users drawn from the prior and a text prior drawn from what the fit believes of it."""
+    """Users are drawn from the prior, and text priors from the fit's posterior over them."""
     reward = make_reward(rng, make_population, archetypes=archetypes, loadings=1, doubt=0.02)
     population, texts = reward.population, make_vectors(rng, 30)
     average = population.weights @ population.means
@@ -396,7 +398,7 @@ def test_signs_are_right_as_often_as_stated(rng, make_population, archetypes):
 
 
 @pytest.mark.parametrize("archetypes", [1, 3])
-def test_of_a_user_at_the_prior_nothing_is_said(rng, make_population, archetypes):
+def test_a_user_at_the_prior_has_no_reasons(rng, make_population, archetypes):
     reward = make_reward(rng, make_population, archetypes=archetypes, loadings=1, doubt=0.001)
     reasons = explain_user(reward, UserPosterior.at_prior(reward.population), make_vectors(rng, 12))
     assert reasons.texts == ()
@@ -410,7 +412,7 @@ def test_of_a_user_at_the_prior_nothing_is_said(rng, make_population, archetypes
 
 
 def test_effects_are_the_utility_of_one_standard_deviation(rng, make_population):
-    """Raise one attribute, all else equal, and compare what it does to the user's utility and to the population's."""
+    """Raising one attribute, all else equal, changes the utilities of the user and the population by the effect."""
     reward = make_reward(rng, make_population, archetypes=3, loadings=2)
     text_prior = replace(reward.text_prior, standardiser=Standardiser(np.zeros(DIM), np.ones(DIM)))
     reward = replace(reward, text_prior=text_prior)
@@ -420,18 +422,19 @@ def test_effects_are_the_utility_of_one_standard_deviation(rng, make_population)
         raised = np.zeros((2, DIM), np.float16)
         raised[1, EMBEDDING + ATTRIBUTE_NAMES.index(name)] = 1.0
         items = reward.describe(raised)
-        mine = posterior.utility(items).mean
+        personal = posterior.utility(items).mean
         everyone = UserPosterior.at_prior(reward.population).utility(items).mean
         assert reason.population == pytest.approx(everyone[1] - everyone[0], abs=1e-9)
-        assert reason.effect + reason.population == pytest.approx(mine[1] - mine[0], abs=1e-9)
-        assert reason.slope == pytest.approx(reason.effect, abs=1e-12)  # no texts: nothing goes together
+        assert reason.effect + reason.population == pytest.approx(personal[1] - personal[0], abs=1e-9)
+        # Without texts, no attributes are correlated.
+        assert reason.slope == pytest.approx(reason.effect, abs=1e-12)
         assert reason.slope_probability == pytest.approx(reason.probability)
     assert [r.label == ATTRIBUTE_PHRASES[r.name][0] for r in reasons.values()] == [
         r.effect > 0 for r in reasons.values()
     ]
 
 
-def test_along_many_texts_the_slope_is_that_of_a_regression(rng, make_population):
+def test_over_many_texts_the_slope_is_that_of_a_regression(rng, make_population):
     reward = make_reward(rng, make_population, archetypes=3)
     posterior, vectors = judge(rng, reward), make_vectors(rng, 5000)
     vectors[:, SENTENCES] = vectors[:, LENGTH] + rng.normal(0, 0.5, 5000)
@@ -444,7 +447,7 @@ def test_along_many_texts_the_slope_is_that_of_a_regression(rng, make_population
 
 
 def user_who_weighs(rng, make_population, effects: dict[int, float]) -> tuple[RewardModel, UserPosterior]:
-    """A user known to weigh these columns so and nothing else."""
+    """Return a user known to weigh these columns with these effects, and no others."""
     reward = make_reward(rng, make_population)
     prior, p = reward.text_prior, len(effects)
     plain = replace(
@@ -461,8 +464,8 @@ def user_who_weighs(rng, make_population, effects: dict[int, float]) -> tuple[Re
     return plain, UserPosterior(plain.population, precision, linear, 30)
 
 
-def test_what_only_goes_together_with_a_reason_is_no_reason(rng, make_population):
-    """Longer texts have more sentences: who likes length likes texts with many sentences, but not for them."""
+def test_an_attribute_correlated_with_a_reason_is_no_reason(rng, make_population):
+    """Longer texts have more sentences, so a user who likes length likes many sentences, but not for their number."""
     reward, posterior = user_who_weighs(rng, make_population, {LENGTH: 1.0})
     vectors = make_vectors(rng, 200)
     vectors[:, SENTENCES] = vectors[:, LENGTH]
@@ -474,29 +477,33 @@ def test_what_only_goes_together_with_a_reason_is_no_reason(rng, make_population
     assert [r.name for r in reasons.attributes if r.told] == ["length"]
 
 
-def test_an_effect_that_real_texts_turn_around_is_no_reason(rng, make_population):
-    """All else equal more sentences, but longer texts are disliked, and texts of many sentences are longer."""
+def test_an_effect_reversed_in_real_texts_is_no_reason(rng, make_population):
+    """The user likes sentences, all else equal, but dislikes length, and texts with many sentences are longer."""
     reward, posterior = user_who_weighs(rng, make_population, {SENTENCES: 0.3, LENGTH: -1.0})
-    apart, together = make_vectors(rng, 200), make_vectors(rng, 200)
+    uncorrelated, correlated = make_vectors(rng, 200), make_vectors(rng, 200)
     scale = reward.text_prior.standardiser.scale
-    together[:, SENTENCES] = together[:, LENGTH] / scale[LENGTH] * scale[SENTENCES]
-    assert by_name(explain_user(reward, posterior, apart))["sentences"].told
-    reasons = explain_user(reward, posterior, together)
-    turned = by_name(reasons)["sentences"]
-    assert (turned.effect > 0, turned.slope < 0, turned.told) == (True, True, False)
+    correlated[:, SENTENCES] = correlated[:, LENGTH] / scale[LENGTH] * scale[SENTENCES]
+    assert by_name(explain_user(reward, posterior, uncorrelated))["sentences"].told
+    reasons = explain_user(reward, posterior, correlated)
+    reversed_reason = by_name(reasons)["sentences"]
+    assert (reversed_reason.effect > 0, reversed_reason.slope < 0, reversed_reason.told) == (
+        True,
+        True,
+        False,
+    )
     assert reasons.attributes[0].name == "length"
-    assert reasons.attributes[-1].name == "sentences"  # where the two disagree, nothing is less telling
+    assert reasons.attributes[-1].name == "sentences"  # if the two disagree, no attribute is less informative
 
 
-def test_small_effects_are_known_but_not_told(rng, make_population):
+def test_small_effects_are_not_reasons_however_certain(rng, make_population):
     reward, posterior = user_who_weighs(rng, make_population, {EMOJI: 0.6 * MIN_SLOPE, LENGTH: 2 * MIN_SLOPE})
     reasons = by_name(explain_user(reward, posterior, make_vectors(rng, 0)))
     assert reasons["emoji"].probability > 0.99
     assert (reasons["emoji"].told, reasons["length"].told) == (False, True)
 
 
-def test_what_the_fit_does_not_know_of_an_attribute_widens_its_effect(rng, make_population):
-    """And can withdraw a reason, whatever is known of the user."""
+def test_uncertainty_of_the_fit_about_an_attribute_widens_its_effect(rng, make_population):
+    """It can also withdraw a reason, however well the user is known."""
     reward = make_reward(rng, make_population)
     reward = replace(reward, text_prior=replace(reward.text_prior, weights=0.1 * reward.text_prior.weights))
     posterior = judge(rng, reward, 30)
@@ -515,7 +522,7 @@ def test_what_the_fit_does_not_know_of_an_attribute_widens_its_effect(rng, make_
     assert not any(r.told for r in doubtful.values())
 
 
-def test_an_attribute_that_never_varied_is_not_spoken_of(rng, make_population):
+def test_an_attribute_that_never_varied_is_not_mentioned(rng, make_population):
     reward = make_reward(rng, make_population)
     scale = reward.text_prior.standardiser.scale.copy()
     scale[EMOJI] = np.inf
@@ -525,7 +532,7 @@ def test_an_attribute_that_never_varied_is_not_spoken_of(rng, make_population):
     assert set(ATTRIBUTE_NAMES) - set(reasons) == {"emoji"}
 
 
-def test_votes_show_who_is_harder_to_satisfy(rng, make_population):
+def test_votes_reveal_users_who_are_harder_to_satisfy(rng, make_population):
     reward = make_reward(rng, make_population)
     reasons = {}
     for value in (1, -1):
@@ -541,7 +548,7 @@ def test_votes_show_who_is_harder_to_satisfy(rng, make_population):
     assert reasons[-1].probability_easier < 0.1
 
 
-def test_archetype_weights_stand_beside_the_populations(rng, make_population):
+def test_archetype_weights_are_listed_with_the_populations(rng, make_population):
     reward = make_reward(rng, make_population, archetypes=3)
     posterior = judge(rng, reward)
     reasons = explain_user(reward, posterior, make_vectors(rng, 0))
@@ -553,9 +560,9 @@ def test_archetype_weights_stand_beside_the_populations(rng, make_population):
 # ---------------------------------------------------------------- texts
 
 
-def test_texts_are_those_the_user_and_the_population_differ_on_most(rng, make_population):
+def test_texts_are_those_with_the_largest_difference_from_the_population(rng, make_population):
     keys = [rng.bytes(16) for _ in range(20)]
-    reward = make_reward(rng, make_population, archetypes=3, known=keys[:10])
+    reward = make_reward(rng, make_population, archetypes=3, memory_keys=keys[:10])
     posterior, vectors = judge(rng, reward, 30), make_vectors(rng, 20)
     reasons = explain_user(reward, posterior, vectors, keys, examples=2)
     items = reward.describe(vectors, keys)
@@ -572,10 +579,10 @@ def test_texts_are_those_the_user_and_the_population_differ_on_most(rng, make_po
         assert (text.probability > 0.5) == (text.value > 0)
 
 
-def test_a_text_whose_place_is_not_known_is_not_shown(rng, make_population):
-    """What is open of a text itself counts, however well the user is known."""
+def test_a_text_of_uncertain_utility_is_not_listed(rng, make_population):
+    """The uncertainty of a text's own utility counts, however well the user is known."""
     keys = [rng.bytes(16) for _ in range(8)]
-    reward = make_reward(rng, make_population, known=keys)
+    reward = make_reward(rng, make_population, memory_keys=keys)
     posterior, vectors = judge(rng, reward, 30), make_vectors(rng, 8)
     vague = replace(reward, memory=replace(reward.memory, variances=np.full((8, 1 + RANK), 100.0)))
     assert explain_user(reward, posterior, vectors, keys).texts
@@ -584,7 +591,7 @@ def test_a_text_whose_place_is_not_known_is_not_shown(rng, make_population):
 
 def test_equal_texts_count_once(rng, make_population):
     keys = [rng.bytes(16) for _ in range(5)]
-    reward = make_reward(rng, make_population, known=keys)
+    reward = make_reward(rng, make_population, memory_keys=keys)
     posterior, vectors = judge(rng, reward, 30), make_vectors(rng, 5)
     once = explain_user(reward, posterior, vectors, keys)
     again = [0, 1, 2, 0, 3, 1, 4]
@@ -596,7 +603,7 @@ def test_equal_texts_count_once(rng, make_population):
     assert unnamed == pytest.approx(numbers(replace(explain_user(reward, posterior, vectors), texts=())))
 
 
-def test_the_share_of_named_attributes_is_all_or_nothing_where_it_is(rng, make_population):
+def test_the_share_of_named_attributes_can_be_one_or_zero(rng, make_population):
     for column, share in ((LENGTH, 1.0), (0, 0.0)):
         reward, posterior = user_who_weighs(rng, make_population, {column: 1.0})
         assert explain_user(reward, posterior, make_vectors(rng, 40)).named_share == pytest.approx(share)

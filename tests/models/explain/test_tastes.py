@@ -1,4 +1,4 @@
-"""Tastes: coordinates that any fit of the same model agrees on, and that lose nothing."""
+"""Tastes are coordinates that do not depend on the coordinates of the fit and lose no information."""
 
 import numpy as np
 import pytest
@@ -20,13 +20,13 @@ def covariance(rng):
 
 def test_scores_are_uncorrelated_with_mean_0_and_variance_1(population, covariance):
     prior = population.prior
-    mean, found = Tastes.principal_axes(prior, covariance).users(prior.mean, prior.covariance)
+    mean, actual = Tastes.principal_axes(prior, covariance).users(prior.mean, prior.covariance)
     np.testing.assert_allclose(mean[1:], 0, atol=1e-12)
-    np.testing.assert_allclose(found[1:, 1:], np.eye(3), atol=1e-9)
-    assert (mean[0], found[0, 0]) == pytest.approx((prior.mean[0], prior.covariance[0, 0]))
+    np.testing.assert_allclose(actual[1:, 1:], np.eye(3), atol=1e-9)
+    assert (mean[0], actual[0, 0]) == pytest.approx((prior.mean[0], prior.covariance[0, 0]))
 
 
-def test_tastes_carry_ever_less_and_share_nothing(population, covariance):
+def test_tastes_carry_decreasing_and_separate_shares(population, covariance):
     tastes = Tastes.principal_axes(population.prior, covariance)
     carried = tastes.positions @ covariance @ tastes.positions.T
     np.testing.assert_allclose(carried, np.diag(np.diagonal(carried)), atol=1e-9)
@@ -47,11 +47,11 @@ def test_utilities_are_the_same_in_both_coordinates(rng, population, covariance,
 def test_uncertainty_is_the_same_in_both_coordinates(rng, population, covariance, make_items):
     tastes, items = Tastes.principal_axes(population.prior, covariance), make_items(rng, 7, k=3)
     root = rng.normal(size=(4, 4))
-    _, found = tastes.users(np.zeros(4), root @ root.T)
+    _, actual = tastes.users(np.zeros(4), root @ root.T)
     _, positions = tastes.texts(items)
     features = np.concatenate([np.ones((7, 1)), positions], axis=1)
     expected = ((items.features @ root) ** 2).sum(axis=1)
-    np.testing.assert_allclose(((features @ found) * features).sum(axis=1), expected)
+    np.testing.assert_allclose(((features @ actual) * features).sum(axis=1), expected)
 
 
 def test_the_coordinates_of_the_fit_do_not_matter(rng, population, covariance):
@@ -72,7 +72,7 @@ def test_the_coordinates_of_the_fit_do_not_matter(rng, population, covariance):
     np.testing.assert_allclose(signs * positions, here.positions, atol=1e-8)
 
 
-def test_tastes_come_back_from_their_positions(population, covariance):
+def test_tastes_are_recovered_from_their_positions(population, covariance):
     tastes = Tastes.principal_axes(population.prior, covariance)
     again = Tastes.from_positions(population.prior, tastes.positions.tolist())
     np.testing.assert_array_equal(again.positions, tastes.positions)
@@ -84,15 +84,15 @@ def test_tastes_come_back_from_their_positions(population, covariance):
 
 
 @pytest.mark.parametrize("known", [0, 1, 2])
-def test_tastes_that_are_not_told_are_completed(population, covariance, known):
+def test_missing_tastes_are_completed(population, covariance, known):
     tastes = Tastes.principal_axes(population.prior, covariance)
     again = Tastes.from_positions(population.prior, tastes.positions[:known].tolist())
     np.testing.assert_array_equal(again.positions[:known], tastes.positions[:known])
-    _, found = again.users(population.prior.mean, population.prior.covariance)
-    np.testing.assert_allclose(found[1:, 1:], np.eye(3), atol=1e-9)
+    _, actual = again.users(population.prior.mean, population.prior.covariance)
+    np.testing.assert_allclose(actual[1:, 1:], np.eye(3), atol=1e-9)
 
 
-def test_people_who_do_not_differ_have_no_tastes(rng, make_population, make_items):
+def test_users_who_agree_have_no_tastes(rng, make_population, make_items):
     prior = make_population(rng, q=1).prior
     for tastes in (Tastes.principal_axes(prior, np.zeros((0, 0))), Tastes.from_positions(prior, [])):
         assert tastes.positions.shape == (0, 0)
@@ -104,8 +104,8 @@ def test_people_who_do_not_differ_have_no_tastes(rng, make_population, make_item
         assert (mean.tolist(), covariance.tolist()) == (prior.mean.tolist(), prior.covariance.tolist())
 
 
-def test_a_taste_that_nobody_differs_in_is_harmless(rng, population):
-    """Where no text stands anywhere on z, the tastes carry nothing, and still lose nothing."""
+def test_a_taste_without_variation_is_harmless(rng, population):
+    """If no text varies along z, the tastes carry nothing and lose nothing."""
     tastes = Tastes.principal_axes(population.prior, np.zeros((3, 3)))
     assert np.isfinite(tastes.positions).all()
     scores, _ = tastes.users(np.array([0.0, 1.0, 2.0, 3.0]), np.eye(4))

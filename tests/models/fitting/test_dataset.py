@@ -1,4 +1,4 @@
-"""`Dataset`: judgements as index tensors."""
+"""`Dataset` holds judgements as index tensors."""
 
 import numpy as np
 import pytest
@@ -22,20 +22,22 @@ def judgement(
 
 
 def dataset(*rows: Judgement) -> Dataset:
-    """Item i in order of appearance has the vector [i, i]."""
+    """Dataset in which item i, in order of appearance, has the vector [i, i]."""
     texts = dict.fromkeys(text for row in rows for text in row.texts)
     return Dataset.from_judgements(rows, {("", t): np.full(2, i, np.float16) for i, t in enumerate(texts)})
 
 
 def pairs(data: Dataset) -> list[tuple[int, int, int, float]]:
-    """(user, winner, loser, weight)."""
-    told = data.pairs
+    """Return (user, winner, loser, weight) of every pair."""
+    batch = data.pairs
     return list(
-        zip(told.user.tolist(), told.item.tolist(), told.other.tolist(), told.weight.tolist(), strict=True)
+        zip(
+            batch.user.tolist(), batch.item.tolist(), batch.other.tolist(), batch.weight.tolist(), strict=True
+        )
     )
 
 
-def test_a_dataset_indexes_what_was_said():
+def test_a_dataset_indexes_judgements():
     data = dataset(
         judgement("edit", "v", "after", "before", weight=0.3),
         judgement("pair", "u", "best", "middle"),
@@ -48,7 +50,10 @@ def test_a_dataset_indexes_what_was_said():
     assert data.sources == ("a", "thumbs", "stars")
     assert data.keys == tuple(item_key("", t) for t in texts)
     np.testing.assert_array_equal(data.vectors[:, 0], np.arange(4))
-    assert pairs(data) == [(0, 0, 1, 0.3), (1, 2, 3, 1.0)]  # the text against itself says nothing
+    assert pairs(data) == [
+        (0, 0, 1, 0.3),
+        (1, 2, 3, 1.0),
+    ]  # a text compared with itself carries no information
     assert data.pairs.value.tolist() == [1.0, 1.0]
     votes, ratings = data.votes, data.ratings
     assert (votes.user.tolist(), votes.item.tolist(), votes.value.tolist()) == ([0], [2], [-1.0])
@@ -59,7 +64,7 @@ def test_a_dataset_indexes_what_was_said():
     assert data.kinds == (ratings, votes, data.pairs)
 
 
-def test_an_edit_that_changed_nothing_says_nothing():
+def test_an_unchanged_edit_carries_no_information():
     data = dataset(
         judgement("edit", "u", "after", "before", weight=0.0),
         judgement("vote", "u", "after", value=1.0, weight=0.0),
@@ -69,8 +74,8 @@ def test_an_edit_that_changed_nothing_says_nothing():
     assert data.users == ("u",)
 
 
-def test_a_choice_is_its_winner_against_each_of_the_others():
-    """n − 1 pairs of weight 2/n: two texts are a pair."""
+def test_a_choice_compares_its_winner_with_every_other_text():
+    """A choice among n texts is n − 1 pairs of weight 2/n, so among two texts it is a pair."""
     five = dataset(judgement("choice", "u", *"abcde", groups=(1, 4)))
     assert pairs(five) == [(0, 0, loser, 0.4) for loser in (1, 2, 3, 4)]
     two = dataset(judgement("choice", "u", "a", "b", groups=(1, 1)))
@@ -79,22 +84,22 @@ def test_a_choice_is_its_winner_against_each_of_the_others():
     assert [row[3] for row in pairs(weighed)] == pytest.approx([0.4, 0.4])
 
 
-def test_a_stage_weighs_what_it_tells_where_its_texts_are_equally_good():
-    """The information of a softmax choice at equal utilities and that of its pairs, by their traces."""
+def test_the_weight_of_a_stage_is_its_information_at_equal_utilities():
+    """At equal utilities, a softmax choice and its pairs have the same information, measured by the trace."""
     for n in (2, 3, 7):
         chances = np.full(n, 1 / n)
         curvature = np.diag(chances) - np.outer(chances, chances)
         data = dataset(judgement("choice", "u", *map(str, range(n)), groups=(1, n - 1)))
         of_pairs = np.zeros((n, n))
         for _, a, b, weight in pairs(data):
-            apart = np.zeros(n)
-            apart[[a, b]] = 1, -1
-            of_pairs += weight * 0.25 * np.outer(apart, apart)
+            difference = np.zeros(n)
+            difference[[a, b]] = 1, -1
+            of_pairs += weight * 0.25 * np.outer(difference, difference)
         assert np.trace(of_pairs) == pytest.approx(np.trace(curvature))
 
 
-def test_a_ranking_is_the_choices_it_is_made_of():
-    """Best of three, then best of two."""
+def test_a_ranking_is_a_sequence_of_choices():
+    """A ranking of three is a choice of the best of three, then of the best of two."""
     third = 2 / 3
     data = dataset(judgement("ranking", "u", "a", "b", "c"))
     assert pairs(data) == [(0, 0, 1, third), (0, 0, 2, third), (0, 1, 2, 1.0)]
@@ -108,7 +113,7 @@ def test_ties_are_not_compared_with_each_other():
     assert pairs(dataset(judgement("ranking", "u", "a", "b", groups=(2,)))) == []
 
 
-def test_a_text_that_stands_twice_in_a_list_is_not_compared_with_itself():
+def test_a_repeated_text_in_a_list_is_not_compared_with_itself():
     data = dataset(judgement("ranking", "u", "a", "a", "b"))
     assert pairs(data) == [(0, 0, 1, 2 / 3), (0, 0, 1, 1.0)]
 
@@ -121,19 +126,19 @@ def test_the_same_text_in_two_contexts_is_two_items():
 
 
 def test_judgements_are_read_once():
-    """From a stream, such as a file that does not fit into memory."""
+    """Judgements may come from a stream, such as a file that does not fit into memory."""
     rows = (judgement("vote", f"u{i}", "a", value=1.0) for i in range(3))
     data = Dataset.from_judgements(rows, {("", "a"): np.zeros(1, np.float16)})
     assert data.votes.user.tolist() == [0, 1, 2]
 
 
-def test_nothing_said_is_an_empty_dataset():
+def test_no_judgements_give_an_empty_dataset():
     data = Dataset.from_judgements([], {})
     assert (len(data), data.users, data.keys, data.vectors.shape) == (0, (), (), (0, 0))
-    assert all(len(told) == 0 for told in data.kinds)
+    assert all(len(batch) == 0 for batch in data.kinds)
 
 
-def test_told_is_sliced_column_by_column():
+def test_arrays_are_sliced_by_rows():
     data = dataset(*(judgement("vote", f"u{i}", f"t{i}", value=1.0, weight=0.1 * (i + 1)) for i in range(4)))
     for rows, expected in ((slice(1, 3), [1, 2]), (torch.tensor([3, 0]), [3, 0])):
         some = data.votes[rows]
@@ -144,7 +149,7 @@ def test_told_is_sliced_column_by_column():
 
 def test_a_dataset_moves_with_all_its_tensors():
     moved = dataset(judgement("vote", "u", "t", value=1.0)).to(torch.device("meta"))
-    columns = [getattr(told, name) for told in moved.kinds for name in JudgementBatch.__dataclass_fields__]
+    columns = [getattr(batch, name) for batch in moved.kinds for name in JudgementBatch.__dataclass_fields__]
     assert {column.device.type for column in columns} == {"meta"}
 
 

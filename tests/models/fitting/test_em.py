@@ -1,4 +1,4 @@
-"""Fitting recovers what was planted: shared taste, two directions, thresholds, rating scale, residuals."""
+"""Fitting recovers the planted shared taste, directions, thresholds, rating scale and residuals."""
 
 from dataclasses import replace
 
@@ -41,13 +41,13 @@ def fit(planted) -> Fit:
 
 @pytest.fixture(scope="module")
 def agreeing(plant):
-    """Users that differ in nothing but noise."""
+    """Judgements of users who differ by noise only."""
     return plant(seed=1, taste=0.0)
 
 
 @pytest.fixture(scope="module")
 def small(plant):
-    """Enough texts for a radial basis, every kind of judgement."""
+    """Judgements of every kind on enough texts for a radial basis."""
     return plant(n_users=40, n_texts=70, per_user=15, seed=4, kinds=("pair", "rating", "vote", "ranking"))
 
 
@@ -56,7 +56,7 @@ def correlation(a, b) -> float:
 
 
 def fitted_utilities(planted, fit) -> np.ndarray:
-    """E[u] of every planted user for every planted text, `[m, n]`."""
+    """Return E[u] `[m, n]` of every planted user for every planted text."""
     utility = (fit.users.mean @ fit.items.mean.T).numpy()
     columns = [fit.data.keys.index(item_key(context, text)) for context, text in planted.vectors]
     rows = [fit.data.users.index(user) for user in planted.users]
@@ -64,12 +64,12 @@ def fitted_utilities(planted, fit) -> np.ndarray:
 
 
 def accuracy(planted, fit, users: list[str] | None = None) -> float:
-    """Share of all pairs of texts that are ordered for a judged user as they truly are."""
+    """Return the share of all pairs of texts whose predicted order for the users is the true one."""
     rows = [planted.users.index(user) for user in users or planted.users]
-    found, true = fitted_utilities(planted, fit)[rows], planted.utility[rows]
-    apart = ~np.eye(found.shape[1], dtype=bool)
-    gaps = [u[:, :, None] - u[:, None, :] for u in (found, true)]
-    return float(((gaps[0] > 0) == (gaps[1] > 0))[:, apart].mean())
+    predicted, true = fitted_utilities(planted, fit)[rows], planted.utility[rows]
+    distinct = ~np.eye(predicted.shape[1], dtype=bool)
+    gaps = [u[:, :, None] - u[:, None, :] for u in (predicted, true)]
+    return float(((gaps[0] > 0) == (gaps[1] > 0))[:, distinct].mean())
 
 
 # ---------------------------------------------------------------- recovery
@@ -78,7 +78,7 @@ def accuracy(planted, fit, users: list[str] | None = None) -> float:
 def test_shared_taste_is_recovered(planted, fit):
     items = catalogue(planted, fit.build_reward_model())
     assert correlation(items.base, planted.base) > 0.9
-    # Without the memory the text alone says it, nearly as well.
+    # Without the memory, the text prior predicts it nearly as well.
     assert (
         correlation(catalogue(planted, fit.build_reward_model(with_memory=False)).base, planted.base) > 0.85
     )
@@ -92,7 +92,7 @@ def test_the_planted_directions_are_spanned(planted, fit):
         assert correlation(explained, planted.directions[:, d]) > 0.9
 
 
-def test_judged_users_utilities_are_recovered(planted, fit):
+def test_utilities_of_judged_users_are_recovered(planted, fit):
     assert correlation(fitted_utilities(planted, fit), planted.utility) > 0.9
 
 
@@ -101,11 +101,11 @@ def test_the_rating_scale_is_recovered(planted, fit):
     assert scale.offset == pytest.approx(planted.stars[0], abs=0.03)
     assert scale.slope == pytest.approx(planted.stars[1], rel=0.15)
     assert scale.noise == pytest.approx(scale.slope * np.sqrt(np.pi**2 / 6))
-    assert fit.build_reward_model().rating_scale("never seen") == scale  # the only one there is
+    assert fit.build_reward_model().rating_scale("never seen") == scale  # the only source sets the default
 
 
 def test_users_are_whitened_and_centred(fit):
-    """E y = 0 and Cov z = I over users, up to the last half round; the threshold keeps its own variance."""
+    """E y = 0 and Cov z = I over users, up to the last half round. The threshold keeps its own variance."""
     second = fit.users.second_moments[:, 2:, 2:].mean(0).numpy()
     np.testing.assert_allclose(second, np.eye(2), atol=1e-6)
     np.testing.assert_allclose(fit.users.mean[:, 1:].mean(0).numpy(), 0, atol=1e-9)
@@ -115,8 +115,8 @@ def test_users_are_whitened_and_centred(fit):
     assert np.sqrt(covariance[0, 0]) == pytest.approx(0.5, abs=0.2)  # planted spread of thresholds
 
 
-def test_residuals_of_items_are_found_where_there_are_any(plant):
-    """Texts differ by 1.0 in what no feature tells: the memory knows it, and a new text is that uncertain."""
+def test_item_residuals_are_recovered(plant):
+    """Texts differ by residuals of 1.0 that no feature explains. The memory knows them; new texts are that uncertain."""
     planted = plant(seed=3, residual=1.0, taste=0.0, n_texts=40, n_users=150)
     fit = fitted(planted, rank=0)
     from_memory = catalogue(planted, fit.build_reward_model())
@@ -128,22 +128,25 @@ def test_residuals_of_items_are_found_where_there_are_any(plant):
     assert np.mean(error**2 / from_text.base_variance) < 3.0
 
 
-def test_new_texts_are_as_uncertain_as_they_are(plant):
-    """A planted residual of variance .09 is neither taken for certainty nor for something that the text tells."""
+def test_the_uncertainty_of_new_texts_is_right(plant):
+    """A planted residual of variance .09 is mistaken neither for certainty nor for an effect of the text."""
     planted = plant(seed=2, residual=0.3, taste=0.0, n_texts=200, n_users=200)
     fit = fitted(planted, rank=0)
     assert 0.04 < float(fit.residual[0]) < 0.14
     left_out = np.arange(len(fit.data.keys)) % 3 == 0
-    found = fit.build_reward_model(with_memory=False, excluded=left_out).describe(fit.data.vectors[left_out])
+    described = fit.build_reward_model(with_memory=False, excluded=left_out).describe(
+        fit.data.vectors[left_out]
+    )
     base = {item_key(*item): base for item, base in zip(planted.vectors, planted.base, strict=True)}
     error = (
-        np.array([base[key] for key, out in zip(fit.data.keys, left_out, strict=True) if out]) - found.base
+        np.array([base[key] for key, out in zip(fit.data.keys, left_out, strict=True) if out])
+        - described.base
     )
-    error -= error.mean()  # the level is the users' threshold's
-    assert 0.6 < np.mean(error**2 / found.base_variance) < 1.6
+    error -= error.mean()  # the level belongs to the users' thresholds
+    assert 0.6 < np.mean(error**2 / described.base_variance) < 1.6
 
 
-def test_few_shots_of_a_new_user_pay(planted, fit):
+def test_few_shots_improve_accuracy_for_new_users(planted, fit):
     """Accuracy on all pairs of texts, for users the fit has never seen, before and after their own 40 pairs."""
     rng = np.random.default_rng(11)
     reward = fit.build_reward_model()
@@ -165,19 +168,19 @@ def test_few_shots_of_a_new_user_pay(planted, fit):
                 posterior = posterior.learn(Pair(items[int(a)], items[int(b)]))
         gains.append(accuracies[1] - accuracies[0])
     assert np.mean(gains) > 0.1
-    assert np.mean(np.array(gains) > -0.02) > 0.9  # nearly nobody loses
+    assert np.mean(np.array(gains) > -0.02) > 0.9  # hardly any user loses
 
 
-def test_users_that_agree_get_no_directions(agreeing):
-    """Directions without a cause shrink: what they add to utilities is small beside shared taste."""
+def test_users_who_agree_get_no_directions(agreeing):
+    """Unneeded directions shrink: their contribution to utilities is small compared with shared taste."""
     fit = fitted(agreeing, rank=2)
     items = catalogue(agreeing, fit.build_reward_model(with_memory=False))
     assert correlation(items.base, agreeing.base) > 0.9
     assert (items.directions**2).sum(1).mean() < 0.05 * items.base.var()
 
 
-def test_directions_that_nothing_needs_switch_off(planted, fit):
-    """Six are offered where people differ in two: the others carry next to nothing, and few shots predict as well."""
+def test_unneeded_directions_switch_off(planted, fit):
+    """Of six directions for users who differ in two, the others carry almost nothing and accuracy is as good."""
     wide = fitted(planted, rank=6)
     directions = catalogue(planted, wide.build_reward_model(with_memory=False)).directions
     carried = np.linalg.eigvalsh(directions.T @ directions / len(directions))[::-1]
@@ -189,11 +192,11 @@ def test_directions_that_nothing_needs_switch_off(planted, fit):
 # ---------------------------------------------------------------- archetypes
 
 
-def few_shot_task(planted, seen: int, shots: int):
-    """Train judgements of the first users; of the others some pairs to learn from, and the rest to predict."""
-    first = set(planted.users[:seen])
-    support = {user: [] for user in planted.users[seen:]}
-    test = {user: [] for user in planted.users[seen:]}
+def few_shot_task(planted, n_train: int, shots: int):
+    """Return training judgements of the first users and, for the others, support pairs and pairs to predict."""
+    first = set(planted.users[:n_train])
+    support = {user: [] for user in planted.users[n_train:]}
+    test = {user: [] for user in planted.users[n_train:]}
     for j in planted.judgements:
         if j.user in first:
             continue
@@ -204,8 +207,8 @@ def few_shot_task(planted, seen: int, shots: int):
     return [j for j in planted.judgements if j.user in first], support, test
 
 
-def test_archetypes_pay_where_users_come_in_kinds(plant):
-    """Three kinds of users: after three pairs a mixture of three says which, one Gaussian does not."""
+def test_archetypes_improve_accuracy_for_kinds_of_users(plant):
+    """Users are of three kinds. After three pairs a mixture of three identifies the kind, one Gaussian does not."""
     angles = 2 * np.pi * np.arange(3) / 3
     centres = 1.4 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     planted = plant(kinds=("pair",), n_users=210, centres=centres, taste=2.0)
@@ -217,14 +220,14 @@ def test_archetypes_pay_where_users_come_in_kinds(plant):
         ).run()
         reward = fit.build_reward_model()
         assert reward.population.weights.shape == (archetypes,)
-        found = predict(reward, adapt(reward, planted.vectors, support, test, shots=(0, 3)))
-        losses[archetypes] = {k: -np.log(better).mean() for k, better in found.better.items()}
+        predictions = predict(reward, adapt(reward, planted.vectors, support, test, shots=(0, 3)))
+        losses[archetypes] = {k: -np.log(better).mean() for k, better in predictions.better.items()}
     assert losses[3][3] < losses[1][3] - 0.03
     assert losses[3][0] < losses[1][0] + 0.005
     np.testing.assert_allclose(fit.mixture.weights.numpy(), 1 / 3, atol=0.05)
 
 
-def test_trying_archetypes_leaves_the_fit_as_it_was(fit):
+def test_trying_archetypes_does_not_change_the_fit(fit):
     before = {name: tensor.clone() for name, tensor in fit.collect_tensors().items()}
     four = fit.split_archetypes(4)
     assert four.weights.shape == (4,)
@@ -242,8 +245,8 @@ def reversed_pair(judgement: Judgement) -> Judgement:
     return replace(judgement, texts=judgement.texts[::-1])
 
 
-def test_a_third_of_wrong_labels_hardly_moves_shared_taste(plant):
-    """300 pairs a user, three of ten reversed: it costs at most two and a half points of accuracy."""
+def test_a_third_of_wrong_labels_hardly_changes_shared_taste(plant):
+    """With 300 pairs per user, reversing three of ten costs at most two and a half points of accuracy."""
     planted = plant(seed=5, taste=0.0, kinds=("pair",), n_users=80, n_texts=60, per_user=300)
     rng = np.random.default_rng(1)
     rows = [reversed_pair(j) if rng.random() < 0.3 else j for j in planted.judgements]
@@ -260,7 +263,7 @@ def comparing(plant):
     return plant(seed=5, kinds=("pair",), n_users=80, n_texts=60, per_user=60)
 
 
-def test_careless_annotators_do_not_move_the_others(comparing):
+def test_careless_annotators_do_not_affect_other_users(comparing):
     """A fifth of the annotators reverses 30 % of their labels."""
     rng, careless, others = np.random.default_rng(1), set(comparing.users[:16]), comparing.users[16:]
     rows = [
@@ -275,8 +278,8 @@ def test_careless_annotators_do_not_move_the_others(comparing):
     assert abs(doubted - clean) < 0.01
 
 
-def test_one_account_with_a_thousand_poisoned_judgements_does_not_move_the_others(comparing):
-    """It says of every pair the reverse of shared taste. A direction to spare takes it up."""
+def test_an_account_with_a_thousand_poisoned_judgements_does_not_affect_other_users(comparing):
+    """The account reverses shared taste in every pair. A spare direction absorbs it."""
     rng = np.random.default_rng(2)
     poison = []
     for _ in range(1000):
@@ -292,10 +295,10 @@ def test_one_account_with_a_thousand_poisoned_judgements_does_not_move_the_other
     assert abs(poisoned - clean) < 0.01
 
 
-# ---------------------------------------------------------------- what judgements weigh
+# ---------------------------------------------------------------- weights of judgements
 
 
-def test_half_a_judgement_twice_is_one_judgement(small):
+def test_two_judgements_of_half_weight_equal_one_judgement(small):
     halves = [replace(j, weight=0.5) for j in small.judgements for _ in range(2)]
     whole, twice = (
         Fit(Dataset.from_judgements(rows, small.vectors), FitOptions(rank=0, rounds=8)).run()
@@ -309,7 +312,7 @@ def test_half_a_judgement_twice_is_one_judgement(small):
 
 
 def test_weights_scale_what_is_learned(plant):
-    """A tenth of every pair leaves everybody less sure, of texts and of users."""
+    """A weight of a tenth for every pair increases the uncertainty of texts and users."""
     planted = plant(kinds=("pair",), n_users=40, n_texts=40)
     tenth = [replace(j, weight=0.1) for j in planted.judgements]
     full, faint = (
@@ -323,8 +326,8 @@ def test_weights_scale_what_is_learned(plant):
     )
 
 
-def test_an_edit_that_changed_nothing_teaches_nothing(planted, fit):
-    """Weight 0: not a number of the fit moves."""
+def test_an_unchanged_edit_does_not_change_the_fit(planted, fit):
+    """Its weight is 0, so no number of the fit changes."""
     nothing = [
         Judgement(planted.users[i], planted.judgements[0].context, "edit", (a, b), weight=0.0)
         for i, (a, b) in enumerate([planted.texts[:2], planted.texts[5:7]])
@@ -337,8 +340,8 @@ def test_an_edit_that_changed_nothing_teaches_nothing(planted, fit):
     )
 
 
-def test_an_edit_teaches_by_its_weight(planted, fit):
-    """The same edit by everybody, of a text that was not liked: the more it changed, the better its result."""
+def test_an_edit_counts_by_its_weight(planted, fit):
+    """All users edit the same disliked text. The more the edit changes, the better its result is rated."""
     worst, best = int(np.argmin(planted.base)), int(np.argmax(planted.base))
     gaps = []
     for weight in (0.0, 0.2, 1.0):
@@ -352,36 +355,37 @@ def test_an_edit_teaches_by_its_weight(planted, fit):
             )
             for user in planted.users
         ]
-        found = Fit(
+        fit_with_edits = Fit(
             Dataset.from_judgements([*planted.judgements, *edits], planted.vectors), FitOptions(rank=0)
         ).run()
-        base = catalogue(planted, found.build_reward_model()).base
+        base = catalogue(planted, fit_with_edits.build_reward_model()).base
         gaps.append(base[worst] - base[best])
     assert gaps[0] + 0.2 < gaps[1] < gaps[2] - 0.2
 
 
 @pytest.mark.parametrize("kind", ["choice", "ranking"])
-def test_choices_and_rankings_enter_as_stages(planted, fit, kind):
-    """A choice or ranking is its stages: as pairs of weight 2/n they give the same fit."""
+def test_choices_and_rankings_are_fitted_as_stages(planted, fit, kind):
+    """The stages of a choice or ranking, given as pairs of weight 2/n, lead to the same fit."""
     rng = np.random.default_rng(3)
     lists, stages = [], []
     for user in planted.users:
         for _ in range(4):
-            shown = tuple(planted.texts[i] for i in rng.choice(len(planted.texts), 4, replace=False))
-            known = {"user": user, "context": planted.judgements[0].context}
+            candidates = tuple(planted.texts[i] for i in rng.choice(len(planted.texts), 4, replace=False))
+            fields = {"user": user, "context": planted.judgements[0].context}
             groups = (1, 3) if kind == "choice" else ()
-            lists.append(Judgement(**known, kind=kind, texts=shown, groups=groups))
+            lists.append(Judgement(**fields, kind=kind, texts=candidates, groups=groups))
             for i in range(1 if kind == "choice" else 3):
                 stages += [
-                    Judgement(**known, kind="pair", texts=(shown[i], other), weight=2 / (4 - i))
-                    for other in shown[i + 1 :]
+                    Judgement(**fields, kind="pair", texts=(candidates[i], other), weight=2 / (4 - i))
+                    for other in candidates[i + 1 :]
                 ]
-    one, other = (
+    from_lists, other = (
         Fit(Dataset.from_judgements(rows, planted.vectors), FitOptions(rank=1, rounds=5)).run()
         for rows in (lists, stages)
     )
     assert all(
-        torch.equal(tensor, one.collect_tensors()[name]) for name, tensor in other.collect_tensors().items()
+        torch.equal(tensor, from_lists.collect_tensors()[name])
+        for name, tensor in other.collect_tensors().items()
     )
 
 
@@ -397,7 +401,7 @@ def test_the_same_seed_gives_the_same_model(planted, fit):
 
 
 class InterruptedFitError(Exception):
-    """Somebody pressed Ctrl-C."""
+    """Stands in for a pressed Ctrl-C."""
 
 
 RESUMABLE = FitOptions(rank=2, archetypes=2, rounds=14)
@@ -408,14 +412,14 @@ def uninterrupted(small) -> Fit:
     return Fit(Dataset.from_judgements(small.judgements, small.vectors), RESUMABLE).run()
 
 
-# Before anything is saved, in the consensus, where directions have started, later, among the archetypes.
+# Before the first save, in the consensus, at the start of the directions, later, and among the archetypes.
 @pytest.mark.parametrize(("after", "saved"), [(2, 0), (5, 0), (7, 5), (13, 10), (21, 15)])
-def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits(small, uninterrupted, tmp_path, after, saved):
-    told: list[str] = []
+def test_an_interrupted_fit_continues_to_the_same_bits(small, uninterrupted, tmp_path, after, saved):
+    reported: list[str] = []
 
     def interrupt(stage: str, done: int, total: int) -> None:
-        told.append(stage)
-        if len(told) == after:
+        reported.append(stage)
+        if len(reported) == after:
             raise InterruptedFitError
 
     data = Dataset.from_judgements(small.judgements, small.vectors)
@@ -435,7 +439,7 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits(small, uninterrupte
         np.testing.assert_array_equal(array, uninterrupted.build_reward_model().text_prior.arrays()[name])
 
 
-def test_a_finished_fit_is_not_done_again(small, uninterrupted, tmp_path):
+def test_a_finished_fit_is_not_repeated(small, uninterrupted, tmp_path):
     data, checkpoint = (
         Dataset.from_judgements(small.judgements, small.vectors),
         Checkpoint(tmp_path / "work", "same"),
@@ -454,12 +458,12 @@ def test_stages_of_one_checkpoint_do_not_mix(small, tmp_path):
         Dataset.from_judgements(small.judgements, small.vectors),
         Checkpoint(tmp_path / "work", "same"),
     )
-    one, two = (
+    first, second = (
         Fit(data, FitOptions(rank=rank, rounds=2)).run(checkpoint=checkpoint, stage=f"rank {rank}")
         for rank in (1, 2)
     )
     assert checkpoint.stages == 2
-    assert (one.build_reward_model().rank, two.build_reward_model().rank) == (1, 2)
+    assert (first.build_reward_model().rank, second.build_reward_model().rank) == (1, 2)
 
 
 def test_the_device_is_an_option(small):
@@ -486,11 +490,11 @@ def test_a_gpu_fits_the_same_model(small, uninterrupted, tmp_path):
     assert np.isfinite(reward.population.precisions).all()
 
 
-def test_the_seed_of_the_start_hardly_matters(planted, fit):
-    """Directions may turn; utilities may not."""
+def test_the_seed_of_the_start_hardly_affects_the_fit(planted, fit):
+    """Directions may rotate, but utilities must stay."""
     other = fitted(planted, rank=2, seed=5)
-    one, two = ((f.users.mean @ f.items.mean.T).numpy() for f in (fit, other))
-    assert correlation(one, two) > 0.999
+    first, second = ((f.users.mean @ f.items.mean.T).numpy() for f in (fit, other))
+    assert correlation(first, second) > 0.999
 
 
 def test_fitting_leaves_the_global_random_state_alone(planted):
@@ -499,7 +503,7 @@ def test_fitting_leaves_the_global_random_state_alone(planted):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_more_directions_than_users_or_texts(plant):
+def test_there_may_be_more_directions_than_users_or_texts(plant):
     small = plant(n_users=4, n_texts=5, per_user=6)
     reward = fitted(small, rank=8).build_reward_model()
     items = catalogue(small, reward)
@@ -511,14 +515,14 @@ def test_more_directions_than_users_or_texts(plant):
 
 
 @pytest.mark.parametrize("kind", ["pair", "rating", "vote", "choice", "ranking"])
-def test_every_kind_alone_is_enough(plant, kind):
+def test_a_fit_needs_only_one_kind_of_judgement(plant, kind):
     planted = plant(seed=2, kinds=(kind,), n_users=80, taste=0.7)
     fit = fitted(planted, rank=1)
     assert correlation(catalogue(planted, fit.build_reward_model()).base, planted.base) > 0.8
 
 
-def test_left_out_texts_are_not_known(planted, fit):
-    """Cross-validation over texts: neither the memory nor the text prior may have seen them."""
+def test_left_out_texts_are_not_learned(planted, fit):
+    """For cross-validation over texts, neither the memory nor the text prior may use the left-out texts."""
     excluded = np.arange(len(fit.data.keys)) < 30
     reward, whole = fit.build_reward_model(excluded=excluded), fit.build_reward_model()
     assert set(reward.memory.rows) == set(fit.data.keys[30:])
@@ -526,7 +530,7 @@ def test_left_out_texts_are_not_known(planted, fit):
     np.testing.assert_array_equal(
         reward.memory.means[row], whole.memory.means[whole.memory.rows[fit.data.keys[40]]]
     )
-    # Changing what was said of the left-out texts changes nothing.
+    # Changing the judgements of the left-out texts changes nothing.
     changed = Fit.__new__(Fit)
     changed.__dict__.update(fit.__dict__)
     changed.coordinate_messages = fit.coordinate_messages.clone()
@@ -537,23 +541,23 @@ def test_left_out_texts_are_not_known(planted, fit):
     )
 
 
-def test_progress_tells_every_round(planted):
-    told: list[tuple[str, int, int]] = []
+def test_progress_reports_every_round(planted):
+    steps: list[tuple[str, int, int]] = []
     Fit(Dataset.from_judgements(planted.judgements, planted.vectors), FitOptions(rank=1, rounds=3)).run(
-        lambda *step: told.append(step)
+        lambda *step: steps.append(step)
     )
-    assert [stage for stage, _, _ in told] == ["consensus"] * 4 + ["directions"] * 3
-    assert [done for _, done, _ in told] == list(range(1, 8))
-    assert {total for _, _, total in told} == {7}
+    assert [stage for stage, _, _ in steps] == ["consensus"] * 4 + ["directions"] * 3
+    assert [done for _, done, _ in steps] == list(range(1, 8))
+    assert {total for _, _, total in steps} == {7}
     Fit(
         Dataset.from_judgements(planted.judgements, planted.vectors),
         FitOptions(rank=1, rounds=1, archetypes=2),
-    ).run(lambda *step: told.append(step))
-    assert told[-6:] == [("archetypes", done, 6) for done in range(1, 7)]
+    ).run(lambda *step: steps.append(step))
+    assert steps[-6:] == [("archetypes", done, 6) for done in range(1, 7)]
 
 
 def test_two_sources_have_two_scales(plant):
-    """The same users rate on another scale: offset and slope differ, utilities do not."""
+    """The same users also rate on another scale. Offset and slope differ, utilities do not."""
     planted = plant(kinds=("rating",), seed=4)
     rows = [
         replace(j, source="other", value=2 * j.value - 0.1) if number % 2 else j
@@ -574,7 +578,7 @@ def test_without_ratings_the_default_scale_spans_its_range(plant):
     assert (scale.offset, scale.slope) == (0.0, 0.5)
 
 
-def test_a_judgement_of_an_unknown_kind_of_text_is_a_key_error(planted):
+def test_a_judgement_of_an_unknown_text_is_a_key_error(planted):
     with pytest.raises(KeyError):
         Dataset.from_judgements([Judgement("u", "", "vote", ("never encoded",), 1.0)], planted.vectors)
 

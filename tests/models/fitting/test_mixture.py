@@ -1,4 +1,4 @@
-"""The mixture prior while it is fitted: against the served closed form, SciPy's Gaussians and plain loops."""
+"""The fit of the mixture prior agrees with the served closed form, SciPy's Gaussians and plain loops."""
 
 import itertools
 
@@ -16,7 +16,7 @@ F = 3  # coordinates of a user
 
 
 def messages_of(rng: np.random.Generator, n: int, *, f: int = F, most: float = 4.0) -> Messages:
-    """Random evidence of n users, from next to nothing to much."""
+    """Return random evidence of n users, from very little to much."""
     roots = rng.normal(size=(n, f, f)) * rng.uniform(0.05, most**0.5, (n, 1, 1))
     return Messages(torch.tensor(roots @ roots.transpose(0, 2, 1)), torch.tensor(rng.normal(size=(n, f))))
 
@@ -34,7 +34,7 @@ def mixture_of(rng: np.random.Generator, k: int) -> Mixture:
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_users_are_placed_as_the_served_population_places_them(rng, k):
+def test_user_posteriors_agree_with_the_served_population(rng, k):
     mixture, messages = mixture_of(rng, k), messages_of(rng, 20)
     posteriors, served = mixture.compute_posteriors(messages), build_population(mixture)
     for u in range(20):
@@ -45,22 +45,24 @@ def test_users_are_placed_as_the_served_population_places_them(rng, k):
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_the_evidence_is_that_of_seeing_a_noisy_position(rng, k):
-    """exp(−½yᵀΛy + ηᵀy) ∝ N(Λ⁻¹η; y, Λ⁻¹): the user was seen at Λ⁻¹η, user by user and archetype by archetype."""
+def test_the_evidence_is_that_of_a_noisy_observation_of_the_position(rng, k):
+    """exp(−½yᵀΛy + ηᵀy) ∝ N(Λ⁻¹η; y, Λ⁻¹), so the user is observed at Λ⁻¹η with noise."""
     mixture, messages = mixture_of(rng, k), messages_of(rng, 20)
     posteriors, total = mixture.compute_posteriors(messages), 0.0
     for u in range(20):
         noise = np.linalg.inv(messages.precision[u].numpy())
-        seen, linear = noise @ messages.linear[u].numpy(), messages.linear[u].numpy()
+        observed, linear = noise @ messages.linear[u].numpy(), messages.linear[u].numpy()
         scale = 0.5 * linear @ noise @ linear + 0.5 * np.linalg.slogdet(2 * np.pi * noise)[1]
         logs = []
         for c in range(k):
             mean, cov = mixture.means[c].numpy(), mixture.covs[c].numpy()
             logs.append(
-                np.log(float(mixture.weights[c])) + multivariate_normal.logpdf(seen, mean, cov + noise)
+                np.log(float(mixture.weights[c])) + multivariate_normal.logpdf(observed, mean, cov + noise)
             )
             gain = cov @ np.linalg.inv(cov + noise)  # Kalman's form of the posterior
-            np.testing.assert_allclose(posteriors.means[u, c].numpy(), mean + gain @ (seen - mean), atol=1e-7)
+            np.testing.assert_allclose(
+                posteriors.means[u, c].numpy(), mean + gain @ (observed - mean), atol=1e-7
+            )
             np.testing.assert_allclose(posteriors.covs[u, c].numpy(), cov - gain @ cov, atol=1e-7)
         shares = np.exp(logs - np.logaddexp.reduce(logs))
         np.testing.assert_allclose(posteriors.responsibilities[u].numpy(), shares, atol=1e-9)
@@ -68,7 +70,7 @@ def test_the_evidence_is_that_of_seeing_a_noisy_position(rng, k):
     assert posteriors.evidence == pytest.approx(total / 20, rel=1e-8)
 
 
-def test_a_user_who_said_nothing_is_the_prior(rng):
+def test_a_user_without_judgements_is_at_the_prior(rng):
     mixture = mixture_of(rng, 3)
     nothing = Messages(torch.zeros(1, F, F).double(), torch.zeros(1, F).double())
     posteriors = mixture.compute_posteriors(nothing)
@@ -78,7 +80,7 @@ def test_a_user_who_said_nothing_is_the_prior(rng):
     assert posteriors.evidence == pytest.approx(0, abs=1e-12)
 
 
-def test_moments_are_those_of_draws(rng):
+def test_moments_agree_with_draws(rng):
     posteriors = mixture_of(rng, 3).compute_posteriors(messages_of(rng, 2))
     mean, cov = posteriors.moments
     for u in range(2):
@@ -95,14 +97,14 @@ def test_moments_are_those_of_draws(rng):
         np.testing.assert_allclose(cov[u].numpy(), np.cov(draws.T), atol=0.03)
 
 
-def test_one_archetype_s_moments_are_its_own(rng):
+def test_moments_of_one_archetype_are_those_of_its_gaussian(rng):
     posteriors = mixture_of(rng, 1).compute_posteriors(messages_of(rng, 4))
     mean, cov = posteriors.moments
     assert torch.equal(mean, posteriors.means[:, 0])
     assert torch.equal(cov, posteriors.covs[:, 0])
 
 
-def test_moving_users_moves_their_moments(rng):
+def test_an_affine_map_of_users_maps_their_moments(rng):
     """y' = A(y − s)."""
     posteriors = mixture_of(rng, 3).compute_posteriors(messages_of(rng, 5))
     shift, change = torch.tensor(rng.normal(size=F)), torch.tensor(rng.normal(size=(F, F)))
@@ -120,36 +122,36 @@ def test_moving_users_moves_their_moments(rng):
 # ---------------------------------------------------------------- M step
 
 
-def test_the_m_step_is_that_of_a_plain_loop(rng):
-    """Weighted means and scatter, covariances with ten users' worth of that of all, weights with one user more each."""
+def test_the_m_step_agrees_with_a_plain_loop(rng):
+    """Covariances shrink to the common one with the weight of ten users, and each weight counts one more user."""
     posteriors = mixture_of(rng, 3).compute_posteriors(messages_of(rng, 40))
-    found = mixture_of(rng, 3).refit(posteriors)
+    fitted = mixture_of(rng, 3).refit(posteriors)
     r, means, covs = (t.numpy() for t in (posteriors.responsibilities, posteriors.means, posteriors.covs))
     overall = sum(r[u, c] * means[u, c] for u in range(40) for c in range(3)) / 40
     common = np.zeros((F, F))
     for u, c in itertools.product(range(40), range(3)):
-        apart = means[u, c] - overall
-        common += r[u, c] * (covs[u, c] + np.outer(apart, apart)) / 40
+        deviation = means[u, c] - overall
+        common += r[u, c] * (covs[u, c] + np.outer(deviation, deviation)) / 40
     for c in range(3):
         count = sum(r[u, c] for u in range(40))
         mean = sum(r[u, c] * means[u, c] for u in range(40)) / count
         scatter = np.zeros((F, F))
         for u in range(40):
-            apart = means[u, c] - mean
-            scatter += r[u, c] * (covs[u, c] + np.outer(apart, apart))
-        assert float(found.weights[c]) == pytest.approx((count + 1) / (40 + 3))
-        np.testing.assert_allclose(found.means[c].numpy(), mean, atol=1e-10)
+            deviation = means[u, c] - mean
+            scatter += r[u, c] * (covs[u, c] + np.outer(deviation, deviation))
+        assert float(fitted.weights[c]) == pytest.approx((count + 1) / (40 + 3))
+        np.testing.assert_allclose(fitted.means[c].numpy(), mean, atol=1e-10)
         shrunk = (scatter + SHRINKAGE * common) / (count + SHRINKAGE)
-        np.testing.assert_allclose(found.covs[c].numpy(), shrunk, atol=1e-10)
+        np.testing.assert_allclose(fitted.covs[c].numpy(), shrunk, atol=1e-10)
 
 
-def test_one_archetype_stays_where_everybody_is(rng):
-    """What all users share belongs to the base utility: the mean is not learned, the second moment is."""
+def test_a_single_archetype_stays_centred(rng):
+    """What all users share belongs to the base utility, so the second moment is learned but not the mean."""
     single = Mixture.single(torch.eye(F).double())
     posteriors = single.compute_posteriors(messages_of(rng, 30))
-    found = single.refit(posteriors)
-    assert found.means.tolist() == [[0.0] * F]
-    assert found.weights.tolist() == [1.0]
+    fitted = single.refit(posteriors)
+    assert fitted.means.tolist() == [[0.0] * F]
+    assert fitted.weights.tolist() == [1.0]
     expected = np.mean(
         [
             np.outer(m, m) + c
@@ -157,26 +159,28 @@ def test_one_archetype_stays_where_everybody_is(rng):
         ],
         axis=0,
     )
-    np.testing.assert_allclose(found.covs[0].numpy(), expected, atol=1e-10)
+    np.testing.assert_allclose(fitted.covs[0].numpy(), expected, atol=1e-10)
 
 
 def clustered(rng: np.random.Generator, n: int = 600) -> tuple[Messages, np.ndarray, np.ndarray, np.ndarray]:
-    """Users around three centres, each seen with a noise of its own: messages, centres, shares, who belongs where."""
+    """Draw users around three centres with individual noise. Return messages, centres, shares and true archetypes."""
     centres, shares = np.array([[2.5, 0.0], [-1.5, 2.0], [-1.0, -2.5]]), np.array([0.5, 0.3, 0.2])
-    who = rng.choice(3, n, p=shares)
-    positions = centres[who] + 0.5 * rng.normal(size=(n, 2))
+    archetypes = rng.choice(3, n, p=shares)
+    positions = centres[archetypes] + 0.5 * rng.normal(size=(n, 2))
     precision = rng.uniform(4, 40, n)
-    seen = positions + rng.normal(size=(n, 2)) / np.sqrt(precision)[:, None]
+    observed = positions + rng.normal(size=(n, 2)) / np.sqrt(precision)[:, None]
     return (
-        Messages(torch.tensor(precision[:, None, None] * np.eye(2)), torch.tensor(precision[:, None] * seen)),
+        Messages(
+            torch.tensor(precision[:, None, None] * np.eye(2)), torch.tensor(precision[:, None] * observed)
+        ),
         centres,
         shares,
-        who,
+        archetypes,
     )
 
 
 def test_em_never_decreases_the_evidence(rng, monkeypatch):
-    """Without shrinkage it is exact EM of the evidence and the weights' prior (a user more each)."""
+    """Without shrinkage it is exact EM of the evidence and the weights' prior (one more user each)."""
     monkeypatch.setattr(module, "SHRINKAGE", 0.0)
     messages, *_ = clustered(rng, 200)
     mixture = Mixture(
@@ -193,8 +197,8 @@ def test_em_never_decreases_the_evidence(rng, monkeypatch):
     assert values[-1] > values[0] + 20
 
 
-def test_with_shrinkage_the_evidence_does_not_fall_either(rng):
-    """Beyond what `fit_mixture` takes for no change: shrinkage gives up some fit of small archetypes, once."""
+def test_with_shrinkage_the_evidence_does_not_decrease_noticeably(rng):
+    """It falls at most by what `fit_mixture` treats as no change, because shrinkage costs small archetypes some fit."""
     messages, *_ = clustered(rng)
     single = Mixture.single(4 * torch.eye(2).double())
     mixture = fit_mixture(messages, single, 3, seed=0)
@@ -210,35 +214,35 @@ def test_with_shrinkage_the_evidence_does_not_fall_either(rng):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_split_recovers_planted_archetypes(rng, seed):
-    messages, centres, shares, who = clustered(rng, 3000)
-    found = fit_mixture(messages, Mixture.single(4 * torch.eye(2).double()), 3, seed=seed)
-    order = [int(np.argmin(np.linalg.norm(found.means.numpy() - centre, axis=1))) for centre in centres]
+    messages, centres, shares, archetypes = clustered(rng, 3000)
+    fitted = fit_mixture(messages, Mixture.single(4 * torch.eye(2).double()), 3, seed=seed)
+    order = [int(np.argmin(np.linalg.norm(fitted.means.numpy() - centre, axis=1))) for centre in centres]
     assert sorted(order) == [0, 1, 2]
-    np.testing.assert_allclose(found.means.numpy()[order], centres, atol=0.1)
-    np.testing.assert_allclose(found.weights.numpy()[order], shares, atol=0.03)
-    for cov in found.covs.numpy()[order]:  # the smallest is widened by shrinkage, by .06
+    np.testing.assert_allclose(fitted.means.numpy()[order], centres, atol=0.1)
+    np.testing.assert_allclose(fitted.weights.numpy()[order], shares, atol=0.03)
+    for cov in fitted.covs.numpy()[order]:  # the smallest is widened by shrinkage, by .06
         np.testing.assert_allclose(cov, 0.25 * np.eye(2), atol=0.1)
-    assigned = found.compute_posteriors(messages).responsibilities.numpy()[:, order].argmax(1)
-    assert (assigned == who).mean() > 0.95
+    assigned = fitted.compute_posteriors(messages).responsibilities.numpy()[:, order].argmax(1)
+    assert (assigned == archetypes).mean() > 0.95
 
 
-def test_split_is_that_of_its_seed(rng):
+def test_split_is_determined_by_its_seed(rng):
     messages, *_ = clustered(rng, 200)
     single = Mixture.single(torch.eye(2).double())
     before = torch.random.get_rng_state()
-    one, again = (fit_mixture(messages, single, 3, seed=4) for _ in range(2))
-    assert torch.equal(one.means, again.means)
+    first, second = (fit_mixture(messages, single, 3, seed=4) for _ in range(2))
+    assert torch.equal(first.means, second.means)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_no_more_archetypes_than_users(rng):
+def test_there_are_no_more_archetypes_than_users(rng):
     mixture = fit_mixture(messages_of(rng, 2), Mixture.single(torch.eye(F).double()), 5, seed=0)
     assert mixture.weights.shape == (2,)
     assert float(mixture.weights.sum()) == pytest.approx(1)
 
 
-def test_users_who_are_all_alike_can_be_split(rng):
-    """Nothing tells the archetypes apart; numbers stay finite and everybody's placement is that of one archetype."""
+def test_identical_users_can_be_split(rng):
+    """The archetypes are identical. Numbers stay finite and every user is placed as by a single archetype."""
     precision = torch.eye(F).double().repeat(10, 1, 1)
     same = Messages(precision, torch.ones(10, F).double())
     single = Mixture.single(torch.eye(F).double())

@@ -1,4 +1,4 @@
-"""Who is believed: responsibilities by a plain loop, planted lapses found, one account's influence capped."""
+"""Reliability: responsibilities agree with a plain loop, planted errors are found, and influence is capped."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -27,8 +27,8 @@ TEXTS = [f"t{i}" for i in range(20)]
 VECTORS = {("", text): np.zeros(3, np.float16) for text in TEXTS}
 
 
-def known(rng: np.random.Generator, data: Dataset, *, spread: float = 1.0) -> tuple[Factors, Factors]:
-    """Users [1, t, z] and items [b, 1, v] of whom everything is known."""
+def make_factors(rng: np.random.Generator, data: Dataset, *, spread: float = 1.0) -> tuple[Factors, Factors]:
+    """Return users [1, t, z] and items [b, 1, v] without uncertainty."""
     n_users, n_items = len(data.users), len(data.keys)
     users, items = torch.tensor(rng.normal(size=(n_users, 3))), torch.tensor(rng.normal(size=(n_items, 3)))
     users *= spread
@@ -38,7 +38,9 @@ def known(rng: np.random.Generator, data: Dataset, *, spread: float = 1.0) -> tu
     return Factors(users, nothing[0], [1, 2]), Factors(items, nothing[1], [0, 2])
 
 
-def spoken(rng: np.random.Generator, n_users: int, per_user: int, kinds: Collection[str]) -> list[Judgement]:
+def draw_judgements(
+    rng: np.random.Generator, n_users: int, per_user: int, kinds: Collection[str]
+) -> list[Judgement]:
     rows = []
     for u in range(n_users):
         for _ in range(per_user):
@@ -51,15 +53,15 @@ def spoken(rng: np.random.Generator, n_users: int, per_user: int, kinds: Collect
     return rows
 
 
-def meant(data: Dataset, users: Factors, items: Factors, rng: np.random.Generator) -> Dataset:
-    """The same judgements with labels as these users and items give them."""
+def relabel(data: Dataset, users: Factors, items: Factors, rng: np.random.Generator) -> Dataset:
+    """Return the same judgements with labels drawn from these users and items."""
     full = (users.mean @ items.mean.T).numpy()
     votes, pairs = data.votes, data.pairs
     value = np.where(rng.random(len(votes)) < expit(full[votes.user, votes.item]), 1.0, -1.0)
     gap = full[pairs.user, pairs.item] - full[pairs.user, pairs.other]
-    as_said = torch.tensor(rng.random(len(pairs)) < expit(gap))
+    is_unchanged = torch.tensor(rng.random(len(pairs)) < expit(gap))
     better, worse = (
-        torch.where(as_said, *sides) for sides in ((pairs.item, pairs.other), (pairs.other, pairs.item))
+        torch.where(is_unchanged, *sides) for sides in ((pairs.item, pairs.other), (pairs.other, pairs.item))
     )
     return replace(
         data,
@@ -69,42 +71,44 @@ def meant(data: Dataset, users: Factors, items: Factors, rng: np.random.Generato
 
 
 def reverse(data: Dataset, wrong: torch.Tensor, kind: str) -> Dataset:
-    """With the labels of these judgements reversed."""
-    told = getattr(data, kind)
+    """Return the dataset with the labels of these judgements reversed."""
+    batch = getattr(data, kind)
     if kind == "votes":
-        return replace(data, votes=replace(told, value=torch.where(wrong, -told.value, told.value)))
-    better, worse = torch.where(wrong, told.other, told.item), torch.where(wrong, told.item, told.other)
-    return replace(data, pairs=replace(told, item=better, other=worse))
+        return replace(data, votes=replace(batch, value=torch.where(wrong, -batch.value, batch.value)))
+    better, worse = torch.where(wrong, batch.other, batch.item), torch.where(wrong, batch.item, batch.other)
+    return replace(data, pairs=replace(batch, item=better, other=worse))
 
 
 # ---------------------------------------------------------------- the two steps
 
 
-def test_both_steps_are_those_of_a_plain_loop(rng):
-    """log odds of being right: E[yψ] + log((1 − ε)/ε); rates: Beta means, an annotator's around the source's."""
-    data = Dataset.from_judgements(spoken(rng, 6, 12, ("pair", "vote", "rating")), VECTORS)
-    users, items = known(rng, data)
+def test_both_steps_agree_with_a_plain_loop(rng):
+    """The log odds of being right are E[yψ] + log((1 − ε)/ε). Rates are Beta means; the prior is the source's rate."""
+    data = Dataset.from_judgements(draw_judgements(rng, 6, 12, ("pair", "vote", "rating")), VECTORS)
+    users, items = make_factors(rng, data)
     full = (users.mean @ items.mean.T).numpy()
     reliability = Reliability(data)
     flips = {
         (u, s): START
-        for told in data.kinds
-        for u, s in zip(told.user.tolist(), told.source.tolist(), strict=True)
+        for batch in data.kinds
+        for u, s in zip(batch.user.tolist(), batch.source.tolist(), strict=True)
     }
     for _ in range(3):
         reliability.update(users, items)
         wrong, count = dict.fromkeys(flips, 0.0), dict.fromkeys(flips, 0.0)
-        for kind, told in ((1, data.votes), (2, data.pairs)):
-            for j in range(len(told)):
-                u, x, o, s = (int(column[j]) for column in (told.user, told.item, told.other, told.source))
-                psi = float(told.value[j]) * full[u, x] if kind == 1 else full[u, x] - full[u, o]
+        for kind, batch in ((1, data.votes), (2, data.pairs)):
+            for j in range(len(batch)):
+                u, x, o, s = (
+                    int(column[j]) for column in (batch.user, batch.item, batch.other, batch.source)
+                )
+                psi = float(batch.value[j]) * full[u, x] if kind == 1 else full[u, x] - full[u, o]
                 flip = flips[u, s]
                 # Bayes, of a label that is right with 1 − ε under exp(E[log σ(ψ)]), wrong under exp(E[log σ(−ψ)]).
                 right = (1 - flip) / (1 + np.exp(-psi))
                 right /= right + flip / (1 + np.exp(psi))
                 assert float(reliability.trust.correct[kind][j]) == pytest.approx(right, abs=1e-12)
-                wrong[u, s] += float(told.weight[j]) * (1 - right)
-                count[u, s] += float(told.weight[j])
+                wrong[u, s] += float(batch.weight[j]) * (1 - right)
+                count[u, s] += float(batch.weight[j])
         a, b = SOURCE_PRIOR
         for s in range(2):
             of_source = [key for key in flips if key[1] == s]
@@ -118,15 +122,15 @@ def test_both_steps_are_those_of_a_plain_loop(rng):
 
 
 @pytest.mark.parametrize("kind", ["pair", "vote"])
-def test_a_planted_share_of_reversed_labels_is_found(rng, kind):
-    """Two of ten annotators reverse 30 %: where it is known what they mean, the rate is that, of the others it is 0."""
+def test_a_planted_share_of_reversed_labels_is_recovered(rng, kind):
+    """Two of ten annotators reverse 30 % of their labels. With known users, their rate is found and the others' is 0."""
     data = Dataset.from_judgements(
-        [replace(j, source="app", weight=1.0) for j in spoken(rng, 10, 400, (kind,))], VECTORS
+        [replace(j, source="app", weight=1.0) for j in draw_judgements(rng, 10, 400, (kind,))], VECTORS
     )
-    users, items = known(rng, data, spread=2.0)
-    data = meant(data, users, items, rng)
-    told = data.pairs if kind == "pair" else data.votes
-    wrong = (told.user < 2) & (torch.tensor(rng.random(len(told))) < 0.3)
+    users, items = make_factors(rng, data, spread=2.0)
+    data = relabel(data, users, items, rng)
+    batch = data.pairs if kind == "pair" else data.votes
+    wrong = (batch.user < 2) & (torch.tensor(rng.random(len(batch))) < 0.3)
     data = reverse(data, wrong, f"{kind}s")
     reliability = Reliability(data)
     for _ in range(100):
@@ -134,19 +138,19 @@ def test_a_planted_share_of_reversed_labels_is_found(rng, kind):
     found = reliability.flips.numpy()
     np.testing.assert_allclose(found[:2], 0.3, atol=0.06)
     assert found[2:].max() < 0.04
-    # And it is known which: labels that were reversed where their users were sure of the contrary.
+    # The reversed labels themselves are found if their users were sure of the contrary.
     right = reliability.trust.correct[2 if kind == "pair" else 1].numpy()
-    mine = (told.user < 2).numpy()
-    assert right[mine & ~wrong.numpy()].mean() > right[wrong.numpy()].mean() + 0.4
-    assert right[~mine].mean() > 0.97
+    of_reversers = (batch.user < 2).numpy()
+    assert right[of_reversers & ~wrong.numpy()].mean() > right[wrong.numpy()].mean() + 0.4
+    assert right[~of_reversers].mean() > 0.97
 
 
 def test_an_annotator_is_a_user_in_one_source(rng):
-    """Who clicks carelessly in the app may still be believed elsewhere."""
-    rows = [replace(j, weight=1.0) for j in spoken(rng, 4, 500, ("pair",))]
+    """A user who clicks carelessly in one source is still trusted in another."""
+    rows = [replace(j, weight=1.0) for j in draw_judgements(rng, 4, 500, ("pair",))]
     data = Dataset.from_judgements(rows, VECTORS)
-    users, items = known(rng, data, spread=2.0)
-    data = meant(data, users, items, rng)
+    users, items = make_factors(rng, data, spread=2.0)
+    data = relabel(data, users, items, rng)
     app = data.sources.index("app")
     wrong = (data.pairs.user == 0) & (data.pairs.source == app)
     data = reverse(data, wrong & torch.tensor(rng.random(len(data.pairs)) < 0.4), "pairs")
@@ -159,13 +163,13 @@ def test_an_annotator_is_a_user_in_one_source(rng):
     assert float(reliability.source_flips[app]) > 4 * float(reliability.source_flips[1 - app])
 
 
-def test_whoever_means_the_opposite_is_read_backwards(rng):
-    """All labels reversed: the rate stays below one, and what is said turns around."""
+def test_labels_of_a_user_who_reverses_all_of_them_count_as_opposites(rng):
+    """If all labels are reversed, the rate stays below one and the labels count as their opposites."""
     data = Dataset.from_judgements(
-        [replace(j, source="app", weight=1.0) for j in spoken(rng, 8, 400, ("pair",))], VECTORS
+        [replace(j, source="app", weight=1.0) for j in draw_judgements(rng, 8, 400, ("pair",))], VECTORS
     )
-    users, items = known(rng, data, spread=2.0)
-    data = meant(data, users, items, rng)
+    users, items = make_factors(rng, data, spread=2.0)
+    data = relabel(data, users, items, rng)
     data = reverse(data, data.pairs.user == 0, "pairs")
     reliability = Reliability(data)
     for _ in range(200):
@@ -174,11 +178,11 @@ def test_whoever_means_the_opposite_is_read_backwards(rng):
     assert float(reliability.trust.correct[2][data.pairs.user == 0].mean()) < 0.1
 
 
-def test_without_labels_the_start_remains():
+def test_without_labels_the_initial_rates_remain():
     ratings = [Judgement("u", "", "rating", (text,), 0.1) for text in TEXTS]
     data = Dataset.from_judgements(ratings, VECTORS)
     reliability = Reliability(data)
-    users, items = known(np.random.default_rng(0), data)
+    users, items = make_factors(np.random.default_rng(0), data)
     reliability.update(users, items)
     a, b = SOURCE_PRIOR
     assert reliability.source_flips.tolist() == pytest.approx([a / (a + b)])
@@ -187,20 +191,22 @@ def test_without_labels_the_start_remains():
     assert [len(right) for right in empty.trust.correct] == [0, 0, 0]
 
 
-def test_what_was_learned_is_taken_up_again(rng):
-    data = Dataset.from_judgements(spoken(rng, 5, 20, ("pair", "vote", "rating")), VECTORS)
-    users, items = known(rng, data)
-    one, other = Reliability(data), Reliability(data)
+def test_learned_rates_are_continued_from(rng):
+    data = Dataset.from_judgements(draw_judgements(rng, 5, 20, ("pair", "vote", "rating")), VECTORS)
+    users, items = make_factors(rng, data)
+    original, restored = Reliability(data), Reliability(data)
     for _ in range(4):
-        one.update(users, items)
-    other.restore({name: tensor.clone() for name, tensor in one.collect_state().items()})
-    for reliability in (one, other):
+        original.update(users, items)
+    restored.restore({name: tensor.clone() for name, tensor in original.collect_state().items()})
+    for reliability in (original, restored):
         reliability.update(users, items)
-    assert torch.equal(one.flips, other.flips)
-    for mine, theirs in zip(
-        (*one.trust.correct, *one.trust.share), (*other.trust.correct, *other.trust.share), strict=True
+    assert torch.equal(original.flips, restored.flips)
+    for actual, expected in zip(
+        (*original.trust.correct, *original.trust.share),
+        (*restored.trust.correct, *restored.trust.share),
+        strict=True,
     ):
-        assert torch.equal(mine, theirs)
+        assert torch.equal(actual, expected)
 
 
 # ---------------------------------------------------------------- in a fit
@@ -211,8 +217,8 @@ def planted(plant):
     return plant(kinds=("pair",), n_users=80, per_user=60, n_texts=60, seed=5)
 
 
-def test_a_fit_finds_whose_labels_are_reversed(planted):
-    """It knows neither users nor texts beforehand, and shrinks: 30 % reversed stand out, without exception."""
+def test_a_fit_finds_annotators_with_reversed_labels(planted):
+    """The fit starts without knowledge of users and shrinks. Annotators with 30 % reversed labels all stand out."""
     rng, careless = np.random.default_rng(1), set(planted.users[:16])
     rows = [
         replace(j, texts=j.texts[::-1]) if j.user in careless and rng.random() < 0.3 else j
@@ -228,7 +234,7 @@ def test_a_fit_finds_whose_labels_are_reversed(planted):
     assert 0.02 < flips["default"] < 0.1
 
 
-def test_a_fit_doubts_nobody_who_is_clean(planted):
+def test_a_fit_trusts_reliable_annotators(planted):
     fit = Fit(Dataset.from_judgements(planted.judgements, planted.vectors), FitOptions(rank=2)).run()
     assert fit.reliability.flips.max() < 0.04
     assert fit.build_reward_model().flip("default") < 0.02
@@ -238,34 +244,34 @@ def test_a_fit_doubts_nobody_who_is_clean(planted):
 
 
 def test_an_account_of_a_thousand_judgements_is_capped(rng):
-    """Of the items it says what `LEAST_CAP` judgements say; of itself all."""
+    """It informs items like `LEAST_CAP` judgements, but its own user in full."""
     crowd, loud = (
-        spoken(rng, 30, 20, ("pair", "vote", "rating")),
-        spoken(rng, 1, 1000, ("pair", "vote", "rating")),
+        draw_judgements(rng, 30, 20, ("pair", "vote", "rating")),
+        draw_judgements(rng, 1, 1000, ("pair", "vote", "rating")),
     )
     rows = [replace(j, weight=1.0, source="app") for j in crowd]
     rows += [replace(j, weight=1.0, source="app", user="loud") for j in loud]
     data = Dataset.from_judgements(rows, VECTORS)
-    users, items = known(rng, data)
+    users, items = make_factors(rng, data)
     reliability = Reliability(data)
     number = data.users.index("loud")
-    for told, share in zip(data.kinds, reliability.trust.share, strict=True):
-        mine = told.user == number
-        torch.testing.assert_close(share[mine], torch.full_like(share[mine], LEAST_CAP / 1000))
-        assert (share[~mine] == 1).all()
+    for batch, share in zip(data.kinds, reliability.trust.share, strict=True):
+        of_account = batch.user == number
+        torch.testing.assert_close(share[of_account], torch.full_like(share[of_account], LEAST_CAP / 1000))
+        assert (share[~of_account] == 1).all()
 
     scales = RatingScales(torch.zeros(1).double(), torch.ones(1).double())
     ones = tuple(torch.ones_like(share) for share in reliability.trust.share)
     free = Trust(reliability.trust.correct, ones)
 
-    def alone(user: int | None, trust: Trust):
-        """Messages to items of one user, or of all the others."""
-        keep = [(told.user == user) if user is not None else (told.user != number) for told in data.kinds]
+    def compute_messages(user: int | None, trust: Trust):
+        """Return the messages to items of one user, or of all other users."""
+        keep = [(batch.user == user) if user is not None else (batch.user != number) for batch in data.kinds]
         some = replace(
             data,
             **{
-                name: told[k]
-                for name, told, k in zip(("ratings", "votes", "pairs"), data.kinds, keep, strict=True)
+                name: batch[k]
+                for name, batch, k in zip(("ratings", "votes", "pairs"), data.kinds, keep, strict=True)
             },
         )
         cut = [
@@ -274,10 +280,10 @@ def test_an_account_of_a_thousand_judgements_is_capped(rng):
         ]
         return compute_item_messages(some, users, items, scales, Trust(*cut))
 
-    capped, uncapped = alone(number, reliability.trust), alone(number, free)
+    capped, uncapped = compute_messages(number, reliability.trust), compute_messages(number, free)
     torch.testing.assert_close(capped.precision, 0.3 * uncapped.precision)
     torch.testing.assert_close(capped.linear, 0.3 * uncapped.linear)
-    others = alone(None, reliability.trust)
+    others = compute_messages(None, reliability.trust)
     whole = compute_item_messages(data, users, items, scales, reliability.trust)
     torch.testing.assert_close(whole.precision, others.precision + capped.precision)
     of_itself = (
@@ -287,8 +293,8 @@ def test_an_account_of_a_thousand_judgements_is_capped(rng):
         torch.testing.assert_close(*column)
 
 
-def test_the_cap_grows_with_what_accounts_usually_say(rng):
-    """Where everybody says much, four times the average is the cap; weights count, not lines."""
+def test_the_cap_grows_with_the_average_account(rng):
+    """If all accounts judge much, the cap is four times the average. It counts weights, not lines."""
     rows = [
         Judgement(f"u{u}", "", "vote", (TEXTS[i % 20],), 1.0, weight=0.5)
         for u in range(20)
@@ -303,8 +309,8 @@ def test_the_cap_grows_with_what_accounts_usually_say(rng):
     np.testing.assert_allclose(share.numpy(), expected)
 
 
-def test_sources_are_capped_one_by_one(rng):
-    """A user's judgements in one source do not use up the influence of those in another."""
+def test_sources_are_capped_separately(rng):
+    """A user's judgements in one source do not reduce their influence in another."""
     rows = [Judgement("u", "", "vote", (TEXTS[i % 20],), 1.0, source="bulk") for i in range(1000)]
     rows += [Judgement("u", "", "vote", (TEXTS[i % 20],), 1.0, source="app") for i in range(10)]
     rows += [Judgement(f"v{u}", "", "vote", (TEXTS[u],), 1.0, source="app") for u in range(20)]

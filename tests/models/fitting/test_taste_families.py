@@ -1,4 +1,4 @@
-"""Tastes beside the learned directions: named attributes and principal components of what is written."""
+"""Tastes besides the learned directions: named attributes and principal components of the embeddings."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ TOPICS = 5
 
 
 def topical(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors `[n, dim]` of texts about one of five topics each, and which."""
+    """Return vectors `[n, dim]` of texts about one of five topics each, and the topics."""
     centres = (
         5 * np.linalg.qr(rng.normal(size=(EMBEDDED, EMBEDDED)))[0][:TOPICS]
     )  # equally far from each other
@@ -30,7 +30,7 @@ def topical(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture
 def written(rng) -> tuple[Fit, np.ndarray, np.ndarray]:
-    """A fit of users who agree on nothing, about 100 texts: radial basis included. Vectors, topics."""
+    """Fit with a radial basis of users who agree on nothing about 100 texts, with the vectors and topics."""
     vectors, topic = topical(rng, 100)
     texts = [f"text {i}" for i in range(100)]
     rows = []
@@ -41,12 +41,12 @@ def written(rng) -> tuple[Fit, np.ndarray, np.ndarray]:
     rows = [
         Judgement("u0", "", "vote", (text,), 1.0 if i % 2 else -1.0) for i, text in enumerate(texts)
     ] + rows
-    known = {("", text): vector for text, vector in zip(texts, vectors, strict=True)}
-    return Fit(Dataset.from_judgements(rows, known), FitOptions(rank=0, rounds=2)).run(), vectors, topic
+    vector_of = {("", text): vector for text, vector in zip(texts, vectors, strict=True)}
+    return Fit(Dataset.from_judgements(rows, vector_of), FitOptions(rank=0, rounds=2)).run(), vectors, topic
 
 
 def test_components_have_unit_variance_and_share_the_prior_variance(written):
-    """Against the eigenvectors of the embedding's covariance, standardised as the fit sees it."""
+    """The reference uses eigenvectors of the covariance of the embedding as standardised by the fit."""
     fit, vectors, _ = written
     loadings, shares = fit.compute_content_directions(8)
     assert loadings.shape == (fit.standardiser.width, 8)
@@ -62,7 +62,7 @@ def test_components_have_unit_variance_and_share_the_prior_variance(written):
     )  # neither attributes nor radial features nor the constant
 
 
-def test_there_are_no_more_components_than_the_embedding_varies_in(written):
+def test_components_do_not_exceed_the_rank_of_the_embedding(written):
     fit, vectors, _ = written
     loadings, shares = fit.compute_content_directions(64)
     assert loadings.shape[1] == len(shares) == EMBEDDED
@@ -75,7 +75,7 @@ def test_there_are_no_more_components_than_the_embedding_varies_in(written):
     np.testing.assert_allclose((wide * shares) @ wide.T, x @ x.T / total, atol=1e-4)
 
 
-def test_texts_that_are_all_alike_have_no_components(rng):
+def test_identical_texts_have_no_components(rng):
     row = rng.normal(size=4 + len(ATTRIBUTE_NAMES)).astype(np.float16)
     rows = [Judgement("u", "", "vote", (text,), 1.0) for text in "abc"]
     fit = Fit(
@@ -88,8 +88,8 @@ def test_texts_that_are_all_alike_have_no_components(rng):
 
 
 @pytest.mark.parametrize("kind", ["pair", "vote"])
-def test_a_content_taste_likes_what_is_near_what_was_liked(written, kind):
-    """One text of a topic liked, by somebody of whom nothing else is known: the topic's other texts rise most."""
+def test_a_content_taste_raises_texts_near_a_liked_text(written, kind):
+    """If an unknown user likes one text of a topic, the other texts of that topic rise most."""
     fit, vectors, topic = written
     reward = Choice(tastes="content-32", taste_variance=1.0).apply(
         fit.build_reward_model(with_memory=False), fit
@@ -97,9 +97,11 @@ def test_a_content_taste_likes_what_is_near_what_was_liked(written, kind):
     items = reward.describe(vectors)
     nobody = UserPosterior.at_prior(reward.population)
     for liked in range(TOPICS):
-        said = Vote(items[liked], 1) if kind == "vote" else Pair(items[liked], items[(liked + 1) % TOPICS])
-        gain = nobody.learn(said).utility(items).mean - nobody.utility(items).mean
-        gain = gain[TOPICS:]  # of texts nobody spoke of
+        observation = (
+            Vote(items[liked], 1) if kind == "vote" else Pair(items[liked], items[(liked + 1) % TOPICS])
+        )
+        gain = nobody.learn(observation).utility(items).mean - nobody.utility(items).mean
+        gain = gain[TOPICS:]  # of texts without judgements
         of_topic = [gain[topic[TOPICS:] == (liked + step) % TOPICS] for step in range(TOPICS)]
         near, contrary, others = of_topic[0], of_topic[1], of_topic[2:]
         if kind == "vote":
@@ -110,7 +112,7 @@ def test_a_content_taste_likes_what_is_near_what_was_liked(written, kind):
             assert contrary.mean() < min(other.mean() for other in others)
 
 
-def test_without_content_tastes_a_user_of_rank_0_likes_nothing_in_particular(written):
+def test_without_content_tastes_rank_0_learns_no_topic(written):
     fit, vectors, _ = written
     reward = fit.build_reward_model(with_memory=False)
     items = reward.describe(vectors)
@@ -119,7 +121,7 @@ def test_without_content_tastes_a_user_of_rank_0_likes_nothing_in_particular(wri
     np.testing.assert_allclose(gain, gain[0], atol=1e-12)
 
 
-def test_named_attributes_are_columns_behind_the_embedding(written):
+def test_named_attributes_are_columns_after_the_embedding(written):
     fit, _, _ = written
     for name, relative in ATTRIBUTES.items():
         loadings, shares = compute_directions(name, fit)
@@ -132,9 +134,9 @@ def test_named_attributes_are_columns_behind_the_embedding(written):
 
 def test_families_are_joined_by_a_plus(written):
     fit, _, _ = written
-    one, two = compute_directions("length", fit), compute_directions("content-64", fit)
+    length, content = compute_directions("length", fit), compute_directions("content-64", fit)
     both = compute_directions("length+content-64", fit)
-    for found, parts in zip(both, zip(one, two, strict=True), strict=True):
+    for found, parts in zip(both, zip(length, content, strict=True), strict=True):
         np.testing.assert_array_equal(found, np.concatenate(parts, axis=-1))
     loadings, shares = compute_directions("none", fit)
     assert (loadings.shape, shares.shape) == ((fit.standardiser.width, 0), (0,))
@@ -142,7 +144,7 @@ def test_families_are_joined_by_a_plus(written):
         compute_directions("astrology", fit)
 
 
-def test_every_family_that_is_tried_is_known(written):
+def test_every_tried_family_exists(written):
     fit, _, _ = written
     assert FAMILIES.keys() == ATTRIBUTES.keys() | COMPONENTS.keys()
     for name, sizes in FAMILIES.items():

@@ -1,4 +1,4 @@
-"""What held-out users choose: directions where people differ, none where they do not, and the right temperature."""
+"""Tuning on held-out users chooses directions if users differ, none if they agree, and the right temperature."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ QUICK = FitOptions(rounds=12)
 
 @pytest.fixture(scope="module")
 def differing(plant):
-    """Ratings of users that differ in two directions."""
+    """Ratings of users who differ in two directions."""
     return plant(kinds=("rating",), per_user=28, n_users=110, n_texts=40, seed=7)
 
 
@@ -59,8 +59,8 @@ def test_users_who_differ_get_directions(tuned):
     assert TEMPERATURES[0] <= tuned.choice.temperature <= TEMPERATURES[1]
 
 
-def test_users_who_agree_get_none(agreeing):
-    """The safe default: where people hardly differ, personalization does nothing."""
+def test_tuning_chooses_no_directions_for_users_who_agree(agreeing):
+    """If users hardly differ, personalization stays off. This is the safe default."""
     found = fit_reward(agreeing.judgements, agreeing.vectors, mode="warm", options=QUICK, ranks=(0, 2))
     assert found.held_out_users >= MIN_USERS
     assert found.choice.rank == 0
@@ -74,7 +74,7 @@ def test_archetypes_are_tried_for_the_chosen_rank(tuned):
     assert {(c.rank, c.tastes) for c in tried} == {(2, "none")}
 
 
-def test_every_taste_is_tried_beside_the_chosen_rank_and_archetypes(tuned):
+def test_every_taste_is_tried_with_the_chosen_rank_and_archetypes(tuned):
     tried = [t.choice for t in tuned.trials[2 + len(ARCHETYPES) :]]
     assert {c.tastes for c in tried} == FAMILIES.keys()
     assert [(c.tastes, c.taste_variance) for c in tried] == [
@@ -93,21 +93,21 @@ def tune_cheaply(planted, **arguments) -> TunedModel:
 
 @pytest.fixture
 def cheap(monkeypatch) -> None:
-    """One taste to try, few archetypes."""
+    """Limits the trials to one taste and few archetypes."""
     monkeypatch.setattr(tuning, "FAMILIES", {"length": (0.1,)})
     monkeypatch.setattr(tuning, "ARCHETYPES", (2, 4))
 
 
 @pytest.fixture(scope="module")
 def whole(differing) -> TunedModel:
-    """What `tune_cheaply` makes of `differing`, uninterrupted."""
+    """Result of an uninterrupted `tune_cheaply` on `differing`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "FAMILIES", {"length": (0.1,)})
         patch.setattr(tuning, "ARCHETYPES", (2, 4))
         return tune_cheaply(differing)
 
 
-def test_choosing_repeats_itself(differing, whole, cheap):
+def test_tuning_is_reproducible(differing, whole, cheap):
     again = tune_cheaply(differing)
     assert again.held_out_users >= MIN_USERS
     assert again.choice == whole.choice
@@ -115,7 +115,7 @@ def test_choosing_repeats_itself(differing, whole, cheap):
     np.testing.assert_array_equal(again.reward.population.precisions, whole.reward.population.precisions)
 
 
-def test_with_few_users_nothing_is_chosen(plant):
+def test_with_few_users_no_tuning_takes_place(plant):
     small = plant(n_users=30, seed=9)
     found = fit_reward(small.judgements, small.vectors, ranks=(0, 2), options=QUICK)
     assert found.choice == Choice()
@@ -124,7 +124,7 @@ def test_with_few_users_nothing_is_chosen(plant):
     assert (found.reward.rank, found.reward.temperature) == (0, 1.0)
 
 
-def test_the_memory_may_be_left_out(plant):
+def test_the_memory_can_be_omitted(plant):
     small = plant(n_users=30, seed=9)
     with_memory, without = (
         fit_reward(small.judgements, small.vectors, options=QUICK, with_memory=with_memory).reward
@@ -134,7 +134,7 @@ def test_the_memory_may_be_left_out(plant):
     assert without.memory.rows == {}
 
 
-def test_progress_names_what_is_tried(plant):
+def test_progress_names_the_trials(plant):
     small = plant(n_users=30, seed=9)
     stages: list[str] = []
     fit_reward(
@@ -150,7 +150,7 @@ def test_progress_names_what_is_tried(plant):
 
 
 @pytest.mark.parametrize("mode", ["cold", "warm"])
-def test_held_out_users_are_not_fitted_to(differing, mode):
+def test_held_out_users_are_not_used_for_the_fit(differing, mode):
     held_out = HeldOutUsers(differing.judgements, differing.vectors, mode)
     fitted = {j.user for j in held_out.train}
     assert fitted.isdisjoint(held_out.users)
@@ -162,8 +162,8 @@ def test_held_out_users_are_not_fitted_to(differing, mode):
         assert 0.5 < len(held_out.train) / len(whole) < 0.9
 
 
-def test_the_largest_source_does_not_choose_alone(plant, monkeypatch):
-    """Every source gives the same number of users at most."""
+def test_the_largest_source_does_not_dominate_the_choice(plant, monkeypatch):
+    """Each source contributes at most the same number of users."""
     monkeypatch.setitem(tuning.MOST_USERS, "warm", 60)
     many = plant(kinds=("rating",), n_users=300, per_user=26, seed=1)
     few = plant(kinds=("rating",), n_users=60, per_user=26, seed=2)
@@ -178,8 +178,8 @@ def test_the_largest_source_does_not_choose_alone(plant, monkeypatch):
 # ---------------------------------------------------------------- temperature and shape
 
 
-def test_the_temperature_that_drew_the_choices_is_found(rng, make_items):
-    """Choices drawn with σ(2·gap) by users about whom nothing is uncertain: 2 is the best temperature."""
+def test_the_temperature_of_the_choices_is_recovered(rng, make_items):
+    """Users without uncertainty choose with σ(2·gap), so 2 is the best temperature."""
     certain = UserPosterior.at_prior(Population(np.ones(1), np.zeros((1, 1)), np.full((1, 1, 1), 1e12)))
 
     def items(base: np.ndarray) -> Items:
@@ -193,7 +193,7 @@ def test_the_temperature_that_drew_the_choices_is_found(rng, make_items):
         assert find_best_temperature(Forecast([adapted])) == pytest.approx(truth, rel=0.05)
 
 
-def test_a_choice_gives_a_model_its_tastes_and_temperature(differing):
+def test_a_choice_sets_the_tastes_and_temperature_of_a_model(differing):
     fit = Fit(
         Dataset.from_judgements(differing.judgements[:50], differing.vectors), FitOptions(rank=1, rounds=2)
     ).run()
@@ -211,7 +211,7 @@ def test_a_choice_gives_a_model_its_tastes_and_temperature(differing):
 
 
 def test_declared_tastes_are_not_chosen(differing, cheap):
-    """They come whatever they cost; the trials tell the price, and personalization need not be measurably better."""
+    """Declared tastes are always used, even if not measurably better. The trials measure their cost."""
     found = fit_reward(
         differing.judgements,
         differing.vectors,
@@ -226,7 +226,7 @@ def test_declared_tastes_are_not_chosen(differing, cheap):
 
 
 def test_kinds_of_users_get_archetypes(plant, cheap):
-    """Three kinds of users, well apart, of whom each says little."""
+    """Users are of three well separated kinds, and each judges little."""
     angles = 2 * np.pi * np.arange(3) / 3
     centres = 1.4 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     planted = plant(kinds=("pair",), n_users=160, n_texts=40, per_user=24, centres=centres, taste=2.0, seed=1)
@@ -242,12 +242,12 @@ def test_kinds_of_users_get_archetypes(plant, cheap):
 
 
 class InterruptedTuningError(Exception):
-    """Somebody pressed Ctrl-C."""
+    """Stands in for a pressed Ctrl-C."""
 
 
 @pytest.mark.parametrize("at", ["try tastes", "fit"])
-def test_a_choice_that_was_interrupted_goes_on_where_it_was(differing, whole, cheap, tmp_path, at):
-    """Fits and trials that were finished are not done again, and what comes out is the same to the last bit."""
+def test_an_interrupted_tuning_continues_where_it_stopped(differing, whole, cheap, tmp_path, at):
+    """Finished fits and trials are not repeated, and the result is the same to the last bit."""
 
     def interrupt(stage: str, done: int, total: int) -> None:
         if stage == at and done == (1 if stage == "try tastes" else 7):

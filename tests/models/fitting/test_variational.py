@@ -1,4 +1,4 @@
-"""Messages of the batch fit against plain loops, exact regression and numerical maxima."""
+"""Messages of the batch fit agree with plain loops, exact regression and numerical maxima."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def judgement(
 
 @pytest.fixture
 def data(rng) -> Dataset:
-    """Seven users, six texts, every kind of judgement, two rating sources, a weight for every third."""
+    """Dataset of seven users and six texts with all kinds of judgements, two rating sources and some weights."""
     texts, rows = [f"t{i}" for i in range(6)], []
     for number in range(60):
         a, b, c = rng.choice(texts, 3, replace=False)
@@ -59,7 +59,7 @@ def data(rng) -> Dataset:
 
 
 def factors(rng, n: int, known: int, *, spread: float = 0.3) -> Factors:
-    """Random beliefs with a one at the known coordinate."""
+    """Return random beliefs with a 1 at the known coordinate."""
     width = 2 + K
     free = [c for c in range(width) if c != known]
     mean = rng.normal(size=(n, width))
@@ -70,18 +70,18 @@ def factors(rng, n: int, known: int, *, spread: float = 0.3) -> Factors:
     return Factors(torch.tensor(mean), torch.tensor(cov), free)
 
 
-def believed(data: Dataset) -> Trust:
-    """Every label is right, nobody is capped."""
-    ones = tuple(torch.ones(len(told)).double() for told in data.kinds)
+def full_trust(data: Dataset) -> Trust:
+    """Return the trust in which every label is right and no account is capped."""
+    ones = tuple(torch.ones(len(batch)).double() for batch in data.kinds)
     return Trust(ones, ones)
 
 
 @pytest.fixture
 def state(rng, data):
-    """Users, items, scales and a trust of random numbers."""
+    """Random users, items, scales and trust."""
     scales = RatingScales(torch.tensor([0.1, -0.2], **DOUBLE), torch.tensor([0.4, 0.7], **DOUBLE))
     right, share = (
-        tuple(torch.tensor(rng.uniform(low, 1, len(told))) for told in data.kinds) for low in (0.5, 0.1)
+        tuple(torch.tensor(rng.uniform(low, 1, len(batch))) for batch in data.kinds) for low in (0.5, 0.1)
     )
     users, items = factors(rng, len(data.users), 0), factors(rng, len(data.keys), 1)
     return users, items, scales, Trust(right, share)
@@ -91,7 +91,7 @@ def state(rng, data):
 
 
 def loops(data: Dataset, users: Factors, items: Factors, scales: RatingScales, trust: Trust):
-    """Every judgement one by one in numpy: natural parameters `[n, D, D]`, `[n, D]` of users and of items."""
+    """Return natural parameters `[n, D, D]`, `[n, D]` of users and items, by a numpy loop over judgements."""
     h, g = users.mean.numpy(), items.mean.numpy()
     hh = np.array([np.outer(m, m) + c for m, c in zip(h, users.cov.numpy(), strict=True)])
     gg = np.array([np.outer(m, m) + c for m, c in zip(g, items.cov.numpy(), strict=True)])
@@ -101,10 +101,10 @@ def loops(data: Dataset, users: Factors, items: Factors, scales: RatingScales, t
     def omega(second: float) -> float:
         return np.tanh(np.sqrt(second) / 2) / (2 * np.sqrt(second))
 
-    for kind, told in enumerate(data.kinds):
-        for j in range(len(told)):
-            u, x, o, s = (int(column[j]) for column in (told.user, told.item, told.other, told.source))
-            value, weight = float(told.value[j]), float(told.weight[j])
+    for kind, batch in enumerate(data.kinds):
+        for j in range(len(batch)):
+            u, x, o, s = (int(column[j]) for column in (batch.user, batch.item, batch.other, batch.source))
+            value, weight = float(batch.value[j]), float(batch.weight[j])
             right, share = float(trust.correct[kind][j]), float(trust.share[kind][j])
             if kind == 0:
                 target = (value - float(scales.offset[s])) / float(scales.slope[s])
@@ -119,7 +119,7 @@ def loops(data: Dataset, users: Factors, items: Factors, scales: RatingScales, t
                 w, pull = omega(np.trace(second @ hh[u])), right - 0.5
             user_p[u] += weight * w * second
             user_l[u] += weight * pull * d
-            power = weight * share  # the cap is on what is said of the items alone
+            power = weight * share  # the cap applies to the messages to items only
             item_p[x] += power * w * hh[u]
             item_l[x] += power * pull * h[u]
             if kind == 2:
@@ -130,12 +130,12 @@ def loops(data: Dataset, users: Factors, items: Factors, scales: RatingScales, t
 
 
 def conditioned(precision, linear, known: int) -> tuple[np.ndarray, np.ndarray]:
-    """What is left for the free coordinates when the known one is 1."""
+    """Return the natural parameters of the free coordinates, given that the known one is 1."""
     free = [c for c in range(2 + K) if c != known]
     return precision[:, free][:, :, free], linear[:, free] - precision[:, free, known]
 
 
-def test_messages_are_those_of_plain_loops(data, state):
+def test_messages_agree_with_plain_loops(data, state):
     of_users, of_items = loops(data, *state)
     for found, (precision, linear) in [
         (compute_user_messages(data, *state), conditioned(*of_users, known=0)),
@@ -155,27 +155,27 @@ def test_chunks_change_nothing(data, state, monkeypatch):
 
 
 def test_with_known_items_ratings_give_exact_regression(rng, data):
-    """No item uncertainty: the user's posterior is the conditional of a joint Gaussian."""
+    """Without item uncertainty, the user's posterior is the conditional of a joint Gaussian."""
     users, items = factors(rng, len(data.users), 0), factors(rng, len(data.keys), 1, spread=0.0)
     scales = RatingScales(torch.zeros(2).double(), torch.ones(2).double())
     ratings_only = replace(data, votes=data.votes[:0], pairs=data.pairs[:0])
     prior = np.diag([0.5, 1.0, 2.0])
-    trust = believed(ratings_only)
+    trust = full_trust(ratings_only)
     mean, cov = compute_user_messages(ratings_only, users, items, scales, trust).compute_posterior(
         torch.tensor(np.linalg.inv(prior)), torch.zeros(3).double()
     )
     for u in range(len(data.users)):
-        mine = data.ratings[data.ratings.user == u]
-        g = items.mean[mine.item].numpy()
-        phi, target = g[:, 1:], mine.value.numpy() - g[:, 0]
-        marginal = phi @ prior @ phi.T + np.diag(RATING_NOISE / mine.weight.numpy())
+        ratings = data.ratings[data.ratings.user == u]
+        g = items.mean[ratings.item].numpy()
+        phi, target = g[:, 1:], ratings.value.numpy() - g[:, 0]
+        marginal = phi @ prior @ phi.T + np.diag(RATING_NOISE / ratings.weight.numpy())
         gain = prior @ phi.T @ np.linalg.inv(marginal)
         np.testing.assert_allclose(mean[u].numpy(), gain @ target, atol=1e-10)
         np.testing.assert_allclose(cov[u].numpy(), prior - gain @ phi @ prior, atol=1e-10)
 
 
 def test_batch_and_online_agree_on_one_logistic_judgement(rng, make_items):
-    """Iterated to its fixed point, the batch user update is the site that `UserPosterior.learn` takes."""
+    """At its fixed point, the batch user update equals the site of `UserPosterior.learn`."""
     a, b = make_items(rng, residual=0.2), make_items(rng, residual=0.2)
     keys = [a.keys[0].hex(), b.keys[0].hex()]
     prior = np.linalg.inv(np.array([[1.0, 0.3, 0.0], [0.3, 1.5, 0.2], [0.0, 0.2, 0.8]]))
@@ -194,7 +194,7 @@ def test_batch_and_online_agree_on_one_logistic_judgement(rng, make_items):
         known = Factors(items.mean[: len(data.keys)], items.cov[: len(data.keys)], items.free)
         user = Factors(torch.tensor([[1.0, 0, 0, 0]]).double(), torch.zeros(1, 4, 4).double(), [1, 2, 3])
         for _ in range(200):
-            messages = compute_user_messages(data, user, known, nothing_rated, believed(data))
+            messages = compute_user_messages(data, user, known, nothing_rated, full_trust(data))
             mean, cov = messages.compute_posterior(torch.tensor(prior), torch.zeros(3).double())
             user.mean[:, 1:], user.cov[:, 1:, 1:] = mean, cov
         certain = type(a)(a.base, 0 * a.base, a.directions, 0 * a.directions, a.keys)
@@ -220,12 +220,14 @@ def test_posterior_of_messages(rng):
         torch.testing.assert_close(total @ cov[i], torch.eye(2).double())
 
 
-def test_utilities_of_what_was_judged(data, state):
-    """Of a pair the difference."""
+def test_utilities_of_judgements(data, state):
+    """The utility of a pair is the difference of its texts."""
     users, items, _, _ = state
     full = (users.mean @ items.mean.T).numpy()
-    for told in (data.ratings, data.votes):
-        np.testing.assert_allclose(compute_utilities(users, items, told).numpy(), full[told.user, told.item])
+    for batch in (data.ratings, data.votes):
+        np.testing.assert_allclose(
+            compute_utilities(users, items, batch).numpy(), full[batch.user, batch.item]
+        )
     pairs = data.pairs
     np.testing.assert_allclose(
         compute_utilities(users, items, pairs).numpy(),
@@ -235,31 +237,31 @@ def test_utilities_of_what_was_judged(data, state):
 
 
 def test_sums_by_source(data):
-    told = data.ratings
-    found = sum_by_source(data, told, told.value)
-    sources = told.source.numpy()
-    np.testing.assert_allclose(found.numpy(), [told.value.numpy()[sources == s].sum() for s in range(2)])
+    ratings = data.ratings
+    found = sum_by_source(data, ratings, ratings.value)
+    sources = ratings.source.numpy()
+    np.testing.assert_allclose(found.numpy(), [ratings.value.numpy()[sources == s].sum() for s in range(2)])
 
 
-def test_a_label_that_is_wrong_as_likely_as_right_says_nothing_of_the_direction(data, state):
+def test_a_label_wrong_half_of_the_time_carries_no_direction(data, state):
     """r = ½ leaves precision alone; r = 0 is the reverse of r = 1."""
     users, items, scales, trust = state
 
-    def heard(r: float) -> Messages:
-        right = tuple(torch.full_like(kept, r) for kept in trust.correct)
+    def messages_with(r: float) -> Messages:
+        right = tuple(torch.full_like(correct, r) for correct in trust.correct)
         none_rated = replace(data, ratings=data.ratings[:0])
         return compute_user_messages(none_rated, users, items, scales, Trust(right, trust.share))
 
-    half, sure, reversed_ = heard(0.5), heard(1.0), heard(0.0)
+    half, sure, reversed_ = messages_with(0.5), messages_with(1.0), messages_with(0.0)
     torch.testing.assert_close(half.precision, sure.precision)
     torch.testing.assert_close(sure.linear - half.linear, half.linear - reversed_.linear)
 
 
 def test_directions_start_from_the_leading_singular_vectors(data, state):
-    """Against a dense SVD of what the consensus leaves unexplained, user by item."""
+    """The reference is a dense SVD of the user-by-item residuals of the consensus."""
     users, items, scales, _ = state
     full = (users.mean @ items.mean.T).numpy()
-    left = np.zeros_like(full)
+    residuals = np.zeros_like(full)
     count = np.zeros(len(data.keys))
     for u, x, target, w in zip(
         data.ratings.user,
@@ -268,20 +270,20 @@ def test_directions_start_from_the_leading_singular_vectors(data, state):
         data.ratings.weight,
         strict=True,
     ):
-        left[u, x] += float(w) * (float(target) - full[u, x])
+        residuals[u, x] += float(w) * (float(target) - full[u, x])
         count[x] += 1
     for u, x, y, w in zip(data.votes.user, data.votes.item, data.votes.value, data.votes.weight, strict=True):
-        left[u, x] += 4 * float(w) * ((float(y) + 1) / 2 - 1 / (1 + np.exp(-full[u, x])))
+        residuals[u, x] += 4 * float(w) * ((float(y) + 1) / 2 - 1 / (1 + np.exp(-full[u, x])))
         count[x] += 1
     base = items.mean[:, 0].numpy()
     for u, a, b, w in zip(data.pairs.user, data.pairs.item, data.pairs.other, data.pairs.weight, strict=True):
-        surprise = 2 * float(w) / (1 + np.exp(base[a] - base[b]))
-        left[u, a] += surprise
-        left[u, b] -= surprise
+        gradient = 2 * float(w) / (1 + np.exp(base[a] - base[b]))
+        residuals[u, a] += gradient
+        residuals[u, b] -= gradient
         count[a] += 1
         count[b] += 1
     z, v = find_leading_directions(data, users, items, scales, rank=2, seed=0)
-    u, s, vt = np.linalg.svd(left, full_matrices=False)
+    u, s, vt = np.linalg.svd(residuals, full_matrices=False)
     n = len(data.users)
     np.testing.assert_allclose((z.numpy().T @ z.numpy()) / n, np.eye(2), atol=1e-9)
     found = z.numpy() @ (v.numpy() * (count[:, None] + 10)).T / n
@@ -289,7 +291,7 @@ def test_directions_start_from_the_leading_singular_vectors(data, state):
     again = find_leading_directions(data, users, items, scales, rank=2, seed=0)
     torch.testing.assert_close(again[0], z, rtol=0, atol=0)
     wide, _ = find_leading_directions(data, users, items, scales, rank=50, seed=0)
-    assert wide.shape == (n, 6)  # as many as there are items
+    assert wide.shape == (n, 6)  # limited by the number of items
 
 
 # ---------------------------------------------------------------- rating scales
@@ -302,8 +304,12 @@ def test_offset_and_slope_are_numerical_maxima(rng, data):
     before = scales.slope.clone()
     scales.update(data, utility)
     for s in range(2):
-        mine = (data.ratings.source == s).numpy()
-        r, u, w = data.ratings.value.numpy()[mine], utility.numpy()[mine], data.ratings.weight.numpy()[mine]
+        of_source = (data.ratings.source == s).numpy()
+        r, u, w = (
+            data.ratings.value.numpy()[of_source],
+            utility.numpy()[of_source],
+            data.ratings.weight.numpy()[of_source],
+        )
 
         def loss(offset: float, slope: float, r=r, u=u, w=w) -> float:
             misses = (w * ((r - offset) / slope - u) ** 2).sum()
@@ -319,14 +325,14 @@ def test_offset_and_slope_are_numerical_maxima(rng, data):
         assert float(scales.slope[s]) == pytest.approx(slope.x, abs=1e-4)
 
 
-def test_targets_undo_the_scale(data):
+def test_targets_invert_the_scale(data):
     scales = RatingScales(torch.tensor([0.1, -0.2], **DOUBLE), torch.tensor([0.4, 0.7], **DOUBLE))
     source = data.ratings.source.numpy()
     expected = (data.ratings.value.numpy() - np.array([0.1, -0.2])[source]) / np.array([0.4, 0.7])[source]
     np.testing.assert_allclose(scales.compute_targets(data.ratings).numpy(), expected)
 
 
-def test_the_first_guess_is_the_mean_and_half_the_variance(data):
+def test_the_initial_scale_is_the_mean_and_half_the_variance(data):
     scales = RatingScales.from_ratings(data)
     for s in range(2):
         values = data.ratings.value[data.ratings.source == s].numpy()

@@ -1,4 +1,4 @@
-"""Reading judgement files: every kind, every complaint with file and line."""
+"""Reading judgement files: all kinds of judgements, and errors that name the file and line."""
 
 import gzip
 import json
@@ -23,7 +23,7 @@ def write(path: Path, *rows: object) -> Path:
     return path
 
 
-# ---------------------------------------------------------------- what is read
+# ---------------------------------------------------------------- reading
 
 
 def test_every_kind_winner_first(tmp_path):
@@ -76,20 +76,20 @@ def test_choices_and_ties(tmp_path):
     assert (level.groups, level.pairs()) == ((2,), [])
 
 
-def test_an_edit_weighs_what_it_changed(tmp_path):
+def test_an_edit_is_weighted_by_its_change(tmp_path):
     edits = [
         {"user": "u", "before": "a draft", "after": "a draft"},
         {"user": "u", "before": "abcd", "after": "abxd", "weight": 0.5},
         {"user": "u", "before": "abc", "after": "xyz"},
     ]
     assert [j.weight for j in read(write(tmp_path / "a.jsonl", *edits))] == [0.0, 0.125, 1.0]
-    # The strength of a pair is none of an edit's keys.
-    (told,) = read(write(tmp_path / "b.jsonl", {"user": "u", "before": "a", "after": "b", "strength": 7}))
-    assert told.weight == 1.0
+    # `strength` is a key of pairs, not of edits.
+    (edit,) = read(write(tmp_path / "b.jsonl", {"user": "u", "before": "a", "after": "b", "strength": 7}))
+    assert edit.weight == 1.0
 
 
 def test_judgements_share_their_texts(tmp_path):
-    """A million judgements of a thousand texts hold a thousand texts."""
+    """A million judgements of a thousand texts keep a thousand texts in memory."""
     rows = [
         {"user": f"user {i % 2}", "context": "Which?", "item": "one text", "vote": 1, "source": "s"}
         for i in range(4)
@@ -101,7 +101,7 @@ def test_judgements_share_their_texts(tmp_path):
     assert not hasattr(first, "__dict__")
 
 
-def test_gzip_and_blank_lines_and_line_ends(tmp_path):
+def test_gzip_blank_lines_and_line_ends_are_accepted(tmp_path):
     plain = write(tmp_path / "set.jsonl", PAIR, "", "   ", {**PAIR, "user": "v"})
     packed = write(tmp_path / "set.jsonl.gz", PAIR, "", "   ", {**PAIR, "user": "v"})
     assert list(read(plain)) == list(read(packed))
@@ -111,7 +111,7 @@ def test_gzip_and_blank_lines_and_line_ends(tmp_path):
     assert [j.texts for j in read(windows)] == [j.texts for j in read(plain)]
 
 
-def test_texts_are_kept_as_they_are(tmp_path):
+def test_texts_are_kept_unchanged(tmp_path):
     odd = "  two lines\nü 🎉 \u2028 \u0000 end  "
     (found,) = read(write(tmp_path / "a.jsonl", {**PAIR, "chosen": odd}))
     assert found.texts[0] == odd
@@ -135,7 +135,7 @@ def test_a_source_is_named_after_file_or_folder(tmp_path, name, source):
 
 
 def test_one_line_is_in_memory_at_a_time(tmp_path):
-    """The lines before a bad one can be had: reading is lazy."""
+    """Reading is lazy, so the lines before an invalid one can be read."""
     rows = read(write(tmp_path / "a.jsonl", PAIR, PAIR, "nonsense"))
     assert next(rows).user == "u"
     assert next(rows).user == "u"
@@ -161,12 +161,12 @@ def test_ratings_without_scale_get_the_range_of_their_source(tmp_path):
     assert [j.normalised for j in rows] == [-1, 1, -0.5, -1, 1, 0, -1, -1]
 
 
-def test_scales_leave_other_kinds_alone():
+def test_scales_do_not_affect_other_kinds():
     rows = [Judgement("u", "c", "pair", ("a", "b")), Judgement("u", "c", "vote", ("a",), 1.0)]
     assert with_scales(rows) == rows
 
 
-# ---------------------------------------------------------------- what is refused, and where
+# ---------------------------------------------------------------- errors
 
 BAD = {
     "not JSON: Expecting value at column 1": "nonsense",
@@ -233,7 +233,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         assert str(caught.value).startswith(f"{path}: ")
 
 
-def test_a_cut_gzip_file_is_named(tmp_path):
+def test_a_truncated_gzip_file_is_named(tmp_path):
     path = write(tmp_path / "cut.jsonl.gz", *[{**PAIR, "user": f"user {i}"} for i in range(2000)])
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(JudgementError, match="ended before the end-of-stream") as caught:
@@ -241,7 +241,7 @@ def test_a_cut_gzip_file_is_named(tmp_path):
     assert caught.value.line > 1
 
 
-def test_a_file_without_judgements_is_refused_where_they_are_needed(tmp_path):
+def test_a_file_without_judgements_is_refused_if_they_are_needed(tmp_path):
     empty = write(tmp_path / "empty.jsonl", "", "  ")
     assert list(read(empty)) == []
     with pytest.raises(JudgementError, match="holds no judgement"):
@@ -257,12 +257,12 @@ def test_a_file_without_judgements_is_refused_where_they_are_needed(tmp_path):
     ],
     ids=["beyond float", "more digits than int() reads", "nested too deep"],
 )
-def test_numbers_and_nesting_beyond_bounds_are_named(tmp_path, line):
+def test_numbers_and_nesting_beyond_the_limits_are_named(tmp_path, line):
     with pytest.raises(JudgementError, match=r"a\.jsonl:2: "):
         list(read(write(tmp_path / "a.jsonl", "", line)))
 
 
-def test_bytes_that_are_no_utf8_are_named_by_line(tmp_path):
+def test_invalid_utf8_is_named_by_line(tmp_path):
     path = write(tmp_path / "a.jsonl", PAIR, PAIR, PAIR)
     path.write_bytes(path.read_bytes() + b'{"user": "\xff"}\n' + path.read_bytes())
     rows = read(path)

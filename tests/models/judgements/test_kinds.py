@@ -1,4 +1,4 @@
-"""Each kind of judgement: what it states, in every place where it is written; edit weights against textbooks."""
+"""Each kind of judgement means the same in requests and files. Edit weights agree with textbook examples."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from penchant.models.judgements.lines import Line
 @pytest.mark.parametrize(
     ("original", "edited", "weight"),
     [
-        ("kitten", "sitting", 3 / 7),  # Levenshtein's own example: three edits
+        ("kitten", "sitting", 3 / 7),  # Levenshtein's example: three edits
         ("saturday", "sunday", 3 / 8),
         ("abc", "abc", 0.0),
         ("", "", 0.0),
@@ -25,7 +25,7 @@ from penchant.models.judgements.lines import Line
         ("naïve 🎉", "naive 🎉", 1 / 7),
     ],
 )
-def test_known_distances(original, edited, weight):
+def test_edit_weights_agree_with_textbook_distances(original, edited, weight):
     assert edit_weight(original, edited) == pytest.approx(weight)
 
 
@@ -43,7 +43,7 @@ def test_long_texts_are_compared_by_words():
     assert len(long) > MAX_COMPARED_CHARS
     assert edit_weight(long, long) == 0.0
     assert edit_weight(long, " ".join(["other", *words[1:]])) == pytest.approx(1 / len(words))
-    # Other white space is hardly a change, but one.
+    # Different white space is a small change, but not none.
     assert 0 < edit_weight(long, long.replace(" ", "\n")) < 1e-4
     assert edit_weight(long, "short") == 1.0
 
@@ -67,7 +67,7 @@ STATEMENTS = {
 
 
 @pytest.mark.parametrize("name", kinds.BY_TYPE)
-def test_a_kind_states_the_same_on_the_wire_and_in_a_file(name: str) -> None:
+def test_a_kind_means_the_same_in_requests_and_files(name: str) -> None:
     kind, payload = kinds.BY_TYPE[name], PAYLOADS[name]
     sent = kind.model_validate({"type": name, **payload})
     assert not list(sent.faults())
@@ -81,7 +81,7 @@ def test_a_kind_states_the_same_on_the_wire_and_in_a_file(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", kinds.BY_TYPE)
-def test_texts_are_known_to_be_missing_where_they_were_not_kept(name: str) -> None:
+def test_missing_texts_are_recognised(name: str) -> None:
     kind, payload = kinds.BY_TYPE[name], PAYLOADS[name]
     kept = {field: value for field, value in payload.items() if field not in kind.text_fields}
     with pytest.raises(KeyError):

@@ -1,4 +1,4 @@
-"""Many users × many items at once: what one user and one function at a time give."""
+"""Scores of many users and items at once equal those of one user and one function at a time."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def items(n, seed=0, key=lambda i: f"k{i}".encode()):
 
 
 def user(population, seed):
-    """Somebody with evidence of full rank."""
+    """Return a user with evidence of full rank."""
     rng = np.random.default_rng(seed)
     root = rng.normal(size=(Q, Q))
     return UserPosterior(population, root @ root.T, rng.normal(size=Q), 5)
@@ -51,55 +51,55 @@ def population(request):
     )
 
 
-def test_they_are_what_one_user_at_a_time_gives(reward, population):
+def test_scores_agree_with_one_user_at_a_time(reward, population):
     candidates = items(7)
     users = [UserPosterior.at_prior(population), *[user(population, seed) for seed in range(3)]]
-    found = scores(reward, users, candidates)
-    assert found.mean.shape == found.std.shape == found.relevance.shape == (4, 7)
+    table = scores(reward, users, candidates)
+    assert table.mean.shape == table.std.shape == table.relevance.shape == (4, 7)
     for row, posterior in enumerate(users):
-        alone = posterior.utility(candidates)
-        np.testing.assert_allclose(found.mean[row], alone.mean, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(found.std[row], alone.std, rtol=1e-12)
+        expected = posterior.utility(candidates)
+        np.testing.assert_allclose(table.mean[row], expected.mean, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(table.std[row], expected.std, rtol=1e-12)
         np.testing.assert_allclose(
-            found.relevance[row], relevance(reward, posterior, candidates), rtol=0, atol=1e-12
+            table.relevance[row], relevance(reward, posterior, candidates), rtol=0, atol=1e-12
         )
 
 
-def test_the_reference_itself_is_neither_better_nor_worse(reward, population):
+def test_the_reference_equals_itself(reward, population):
     candidates = items(3, key=lambda i: REFERENCE_KEY if i == 1 else bytes([i]))
-    found = scores(reward, [user(population, 1)], candidates)
-    assert found.relevance[0, 1] == pytest.approx(0.5, abs=1e-15)
-    assert (found.relevance[0, [0, 2]] != 0.5).all()
+    table = scores(reward, [user(population, 1)], candidates)
+    assert table.relevance[0, 1] == pytest.approx(0.5, abs=1e-15)
+    assert (table.relevance[0, [0, 2]] != 0.5).all()
 
 
 @pytest.mark.parametrize("n", [4, 9, 33, 70])
 def test_equal_texts_score_alike(reward, population, n):
     twice = [*range(n), *reversed(range(n))]
-    found = scores(reward, [user(population, 2), user(population, 3)], items(n)[twice])
-    for values in found:
+    table = scores(reward, [user(population, 2), user(population, 3)], items(n)[twice])
+    for values in table:
         assert values.shape == (2, 2 * n)
         np.testing.assert_array_equal(values, values[:, ::-1])
         assert len(np.unique(values[0])) == n
 
 
-def test_what_is_kept_of_a_user_is_for_one_model(reward, population):
+def test_cached_values_of_a_user_are_for_one_model(reward, population):
     candidates, somebody = items(5), user(population, 4)
     other = replace(reward, reference=items(1, seed=9, key=lambda _: b"another"), temperature=2.0)
     for model in (reward, other, reward):
-        found = scores(model, [somebody], candidates)
+        table = scores(model, [somebody], candidates)
         np.testing.assert_allclose(
-            found.relevance[0], relevance(model, somebody, candidates), rtol=0, atol=1e-12
+            table.relevance[0], relevance(model, somebody, candidates), rtol=0, atol=1e-12
         )
 
 
-def test_rows_are_the_items(reward, population):
+def test_rows_correspond_to_items(reward, population):
     candidates = items(6)
     again = Items.from_rows(candidates.rows, candidates.keys)
-    for one, other in zip(
+    for actual, expected in zip(
         scores(reward, [user(population, 1)], candidates),
         scores(reward, [user(population, 1)], again),
         strict=True,
     ):
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(actual, expected)
     np.testing.assert_array_equal(again.features, candidates.features)
     np.testing.assert_array_equal(again.direction_variance, candidates.direction_variance)

@@ -1,4 +1,4 @@
-"""Decisions against Monte Carlo: who beats whom, what is good enough, who is chosen."""
+"""Preferences, relevance and choice probabilities agree with Monte Carlo."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ DRAWS = 60_000
 
 @pytest.fixture
 def user(rng, extractor, make_items, make_population):
-    """(reward model, posterior after six judgements) with two archetypes and two directions of taste."""
+    """Reward model and posterior after six judgements, with two archetypes and two directions of taste."""
     population = make_population(rng, archetypes=2)
     reward = replace(tiny_bundle(extractor, rank=1).reward, population=population)
     posterior = UserPosterior.at_prior(population)
@@ -35,7 +35,7 @@ def user(rng, extractor, make_items, make_population):
 
 
 def sampled_utilities(rng: np.random.Generator, posterior: UserPosterior, items: Items) -> np.ndarray:
-    """`[DRAWS, n]` of archetype, user and residuals; equal keys share their residuals."""
+    """Return utilities `[DRAWS, n]` sampled over archetype, user and residuals. Equal keys share their residuals."""
     beliefs = posterior.beliefs
     archetype = rng.choice(len(beliefs.weights), DRAWS, p=beliefs.weights)
     roots = np.linalg.cholesky(beliefs.covariances)
@@ -100,7 +100,7 @@ def test_relevance_is_preference_over_the_reference(rng, make_items, user):
     np.testing.assert_allclose(relevance(reward, posterior, reward.reference), 0.5, atol=1e-15)
 
 
-# ---------------------------------------------------------------- what must hold exactly
+# ---------------------------------------------------------------- exact properties
 
 
 def test_the_two_sides_of_a_comparison_sum_to_one(rng, make_items, user):
@@ -118,9 +118,9 @@ def test_best_of_two_is_the_preference(rng, make_items, user):
     for temperature in (0.5, 1.0, 2.5):
         model = replace(reward, temperature=temperature)
         items = make_items(rng, 2)
-        found = probability_best(model, posterior, items)
-        assert found[0] == preference_probability(model, posterior, items[0], items[1])[0]
-        assert found.sum() == 1.0
+        actual = probability_best(model, posterior, items)
+        assert actual[0] == preference_probability(model, posterior, items[0], items[1])[0]
+        assert actual.sum() == 1.0
 
 
 def test_best_of_one_is_certain(rng, make_items, user):
@@ -130,34 +130,34 @@ def test_best_of_one_is_certain(rng, make_items, user):
 @pytest.mark.parametrize("n", [2, 3, 9, 40])
 def test_choice_probabilities_sum_to_one_and_repeat(rng, make_items, user, n):
     items = make_items(rng, n, residual=2.0)
-    found = probability_best(*user, items)
-    assert found.sum() == pytest.approx(1.0, abs=1e-12)
-    assert (found > 0).all()
-    np.testing.assert_array_equal(found, probability_best(*user, items))
+    actual = probability_best(*user, items)
+    assert actual.sum() == pytest.approx(1.0, abs=1e-12)
+    assert (actual > 0).all()
+    np.testing.assert_array_equal(actual, probability_best(*user, items))
 
 
 @pytest.mark.parametrize("n", [2, 3, 9])
 def test_the_order_of_candidates_does_not_matter(rng, make_items, user, n):
     items = make_items(rng, n, residual=0.5)
-    found = probability_best(*user, items)
+    actual = probability_best(*user, items)
     for _ in range(3):
         shuffled = rng.permutation(n).tolist()
         np.testing.assert_allclose(
-            probability_best(*user, items[shuffled]), found[shuffled], rtol=0, atol=1e-12
+            probability_best(*user, items[shuffled]), actual[shuffled], rtol=0, atol=1e-12
         )
 
 
-def test_copies_of_one_text_share_its_chances_alike(rng, make_items, user):
+def test_copies_of_a_text_share_its_probability_equally(rng, make_items, user):
     items = make_items(rng, 3)
-    found = probability_best(*user, items[[0, 1, 1, 2]])
-    assert found[1] == pytest.approx(found[2], abs=1e-12)
-    assert found.sum() == pytest.approx(1.0)
+    actual = probability_best(*user, items[[0, 1, 1, 2]])
+    assert actual[1] == pytest.approx(actual[2], abs=1e-12)
+    assert actual.sum() == pytest.approx(1.0)
     np.testing.assert_allclose(probability_best(*user, items[[0, 0]]), 0.5, atol=1e-15)
     np.testing.assert_allclose(probability_best(*user, items[[2, 2, 2]]), 1 / 3, atol=1e-12)
 
 
-def test_equal_candidates_have_equal_chances(rng, make_items, user):
-    """Texts of which the same is known differ in their keys alone: none can be likelier."""
+def test_equal_candidates_are_equally_likely(rng, make_items, user):
+    """Texts with the same beliefs differ only in their keys, so none is more likely than another."""
     item = make_items(rng, residual=1.0)
     for _ in range(5):
         keys = (rng.bytes(16), rng.bytes(16), rng.bytes(16))
@@ -169,11 +169,11 @@ def test_equal_candidates_have_equal_chances(rng, make_items, user):
 def test_the_same_text_is_neither_better_nor_worse(rng, make_items, user):
     reward, posterior = user
     items = make_items(rng, 3)
-    drifted = replace(items, base=items.base + 1.0)  # same keys: the same texts, whatever else is said
+    drifted = replace(items, base=items.base + 1.0)  # the same keys mean the same texts
     np.testing.assert_allclose(preference_probability(reward, posterior, items, drifted), 0.5, atol=1e-15)
 
 
-def test_a_hopeless_third_leaves_the_two_as_they_were(rng, make_items, user):
+def test_a_hopeless_third_candidate_does_not_affect_the_others(rng, make_items, user):
     reward, posterior = user
     pair, hopeless = make_items(rng, 2), make_items(rng, 1, base=[-80.0])
     three = probability_best(reward, posterior, joined(pair, hopeless))
@@ -184,16 +184,16 @@ def test_a_hopeless_third_leaves_the_two_as_they_were(rng, make_items, user):
 def test_extreme_utilities_give_probabilities(rng, make_items, user):
     reward, posterior = user
     items = make_items(rng, 4, base=[1e6, 0.0, -1e6, 1e6])
-    for found in (
+    for actual in (
         probability_best(reward, posterior, items),
         probability_acceptable(reward, posterior, items),
         relevance(reward, posterior, items),
     ):
-        assert np.isfinite(found).all()
-        assert ((found >= 0) & (found <= 1)).all()
+        assert np.isfinite(actual).all()
+        assert ((actual >= 0) & (actual <= 1)).all()
 
 
-def test_temperature_sharpens(rng, make_items, user):
+def test_temperature_sharpens_probabilities(rng, make_items, user):
     reward, posterior = user
     items = make_items(rng, 6)
     mild, sharp = replace(reward, temperature=0.5), replace(reward, temperature=2.0)
@@ -203,8 +203,8 @@ def test_temperature_sharpens(rng, make_items, user):
     assert probability_best(sharp, posterior, items).max() > probability_best(mild, posterior, items).max()
 
 
-def test_a_user_gets_what_they_asked_for(rng, make_items, user):
-    """After preferring one direction of taste, that direction wins; for the opposite user, the other."""
+def test_a_user_gets_the_preferred_direction(rng, make_items, user):
+    """After preferences for one direction of taste that direction wins. For the opposite user the other one wins."""
     reward, _ = user
     plain = make_items(rng, 1, base=[0.0], directions=[[0.0, 0.0]])
     liked = make_items(rng, 1, base=[0.0], directions=[[2.0, 0.0]])
@@ -235,12 +235,12 @@ def test_scores_that_are_not_finite_are_refused(bad):
         order(np.array([0.1, bad, 0.3, bad]))
 
 
-def test_a_model_without_directions_decides_too(rng, extractor, make_items, make_population):
+def test_a_model_without_directions_can_decide(rng, extractor, make_items, make_population):
     population = make_population(rng, q=1)
     bundle = tiny_bundle(extractor, rank=0)
     reward: RewardModel = replace(bundle.reward, population=population, reference=make_items(rng, 1, k=0))
     posterior = UserPosterior.at_prior(population)
     items = make_items(rng, 4, k=0, residual=0.0)
-    for found in (relevance(reward, posterior, items), probability_acceptable(reward, posterior, items)):
-        np.testing.assert_array_equal(order(found), order(items.base))
+    for actual in (relevance(reward, posterior, items), probability_acceptable(reward, posterior, items)):
+        np.testing.assert_array_equal(order(actual), order(items.base))
     np.testing.assert_allclose(probability_best(reward, posterior, items), softmax(items.base), atol=1e-9)

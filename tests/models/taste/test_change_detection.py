@@ -1,4 +1,4 @@
-"""Page's test by hand, and its false alarms and delays on simulated users."""
+"""Page's test agrees with a computation by hand and has few false alarms and short delays on simulated users."""
 
 import numpy as np
 import pytest
@@ -14,18 +14,18 @@ from penchant.models.taste.posterior import (
 
 
 def test_the_statistic_is_never_negative_and_no_judgement_decides():
-    statistic, seen = 0.0, []
+    statistic, statistics = 0.0, []
     for log_ratio in (-0.5, 0.25, 0.5, -0.25, 9.0, -9.0, -9.0, np.inf, -np.inf):
         statistic = update_change_statistic(statistic, log_ratio)
-        seen.append(statistic)
-    assert seen == [0.0, 0.25, 0.75, 0.5, 1.5, 0.5, 0.0, 1.0, 0.0]
+        statistics.append(statistic)
+    assert statistics == [0.0, 0.25, 0.75, 0.5, 1.5, 0.5, 0.0, 1.0, 0.0]
     assert update_change_statistic(0.75, np.nan) == 0.75  # -inf - -inf: impossible under both
     assert MAX_LOG_RATIO * 3 < CHANGE_THRESHOLD
 
 
 @pytest.fixture
 def simulate(make_items):
-    """Changes detected up to each judgement of a user whose taste is multiplied by a factor after 80 of them."""
+    """Returns the changes detected up to each judgement of a user whose taste is scaled by a factor after 80."""
 
     def run(seed: int, kind: str, factor: float, *, n: int) -> list[int]:
         rng = np.random.default_rng(seed)

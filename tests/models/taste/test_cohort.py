@@ -1,4 +1,4 @@
-"""Many users at once against `UserPosterior.learn`, user by user and judgement by judgement."""
+"""Learning many users at once agrees with `UserPosterior.learn`, one user and judgement at a time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,21 +27,21 @@ SCALES = {
     "coarse": RatingScale(-0.2, 0.2, 0.25),
 }
 
-Said = list[tuple[Judgement, list[int]]]
+UserJudgements = list[tuple[Judgement, list[int]]]
 
 
 @dataclass(frozen=True)
 class World:
-    """A reward model and texts that it has described."""
+    """A reward model and the items of some texts."""
 
     reward: RewardModel
     items: Items
 
-    def one_by_one(self, said: Sequence[tuple[Judgement, Sequence[int]]]) -> UserPosterior:
-        """What the service does."""
+    def one_by_one(self, judgements: Sequence[tuple[Judgement, Sequence[int]]]) -> UserPosterior:
+        """Learn the judgements one by one, as the service does."""
         posterior = UserPosterior.at_prior(self.reward.population)
-        for judgement, rows in said:
-            told = build_observation(
+        for judgement, rows in judgements:
+            observation = build_observation(
                 self.reward,
                 self.items[list(rows)],
                 kind=judgement.kind,
@@ -50,19 +50,21 @@ class World:
                 source=judgement.source,
                 groups=judgement.groups,
             )
-            if told is not None:
-                posterior = posterior.learn(told)
-        assert posterior.changes == 0  # an evaluation knows no change points
+            if observation is not None:
+                posterior = posterior.learn(observation)
+        assert posterior.changes == 0  # evaluations do not detect changes
         return posterior
 
-    def together(self, said: Sequence[Said], shots: Sequence[int]) -> dict[int, list[Beliefs]]:
-        steps = JudgementSteps.build(self.reward, self.items, said)
+    def together(
+        self, judgements: Sequence[UserJudgements], shots: Sequence[int]
+    ) -> dict[int, list[Beliefs]]:
+        steps = JudgementSteps.build(self.reward, self.items, judgements)
         return dict(learn_online(self.reward.population, steps, shots))
 
 
 @pytest.fixture
 def make_world(extractor, make_items, make_population):
-    """A population of `archetypes`, random texts with residuals; the model doubts two of its sources."""
+    """Makes a population of `archetypes` and random texts with residuals. Two sources have flip rates."""
 
     def make(
         rng: np.random.Generator, archetypes: int, *, q: int = 4, population: Population | None = None
@@ -78,12 +80,14 @@ def make_world(extractor, make_items, make_population):
     return make
 
 
-def speak(world: World, rng: np.random.Generator, user: int, kinds: Sequence[str], n: int, **fixed) -> Said:
-    """n judgements of one user with utilities of their own, so that nobody seems to change."""
+def speak(
+    world: World, rng: np.random.Generator, user: int, kinds: Sequence[str], n: int, **fixed
+) -> UserJudgements:
+    """Return n judgements of one user drawn from fixed utilities, so that no change is detected."""
     features = world.items.features
     taste = rng.normal(0, 0.7, features.shape[1])
     utility = world.items.base + features @ taste
-    said: Said = []
+    judgements: UserJudgements = []
     for _ in range(n):
         kind = str(rng.choice(kinds))
         rows = [int(i) for i in rng.choice(N_TEXTS, 2, replace=False)]
@@ -100,7 +104,7 @@ def speak(world: World, rng: np.random.Generator, user: int, kinds: Sequence[str
             rows = rows[::-1]
         texts = tuple(f"text {i}" for i in rows)
         groups = {"choice": (1, 1), "ranking": (1, 1)}.get(kind, ())
-        said.append(
+        judgements.append(
             (
                 Judgement(
                     f"user {user}", "", kind, texts, value, source=source, weight=weight, groups=groups
@@ -108,13 +112,13 @@ def speak(world: World, rng: np.random.Generator, user: int, kinds: Sequence[str
                 rows,
             )
         )
-    return said
+    return judgements
 
 
-def assert_same(found: Beliefs, expected: Beliefs, *, atol: float = 1e-6) -> None:
-    np.testing.assert_allclose(found.weights, expected.weights, atol=atol)
-    np.testing.assert_allclose(found.means, expected.means, atol=atol)
-    np.testing.assert_allclose(found.covariances, expected.covariances, atol=atol)
+def assert_same(actual: Beliefs, expected: Beliefs, *, atol: float = 1e-6) -> None:
+    np.testing.assert_allclose(actual.weights, expected.weights, atol=atol)
+    np.testing.assert_allclose(actual.means, expected.means, atol=atol)
+    np.testing.assert_allclose(actual.covariances, expected.covariances, atol=atol)
 
 
 ALL = ("pair", "vote", "rating", "edit", "choice", "ranking")
@@ -124,42 +128,42 @@ ALL = ("pair", "vote", "rating", "edit", "choice", "ranking")
 @pytest.mark.parametrize(
     "kinds", [("pair",), ("vote",), ("rating",), ALL], ids=["pair", "vote", "rating", "all"]
 )
-def test_together_is_one_by_one(rng, make_world, archetypes, kinds):
-    """Weights, doubted sources, users with different numbers of judgements."""
+def test_learning_together_equals_learning_one_by_one(rng, make_world, archetypes, kinds):
+    """This covers weights, unreliable sources and users with different numbers of judgements."""
     world = make_world(rng, archetypes)
-    said = [speak(world, rng, user, kinds, n) for user, n in enumerate([12, 0, 5, 1, 12, 9])]
-    found = world.together(said, (0, 3, 12))
-    assert list(found) == [0, 3, 12]
-    for k, beliefs in found.items():
-        for mine, belief in zip(said, beliefs, strict=True):
-            assert_same(belief, world.one_by_one(mine[:k]).beliefs)
+    judgements = [speak(world, rng, user, kinds, n) for user, n in enumerate([12, 0, 5, 1, 12, 9])]
+    actual = world.together(judgements, (0, 3, 12))
+    assert list(actual) == [0, 3, 12]
+    for k, beliefs in actual.items():
+        for rows, belief in zip(judgements, beliefs, strict=True):
+            assert_same(belief, world.one_by_one(rows[:k]).beliefs)
 
 
 @pytest.mark.parametrize("source", ["default", "doubted"])
 @pytest.mark.parametrize("kind", ["pair", "vote", "rating"])
-def test_every_branch_by_itself(rng, make_world, kind, source):
-    """Doubted or not, weighed or not, each against the online step."""
+def test_every_branch_agrees_with_online_learning(rng, make_world, kind, source):
+    """Reliable and unreliable sources, with and without weights, each agree with the online step."""
     world = make_world(rng, 3)
     for weight in (1.0, 0.2):
-        (said,) = [speak(world, rng, 0, (kind,), 3, source=source, weight=weight)]
-        (found,) = world.together([said], (3,))[3]
-        assert_same(found, world.one_by_one(said).beliefs)
+        (judgements,) = [speak(world, rng, 0, (kind,), 3, source=source, weight=weight)]
+        (actual,) = world.together([judgements], (3,))[3]
+        assert_same(actual, world.one_by_one(judgements).beliefs)
 
 
-def test_a_wide_prior_is_no_exception(rng, make_world, make_population):
-    """Where little is known the bound's fixed point is far from where it starts."""
+def test_a_wide_prior_agrees_with_online_learning(rng, make_world, make_population):
+    """Under a wide prior the fixed point of the bound is far from its start."""
     tight = make_population(rng, q=4, archetypes=2)
     world = make_world(rng, 2, population=replace(tight, precisions=tight.precisions / 400))
     for kind in ("pair", "vote"):
-        said = speak(world, rng, 0, (kind,), 4)
-        (found,) = world.together([said], (4,))[4]
-        expected = world.one_by_one(said).beliefs
-        assert_same(found, expected, atol=1e-6 * float(np.abs(expected.covariances).max()))
+        judgements = speak(world, rng, 0, (kind,), 4)
+        (actual,) = world.together([judgements], (4,))[4]
+        expected = world.one_by_one(judgements).beliefs
+        assert_same(actual, expected, atol=1e-6 * float(np.abs(expected.covariances).max()))
 
 
-def test_a_text_against_itself_says_nothing(rng, make_world):
+def test_a_text_compared_with_itself_carries_no_information(rng, make_world):
     world = make_world(rng, 3)
-    said = speak(world, rng, 0, ALL, 6)
+    judgements = speak(world, rng, 0, ALL, 6)
     nothing = [
         (Judgement("user 0", "", "pair", ("text 1", "text 1")), [1, 1]),
         (Judgement("user 0", "", "edit", ("text 2", "text 3"), weight=0.0), [2, 3]),
@@ -167,62 +171,62 @@ def test_a_text_against_itself_says_nothing(rng, make_world):
         (Judgement("user 0", "", "vote", ("text 4",), 1.0, weight=0.0), [4]),
         (Judgement("user 0", "", "rating", ("text 4",), 0.5, weight=0.0), [4]),
     ]
-    expected = world.one_by_one(said).beliefs
+    expected = world.one_by_one(judgements).beliefs
     for at in (0, 3, 6):
-        (found,) = world.together([[*said[:at], *nothing, *said[at:]]], (100,))[100]
-        assert_same(found, expected)
-    (alone,) = world.together([nothing], (5,))[5]
-    assert_same(alone, world.reward.population.prior, atol=1e-12)
+        (actual,) = world.together([[*judgements[:at], *nothing, *judgements[at:]]], (100,))[100]
+        assert_same(actual, expected)
+    (separate,) = world.together([nothing], (5,))[5]
+    assert_same(separate, world.reward.population.prior, atol=1e-12)
 
 
-def test_padding_and_company_change_nothing(rng, make_world):
-    """A user learns the same alone, beside others and behind shots that were asked for before."""
+def test_padding_and_other_users_change_nothing(rng, make_world):
+    """A user learns the same alone, together with others, and after shots requested earlier."""
     world = make_world(rng, 3)
-    said = [speak(world, rng, user, ALL, n) for user, n in enumerate([4, 15, 0, 8])]
-    company = world.together(said, (0, 2, 7, 15))
-    assert_same(company[15][2], world.reward.population.prior, atol=1e-12)
-    for user, mine in enumerate(said):
-        (alone,) = world.together([mine], (15,))[15]
-        # To the last digits only: the fixed point of the bound is left when it has settled for everybody.
-        assert_same(company[15][user], alone, atol=1e-8)
+    judgements = [speak(world, rng, user, ALL, n) for user, n in enumerate([4, 15, 0, 8])]
+    together = world.together(judgements, (0, 2, 7, 15))
+    assert_same(together[15][2], world.reward.population.prior, atol=1e-12)
+    for user, rows in enumerate(judgements):
+        (separate,) = world.together([rows], (15,))[15]
+        # Only the last digits differ: the bound iterates until it has converged for all users.
+        assert_same(together[15][user], separate, atol=1e-8)
 
 
-def test_shots_are_asked_in_any_order_and_may_exceed_what_was_said(rng, make_world):
+def test_shots_may_have_any_order_and_exceed_the_judgements(rng, make_world):
     world = make_world(rng, 1)
-    said = [speak(world, rng, 0, ALL, 5)]
-    found = world.together(said, (100, 0, 3))
-    assert list(found) == [0, 3, 100]
-    assert_same(found[100][0], world.one_by_one(said[0]).beliefs)
-    assert_same(found[3][0], world.one_by_one(said[0][:3]).beliefs)
+    judgements = [speak(world, rng, 0, ALL, 5)]
+    actual = world.together(judgements, (100, 0, 3))
+    assert list(actual) == [0, 3, 100]
+    assert_same(actual[100][0], world.one_by_one(judgements[0]).beliefs)
+    assert_same(actual[3][0], world.one_by_one(judgements[0][:3]).beliefs)
 
 
-def test_beliefs_that_were_handed_out_stay_as_they_were(rng, make_world):
+def test_returned_beliefs_do_not_change_later(rng, make_world):
     world = make_world(rng, 2)
-    said = [speak(world, rng, 0, ALL, 8)]
-    kept: list[tuple[Beliefs, np.ndarray]] = []
-    steps = JudgementSteps.build(world.reward, world.items, said)
+    judgements = [speak(world, rng, 0, ALL, 8)]
+    snapshots: list[tuple[Beliefs, np.ndarray]] = []
+    steps = JudgementSteps.build(world.reward, world.items, judgements)
     for _, (beliefs,) in learn_online(world.reward.population, steps, (0, 4, 8)):
-        kept.append((beliefs, beliefs.means.copy()))
-    for beliefs, means in kept:
+        snapshots.append((beliefs, beliefs.means.copy()))
+    for beliefs, means in snapshots:
         np.testing.assert_array_equal(beliefs.means, means)
-    np.testing.assert_array_equal(kept[0][0].means, world.reward.population.means)
+    np.testing.assert_array_equal(snapshots[0][0].means, world.reward.population.means)
 
 
-def test_nobody_or_nothing_to_learn(rng, make_world):
+def test_no_users_and_no_judgements_are_allowed(rng, make_world):
     world = make_world(rng, 2)
     assert world.together([], (0, 3)) == {0: [], 3: []}
-    (found,) = world.together([[]], (3,))[3]
-    assert_same(found, world.reward.population.prior, atol=1e-12)
+    (actual,) = world.together([[]], (3,))[3]
+    assert_same(actual, world.reward.population.prior, atol=1e-12)
 
 
-def test_what_is_about_one_number():
+def test_rank_one_judgements_are_recognised():
     assert is_rank_one(Judgement("u", "", "rating", ("a",), 0.5))
     assert is_rank_one(Judgement("u", "", "choice", ("a", "b"), groups=(1, 1)))
     assert not is_rank_one(Judgement("u", "", "choice", ("a", "b", "c"), groups=(1, 2)))
     assert not is_rank_one(Judgement("u", "", "ranking", ("a", "b", "c")))
 
 
-def test_bounds_that_are_not_found_are_counted_judgement_by_judgement(rng, make_world, monkeypatch):
+def test_bounds_that_do_not_converge_are_counted_per_judgement(rng, make_world, monkeypatch):
     world, counted = make_world(rng, 2), ConvergenceFailures()
     monkeypatch.setattr(logistic, "convergence_failures", counted)
     votes = [[(Judgement(f"u{i}", "", "vote", (f"t{i}",), value=1.0), [i])] for i in range(3)]

@@ -1,4 +1,4 @@
-"""Sites against conditioning of joint Gaussians, numerical quadrature and a numerical optimum of the bound."""
+"""Sites agree with conditioned Gaussians, numerical quadrature and a numerical optimum of the bound."""
 
 import math
 from collections.abc import Callable
@@ -21,12 +21,12 @@ SCALE = RatingScale(offset=0.1, slope=0.4, noise=0.5)
 
 
 def site(observation: Observation, beliefs: Beliefs) -> Site:
-    """Site of a judgement by a user who has the beliefs of the prior."""
+    """Return the site of a judgement by a user at the prior."""
     return compute_site(observation, StackedBeliefs.stack(beliefs, beliefs))
 
 
 def residual_variance(items: Items, population: Population) -> float:
-    """Var of the item residuals of one row: τ_b² + Σ τ_d² E[z_d²] under the mixture, z = y[1:]."""
+    """Return the residual variance of one item: τ_b² + Σ τ_d² E[z_d²] under the mixture, with z = y[1:]."""
     second = sum(
         w * (m**2 + np.diag(np.linalg.inv(p)))
         for w, m, p in zip(population.weights, population.means, population.precisions, strict=True)
@@ -39,7 +39,7 @@ def after(population: Population, observation: Observation) -> Beliefs:
 
 
 def along(population: Population, direction: np.ndarray) -> tuple[float, float]:
-    """Mean and variance of φ·y under a population of one archetype."""
+    """Return the mean and variance of φ·y under a population of one archetype."""
     cov = np.linalg.inv(population.precisions[0])
     return float(population.means[0] @ direction), float(direction @ cov @ direction)
 
@@ -47,8 +47,8 @@ def along(population: Population, direction: np.ndarray) -> tuple[float, float]:
 def quadrature(
     mean: float, variance: float, base: float, residual: float, likelihood: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[float, float, float]:
-    """Exact posterior mean and variance of s = φ·y ~ N(mean, variance) given one judgement of ψ = base + s + e, and
-    the judgement's probability."""
+    """Return the exact posterior mean and variance of s = φ·y ~ N(mean, variance) and the probability of
+    one judgement of ψ = base + s + e."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(61)
     errors, weights = np.sqrt(residual) * nodes, weights / weights.sum()
     # Trapezoids converge geometrically on such a density.
@@ -74,7 +74,7 @@ def test_a_rating_conditions_the_joint_gaussian(rng, make_items, make_population
         item = make_items(rng)
         scale = RatingScale(rng.normal(0, 0.3), rng.uniform(0.2, 1), rng.uniform(0.1, 1))
         value = rng.uniform(-1, 1)
-        found = after(population, Rating(item, value, scale))
+        actual = after(population, Rating(item, value, scale))
         phi = np.array([1.0, *item.directions[0]])
         residual = residual_variance(item, population)
         evidence = []
@@ -84,34 +84,36 @@ def test_a_rating_conditions_the_joint_gaussian(rng, make_items, make_population
             expected = scale.offset + scale.slope * (item.base[0] + phi @ mean)
             spread = scale.slope**2 * (phi @ cov @ phi + residual) + scale.noise**2
             cross = scale.slope * cov @ phi
-            np.testing.assert_allclose(found.means[c], mean + cross * (value - expected) / spread, atol=1e-10)
             np.testing.assert_allclose(
-                found.covariances[c], cov - np.outer(cross, cross) / spread, atol=1e-10
+                actual.means[c], mean + cross * (value - expected) / spread, atol=1e-10
+            )
+            np.testing.assert_allclose(
+                actual.covariances[c], cov - np.outer(cross, cross) / spread, atol=1e-10
             )
             evidence.append(population.weights[c] * norm.pdf(value, expected, np.sqrt(spread)))
-        np.testing.assert_allclose(found.weights, np.array(evidence) / sum(evidence), rtol=1e-9)
+        np.testing.assert_allclose(actual.weights, np.array(evidence) / sum(evidence), rtol=1e-9)
 
 
 def test_several_ratings_are_one_batch_regression(rng, make_items, make_population):
-    """Order cannot matter, and the result is scipy's conditional of all ratings at once."""
+    """The order does not matter, and the result agrees with conditioning on all ratings at once."""
     population = make_population(rng)
     items = make_items(rng, 4, residual=0.0)  # without residuals every rating is conditionally independent
     values = rng.uniform(-1, 1, 4)
     precision, linear = np.zeros((3, 3)), np.zeros(3)
     for i in range(4):
-        found = site(Rating(items[i], values[i], SCALE), population.prior)
-        precision, linear = found.add_to(precision, linear)
-    got = population.update(precision, linear)
+        actual = site(Rating(items[i], values[i], SCALE), population.prior)
+        precision, linear = actual.add_to(precision, linear)
+    updated = population.update(precision, linear)
     cov = np.linalg.inv(population.precisions[0])
     h = SCALE.slope * np.column_stack([np.ones(4), items.directions])
     joint = np.block([[cov, cov @ h.T], [h @ cov, h @ cov @ h.T + SCALE.noise**2 * np.eye(4)]])
     residual = values - SCALE.offset - SCALE.slope * items.base - h @ population.means[0]
     gain = joint[:3, 3:] @ np.linalg.inv(joint[3:, 3:])
-    np.testing.assert_allclose(got.means[0], population.means[0] + gain @ residual, atol=1e-9)
-    np.testing.assert_allclose(got.covariances[0], cov - gain @ joint[3:, :3], atol=1e-9)
-    # And the density it claims is proportional to prior times likelihood.
+    np.testing.assert_allclose(updated.means[0], population.means[0] + gain @ residual, atol=1e-9)
+    np.testing.assert_allclose(updated.covariances[0], cov - gain @ joint[3:, :3], atol=1e-9)
+    # Its density is proportional to prior times likelihood.
     points = rng.normal(0, 1, (5, 3))
-    claimed = multivariate_normal.logpdf(points, got.means[0], got.covariances[0])
+    claimed = multivariate_normal.logpdf(points, updated.means[0], updated.covariances[0])
     true = multivariate_normal.logpdf(points, population.means[0], cov) + norm.logpdf(
         values, SCALE.offset + SCALE.slope * items.base + points @ h.T, SCALE.noise
     ).sum(axis=1)
@@ -122,7 +124,7 @@ def test_several_ratings_are_one_batch_regression(rng, make_items, make_populati
 
 
 def logistic_cases(rng, make_items, make_population, *, weighted=False, flip=0.0):
-    """(population, observation, φ, base utility, residual variance, label, likelihood of ψ)."""
+    """Yield (population, observation, φ, base utility, residual variance, label, likelihood of ψ)."""
     for number in range(24):
         population = make_population(rng)
         item, other = make_items(rng, residual=0.3), make_items(rng, residual=0.3)
@@ -143,10 +145,10 @@ def logistic_cases(rng, make_items, make_population, *, weighted=False, flip=0.0
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_logistic_sites_are_close_to_quadrature(rng, make_items, make_population, weighted):
-    """The Jaakkola–Jordan bound is not exact: it is overconfident where the prior is wide.
+    """The Jaakkola–Jordan bound is not exact. It is overconfident if the prior is wide.
 
     Over these cases (prior standard deviation along φ up to about 4 logits) the mean is within 0.2 posterior standard
-    deviations of the truth and the variance between 0.6 and 1 of it. The next test shows both vanish with the width.
+    deviations of the truth and the variance between 0.6 and 1 of it. The next test shows that both vanish with it.
     """
     mean_errors, variance_ratios = [], []
     for population, observation, direction, base, residual, label, likelihood in logistic_cases(
@@ -154,11 +156,11 @@ def test_logistic_sites_are_close_to_quadrature(rng, make_items, make_population
     ):
         mean, variance = along(population, direction)
         true_mean, true_variance, _ = quadrature(mean, variance, base, residual, likelihood)
-        found = after(population, observation)
-        mean_errors.append((float(found.means[0] @ direction) - true_mean) / np.sqrt(true_variance))
-        variance_ratios.append(float(direction @ found.covariances[0] @ direction) / true_variance)
-        # It moves the way the user said.
-        assert label * (float(found.means[0] @ direction) - mean) > 0
+        actual = after(population, observation)
+        mean_errors.append((float(actual.means[0] @ direction) - true_mean) / np.sqrt(true_variance))
+        variance_ratios.append(float(direction @ actual.covariances[0] @ direction) / true_variance)
+        # It moves in the direction of the label.
+        assert label * (float(actual.means[0] @ direction) - mean) > 0
     assert np.abs(mean_errors).max() < 0.2
     assert np.abs(mean_errors).mean() < 0.07
     assert min(variance_ratios) > 0.6
@@ -173,9 +175,9 @@ def test_logistic_sites_become_exact_as_the_prior_narrows(rng, make_items):
     true = quadrature(
         mean, variance, float(item.base[0]), residual_variance(item, population), logistic(-1.0)
     )
-    found = after(population, Vote(item, -1))
-    assert float(found.means[0] @ direction) == pytest.approx(true[0], abs=1e-4)
-    assert float(direction @ found.covariances[0] @ direction) == pytest.approx(true[1], rel=2e-3)
+    actual = after(population, Vote(item, -1))
+    assert float(actual.means[0] @ direction) == pytest.approx(true[0], abs=1e-4)
+    assert float(direction @ actual.covariances[0] @ direction) == pytest.approx(true[1], rel=2e-3)
 
 
 def omega(xi: float) -> float:
@@ -183,13 +185,13 @@ def omega(xi: float) -> float:
 
 
 def test_the_fixed_point_is_the_optimum_of_the_bound(rng, make_items, make_population):
-    """ξ² = E[ψ²] under the posterior with this very site: there the bound is highest, and below the true evidence."""
+    """ξ² = E[ψ²] under the posterior with this site. There the bound is highest, and it is below the true evidence."""
     for population, observation, direction, base, residual, label, _ in logistic_cases(
         rng, make_items, make_population
     ):
-        found = site(observation, population.prior)
-        free = found.projected_precision / (
-            1 - found.projected_precision * residual
+        actual = site(observation, population.prior)
+        free = actual.projected_precision / (
+            1 - actual.projected_precision * residual
         )  # undo the integration over the residual
         xi = brentq(lambda x, free=free: omega(x) - free, 1e-6, 1e3)
         # (y, e) jointly: precision blockdiag(P, 1/r) + ω [φ;1][φ;1]ᵀ.
@@ -223,30 +225,30 @@ def test_the_fixed_point_is_the_optimum_of_the_bound(rng, make_items, make_popul
 def test_the_fixed_point_averages_over_archetypes(rng, make_items, make_population):
     population = make_population(rng, archetypes=3)
     item = make_items(rng)
-    found = site(Vote(item, 1), population.prior)
+    actual = site(Vote(item, 1), population.prior)
     residual, base = residual_variance(item, population), float(item.base[0])
-    free = found.projected_precision / (1 - found.projected_precision * residual)
+    free = actual.projected_precision / (1 - actual.projected_precision * residual)
     second = 0.0
     for weight, mean, precision in zip(
         population.weights, population.means, population.precisions, strict=True
     ):
-        spread = found.direction @ np.linalg.inv(precision) @ found.direction + residual
+        spread = actual.direction @ np.linalg.inv(precision) @ actual.direction + residual
         narrow = 1 / (1 / spread + free)
-        middle = narrow * ((base + mean @ found.direction) / spread + 0.5)
+        middle = narrow * ((base + mean @ actual.direction) / spread + 0.5)
         second += weight * (middle**2 + narrow)
     assert omega(np.sqrt(second)) == pytest.approx(free, rel=1e-6)
 
 
 @pytest.mark.parametrize("xi", [0.0, 1e-8, 1e-4, 9.99e-4, 1.001e-3, 0.01, 1.0, 40.0, 1e4])
 def test_omega_on_both_sides_of_its_branch(xi):
-    """A prior that is certain of ψ = ξ shows ω = tanh(ξ/2)/(2ξ) itself, ¼ at 0."""
+    """Under a prior that is certain of ψ = ξ, ω = tanh(ξ/2)/(2ξ), which is ¼ at 0."""
     population = Population(np.ones(1), np.zeros((1, 1)), np.full((1, 1, 1), 1e14))
     item = Items(np.array([xi]), np.zeros(1), np.zeros((1, 0)), np.zeros((1, 0)), (b"a",))
-    found = site(Vote(item, 1), population.prior)
+    actual = site(Vote(item, 1), population.prior)
     wide = np.longdouble(max(xi, 1e-12))
     exact = np.tanh(wide / 2) / (2 * wide) if xi > 1e-6 else np.longdouble(0.25)
-    assert found.projected_precision == pytest.approx(float(exact), rel=1e-9)
-    assert found.projected_linear == pytest.approx(0.5 - float(exact) * xi, abs=1e-9)
+    assert actual.projected_precision == pytest.approx(float(exact), rel=1e-9)
+    assert actual.projected_linear == pytest.approx(0.5 - float(exact) * xi, abs=1e-9)
 
 
 @pytest.mark.parametrize("base", [-1e6, -800.0, 800.0, 1e6])
@@ -254,14 +256,14 @@ def test_omega_on_both_sides_of_its_branch(xi):
 def test_extreme_utilities_stay_finite(rng, make_items, make_population, base, value):
     population = make_population(rng)
     item = make_items(rng, base=[base])
-    found = site(Vote(item, value), population.prior)
-    assert np.isfinite([found.projected_precision, found.projected_linear]).all()
-    direction = value * found.direction  # φ, turned towards what was said
+    actual = site(Vote(item, value), population.prior)
+    assert np.isfinite([actual.projected_precision, actual.projected_linear]).all()
+    direction = value * actual.direction  # φ, signed towards the label
     moved = after(population, Vote(item, value)).means[0] @ direction
     before = population.means[0] @ direction
-    if np.sign(base) == value:  # as expected: nothing to learn
+    if np.sign(base) == value:  # as expected, so nothing is learned
         assert moved == pytest.approx(before, abs=1e-2)
-    else:  # a surprise moves the user towards what was said
+    else:  # a surprise moves the user towards the label
         assert value * (moved - before) > 1
 
 
@@ -270,7 +272,7 @@ def test_swapped_pairs_and_votes_mirror(rng, make_items):
     a, b = make_items(rng, residual=0.2), make_items(rng, residual=0.2)
     forth, back = site(Pair(a, b), population.prior), site(Pair(b, a), population.prior)
     np.testing.assert_array_equal(forth.direction, -back.direction)
-    # One is expected and the other a surprise, unless both have the same base utility.
+    # One label is expected and the other surprising, unless the base utilities are equal.
     level = Items(a.base, b.base_variance, b.directions, b.direction_variance, b.keys)
     forth, back = site(Pair(a, level), population.prior), site(Pair(level, a), population.prior)
     assert forth.projected_precision == pytest.approx(back.projected_precision, rel=1e-9)
@@ -279,7 +281,7 @@ def test_swapped_pairs_and_votes_mirror(rng, make_items):
 
 
 def test_residuals_soften_every_site(rng, make_items, make_population):
-    """The less the text tells of an item, the less its judgement says of the user."""
+    """The larger the residual of an item, the less its judgement informs about the user."""
     population = make_population(rng)
     precisions = []
     for residual in (0.0, 0.5, 5.0):
@@ -292,11 +294,11 @@ def test_residuals_soften_every_site(rng, make_items, make_population):
     assert (np.diff(precisions, axis=0) < 0).all()
 
 
-# ---------------------------------------------------------------- weights, and what is refused
+# ---------------------------------------------------------------- weights and refusals
 
 
 def test_the_weight_of_a_rating_divides_its_noise(rng, make_items, make_population):
-    """N(r; m, σ²)^w is N(r; m, σ²/w) but for a constant."""
+    """N(r; m, σ²)^w is proportional to N(r; m, σ²/w)."""
     for _ in range(5):
         population, item = make_population(rng, archetypes=2), make_items(rng)
         weight = float(rng.uniform(0.01, 1))
@@ -311,7 +313,7 @@ def test_the_weight_of_a_rating_divides_its_noise(rng, make_items, make_populati
 @given(
     weight=st.floats(1e-6, 0.999), seed=st.integers(0, 1000), kind=st.sampled_from(["pair", "vote", "rating"])
 )
-def test_a_smaller_weight_says_less(make_items, make_population, weight, seed, kind):
+def test_a_smaller_weight_carries_less_information(make_items, make_population, weight, seed, kind):
     rng = np.random.default_rng(seed)
     population = make_population(rng, archetypes=2)
     a, b = make_items(rng), make_items(rng)
@@ -331,15 +333,15 @@ def test_a_smaller_weight_says_less(make_items, make_population, weight, seed, k
         assert part.projected_precision <= 0.25 * weight
 
 
-def test_a_text_against_itself_says_nothing(rng, make_items, make_population):
+def test_a_text_compared_with_itself_carries_no_information(rng, make_items, make_population):
     population = make_population(rng, archetypes=2)
     a = make_items(rng, keys=(b"one text",))
     noisy = Items(a.base + 1, a.base_variance, a.directions + 1, a.direction_variance, a.keys)
     for flip in (0.0, 0.2):
-        found = site(Pair(a, noisy, flip=flip), population.prior)
-        np.testing.assert_array_equal(found.precision, np.zeros((3, 3)))
-        np.testing.assert_array_equal(found.linear, np.zeros(3))
-        np.testing.assert_allclose(found.update_beliefs().user.weights, population.weights, rtol=1e-12)
+        actual = site(Pair(a, noisy, flip=flip), population.prior)
+        np.testing.assert_array_equal(actual.precision, np.zeros((3, 3)))
+        np.testing.assert_array_equal(actual.linear, np.zeros(3))
+        np.testing.assert_allclose(actual.update_beliefs().user.weights, population.weights, rtol=1e-12)
         assert log_probability(Pair(a, noisy, flip=flip), population.prior) == pytest.approx(np.log(0.5))
 
 
@@ -371,9 +373,9 @@ def test_bad_ratings_are_refused(rng, make_items, make_population, value):
 @pytest.mark.parametrize("flip", [-0.1, 1.1, float("nan")])
 def test_bad_flip_rates_are_refused(rng, make_items, make_population, flip):
     a, b = make_items(rng), make_items(rng)
-    for told in (Pair(a, b, 1.0, flip), Vote(a, 1, 1.0, flip), Rating(a, 0.0, SCALE, 1.0, flip)):
+    for observation in (Pair(a, b, 1.0, flip), Vote(a, 1, 1.0, flip), Rating(a, 0.0, SCALE, 1.0, flip)):
         with pytest.raises(LikelihoodError, match="flip must be in"):
-            site(told, make_population(rng).prior)
+            site(observation, make_population(rng).prior)
 
 
 # ---------------------------------------------------------------- labels that may be wrong
@@ -381,39 +383,39 @@ def test_bad_flip_rates_are_refused(rng, make_items, make_population, flip):
 
 @pytest.mark.parametrize("flip", [0.02, 0.1, 0.3])
 def test_unreliable_logistic_labels_against_quadrature(rng, make_items, make_population, flip):
-    """Likelihood (1 − ε)σ(ψ) + εσ(−ψ): the mean is right to a fifth of a posterior standard deviation on average, and
-    as the precision stays that of a sure label, the variance is at most the true one."""
+    """The likelihood is (1 − ε)σ(ψ) + εσ(−ψ). The mean is within a tenth of a posterior standard deviation on average
+    and, because the precision is that of a certain label, the variance is at most the true one."""
     errors = []
     for population, observation, direction, base, residual, label, likelihood in logistic_cases(
         rng, make_items, make_population, flip=flip
     ):
         mean, variance = along(population, direction)
         true_mean, true_variance, evidence = quadrature(mean, variance, base, residual, likelihood)
-        found = after(population, observation)
-        errors.append(abs(float(found.means[0] @ direction) - true_mean) / np.sqrt(true_variance))
-        assert float(direction @ found.covariances[0] @ direction) < 1.001 * true_variance
+        actual = after(population, observation)
+        errors.append(abs(float(actual.means[0] @ direction) - true_mean) / np.sqrt(true_variance))
+        assert float(direction @ actual.covariances[0] @ direction) < 1.001 * true_variance
         # r − ½ is the linear term: r is P(right | label) by Bayes.
         _, _, right = quadrature(mean, variance, base, residual, logistic(label))
-        found_site = site(observation, population.prior)
-        pull = found_site.projected_linear * (1 + free_curvature(found_site, residual) * residual)
-        pull += free_curvature(found_site, residual) * base * label
+        actual_site = site(observation, population.prior)
+        pull = actual_site.projected_linear * (1 + free_curvature(actual_site, residual) * residual)
+        pull += free_curvature(actual_site, residual) * base * label
         assert pull + 0.5 == pytest.approx((1 - flip) * right / evidence, abs=0.02)
     assert np.mean(errors) < 0.1
     assert max(errors) < 0.4
 
 
-def free_curvature(found, residual: float) -> float:
-    """Undoes the integration over the residual."""
-    return found.projected_precision / (1 - found.projected_precision * residual)
+def free_curvature(actual, residual: float) -> float:
+    """Return the curvature before the integration over the residual."""
+    return actual.projected_precision / (1 - actual.projected_precision * residual)
 
 
 def test_a_surprising_label_of_an_unreliable_source_is_hardly_believed(rng, make_items):
     population = Population(np.ones(1), np.zeros((1, 3)), np.eye(3)[None])
     item = make_items(rng, base=[6.0], residual=0.01)
     moved = [after(population, Vote(item, -1, 1.0, flip)).means[0, 0] for flip in (0.0, 0.01, 0.1, 0.5, 1.0)]
-    assert moved[0] < -0.3  # a sure label is a great surprise
+    assert moved[0] < -0.3  # a certain label is a great surprise
     assert moved[0] < moved[1] < moved[2]
-    # A coin says nothing, and a liar says the opposite: it was to be expected.
+    # A random label carries no information. An always wrong label means the opposite, which was expected.
     assert moved[3] == pytest.approx(0.0, abs=0.03)
     assert moved[4] == pytest.approx(after(population, Vote(item, 1)).means[0, 0], abs=1e-9)
 
@@ -431,13 +433,13 @@ def test_unreliable_ratings_are_believed_by_bayes(rng, make_items, make_populati
             centre = SCALE.offset + SCALE.slope * (item.base[0] + phi @ mean)
             spread = SCALE.slope**2 * (phi @ np.linalg.inv(precision) @ phi + residual) + SCALE.noise**2
             density += weight * norm.pdf(value, centre, np.sqrt(spread))
-        right = (1 - flip) * density / ((1 - flip) * density + flip * 0.5)  # or uniform on [-1, 1]
+        right = (1 - flip) * density / ((1 - flip) * density + flip * 0.5)  # else uniform on [-1, 1]
         believed = site(Rating(item, value, SCALE, 1.0, flip), population.prior)
         same = site(Rating(item, value, SCALE, right), population.prior)
         assert believed.projected_precision == pytest.approx(same.projected_precision, rel=1e-9)
         assert believed.projected_linear == pytest.approx(same.projected_linear, rel=1e-9)
-        found = log_probability(Rating(item, value, SCALE, 1.0, flip), population.prior)
-        assert found == pytest.approx(np.log((1 - flip) * density + flip * 0.5), rel=1e-9)
+        actual = log_probability(Rating(item, value, SCALE, 1.0, flip), population.prior)
+        assert actual == pytest.approx(np.log((1 - flip) * density + flip * 0.5), rel=1e-9)
     nothing = site(Rating(item, value, SCALE, 1.0, 1.0), population.prior)
     assert (nothing.projected_precision, nothing.projected_linear) == (0.0, 0.0)
 
@@ -446,14 +448,14 @@ def test_unreliable_ratings_are_believed_by_bayes(rng, make_items, make_populati
 
 
 def test_probabilities_of_labels_against_quadrature(rng, make_items, make_population):
-    """MacKay's approximation of E[σ] is right to 0.02."""
+    """MacKay's approximation of E[σ] is within 0.02."""
     for flip in (0.0, 0.1):
         for population, observation, direction, base, residual, _, likelihood in logistic_cases(
             rng, make_items, make_population, flip=flip
         ):
             *_, evidence = quadrature(*along(population, direction), base, residual, likelihood)
-            found = log_probability(observation, population.prior)
-            assert np.exp(found) == pytest.approx(evidence, abs=0.02)
+            actual = log_probability(observation, population.prior)
+            assert np.exp(actual) == pytest.approx(evidence, abs=0.02)
 
 
 @pytest.mark.parametrize("flip", [0.0, 0.1])
@@ -490,9 +492,9 @@ GROUPS = [(1, 2), (1, 3), (1, 1, 1), (2, 2), (1, 2, 1), (2, 1, 2), (1, 1, 1, 1)]
 
 
 def sampled(population: Population, ranking: Ranking, rng: np.random.Generator, n: int = 200_000):
-    """Posterior mean and covariance of y, and the ranking's probability, by importance sampling of users and residuals.
+    """Return posterior mean and covariance of y and the ranking's probability, by sampling users and residuals.
 
-    Independent of `listwise`: the stages are written out item by item.
+    This is independent of `listwise`: it writes the stages out item by item.
     """
     items, q = ranking.items, population.q
     archetype = rng.choice(len(population.weights), n, p=population.weights)
@@ -522,26 +524,26 @@ def sampled(population: Population, ranking: Ranking, rng: np.random.Generator, 
 
 
 def uniform(groups: tuple[int, ...]) -> float:
-    """Efron's likelihood where all utilities are 0."""
-    chance, left = 1.0, sum(groups)
+    """Return Efron's likelihood of the groups if all utilities are 0."""
+    chance, remaining = 1.0, sum(groups)
     for size in groups[:-1]:
         for j in range(size):
-            chance /= left - j
-        left -= size
+            chance /= remaining - j
+        remaining -= size
     return chance
 
 
 @pytest.mark.parametrize("groups", GROUPS, ids=str)
 def test_rankings_against_importance_sampling(rng, make_items, make_population, groups):
-    """Mean within 0.05 posterior standard deviations, standard deviations within 8 %, at a prior spread of some two
-    logits; the probability, from 512 draws, within a quarter."""
+    """At a prior spread of about two logits, the mean is within 0.05 posterior standard deviations, the standard
+    deviations within 8 %, and the probability, from 512 draws, within a quarter."""
     for weight in (1.0, 0.4):
         population = make_population(rng)
         ranking = Ranking(make_items(rng, sum(groups), residual=0.2), groups, weight)
         mean, covariance, _ = sampled(population, ranking, rng)
-        found, std = after(population, ranking), np.sqrt(np.diag(covariance))
-        assert (np.abs(found.means[0] - mean) / std).max() < 0.05
-        np.testing.assert_allclose(np.sqrt(np.diag(found.covariances[0])), std, rtol=0.08)
+        actual, std = after(population, ranking), np.sqrt(np.diag(covariance))
+        assert (np.abs(actual.means[0] - mean) / std).max() < 0.05
+        np.testing.assert_allclose(np.sqrt(np.diag(actual.covariances[0])), std, rtol=0.08)
         *_, evidence = sampled(population, Ranking(ranking.items, groups), rng)
         assert log_probability(ranking, population.prior) == pytest.approx(np.log(evidence), abs=0.25)
 
@@ -552,9 +554,9 @@ def test_rankings_by_a_mixture_and_by_an_unreliable_source(rng, make_items, make
         population = make_population(rng, archetypes=3)
         ranking = Ranking(make_items(rng, sum(groups), residual=0.2), groups, 1.0, flip)
         mean, covariance, evidence = sampled(population, ranking, rng)
-        found, std = after(population, ranking), np.sqrt(np.diag(covariance))
-        assert (np.abs(found.mean - mean) / std).max() < 0.15
-        np.testing.assert_allclose(np.sqrt(np.diag(found.covariance)), std, rtol=0.12)
+        actual, std = after(population, ranking), np.sqrt(np.diag(covariance))
+        assert (np.abs(actual.mean - mean) / std).max() < 0.15
+        np.testing.assert_allclose(np.sqrt(np.diag(actual.covariance)), std, rtol=0.12)
         assert np.exp(log_probability(ranking, population.prior)) == pytest.approx(evidence, rel=0.05)
 
 
@@ -564,10 +566,10 @@ def test_equal_texts_in_a_ranking_share_one_residual(rng, make_items, make_popul
     assert items.keys[0] == items.keys[2]
     ranking = Ranking(items, (1, 1, 2))
     mean, covariance, _ = sampled(population, ranking, rng)
-    found, std = after(population, ranking), np.sqrt(np.diag(covariance))
-    assert (np.abs(found.means[0] - mean) / std).max() < 0.05
-    np.testing.assert_allclose(np.sqrt(np.diag(found.covariances[0])), std, rtol=0.05)
-    apart = Ranking(
+    actual, std = after(population, ranking), np.sqrt(np.diag(covariance))
+    assert (np.abs(actual.means[0] - mean) / std).max() < 0.05
+    np.testing.assert_allclose(np.sqrt(np.diag(actual.covariances[0])), std, rtol=0.05)
+    separate = Ranking(
         Items(
             items.base,
             items.base_variance,
@@ -578,7 +580,7 @@ def test_equal_texts_in_a_ranking_share_one_residual(rng, make_items, make_popul
         (1, 1, 2),
     )
     assert (
-        np.abs(site(apart, population.prior).precision - site(ranking, population.prior).precision).max()
+        np.abs(site(separate, population.prior).precision - site(ranking, population.prior).precision).max()
         > 0.01
     )
 
@@ -586,29 +588,29 @@ def test_equal_texts_in_a_ranking_share_one_residual(rng, make_items, make_popul
 def test_a_ranking_of_two_is_a_pair(rng, make_items, make_population):
     population, items = make_population(rng, archetypes=2), make_items(rng, 2)
     ranking, pair = (
-        site(told, population.prior)
-        for told in (Ranking(items, (1, 1), 0.7, 0.1), Pair(items[0], items[1], 0.7, 0.1))
+        site(observation, population.prior)
+        for observation in (Ranking(items, (1, 1), 0.7, 0.1), Pair(items[0], items[1], 0.7, 0.1))
     )
     np.testing.assert_array_equal(ranking.precision, pair.precision)
     np.testing.assert_array_equal(ranking.linear, pair.linear)
 
 
-def test_rankings_say_nothing_of_the_threshold(rng, make_items, make_population):
+def test_rankings_carry_no_information_about_the_threshold(rng, make_items, make_population):
     population = make_population(rng, archetypes=2)
     for groups in GROUPS:
-        found = site(Ranking(make_items(rng, sum(groups)), groups), population.prior)
-        np.testing.assert_array_equal(found.precision[0], np.zeros(3))
-        assert found.linear[0] == 0.0
-        assert np.linalg.eigvalsh(found.precision)[0] > -1e-12
+        actual = site(Ranking(make_items(rng, sum(groups)), groups), population.prior)
+        np.testing.assert_array_equal(actual.precision[0], np.zeros(3))
+        assert actual.linear[0] == 0.0
+        assert np.linalg.eigvalsh(actual.precision)[0] > -1e-12
 
 
-def test_texts_that_are_all_tied_or_all_the_same_say_nothing(rng, make_items, make_population):
+def test_tied_or_identical_texts_carry_no_information(rng, make_items, make_population):
     population, items = make_population(rng, archetypes=2), make_items(rng, 3)
     for ranking in (Ranking(items, (3,)), Ranking(items[[1, 1, 1]], (1, 2))):
-        found = site(ranking, population.prior)
-        np.testing.assert_allclose(found.precision, np.zeros((3, 3)), atol=1e-12)
-        np.testing.assert_allclose(found.linear, np.zeros(3), atol=1e-12)
-        believed = found.update_beliefs().user
+        actual = site(ranking, population.prior)
+        np.testing.assert_allclose(actual.precision, np.zeros((3, 3)), atol=1e-12)
+        np.testing.assert_allclose(actual.linear, np.zeros(3), atol=1e-12)
+        believed = actual.update_beliefs().user
         np.testing.assert_allclose(believed.means, population.means, atol=1e-9)
         np.testing.assert_allclose(believed.weights, population.weights, rtol=1e-9)
 
@@ -616,6 +618,6 @@ def test_texts_that_are_all_tied_or_all_the_same_say_nothing(rng, make_items, ma
 @pytest.mark.parametrize(
     ("n", "groups"), [(3, (1, 1)), (3, (1, 2, 1)), (3, ()), (3, (0, 3)), (3, (-1, 4)), (1, (1,))]
 )
-def test_groups_that_do_not_add_up_are_refused(rng, make_items, make_population, n, groups):
+def test_groups_that_do_not_sum_to_the_texts_are_refused(rng, make_items, make_population, n, groups):
     with pytest.raises(LikelihoodError, match=f"do not order {n} items"):
         site(Ranking(make_items(rng, n), groups), make_population(rng).prior)

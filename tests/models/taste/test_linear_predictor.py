@@ -1,4 +1,4 @@
-"""Beliefs updated without inversion against those that inversion gives, and projections against their definition."""
+"""Beliefs updated without inversion agree with inversion, and projections agree with their definition."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from penchant.models.taste.population import Beliefs, Population
 
 
 def predictor_along(direction) -> LinearPredictor:
-    """ψ = φ·y."""
+    """Return the predictor ψ = φ·y."""
     predictor = LinearPredictor(
         Items(
             np.zeros(1),
@@ -26,16 +26,16 @@ def predictor_along(direction) -> LinearPredictor:
     return predictor
 
 
-def assert_equal(found: Beliefs, expected: Beliefs) -> None:
-    np.testing.assert_allclose(found.means, expected.means, atol=1e-9)
-    np.testing.assert_allclose(found.covariances, expected.covariances, atol=1e-10)
-    np.testing.assert_allclose(found.weights, expected.weights, atol=1e-9)
+def assert_equal(actual: Beliefs, expected: Beliefs) -> None:
+    np.testing.assert_allclose(actual.means, expected.means, atol=1e-9)
+    np.testing.assert_allclose(actual.covariances, expected.covariances, atol=1e-10)
+    np.testing.assert_allclose(actual.weights, expected.weights, atol=1e-9)
 
 
 @pytest.mark.parametrize("archetypes", [1, 4])
 @pytest.mark.parametrize("q", [1, 2, 17])
 def test_updates_agree_with_inversion(rng, make_population, archetypes, q):
-    """Sherman–Morrison and Woodbury against `update`, which inverts."""
+    """Sherman–Morrison and Woodbury updates agree with `update`, which inverts."""
     population, prior = (
         make_population(rng, q=q, archetypes=archetypes),
         make_population(rng, q=q, archetypes=2).prior,
@@ -56,7 +56,7 @@ def test_updates_agree_with_inversion(rng, make_population, archetypes, q):
                 rng.normal(0, 1, (r, r - 1)),
                 rng.normal(0, 1, r),
             )
-            core = root @ root.T  # singular, as that of a ranking is
+            core = root @ root.T  # singular, like the precision of a ranking
             stacked = StackedBeliefs.stack(stacked.user.update(directions, core, site_linear), prior)
             precision = precision + directions.T @ core @ directions
             linear = linear + directions.T @ site_linear
@@ -81,12 +81,12 @@ def test_an_update_does_not_change_its_input(rng, make_population):
 
 
 def test_projections_of_user_and_prior(rng, make_items, make_population):
-    """Against the definition, archetype by archetype: ψ = b + φ·y + e."""
+    """The reference is the definition ψ = b + φ·y + e for each archetype."""
     user, prior = make_population(rng, archetypes=3).prior, make_population(rng, archetypes=2).prior
     a, b = make_items(rng), make_items(rng)
-    found = ProjectedBeliefs(LinearPredictor(a, b), StackedBeliefs.stack(user, prior))
+    actual = ProjectedBeliefs(LinearPredictor(a, b), StackedBeliefs.stack(user, prior))
     phi = np.array([0.0, *(a.directions - b.directions)[0]])
-    for beliefs, mixture in ((user, found.user), (prior, found.prior)):
+    for beliefs, mixture in ((user, actual.user), (prior, actual.prior)):
         residual = float(
             (a.base_variance + b.base_variance)[0]
             + (a.direction_variance + b.direction_variance)[0] @ beliefs.expected_squares[1:]
@@ -96,7 +96,7 @@ def test_projections_of_user_and_prior(rng, make_items, make_population):
             assert mean == pytest.approx(float((a.base - b.base)[0] + beliefs.means[c] @ phi))
             assert variance == pytest.approx(float(phi @ beliefs.covariances[c] @ phi) + residual)
         assert len(mixture) == len(beliefs.weights)
-    assert 0 < expected_sigmoid(found.user) < 1
+    assert 0 < expected_sigmoid(actual.user) < 1
     for sign in (1.0, -1.0):
         vote = ProjectedBeliefs(LinearPredictor(a, sign=sign), StackedBeliefs.stack(user, user))
         phi = sign * np.array([1.0, *a.directions[0]])
@@ -107,11 +107,11 @@ def test_projections_of_user_and_prior(rng, make_items, make_population):
 def test_a_text_compared_with_itself_is_certain(rng, make_items, make_population):
     a = make_items(rng)
     noisy = replace(a, base=a.base + 1, directions=a.directions + 1)
-    found = ProjectedBeliefs(
+    actual = ProjectedBeliefs(
         LinearPredictor(a, noisy), StackedBeliefs.stack(*[make_population(rng, archetypes=2).prior] * 2)
     )
-    assert [component[1:] for component in found.user] == [(0.0, 0.0)] * 2
-    assert found.residual == 0.0
+    assert [component[1:] for component in actual.user] == [(0.0, 0.0)] * 2
+    assert actual.residual == 0.0
 
 
 def test_a_ruled_out_archetype_can_recover():

@@ -1,4 +1,4 @@
-"""Plackett–Luce with ties against enumeration, numerical derivatives and tensor-product quadrature."""
+"""Plackett–Luce with ties agrees with enumeration, numerical derivatives and tensor-product quadrature."""
 
 import itertools
 import logging
@@ -27,13 +27,13 @@ GROUPS = [(1, 2), (1, 1, 1), (2, 1), (1, 3), (2, 2), (1, 2, 1), (3, 1), (1, 1, 1
 
 
 def plackett_luce(utilities) -> float:
-    """Probability of this very order, item by item."""
+    """Return the probability of this order, item by item."""
     powers = [math.exp(u) for u in utilities]
     return math.prod(powers[i] / sum(powers[i:]) for i in range(len(powers)))
 
 
 def efron(groups, utilities) -> float:
-    """Efron's approximation, from its definition."""
+    """Return Efron's approximation by its definition."""
     powers, chance, start = [math.exp(u) for u in utilities], 1.0, 0
     for size in groups[:-1]:
         tied, behind = sum(powers[start : start + size]), sum(powers[start + size :])
@@ -43,8 +43,8 @@ def efron(groups, utilities) -> float:
     return chance
 
 
-def one(mean, covariance) -> Beliefs:
-    """One Gaussian."""
+def make_gaussian(mean, covariance) -> Beliefs:
+    """Return a mixture of one Gaussian."""
     return Beliefs(np.ones(1), np.asarray(mean, float)[None], np.asarray(covariance, float)[None])
 
 
@@ -52,7 +52,7 @@ def one(mean, covariance) -> Beliefs:
 
 
 @pytest.mark.parametrize("groups", GROUPS, ids=str)
-def test_likelihood_is_its_definition(rng, groups):
+def test_likelihood_agrees_with_its_definition(rng, groups):
     utilities = rng.normal(0, 2, (5, sum(groups)))
     expected = [math.log(efron(groups, u)) for u in utilities]
     np.testing.assert_allclose(log_likelihood(groups, utilities), expected, rtol=1e-12)
@@ -60,7 +60,7 @@ def test_likelihood_is_its_definition(rng, groups):
     assert uniform_log_likelihood(groups) == pytest.approx(uniform, rel=1e-12)
 
 
-def test_orders_without_ties_are_all_there_is(rng):
+def test_probabilities_of_all_orders_sum_to_one(rng):
     utilities = rng.normal(0, 1.5, 4)
     orders = np.array([utilities[list(order)] for order in itertools.permutations(range(4))])
     assert np.exp(log_likelihood((1, 1, 1, 1), orders)).sum() == pytest.approx(1.0)
@@ -73,8 +73,8 @@ def test_orders_without_ties_are_all_there_is(rng):
 
 @pytest.mark.parametrize("groups", [(2, 2), (2, 1), (1, 2, 1), (3, 1)], ids=str)
 def test_ties_are_close_to_the_sum_over_orders(rng, groups):
-    """Efron (1977) approximates the sum over the orders of each group, but for a factor d!: exactly for equal items, to
-    3 % where they differ by a third of a logit as tied items do."""
+    """Efron (1977) approximates the sum over the orders of each group up to a factor d!. It is exact for equal items,
+    and within 3 % for items that differ by a third of a logit, as tied items do."""
     factor = math.prod(math.factorial(size) for size in groups[:-1])
 
     def over_orders(u) -> float:
@@ -103,10 +103,10 @@ def test_ties_are_close_to_the_sum_over_orders(rng, groups):
 )
 def test_only_differences_count_and_nothing_overflows(groups, seed, shift, scale):
     utilities = scale * np.random.default_rng(seed).normal(size=(3, sum(groups)))
-    found = log_likelihood(groups, utilities)
-    assert np.isfinite(found).all()
-    assert (found <= 1e-12).all()
-    np.testing.assert_allclose(log_likelihood(groups, utilities + shift), found, rtol=1e-6, atol=1e-6)
+    actual = log_likelihood(groups, utilities)
+    assert np.isfinite(actual).all()
+    assert (actual <= 1e-12).all()
+    np.testing.assert_allclose(log_likelihood(groups, utilities + shift), actual, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("groups", GROUPS, ids=str)
@@ -122,8 +122,8 @@ def test_the_order_within_a_group_does_not_count(rng, groups):
 
 
 @pytest.mark.parametrize("groups", GROUPS, ids=str)
-def test_at_a_certain_mean_the_site_is_gradient_and_curvature(rng, groups):
-    """Where nothing is uncertain Λ = −∇²log p and h = ∇log p: numerical derivatives."""
+def test_without_uncertainty_the_site_is_gradient_and_curvature(rng, groups):
+    """Without uncertainty Λ = −∇²log p and h = ∇log p, by numerical derivatives."""
     n, step = sum(groups), 1e-3
     mean = rng.normal(0, 1, n)
     eye = step * np.eye(n)
@@ -140,13 +140,13 @@ def test_at_a_certain_mean_the_site_is_gradient_and_curvature(rng, groups):
         ]
         for e in eye
     ]
-    precision, linear = gaussian_site(groups, one(mean, 1e-12 * np.eye(n)))
+    precision, linear = gaussian_site(groups, make_gaussian(mean, 1e-12 * np.eye(n)))
     np.testing.assert_allclose(linear - precision @ mean, gradient, atol=1e-5)
     np.testing.assert_allclose(precision, -np.array(hessian), atol=1e-5)
 
 
 def quadrature(groups, mean, covariance, power=1.0, degree=24):
-    """Exact posterior moments of three utilities, and the order's probability, by a product Gauss–Hermite rule."""
+    """Return exact posterior moments of three utilities and the order's probability, by product Gauss–Hermite."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(degree)
     grid = np.stack(np.meshgrid(nodes, nodes, nodes, indexing="ij"), -1).reshape(-1, 3)
     weight = np.einsum("i,j,k->ijk", weights, weights, weights).ravel() / weights.sum() ** 3
@@ -160,34 +160,36 @@ def quadrature(groups, mean, covariance, power=1.0, degree=24):
 @pytest.mark.parametrize("groups", [(1, 2), (1, 1, 1), (2, 1)], ids=str)
 @pytest.mark.parametrize("power", [1.0, 0.3])
 def test_sites_of_three_against_quadrature(rng, groups, power):
-    """Means within 0.03 posterior standard deviations, variances within 8 %, at prior deviations of up to two logits."""
+    """At prior deviations up to two logits, means are within 0.03 posterior deviations and variances within 8 %."""
     for _ in range(6):
         root = rng.normal(0, 1, (3, 3))
         covariance, mean = root @ root.T + 0.2 * np.eye(3), rng.normal(0, 1, 3)
         true_mean, true_covariance, evidence = quadrature(groups, mean, covariance, power)
-        precision, linear = gaussian_site(groups, one(mean, covariance), power)
-        found = np.linalg.inv(np.linalg.inv(covariance) + precision)
+        precision, linear = gaussian_site(groups, make_gaussian(mean, covariance), power)
+        actual = np.linalg.inv(np.linalg.inv(covariance) + precision)
         std = np.sqrt(np.diag(true_covariance))
-        centre = found @ (np.linalg.solve(covariance, mean) + linear)
+        centre = actual @ (np.linalg.solve(covariance, mean) + linear)
         assert (np.abs(centre - true_mean) / std).max() < 0.03
-        np.testing.assert_allclose(np.diag(found), np.diag(true_covariance), rtol=0.08)
+        np.testing.assert_allclose(np.diag(actual), np.diag(true_covariance), rtol=0.08)
         if power == 1.0:
-            assert np.exp(log_probability(groups, one(mean, covariance))) == pytest.approx(evidence, rel=0.03)
+            assert np.exp(log_probability(groups, make_gaussian(mean, covariance))) == pytest.approx(
+                evidence, rel=0.03
+            )
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 4.0, 15.0])
 @pytest.mark.parametrize("groups", [*GROUPS, (1, 9), (1,) * 8], ids=str)
-def test_the_site_is_the_fixed_point_it_claims_to_be(rng, groups, scale):
+def test_the_site_is_a_fixed_point(rng, groups, scale):
     n = sum(groups)
     for _ in range(3):
         root = rng.normal(0, scale / np.sqrt(n), (n, n))
         covariance, mean = root @ root.T + 0.1 * np.eye(n), rng.normal(0, scale, n)
-        precision, linear = gaussian_site(groups, one(mean, covariance))
-        found = np.linalg.inv(np.linalg.inv(covariance) + precision)
-        again, pull = expected_site(groups, found @ (np.linalg.solve(covariance, mean) + linear), found)
+        precision, linear = gaussian_site(groups, make_gaussian(mean, covariance))
+        actual = np.linalg.inv(np.linalg.inv(covariance) + precision)
+        again, pull = expected_site(groups, actual @ (np.linalg.solve(covariance, mean) + linear), actual)
         np.testing.assert_allclose(again, precision, atol=3e-5)
         np.testing.assert_allclose(pull, linear, atol=3e-4)
-        # Level-free, symmetric, and a Gaussian at all.
+        # Independent of the level, symmetric, and a proper Gaussian.
         np.testing.assert_allclose(precision.sum(axis=0), np.zeros(n), atol=1e-12)
         assert linear.sum() == pytest.approx(0.0, abs=1e-9)
         np.testing.assert_allclose(precision, precision.T, atol=1e-12)
@@ -197,26 +199,26 @@ def test_the_site_is_the_fixed_point_it_claims_to_be(rng, groups, scale):
 @pytest.mark.parametrize("gap", [50.0, 800.0, 1e6])
 def test_extreme_utilities_stay_finite(gap):
     for mean, moves in ((np.array([gap, 0.0, 0.0]), False), (np.array([-gap, 0.0, 0.0]), True)):
-        precision, linear = gaussian_site((1, 2), one(mean, np.eye(3)))
+        precision, linear = gaussian_site((1, 2), make_gaussian(mean, np.eye(3)))
         assert np.isfinite(precision).all()
         assert np.isfinite(linear).all()
         assert np.isfinite(precision).all()
-        # A great surprise pulls with the full gradient; what was to be expected says nothing.
+        # A great surprise pulls with the full gradient. An expected ranking carries no information.
         np.testing.assert_allclose(linear, [1.0, -0.5, -0.5] if moves else np.zeros(3), atol=1e-3)
         if not moves:
             np.testing.assert_allclose(precision, np.zeros((3, 3)), atol=1e-9)
 
 
-def test_a_singular_covariance_is_fine(rng):
-    """Equal texts: two of the utilities are one number."""
+def test_a_singular_covariance_is_supported(rng):
+    """With equal texts, two of the utilities are the same number."""
     root = rng.normal(0, 1, (2, 2))
     covariance = (root @ root.T)[np.ix_([0, 0, 1], [0, 0, 1])]
-    precision, linear = gaussian_site((1, 2), one([0.3, 0.3, -0.2], covariance))
+    precision, linear = gaussian_site((1, 2), make_gaussian([0.3, 0.3, -0.2], covariance))
     assert np.isfinite(precision).all()
-    # The two together are chosen over the third, one of them over the other is nothing new.
-    mean, found = np.array([0.3, -0.2]), root @ root.T
+    # Both being chosen over the third is informative; the order between them is not.
+    mean, actual = np.array([0.3, -0.2]), root @ root.T
     s = np.linspace(-10, 10, 4001)
-    difference = mean[0] - mean[1], found[0, 0] + found[1, 1] - 2 * found[0, 1]
+    difference = mean[0] - mean[1], actual[0, 0] + actual[1, 1] - 2 * actual[0, 1]
     psi = difference[0] + np.sqrt(difference[1]) * s
     weight = np.exp(-(s**2) / 2) / (2 + np.exp(-psi))
     true = weight @ psi / weight.sum()
@@ -226,28 +228,28 @@ def test_a_singular_covariance_is_fine(rng):
 
 
 def test_residuals_are_integrated_out(rng):
-    """δ = rest + e: the joint Gaussian of both, marginalised by Schur complement."""
+    """With δ = rest + e, the reference marginalises the joint Gaussian by the Schur complement."""
     root, residual = rng.normal(0, 1, (3, 2)), np.diag([0.5, 0.0, 2.0])
     residual[0, 2] = residual[2, 0] = 0.3
     precision, linear = root @ root.T, rng.normal(0, 1, 3)
-    found, pull = integrate_out_residuals(precision, linear, residual)
+    actual, pull = integrate_out_residuals(precision, linear, residual)
     prior = np.diag([1.0, 2.0, 0.7])
-    # Independent: condition (rest, rest + e) on a pseudo-observation with the site's precision.
+    # Reference: condition (rest, rest + e) on a pseudo-observation with the site's precision.
     wide = np.block([[prior, prior], [prior, prior + residual]])
     site = np.zeros((6, 6))
     site[3:, 3:] = precision
     joint = np.linalg.solve(np.eye(6) + wide @ site, wide)
     mean = joint @ np.concatenate([np.zeros(3), linear])
-    expected = np.linalg.inv(np.linalg.inv(prior) + found)
+    expected = np.linalg.inv(np.linalg.inv(prior) + actual)
     np.testing.assert_allclose(expected, joint[:3, :3], atol=1e-10)
     np.testing.assert_allclose(expected @ pull, mean[:3], atol=1e-10)
 
 
-def test_all_tied_is_no_information(rng):
-    precision, linear = gaussian_site((3,), one(rng.normal(0, 1, 3), np.eye(3)))
+def test_all_tied_texts_carry_no_information(rng):
+    precision, linear = gaussian_site((3,), make_gaussian(rng.normal(0, 1, 3), np.eye(3)))
     np.testing.assert_array_equal(precision, np.zeros((3, 3)))
     np.testing.assert_array_equal(linear, np.zeros(3))
-    assert log_probability((3,), one(np.zeros(3), np.eye(3))) == pytest.approx(0.0, abs=1e-12)
+    assert log_probability((3,), make_gaussian(np.zeros(3), np.eye(3))) == pytest.approx(0.0, abs=1e-12)
 
 
 # ---------------------------------------------------------------- draws
@@ -262,7 +264,7 @@ def test_draws_are_symmetric_and_white():
         assert normal_draws(width, 512) is draws
         with pytest.raises(ValueError, match="read-only"):
             draws[0, 0] = 1.0
-    few = normal_draws(100, 64)  # too few to be made white
+    few = normal_draws(100, 64)  # too few draws to whiten
     assert np.isfinite(few).all()
     assert few.std() == pytest.approx(1.0, abs=0.05)
 
@@ -273,7 +275,7 @@ def test_long_lists_get_fewer_draws():
     assert build_stages((1,) * 120).draws == listwise.MIN_DRAWS
     for groups in ((1, 299), (1,) * 40):
         n = sum(groups)
-        precision, linear = gaussian_site(groups, one(np.zeros(n), np.eye(n)))
+        precision, linear = gaussian_site(groups, make_gaussian(np.zeros(n), np.eye(n)))
         assert np.isfinite(linear).all()
         assert linear[0] > 0.5 > linear[1] if n == 300 else linear[0] > linear[-1]
         assert np.linalg.eigvalsh(precision)[0] > -1e-9
@@ -284,21 +286,21 @@ def test_long_lists_get_fewer_draws():
 
 @pytest.fixture
 def failures(monkeypatch):
-    """Convergence failures of this test."""
+    """Counter of the convergence failures of one test."""
     fresh = ConvergenceFailures()
     monkeypatch.setattr(listwise, "convergence_failures", fresh)
     return fresh
 
 
 def wide_beliefs(seed: int) -> Beliefs:
-    """Beliefs about four utilities, with deviations of about 100; those of a fitted bundle are about 1."""
+    """Return beliefs about four utilities with deviations of about 100. Those of a fitted bundle are about 1."""
     rng = np.random.default_rng(seed)
     roots = rng.normal(0, 1, (2, 4, 4))
     covariances = 10_000 * (roots @ roots.transpose(0, 2, 1) / 4 + 0.1 * np.eye(4))
     return Beliefs(rng.dirichlet(np.ones(2)), rng.normal(0, 100, (2, 4)), covariances)
 
 
-def test_a_site_that_is_not_found_is_counted_and_still_proper(failures, caplog):
+def test_a_site_that_does_not_converge_is_counted_and_still_proper(failures, caplog):
     with caplog.at_level(logging.WARNING):
         sites = [listwise.gaussian_site((1, 1, 1, 1), wide_beliefs(seed)) for seed in range(6)]
     for precision, linear in sites:
@@ -310,7 +312,7 @@ def test_a_site_that_is_not_found_is_counted_and_still_proper(failures, caplog):
     assert "did not converge: the residual is" in caplog.text
 
 
-def test_a_site_that_is_found_is_not_counted(failures):
+def test_a_converged_site_is_not_counted(failures):
     beliefs = Beliefs(np.ones(1), np.zeros((1, 4)), np.eye(4)[None])
     listwise.gaussian_site((1, 1, 1, 1), beliefs)
     assert failures.counts() == {}

@@ -1,4 +1,4 @@
-"""The logistic bound in scalars and arrays, and the count of bounds that are not found."""
+"""The logistic bound for scalars and arrays, and the count of bounds that do not converge."""
 
 import numpy as np
 import pytest
@@ -23,14 +23,14 @@ from penchant.models.taste.logistic import (
 
 @pytest.fixture
 def failures(monkeypatch):
-    """Convergence failures of this test."""
+    """Counter of the convergence failures of one test."""
     fresh = ConvergenceFailures()
     monkeypatch.setattr(logistic, "convergence_failures", fresh)
     return fresh
 
 
 def random_mixtures(rng, u: int = 200, k: int = 3):
-    """Weights, means and variances `[u, k]`, prior deviations up to ten logits."""
+    """Return weights, means and variances `[u, k]` with prior deviations up to ten logits."""
     return rng.dirichlet(np.ones(k), u), rng.normal(0, 4, (u, k)), rng.uniform(0.01, 100, (u, k))
 
 
@@ -67,7 +67,7 @@ def test_extreme_logits_are_finite():
     assert safe_log(0.0) == -np.inf
 
 
-def test_a_bound_that_is_not_found_is_counted(failures, monkeypatch):
+def test_a_bound_that_does_not_converge_is_counted(failures, monkeypatch):
     assert optimal_precision([(1.0, 0.5, 1.0)], 1.0, 0.5) == pytest.approx(0.24, abs=0.02)
     assert failures.counts() == {}
     monkeypatch.setattr(logistic, "MAX_ITERATIONS", 1)

@@ -1,4 +1,4 @@
-"""Judgements as observations of the user model."""
+"""Judgements become observations of the user model."""
 
 from dataclasses import replace
 
@@ -54,16 +54,16 @@ def test_every_kind_in_its_native_form(reward):
         assert np.isfinite(compute_site(observation, StackedBeliefs.stack(prior, prior)).linear).all()
 
 
-def test_two_texts_are_a_pair_whatever_the_kind_is_called(reward):
+def test_two_texts_of_any_kind_are_a_pair(reward):
     items = described(reward, 2)
     assert isinstance(build_observation(reward, items, kind="choice"), Pair)
     assert isinstance(build_observation(reward, items, kind="ranking"), Pair)
-    # Tied, they are no pair, and say nothing.
+    # If the two are tied, they form no pair and carry no information.
     tied = build_observation(reward, items, kind="ranking", groups=(2,))
     assert tied is None
 
 
-def test_what_says_nothing_is_none(reward):
+def test_judgements_without_information_give_none(reward):
     items = described(reward, 3)
     for kind in ("pair", "edit"):
         assert build_observation(reward, items[[0, 1]], kind=kind, weight=0.0) is None
@@ -89,6 +89,6 @@ def test_what_says_nothing_is_none(reward):
         ("retract", 2, None),
     ],
 )
-def test_what_is_no_judgement_is_refused(reward, kind, n, value):
+def test_invalid_judgements_are_refused(reward, kind, n, value):
     with pytest.raises(ValueError, match=f"{kind!r} of {n} items"):
         build_observation(reward, described(reward, n), kind=kind, value=value)

@@ -1,4 +1,4 @@
-"""The mixture's closed form against quadrature of the evidence and direct linear algebra."""
+"""The mixture's closed form agrees with quadrature of the evidence and direct linear algebra."""
 
 import numpy as np
 import pytest
@@ -12,20 +12,20 @@ def test_one_gaussian_times_a_site_is_a_linear_solve(rng, make_population):
         population = make_population(rng, q=q)
         root = rng.normal(0, 1, (q, 2))
         precision, linear = root @ root.T, rng.normal(0, 1, q)
-        found = population.update(precision, linear)
+        posterior = population.update(precision, linear)
         total = population.precisions[0] + precision
         target = population.precisions[0] @ population.means[0] + linear
-        np.testing.assert_allclose(found.means[0], np.linalg.solve(total, target), atol=1e-9)
-        np.testing.assert_allclose(found.covariances[0] @ total, np.eye(q), atol=1e-9)
-        np.testing.assert_array_equal(found.weights, [1.0])
+        np.testing.assert_allclose(posterior.means[0], np.linalg.solve(total, target), atol=1e-9)
+        np.testing.assert_allclose(posterior.covariances[0] @ total, np.eye(q), atol=1e-9)
+        np.testing.assert_array_equal(posterior.weights, [1.0])
 
 
 def test_no_evidence_is_the_prior(rng, make_population):
     population = make_population(rng, archetypes=3)
-    found = population.update(np.zeros((3, 3)), np.zeros(3))
-    np.testing.assert_allclose(found.weights, population.weights, rtol=1e-12)
-    np.testing.assert_allclose(found.means, population.means, atol=1e-12)
-    np.testing.assert_allclose(found.covariances, population.prior.covariances, atol=1e-12)
+    posterior = population.update(np.zeros((3, 3)), np.zeros(3))
+    np.testing.assert_allclose(posterior.weights, population.weights, rtol=1e-12)
+    np.testing.assert_allclose(posterior.means, population.means, atol=1e-12)
+    np.testing.assert_allclose(posterior.covariances, population.prior.covariances, atol=1e-12)
     assert population.q == 3
 
 
@@ -34,19 +34,19 @@ def test_archetype_weights_are_evidence_in_one_dimension(rng, make_population):
     for _ in range(8):
         population = make_population(rng, q=1, archetypes=2)
         precision, linear = rng.uniform(0, 3), rng.normal(0, 2)
-        found = population.update(np.full((1, 1), precision), np.full(1, linear))
+        posterior = population.update(np.full((1, 1), precision), np.full(1, linear))
         prior = norm.pdf(y, population.means, population.precisions[:, 0] ** -0.5)  # [2, grid]
         density = population.weights[:, None] * prior * np.exp(-0.5 * precision * y**2 + linear * y)
         evidence = density.sum(axis=1)
-        np.testing.assert_allclose(found.weights, evidence / evidence.sum(), rtol=1e-9)
-        np.testing.assert_allclose(found.means[:, 0], density @ y / evidence, atol=1e-9)
+        np.testing.assert_allclose(posterior.weights, evidence / evidence.sum(), rtol=1e-9)
+        np.testing.assert_allclose(posterior.means[:, 0], density @ y / evidence, atol=1e-9)
 
 
 def test_archetype_weights_are_evidence_in_two_dimensions(rng, make_population):
     population = make_population(rng, q=2, archetypes=2)
     direction = np.array([1.0, -0.7])
     precision, linear = 0.8 * np.outer(direction, direction), 1.3 * direction
-    found = population.update(precision, linear)
+    posterior = population.update(precision, linear)
     y = np.stack(np.meshgrid(*[np.linspace(-12, 12, 401)] * 2), axis=-1)  # [401, 401, 2]
     likelihood = np.exp(-0.5 * ((y @ precision) * y).sum(-1) + y @ linear)
     evidence = np.array(
@@ -57,15 +57,16 @@ def test_archetype_weights_are_evidence_in_two_dimensions(rng, make_population):
             )
         ]
     )
-    np.testing.assert_allclose(found.weights, evidence / evidence.sum(), rtol=1e-8)
+    np.testing.assert_allclose(posterior.weights, evidence / evidence.sum(), rtol=1e-8)
 
 
 def test_overwhelming_evidence_neither_overflows_nor_underflows():
     population = Population(np.array([0.5, 0.5]), np.array([[-40.0], [40.0]]), np.array([[[4.0]], [[4.0]]]))
-    found = population.update(np.full((1, 1), 1e4), np.full(1, 4e5))  # a thousand judgements all say y = 40
-    np.testing.assert_allclose(found.weights, [0.0, 1.0], atol=1e-300)
-    assert found.weights.sum() == 1.0
-    assert found.means[1, 0] == pytest.approx(40.0)
+    # A thousand judgements all state y = 40.
+    posterior = population.update(np.full((1, 1), 1e4), np.full(1, 4e5))
+    np.testing.assert_allclose(posterior.weights, [0.0, 1.0], atol=1e-300)
+    assert posterior.weights.sum() == 1.0
+    assert posterior.means[1, 0] == pytest.approx(40.0)
 
 
 def test_second_moments(rng, make_population):

@@ -1,4 +1,4 @@
-"""`UserPosterior`: contract checks that every kind of observation must pass, and its bytes."""
+"""`UserPosterior`: contract checks for every kind of observation, and serialisation to bytes."""
 
 import struct
 from collections.abc import Callable
@@ -26,7 +26,7 @@ DAY = 86_400.0
 
 @pytest.fixture
 def observe(make_items) -> Callable[..., Observation]:
-    """A random observation of a kind."""
+    """Returns a function that makes a random observation of a kind."""
 
     def make(rng: np.random.Generator, kind: str, *, k: int = 2, size: float = 1.0) -> Observation:
         if kind == "mixed":
@@ -90,13 +90,13 @@ def test_learning_keeps_the_contract(rng, make_items, make_population, observe, 
 
 
 @pytest.mark.parametrize("kind", SINGLE)
-def test_a_repeated_judgement_pulls_its_utility_one_way(rng, make_population, observe, kind):
-    """What was said becomes more and more true of the user, and never overshoots into nonsense."""
+def test_a_repeated_judgement_moves_its_utility_in_one_direction(rng, make_population, observe, kind):
+    """The predicted judgement moves steadily towards the stated one and never overshoots."""
     population = make_population(rng)
     observation = observe(rng, kind)
     posterior = UserPosterior.at_prior(population)
 
-    def said(p: UserPosterior) -> float:
+    def predict(p: UserPosterior) -> float:
         match observation:
             case Pair(winner, loser):
                 return float(p.utility(winner).mean[0] - p.utility(loser).mean[0])
@@ -107,16 +107,16 @@ def test_a_repeated_judgement_pulls_its_utility_one_way(rng, make_population, ob
             case Ranking():
                 return log_probability(observation, p.beliefs)
 
-    values = [said(posterior)]
+    values = [predict(posterior)]
     for _ in range(15):
         posterior = posterior.learn(observation)
-        values.append(said(posterior))
+        values.append(predict(posterior))
     assert (np.diff(values) > 0).all()
     assert abs(values[-1]) < 20
     assert posterior.changes == 0
 
 
-def test_a_user_nobody_has_heard_from_is_the_population(rng, make_items, make_population):
+def test_a_user_without_judgements_equals_the_population(rng, make_items, make_population):
     population = make_population(rng, archetypes=2)
     posterior = UserPosterior.at_prior(population)
     assert posterior.judgements == 0
@@ -127,8 +127,8 @@ def test_a_user_nobody_has_heard_from_is_the_population(rng, make_items, make_po
     np.testing.assert_allclose(posterior.utility(items).mean, expected, rtol=1e-12)
 
 
-def test_utility_is_that_of_sampled_users_and_residuals(rng, make_items, make_population):
-    """Mean and std against 200,000 draws of archetype, user position and item residuals."""
+def test_utility_agrees_with_sampled_users_and_residuals(rng, make_items, make_population):
+    """Mean and standard deviation agree with 200,000 draws of archetype, user position and item residuals."""
     population = make_population(rng, archetypes=2)
     posterior = UserPosterior.at_prior(population).learn(Vote(make_items(rng), 1))
     items = make_items(rng, 3, residual=0.5)
@@ -145,12 +145,12 @@ def test_utility_is_that_of_sampled_users_and_residuals(rng, make_items, make_po
         assert utility.std[0] == pytest.approx(draws.std(), rel=0.01)
 
 
-def test_uncertainty_of_the_text_is_part_of_the_uncertainty(rng, make_items, make_population):
+def test_uncertainty_includes_that_of_the_text(rng, make_items, make_population):
     posterior = UserPosterior.at_prior(make_population(rng))
-    known = make_items(np.random.default_rng(5), residual=0.0)
+    certain = make_items(np.random.default_rng(5), residual=0.0)
     vague = make_items(np.random.default_rng(5), residual=1.0)
-    np.testing.assert_array_equal(known.base, vague.base)
-    difference = posterior.utility(vague).std ** 2 - posterior.utility(known).std ** 2
+    np.testing.assert_array_equal(certain.base, vague.base)
+    difference = posterior.utility(vague).std ** 2 - posterior.utility(certain).std ** 2
     second = posterior.beliefs.second_moments[0, 1:]
     np.testing.assert_allclose(difference, vague.base_variance + vague.direction_variance @ second)
 
@@ -161,7 +161,7 @@ def test_order_hardly_matters_and_a_refused_judgement_changes_nothing(rng, make_
     forth = back = UserPosterior.at_prior(population)
     for a, b in zip(observations, reversed(observations), strict=True):
         forth, back = forth.learn(a), back.learn(b)
-    # Logistic sites are taken online, each at its own fixed point: not exactly commutative, but close.
+    # Each logistic site is computed online at its own fixed point, so the order matters slightly.
     spread = np.sqrt(np.diag(forth.beliefs.covariances[0]))
     assert (np.abs(forth.beliefs.means[0] - back.beliefs.means[0]) < 0.2 * spread).all()
     before = evidence(forth)
@@ -172,7 +172,7 @@ def test_order_hardly_matters_and_a_refused_judgement_changes_nothing(rng, make_
     assert evidence(forth) == before
 
 
-def test_thousands_of_judgements_stay_sane(rng, make_items, make_population):
+def test_thousands_of_judgements_stay_stable(rng, make_items, make_population):
     posterior = UserPosterior.at_prior(make_population(rng))
     a, b = make_items(rng), make_items(rng)
     for _ in range(2000):
@@ -191,8 +191,8 @@ def test_thousands_of_judgements_stay_sane(rng, make_items, make_population):
     assert UserPosterior.from_bytes(posterior.to_bytes(), posterior.population).judgements == 4000
 
 
-def test_beliefs_are_those_of_the_evidence(rng, make_population, observe):
-    """Carried forward by rank-one updates, and computed anew every 128th time: always what inverting would give."""
+def test_beliefs_agree_with_the_evidence(rng, make_population, observe):
+    """Rank-one updates, with a recomputation every 128 updates, always agree with inversion."""
     population = make_population(rng, q=17, archetypes=2)
     posterior = UserPosterior.at_prior(population)
     for number in range(2 * REFRESH_INTERVAL + 2):
@@ -208,8 +208,8 @@ def test_beliefs_are_those_of_the_evidence(rng, make_population, observe):
 
 
 @pytest.mark.parametrize("archetypes", [1, 3])
-def test_a_fold_is_the_same_wherever_it_was_interrupted(rng, make_population, observe, archetypes):
-    """Saved and read after any judgement, bit for bit."""
+def test_a_fold_does_not_depend_on_where_it_was_interrupted(rng, make_population, observe, archetypes):
+    """Saving and reading after any judgement gives the same bits."""
     population = make_population(rng, archetypes=archetypes)
     history = [observe(rng, "mixed") for _ in range(12)]
     whole = UserPosterior.at_prior(population).fold(history)
@@ -273,10 +273,10 @@ def test_time_must_run_forwards(rng, make_population, elapsed, half_life):
         UserPosterior.at_prior(make_population(rng)).forget(elapsed, half_life)
 
 
-# ---------------------------------------------------------------- a change of mind
+# ---------------------------------------------------------------- detected changes
 
 
-def test_a_change_discounts_what_was_learned_once(rng, make_items):
+def test_a_change_discounts_the_evidence_once(rng, make_items):
     population = Population(np.ones(1), np.zeros((1, 3)), np.eye(3)[None])
     a, b = make_items(rng, base=[0.0]), make_items(rng, base=[0.0])
     posterior = UserPosterior.at_prior(population)
@@ -290,15 +290,15 @@ def test_a_change_discounts_what_was_learned_once(rng, make_items):
     before, after = steps[-2], steps[-1]
     assert 6 <= len(steps) - 1 <= 12  # no single judgement decides
     assert (np.diff([p.change_statistic for p in steps[:-1]]) > 0).all()
-    # What is left is a quarter of the old, and the judgement that showed it, learned afresh.
-    kept = UserPosterior(population, RETAINED_SHARE * before.precision, RETAINED_SHARE * before.linear).learn(
-        Pair(b, a)
-    )
-    np.testing.assert_allclose(after.precision, kept.precision, rtol=1e-12)
-    np.testing.assert_allclose(after.linear, kept.linear, rtol=1e-12)
+    # A quarter of the old evidence remains, plus the judgement that revealed the change.
+    expected = UserPosterior(
+        population, RETAINED_SHARE * before.precision, RETAINED_SHARE * before.linear
+    ).learn(Pair(b, a))
+    np.testing.assert_allclose(after.precision, expected.precision, rtol=1e-12)
+    np.testing.assert_allclose(after.linear, expected.linear, rtol=1e-12)
     assert (after.judgements, after.changes) == (before.judgements + 1, 1)
-    assert after.change_statistic == kept.change_statistic <= 1.0
-    # And the new opinion is soon believed.
+    assert after.change_statistic == expected.change_statistic <= 1.0
+    # The new opinion is soon learned.
     settled = after
     for _ in range(12):
         settled = settled.learn(Pair(b, a))
@@ -323,14 +323,14 @@ def test_bytes_round_trip(rng, make_items, make_population, observe, q):
     np.testing.assert_allclose(again.utility(items).mean, posterior.utility(items).mean, atol=1e-6)
     np.testing.assert_allclose(again.utility(items).std, posterior.utility(items).std, rtol=1e-6)
     np.testing.assert_allclose(again.archetype_weights, posterior.archetype_weights, atol=1e-6)
-    # And what it learns next is the same too: saving between two judgements changes hardly anything.
+    # What it learns next is also nearly the same.
     more = observe(rng, "vote", k=q - 1)
     np.testing.assert_allclose(again.learn(more).precision, posterior.learn(more).precision, atol=2e-6)
     np.testing.assert_allclose(again.learn(more).linear, posterior.learn(more).linear, atol=2e-6)
 
 
 @pytest.mark.parametrize("q", [1, 2, 17])
-def test_rounding_is_what_is_read_to_the_bit(rng, make_population, observe, q):
+def test_a_rounded_posterior_equals_the_read_one_to_the_bit(rng, make_population, observe, q):
     population = make_population(rng, q=q, archetypes=2)
     posterior = UserPosterior.at_prior(population)
     for _ in range(20):
@@ -339,31 +339,31 @@ def test_rounding_is_what_is_read_to_the_bit(rng, make_population, observe, q):
             UserPosterior.from_bytes(posterior.to_bytes(), population),
             posterior.round_to_stored(),
         )
-        for one, other in (
+        for actual, expected in (
             (read, rounded),
-            (read.learn(told := observe(rng, "vote", k=q - 1)), rounded.learn(told)),
+            (read.learn(observation := observe(rng, "vote", k=q - 1)), rounded.learn(observation)),
         ):
-            assert one.precision.tobytes() == other.precision.tobytes()
-            assert one.linear.tobytes() == other.linear.tobytes()
-            assert one.to_bytes() == other.to_bytes()
+            assert actual.precision.tobytes() == expected.precision.tobytes()
+            assert actual.linear.tobytes() == expected.linear.tobytes()
+            assert actual.to_bytes() == expected.to_bytes()
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("field", ["precision", "linear"])
-def test_what_is_not_finite_cannot_be_stored(rng, make_population, number, field):
+def test_numbers_that_are_not_finite_cannot_be_stored(rng, make_population, number, field):
     posterior = UserPosterior.at_prior(make_population(rng, q=3))
     getattr(posterior, field)[-1] = number
     with pytest.raises(PosteriorError, match="not finite"):
         posterior.round_to_stored()
 
 
-def test_saving_between_all_judgements_changes_hardly_anything(rng, make_items, make_population, observe):
+def test_saving_after_every_judgement_changes_hardly_anything(rng, make_items, make_population, observe):
     population = make_population(rng, q=17)
     live = stored = UserPosterior.at_prior(population)
     for _ in range(300):
-        told = observe(rng, "mixed", k=16, size=0.5)
-        live = live.learn(told)
-        stored = UserPosterior.from_bytes(stored.learn(told).to_bytes(), population)
+        observation = observe(rng, "mixed", k=16, size=0.5)
+        live = live.learn(observation)
+        stored = UserPosterior.from_bytes(stored.learn(observation).to_bytes(), population)
     assert stored.judgements == live.judgements
     assert (stored.change_statistic, stored.changes) == (
         pytest.approx(live.change_statistic, abs=1e-4),
@@ -380,7 +380,7 @@ def test_a_user_with_sixteen_directions_fits_into_a_kilobyte(rng, make_populatio
     assert len(posterior.to_bytes()) == 24 + 4 * (17 + 17 * 18 // 2) == 704
 
 
-def test_the_prior_survives_its_bytes(rng, make_population):
+def test_the_prior_survives_a_round_trip(rng, make_population):
     population = make_population(rng, archetypes=2)
     again = UserPosterior.from_bytes(UserPosterior.at_prior(population).to_bytes(), population)
     assert again.judgements == 0
@@ -400,9 +400,9 @@ def test_damaged_bytes_are_refused(rng, make_population, observe):
         "other size, same length": blob[:4] + struct.pack("<H", 2) + blob[6:],
         "other archetypes": blob[:6] + struct.pack("<H", 3) + blob[8:],
     }
-    for what, content in damaged.items():
+    for damage, content in damaged.items():
         with pytest.raises(PosteriorError):
-            pytest.fail(f"{what}: {UserPosterior.from_bytes(content, population)}")
+            pytest.fail(f"{damage}: {UserPosterior.from_bytes(content, population)}")
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
@@ -415,12 +415,12 @@ def test_numbers_that_are_not_finite_are_damage(rng, make_population, number):
             UserPosterior.from_bytes(damaged, population)
 
 
-@pytest.mark.parametrize("surprise", [-1e-9, CHANGE_THRESHOLD + 1e-9, float("nan"), float("inf")])
-def test_a_surprise_that_cannot_be_is_damage(rng, make_population, surprise):
+@pytest.mark.parametrize("statistic", [-1e-9, CHANGE_THRESHOLD + 1e-9, float("nan"), float("inf")])
+def test_an_impossible_change_statistic_is_damage(rng, make_population, statistic):
     population = make_population(rng)
     blob = UserPosterior.at_prior(population).to_bytes()
     with pytest.raises(PosteriorError, match="out of bounds"):
-        UserPosterior.from_bytes(blob[:12] + struct.pack("<d", surprise) + blob[20:], population)
+        UserPosterior.from_bytes(blob[:12] + struct.pack("<d", statistic) + blob[20:], population)
 
 
 def test_bytes_of_another_population_are_refused(rng, make_population):
@@ -431,11 +431,11 @@ def test_bytes_of_another_population_are_refused(rng, make_population):
         UserPosterior.from_bytes(blob, make_population(rng, q=3, archetypes=2))
 
 
-def test_one_dimension_is_enough(rng, make_items):
-    """A model without directions of taste: only the threshold is the user's own."""
+def test_one_dimension_is_supported(rng, make_items):
+    """In a model without directions of taste, only the threshold is personal."""
     population = Population(np.ones(1), np.zeros((1, 1)), np.ones((1, 1, 1)))
     item = make_items(rng, k=0)
     posterior = UserPosterior.at_prior(population).learn(Vote(item, -1))
     assert posterior.beliefs.means[0, 0] < 0
     pair = UserPosterior.at_prior(population).learn(Pair(item, make_items(rng, k=0)))
-    assert pair.beliefs.means[0, 0] == 0  # pairs say nothing of a threshold
+    assert pair.beliefs.means[0, 0] == 0  # pairs carry no information about the threshold

@@ -1,4 +1,4 @@
-"""From feature vectors to items: item memory, rating scales and flip rates by source, tastes."""
+"""`RewardModel` turns feature vectors into items: item memory, rating scales, flip rates and tastes."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ LENGTH = 64 + ATTRIBUTE_NAMES.index("length")  # column behind a HashingEncoder 
 # ---------------------------------------------------------------- items
 
 
-def test_items_are_sliced_in_the_order_asked(rng, make_items):
+def test_items_are_sliced_in_the_requested_order(rng, make_items):
     items = make_items(rng, 4)
     assert len(items) == 4
     picked = items[[3, 0, 0]]
@@ -32,7 +32,7 @@ def test_items_are_sliced_in_the_order_asked(rng, make_items):
     np.testing.assert_array_equal(items.features, np.column_stack([np.ones(4), items.directions]))
 
 
-def test_item_keys_tell_context_from_text():
+def test_item_keys_distinguish_context_and_text():
     assert len(item_key("context", "text")) == 16
     keys = {item_key(*pair) for pair in [("a", "b"), ("b", "a"), ("ab", ""), ("", "ab"), ("\ud800", "b")]}
     assert len(keys) == 5
@@ -54,18 +54,16 @@ def test_describe_splits_base_directions_and_loadings(extractor, reward):
     np.testing.assert_array_equal(items.base_variance, variance[:, 0])
     np.testing.assert_array_equal(items.directions[:, :2], mean[:, 1:])
     np.testing.assert_allclose(items.directions[:, 2], vectors[:, LENGTH].astype(float) - 3.0)
-    np.testing.assert_array_equal(
-        items.direction_variance[:, 2], 0
-    )  # a known attribute is known without error
+    np.testing.assert_array_equal(items.direction_variance[:, 2], 0)  # attributes are known without error
     assert (reward.q, reward.rank) == (4, 2)
 
 
-def test_without_keys_texts_are_told_apart_by_their_vectors(extractor, reward):
+def test_without_keys_texts_are_distinguished_by_their_vectors(extractor, reward):
     items = reward.describe(extractor.extract(["one", "two", "one"]).vectors)
     assert items.keys[0] == items.keys[2] != items.keys[1]
 
 
-def test_a_text_that_was_judged_is_remembered(extractor, reward):
+def test_a_judged_text_is_remembered(extractor, reward):
     vectors = extractor.extract(["known text", "new text"]).vectors
     keys = [item_key("here", "known text"), item_key("here", "new text")]
     memory = ItemMemory({keys[0]: 0}, np.array([[2.5, -1.0, 0.5]]), np.array([[0.01, 0.02, 0.03]]))
@@ -73,12 +71,12 @@ def test_a_text_that_was_judged_is_remembered(extractor, reward):
     items, plain = model.describe(vectors, keys), reward.describe(vectors, keys)
     assert items.base[0] == 2.5
     np.testing.assert_array_equal(items.directions[0, :2], [-1.0, 0.5])
-    assert items.directions[0, 2] == plain.directions[0, 2]  # attributes come from the text still
+    assert items.directions[0, 2] == plain.directions[0, 2]  # attributes still come from the text
     np.testing.assert_array_equal(items.direction_variance[0], [0.02, 0.03, 0.0])
     np.testing.assert_array_equal(items.directions[1], plain.directions[1])
     assert items.base[1] == plain.base[1]
     assert items.keys == tuple(keys)
-    # The same text in another context is another item, and without keys nothing is looked up.
+    # The same text in another context is another item. Without keys nothing is looked up.
     assert model.describe(vectors, [item_key("there", "known text"), keys[1]]).base[0] == plain.base[0]
     assert model.describe(vectors).base[0] == plain.base[0]
 
@@ -96,14 +94,14 @@ def test_every_source_has_a_rating_scale(reward):
 
 
 def test_every_source_has_a_rate_of_wrong_labels(reward):
-    assert reward.flip("stars") == reward.flip() == 0.0  # a model that doubts nothing
+    assert reward.flip("stars") == reward.flip() == 0.0  # a model without wrong labels
     model = replace(reward, flips={"default": 0.05, "stars": 0.2})
     assert model.flip("stars") == 0.2
     assert model.flip("unheard of") == model.flip() == model.flip("") == 0.05
 
 
 def test_tastes_are_directions_of_features_known_without_error(rng, extractor, reward):
-    """Any direction of x: its prior variance stands beside the learned ones, under every archetype."""
+    """Any direction of x can be added. Its prior variance is appended under every archetype."""
     population = reward.population
     two = replace(
         reward,
@@ -150,13 +148,13 @@ def test_declared_tastes_are_coordinates_of_the_user(extractor, reward):
     assert wider.reference.directions.shape == (1, 5)
 
 
-def test_three_choices_of_the_longer_text_carry_over_to_unseen_ones(extractor, reward):
-    """And the converse for the opposite user: the attribute, not the words, carries the taste."""
+def test_three_choices_of_longer_texts_generalise_to_unseen_texts(extractor, reward):
+    """The opposite user prefers the shorter text. The attribute, not the words, carries the taste."""
     prior = reward.text_prior
     assert isinstance(prior, LinearTextPrior)
     reward = replace(
         reward, text_prior=replace(prior, weights=np.zeros_like(prior.weights))
-    )  # nothing shared
+    )  # no shared words
     short = ["Yes.", "It works.", "Try it again."]
     long = [
         "There are several reasons for this, and the first of them has to do with how the whole thing was made.",

@@ -1,4 +1,4 @@
-"""Scrambled Sobol points are torch's, bit by bit."""
+"""Scrambled Sobol points equal torch's bit for bit."""
 
 import hashlib
 
@@ -25,17 +25,17 @@ from penchant.models.taste.sobol import MAX_POINTS, MAX_WIDTH, TABLE, pack_table
         (2048, 33),
     ],
 )
-def test_the_points_are_those_of_torch(width, count, seed):
+def test_points_agree_with_torch(width, count, seed):
     expected = SobolEngine(width, scramble=True, seed=seed).draw(count).double().numpy()
     np.testing.assert_array_equal(scrambled_sobol(width, count, seed=seed), expected)
 
 
-def test_every_dimension_of_the_table_is_that_of_torch():
+def test_every_dimension_of_the_table_agrees_with_torch():
     np.testing.assert_array_equal(np.load(TABLE), pack_table(SobolEngine(MAX_WIDTH).sobolstate.numpy()))
 
 
-def test_draws_are_the_same_for_ever():
-    """Hash of what torch 2.13.0 drew: states in stores were learned with these numbers."""
+def test_draws_never_change():
+    """The hash is of draws of torch 2.13.0. Stored states were learned with these numbers."""
     digest = hashlib.sha256()
     for width, count in ((32, 512), (5, 256), (50, 32)):
         digest.update(scrambled_sobol(width, count).tobytes())
@@ -43,6 +43,6 @@ def test_draws_are_the_same_for_ever():
 
 
 @pytest.mark.parametrize(("width", "count"), [(0, 8), (MAX_WIDTH + 1, 8), (3, 0), (3, MAX_POINTS + 1)])
-def test_what_the_table_does_not_reach_is_an_error(width, count):
+def test_dimensions_beyond_the_table_are_an_error(width, count):
     with pytest.raises(ValueError, match=f"{MAX_WIDTH if count == 8 else MAX_POINTS}"):
         scrambled_sobol(width, count)

@@ -1,4 +1,4 @@
-"""What the text alone says: standardisation, the radial basis, Bayesian linear regression and its uncertainty."""
+"""The text prior: standardisation, the radial basis, Bayesian linear regression and its uncertainty."""
 
 from dataclasses import replace
 
@@ -52,12 +52,12 @@ def test_a_feature_that_almost_never_varies_is_dropped(rng):
 
 
 def kernel(basis: RadialBasis, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """exp(−|a − b|²/2ℓ²) by SciPy's distances."""
+    """Return exp(−|a − b|²/2ℓ²) by SciPy's distances."""
     return np.exp(-(cdist(a * basis.scale, b * basis.scale) ** 2) / (2 * basis.length**2))
 
 
-def test_where_all_texts_are_inducing_the_nystroem_kernel_is_exact(rng):
-    """Up to the jitter: K(K + εI)⁻¹K = K − εK(K + εI)⁻¹, off by ε at most."""
+def test_the_nystroem_kernel_is_exact_if_all_texts_are_inducing(rng):
+    """With the jitter, K(K + εI)⁻¹K = K − εK(K + εI)⁻¹ differs from K by ε at most."""
     vectors = rng.normal(size=(MAX_INDUCING, 5)).astype(np.float16)
     standardiser = Standardiser.fit(vectors)
     basis = standardiser.basis
@@ -65,13 +65,13 @@ def test_where_all_texts_are_inducing_the_nystroem_kernel_is_exact(rng):
     assert len(basis.inducing) == MAX_INDUCING
     z = basis(basis.inducing)
     np.testing.assert_allclose(z @ z.T, kernel(basis, basis.inducing, basis.inducing), atol=1.01 * JITTER)
-    # Inducing texts are kept in half precision: the texts themselves are as good.
+    # Inducing texts are kept in half precision, which is accurate enough.
     x = standardiser(vectors)
     z, wide = x[:, 5:-1], x[:, :5]
     np.testing.assert_allclose(z @ z.T, kernel(basis, wide, wide), atol=2e-3)
 
 
-def test_with_fewer_inducing_texts_it_is_their_projection(rng):
+def test_the_kernel_of_fewer_inducing_texts_is_their_projection(rng):
     """k(x, Z)(K_ZZ + εI)⁻¹k(Z, x'), never more than the kernel's own 1 on the diagonal."""
     vectors = rng.normal(size=(600, 5)).astype(np.float16)
     standardiser = Standardiser.fit(vectors)
@@ -82,7 +82,7 @@ def test_with_fewer_inducing_texts_it_is_their_projection(rng):
     z = basis(wide)
     np.testing.assert_allclose(z @ z.T, expected, atol=1e-9)
     assert (z**2).sum(axis=1).max() <= 1 + 1e-9
-    # What is far from everything that was fitted is near to nothing.
+    # A text far from all inducing texts has features near 0.
     assert np.abs(basis(np.full((1, 5), 100.0))).max() == 0
 
 
@@ -97,8 +97,8 @@ def test_inducing_points_are_texts_and_their_median_distance_is_the_length(rng):
     assert basis.length == pytest.approx(np.median(pdist(basis.inducing * basis.scale)), rel=1e-6)
 
 
-def test_blocks_count_alike_in_the_kernel(rng):
-    """Sixty numbers of an embedding do not drown four attributes."""
+def test_blocks_have_equal_weight_in_the_kernel(rng):
+    """Sixty numbers of an embedding do not outweigh four attributes."""
     vectors = rng.normal(size=(300, 64)).astype(np.float16)
     basis = Standardiser.fit(vectors, blocks=(60, 4)).basis
     spread = (basis.inducing * basis.scale).var(axis=0)
@@ -106,11 +106,11 @@ def test_blocks_count_alike_in_the_kernel(rng):
     assert spread[60:].sum() == pytest.approx(1, rel=0.1)
 
 
-def test_the_seed_draws_the_inducing_texts(rng):
+def test_the_seed_determines_the_inducing_texts(rng):
     vectors = rng.normal(size=(400, 3)).astype(np.float16)
-    one, again, other = (Standardiser.fit(vectors, seed=seed).basis.inducing for seed in (1, 1, 2))
-    np.testing.assert_array_equal(one, again)
-    assert {*map(bytes, one)} != {*map(bytes, other)}
+    first, repeated, other = (Standardiser.fit(vectors, seed=seed).basis.inducing for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, repeated)
+    assert {*map(bytes, first)} != {*map(bytes, other)}
 
 
 def test_few_distinct_texts_have_no_radial_basis(rng):
@@ -155,21 +155,25 @@ def test_variance_is_never_below_the_residual(rng, prior):
 
 
 def test_arrays_keep_the_prior(rng, prior):
-    again = LinearTextPrior.from_arrays(prior.arrays())
+    repeated = LinearTextPrior.from_arrays(prior.arrays())
     vectors = rng.normal(size=(7, 4)).astype(np.float16)
     for before, after in zip(
-        prior.predict(prior.standardiser(vectors)), again.predict(again.standardiser(vectors)), strict=True
+        prior.predict(prior.standardiser(vectors)),
+        repeated.predict(repeated.standardiser(vectors)),
+        strict=True,
     ):
         np.testing.assert_allclose(after, before, rtol=2e-3)
-    third = LinearTextPrior.from_arrays(again.arrays())
+    third = LinearTextPrior.from_arrays(repeated.arrays())
     for before, after in zip(
-        again.predict(again.standardiser(vectors)), third.predict(third.standardiser(vectors)), strict=True
+        repeated.predict(repeated.standardiser(vectors)),
+        third.predict(third.standardiser(vectors)),
+        strict=True,
     ):
         np.testing.assert_array_equal(after, before)
 
 
 def test_arrays_keep_the_radial_basis(rng):
-    """Exactly: a bundle serves with the very features that its weights were fitted on."""
+    """The basis is kept exactly, so a bundle serves with the features that its weights were fitted on."""
     vectors = rng.normal(0.3, 2, (300, 6)).astype(np.float16)
     vectors[:, 2] = 1.0
     standardiser = Standardiser.fit(vectors, blocks=(4, 2))
@@ -183,10 +187,10 @@ def test_arrays_keep_the_radial_basis(rng):
     )
     arrays = prior.arrays()
     assert arrays["text.inducing"].dtype == np.float16
-    again = LinearTextPrior.from_arrays(arrays)
-    np.testing.assert_array_equal(again.standardiser(vectors), standardiser(vectors))
+    repeated = LinearTextPrior.from_arrays(arrays)
+    np.testing.assert_array_equal(repeated.standardiser(vectors), standardiser(vectors))
     np.testing.assert_array_equal(
-        again.predict(again.standardiser(vectors))[0], prior.predict(prior.standardiser(vectors))[0]
+        repeated.predict(repeated.standardiser(vectors))[0], prior.predict(prior.standardiser(vectors))[0]
     )
     plain = LinearTextPrior.from_arrays(
         replace(prior, standardiser=replace(standardiser, basis=None)).arrays()

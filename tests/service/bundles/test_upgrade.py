@@ -1,4 +1,4 @@
-"""From one bundle to the next, and back, while answers keep coming."""
+"""Upgrades to another bundle, and rollbacks, while the servers keep answering."""
 
 import itertools
 import json
@@ -34,18 +34,18 @@ DOCUMENTS = ["boat sea", "tree house", "many words " * 20]
 PATIENCE_SECONDS = 60
 
 
-def wait_until(what: Callable[[], Any]) -> Any:
-    """What `what` gives once that is something: the server's threads work by themselves."""
+def wait_until(condition: Callable[[], Any]) -> Any:
+    """Wait until `condition` returns a truthy value, and return it. The servers' threads work in the background."""
     deadline, tick = time.monotonic() + PATIENCE_SECONDS, threading.Event()
-    while not (found := what()):
+    while not (result := condition()):
         assert time.monotonic() < deadline, "it never came"
         tick.wait(0.01)
-    return found
+    return result
 
 
 @dataclass
 class World:
-    """Servers on one store, which rank with `first` until they are told otherwise; two encoders; three bundles."""
+    """Servers on one store that rank with `first` until another bundle is activated, two encoders and three bundles."""
 
     folder: Path
     clock: Clock
@@ -85,31 +85,31 @@ class World:
         self.stack.close()
 
     def run(self, *arguments: str, code: int = 0, **environment: str) -> str:
-        """What a command prints on either stream."""
+        """Run a command and return what it prints on either stream."""
         assert self.store is not None
         url = self.store.place.get("store_url")
-        at = (
+        place = (
             ("--data-dir", str(self.store.place["data_dir"]))
             if url is None
             else ("--store-url", url.get_secret_value())
         )
-        found: Result = CliRunner(env={"COLUMNS": "300", **environment}).invoke(app, [*arguments, *at])
-        assert found.exit_code == code, (found.output, found.exception)
-        return found.output
+        result: Result = CliRunner(env={"COLUMNS": "300", **environment}).invoke(app, [*arguments, *place])
+        assert result.exit_code == code, (result.output, result.exception)
+        return result.output
 
     def upgrade(self, bundle: Bundle, *arguments: str, code: int = 0, **environment: str) -> str:
         folder = self.folder / bundle.version
         bundle.save(folder)
         return self.run("upgrade", str(folder), *arguments, code=code, **environment)
 
-    def standing(self, bundle: Bundle) -> dict[str, Any]:
-        """What is told of one bundle."""
-        (found,) = [one for one in self.status()["bundles"] if one["version"] == bundle.version]
-        return dict(found)
+    def describe(self, bundle: Bundle) -> dict[str, Any]:
+        """Return the listed state of one bundle."""
+        (match,) = [row for row in self.status()["bundles"] if row["version"] == bundle.version]
+        return dict(match)
 
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.run("upgrade", "--status", "--json"))
-        return found
+        status: dict[str, Any] = json.loads(self.run("upgrade", "--status", "--json"))
+        return status
 
 
 @pytest.fixture
@@ -122,23 +122,23 @@ def version_of(client: TestClient) -> str:
     return str(client.get("/v1/models").json()["data"][0]["bundle_version"])
 
 
-def ranks_with(*clients: TestClient, bundle: Bundle) -> None:
+def wait_for_bundle(*clients: TestClient, bundle: Bundle) -> None:
     wait_until(lambda: all(version_of(client) == bundle.version for client in clients))
 
 
 def judgement(user: str, number: int) -> dict[str, Any]:
-    """The n-th event of a user: of every kind some, a retraction among them."""
+    """Return the n-th event of a user. All kinds of events occur, retractions included."""
     texts = [f"{user} text {number % 7} " + "x " * (number % 5), f"other {number % 3}"]
     match number % 5:
         case 0:
-            said: dict[str, Any] = {"type": "vote", "text": texts[0], "value": 1 if number % 2 else -1}
+            event: dict[str, Any] = {"type": "vote", "text": texts[0], "value": 1 if number % 2 else -1}
         case 1 | 2:
-            said = {"type": "preference", "chosen": texts[0], "rejected": texts[1]}
+            event = {"type": "preference", "chosen": texts[0], "rejected": texts[1]}
         case 3:
-            said = {"type": "rating", "text": texts[1], "value": number % 4, "scale": [0, 4]}
+            event = {"type": "rating", "text": texts[1], "value": number % 4, "scale": [0, 4]}
         case _:
-            said = {"type": "retract", "target_event_id": f"{user}-{number - 1}"}
-    return {"user": user, "event_id": f"{user}-{number}", **said}
+            event = {"type": "retract", "target_event_id": f"{user}-{number - 1}"}
+    return {"user": user, "event_id": f"{user}-{number}", **event}
 
 
 def teach(client: TestClient, user: str, numbers: Sequence[int]) -> None:
@@ -148,7 +148,7 @@ def teach(client: TestClient, user: str, numbers: Sequence[int]) -> None:
 
 
 def ranked(client: TestClient, user: str) -> tuple[int, list[float]]:
-    """(posterior version, scores in the order of the documents)."""
+    """Return (posterior version, scores in the order of the documents)."""
     answer = client.post("/v1/rerank", json={"query": "q", "documents": DOCUMENTS, "user": user})
     assert answer.status_code == 200, answer.text
     body = answer.json()
@@ -156,35 +156,38 @@ def ranked(client: TestClient, user: str) -> tuple[int, list[float]]:
     return body["meta"]["personalization"]["posterior_version"], [scores[i] for i in range(len(DOCUMENTS))]
 
 
-def taught_alone(world: World, store: Store, bundle: Bundle, told: dict[str, int]) -> dict[Any, list[float]]:
-    """What a server that knows one bundle alone says of users after each of their events."""
+def rank_with_one_bundle(
+    world: World, store: Store, bundle: Bundle, event_counts: dict[str, int]
+) -> dict[Any, list[float]]:
+    """Return the rankings of a server that has only ever had `bundle`, after each event of the users."""
     client = world.serve(store, pinned=bundle)
-    found: dict[Any, list[float]] = {}
-    for user, events in told.items():
+    scores: dict[Any, list[float]] = {}
+    for user, events in event_counts.items():
         for number in range(events):
             teach(client, user, [number])
-            found[user, number + 1] = ranked(client, user)[1]
-    return found
+            scores[user, number + 1] = ranked(client, user)[1]
+    return scores
 
 
-def test_answers_keep_coming_and_each_is_of_one_bundle(
+def test_servers_keep_answering_and_each_answer_uses_one_bundle(
     world: World, new_store: Callable[[], Store], store: Store
 ) -> None:
-    """Two servers on PostgreSQL, one on SQLite; rankings and feedback all the way through an upgrade and a rollback."""
+    """Rankings and feedback go on during an upgrade and a rollback, on two PostgreSQL servers or one SQLite server."""
     clients = [world.serve() for _ in range(2 if store.is_postgres else 1)]
-    told = dict.fromkeys(("steady", "busy", "busier"), 10)
-    for user, events in told.items():
+    event_counts = dict.fromkeys(("steady", "busy", "busier"), 10)
+    for user, events in event_counts.items():
         teach(clients[0], user, range(events))
     answers: list[tuple[str, int, list[float]]] = []
     done = threading.Event()
 
     def write(user: str) -> None:
-        for number in itertools.count(told[user]):
+        for number in itertools.count(event_counts[user]):
             if done.is_set():
                 return
             teach(clients[number % len(clients)], user, [number])
-            told[user] = number + 1
-            assert ranked(clients[(number + 1) % len(clients)], user)[0] == told[user]  # its own writes
+            event_counts[user] = number + 1
+            # Sees its own write.
+            assert ranked(clients[(number + 1) % len(clients)], user)[0] == event_counts[user]
 
     def read(user: str) -> None:
         for client in itertools.cycle(clients):
@@ -193,20 +196,20 @@ def test_answers_keep_coming_and_each_is_of_one_bundle(
             answers.append((user, *ranked(client, user)))
 
     with ThreadPoolExecutor(5) as threads:
-        working = [threads.submit(write, user) for user in ("busy", "busier")]
-        working += [threads.submit(read, user) for user in told]
+        tasks = [threads.submit(write, user) for user in ("busy", "busier")]
+        tasks += [threads.submit(read, user) for user in event_counts]
         try:
             for bundle in (world.second, world.first):
                 if bundle is world.second:
                     world.upgrade(bundle)
                 else:
                     world.run("rollback")
-                ranks_with(*clients, bundle=bundle)
-                seen = len(answers)
-                wait_until(lambda seen=seen: len(answers) > seen + 20 or any(one.done() for one in working))
+                wait_for_bundle(*clients, bundle=bundle)
+                count = len(answers)
+                wait_until(lambda count=count: len(answers) > count + 20 or any(one.done() for one in tasks))
         finally:
             done.set()
-        for one in working:
+        for one in tasks:
             one.result()
 
     assert [row["version"] for row in world.status()["activations"]] == [
@@ -214,35 +217,38 @@ def test_answers_keep_coming_and_each_is_of_one_bundle(
         world.second.version,
         world.first.version,
     ]
-    expected = [taught_alone(world, new_store(), bundle, told) for bundle in (world.first, world.second)]
-    of_bundle = [0, 0]
+    expected = [
+        rank_with_one_bundle(world, new_store(), bundle, event_counts)
+        for bundle in (world.first, world.second)
+    ]
+    answers_by_bundle = [0, 0]
     for user, version, scores in answers:
-        fits = [scores == pytest.approx(one[user, version], abs=1e-6) for one in expected]
-        assert sum(fits) == 1, (user, version, scores, [one[user, version] for one in expected])
-        of_bundle[fits.index(True)] += 1
-    assert min(of_bundle) > 0
-    for user, events in told.items():
+        matches = [scores == pytest.approx(one[user, version], abs=1e-6) for one in expected]
+        assert sum(matches) == 1, (user, version, scores, [one[user, version] for one in expected])
+        answers_by_bundle[matches.index(True)] += 1
+    assert min(answers_by_bundle) > 0
+    for user, events in event_counts.items():
         for client in clients:
             assert client.get(f"/v1/users/{user}").json()["feedback_events"] == events
             assert ranked(client, user)[1] == pytest.approx(expected[0][user, events], abs=1e-6)
     for bundle in (world.first, world.second):
-        told_of = world.run("replay", "--bundle", str(_saved(world, bundle)))
-        assert "3 users, 3 equal, 0 different" in told_of
+        output = world.run("replay", "--bundle", str(save_bundle(world, bundle)))
+        assert "3 users, 3 equal, 0 different" in output
 
 
-def _saved(world: World, bundle: Bundle) -> Path:
+def save_bundle(world: World, bundle: Bundle) -> Path:
     folder = world.folder / bundle.version
     bundle.save(folder)
     return folder
 
 
-def test_nothing_is_encoded_again_for_the_same_encoder(world: World) -> None:
+def test_an_upgrade_with_the_same_encoder_encodes_nothing(world: World) -> None:
     client = world.serve()
     teach(client, "u", range(12))
     before = ranked(client, "u")
     world.encoders[0].calls.clear()
     assert "is being prepared" in world.upgrade(world.second)
-    ranks_with(client, bundle=world.second)
+    wait_for_bundle(client, bundle=world.second)
     after = ranked(client, "u")
     assert after[0] == before[0]
     assert after[1] != before[1]
@@ -259,9 +265,9 @@ def test_a_server_learns_users_before_it_switches(world: World, store: Store) ->
         version=world.second.version,
     )
     assert rows == [("a", 3), ("b", 3), ("c", 3)]
-    found = world.standing(world.second)
-    assert (found["status"], found["users_done"], found["users_total"]) == ("ready", 3, 3)
-    ranks_with(client, bundle=world.second)
+    row = world.describe(world.second)
+    assert (row["status"], row["users_done"], row["users_total"]) == ("ready", 3, 3)
+    wait_for_bundle(client, bundle=world.second)
     assert client.get("/v1/users/a").json()["bundle"] == world.second.version
     assert (
         f'penchant_bundle_info{{name="tiny",version="{world.second.version}"}} 1.0'
@@ -270,23 +276,25 @@ def test_a_server_learns_users_before_it_switches(world: World, store: Store) ->
     assert world.first.version not in client.get("/metrics").text
 
 
-def test_another_encoder_reads_all_texts_again(world: World, new_store: Callable[[], Store]) -> None:
+def test_an_upgrade_with_another_encoder_encodes_all_texts(
+    world: World, new_store: Callable[[], Store]
+) -> None:
     client = world.serve()
     teach(client, "u", range(12))
-    told = world.upgrade(world.foreign, "--wait")
-    assert "are encoded again" in told
-    ranks_with(client, bundle=world.foreign)
+    output = world.upgrade(world.foreign, "--wait")
+    assert "are encoded again" in output
+    wait_for_bundle(client, bundle=world.foreign)
     read_again = world.encoders[1].texts
     assert "u text 0 " in read_again
-    expected = taught_alone(world, new_store(), world.foreign, {"u": 12})
+    expected = rank_with_one_bundle(world, new_store(), world.foreign, {"u": 12})
     assert ranked(client, "u")[1] == pytest.approx(expected["u", 12], abs=1e-6)
     assert "1 equal, 0 different, 0 behind" in world.run(
-        "replay", "--bundle", str(_saved(world, world.foreign))
+        "replay", "--bundle", str(save_bundle(world, world.foreign))
     )
     teach(client, "u", range(12, 20))
     world.run("rollback")
-    ranks_with(client, bundle=world.first)
-    expected = taught_alone(world, new_store(), world.first, {"u": 20})
+    wait_for_bundle(client, bundle=world.first)
+    expected = rank_with_one_bundle(world, new_store(), world.first, {"u": 20})
     assert ranked(client, "u")[1] == pytest.approx(expected["u", 20], abs=1e-6)
 
 
@@ -296,36 +304,37 @@ def test_what_says_nothing_to_another_encoder_is_told_first(world: World) -> Non
     world.run("tenants", "set", "default", "--no-keep-texts")
     wait_until(lambda: not client.app.state.runtime.access.tenancy.of("default").keep_texts)
     teach(client, "bare", range(3))
-    told = world.upgrade(world.foreign, code=1)
-    assert "3 of default" in told
-    assert "Nothing was changed" in told
-    assert [one["version"] for one in world.status()["bundles"]] == [world.first.version]
-    world.upgrade(world.second, "--wait")  # the same features: nothing is lost
+    output = world.upgrade(world.foreign, code=1)
+    assert "3 of default" in output
+    assert "Nothing was changed" in output
+    assert [row["version"] for row in world.status()["bundles"]] == [world.first.version]
+    world.upgrade(world.second, "--wait")  # both encoders give the same features, so nothing is lost
     world.upgrade(world.foreign, "--wait", "--accept-loss")
-    ranks_with(client, bundle=world.foreign)
+    wait_for_bundle(client, bundle=world.foreign)
     assert client.get("/v1/users/kept").json()["state"] == "personal"
     assert client.get("/v1/users/bare").json()["state"] == "population"
 
 
-def test_it_begins_with_the_next_start_where_no_server_runs(world: World) -> None:
+def test_without_a_server_the_upgrade_starts_at_the_next_start(world: World) -> None:
     teach(world.serve(), "u", range(5))
     world.stop()
     world.upgrade(world.second)
     assert world.status()["active"] == world.first.version
     client = world.serve()
-    ranks_with(client, bundle=world.second)
+    wait_for_bundle(client, bundle=world.second)
     world.stop()
-    assert version_of(world.serve()) == world.second.version  # at once: the store says so
+    # Immediately, because the store records the active bundle.
+    assert version_of(world.serve()) == world.second.version
 
 
 @pytest.fixture
-def free_to_learn(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """While it is cleared, nobody is learned in the background."""
+def background_learning(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Event that pauses background learning while it is cleared."""
     free, bring = threading.Event(), Replayer._catch_up_user
 
-    def wait(replayer: Replayer, key: Any, found: Any = None) -> bool:
+    def wait(replayer: Replayer, key: Any, state: Any = None) -> bool:
         free.wait(timeout=PATIENCE_SECONDS)
-        return bring(replayer, key, found)
+        return bring(replayer, key, state)
 
     monkeypatch.setattr(Replayer, "_catch_up_user", wait)
     free.set()
@@ -333,80 +342,82 @@ def free_to_learn(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     free.set()
 
 
-def test_interrupted_work_goes_on_after_a_restart(world: World, free_to_learn: threading.Event) -> None:
-    client = world.serve()
-    for user in "abcd":
-        teach(client, user, range(3))
-    free_to_learn.clear()
-    world.upgrade(world.second)
-    wait_until(lambda: world.standing(world.second)["users_total"] == 4)
-    assert "is being prepared" in world.run("upgrade", "--status")
-    assert "penchant_upgrade_users 4.0" in client.get("/metrics").text
-    assert version_of(client) == world.first.version
-    threading.Timer(0.05, free_to_learn.set).start()
-    world.stop()
-    assert world.status()["active"] == world.first.version
-    ranks_with(world.serve(), bundle=world.second)
-
-
-def test_what_is_told_meanwhile_is_known_after_the_switch(
-    world: World, free_to_learn: threading.Event
+def test_an_interrupted_upgrade_continues_after_a_restart(
+    world: World, background_learning: threading.Event
 ) -> None:
     client = world.serve()
     for user in "abcd":
         teach(client, user, range(3))
-    free_to_learn.clear()
+    background_learning.clear()
     world.upgrade(world.second)
-    wait_until(lambda: world.standing(world.second)["users_total"] == 4)
-    teach(client, "a", range(3, 9))
-    teach(client, "new", range(3))
-    free_to_learn.set()
-    ranks_with(client, bundle=world.second)
-    assert ranked(client, "a")[0] == 9
-    assert "5 equal, 0 different" in world.run("replay", "--bundle", str(_saved(world, world.second)))
+    wait_until(lambda: world.describe(world.second)["users_total"] == 4)
+    assert "is being prepared" in world.run("upgrade", "--status")
+    assert "penchant_upgrade_users 4.0" in client.get("/metrics").text
+    assert version_of(client) == world.first.version
+    threading.Timer(0.05, background_learning.set).start()
+    world.stop()
+    assert world.status()["active"] == world.first.version
+    wait_for_bundle(world.serve(), bundle=world.second)
 
 
-def test_an_upgrade_can_be_called_off(world: World, free_to_learn: threading.Event) -> None:
+def test_feedback_during_an_upgrade_is_kept_after_the_switch(
+    world: World, background_learning: threading.Event
+) -> None:
     client = world.serve()
     for user in "abcd":
         teach(client, user, range(3))
-    free_to_learn.clear()
+    background_learning.clear()
+    world.upgrade(world.second)
+    wait_until(lambda: world.describe(world.second)["users_total"] == 4)
+    teach(client, "a", range(3, 9))
+    teach(client, "new", range(3))
+    background_learning.set()
+    wait_for_bundle(client, bundle=world.second)
+    assert ranked(client, "a")[0] == 9
+    assert "5 equal, 0 different" in world.run("replay", "--bundle", str(save_bundle(world, world.second)))
+
+
+def test_an_upgrade_can_be_cancelled(world: World, background_learning: threading.Event) -> None:
+    client = world.serve()
+    for user in "abcd":
+        teach(client, user, range(3))
+    background_learning.clear()
     world.upgrade(world.second)
     wait_until(lambda: len(client.app.state.runtime.models.held) == 2)
     assert f"{world.first.version} still ranks" in world.run("rollback")
-    assert world.standing(world.second)["message"] == "cancelled"
-    free_to_learn.set()
+    assert world.describe(world.second)["message"] == "cancelled"
+    background_learning.set()
     wait_until(lambda: len(client.app.state.runtime.models.held) == 1)
     assert world.status()["active"] == world.first.version
     assert version_of(client) == world.first.version
     world.upgrade(world.second, "--wait")
 
 
-def test_back_and_forth(world: World) -> None:
+def test_bundles_can_be_switched_back_and_forth(world: World) -> None:
     client = world.serve(request_timeout_seconds=2.0)
     teach(client, "u", range(6))
     of_first = ranked(client, "u")[1]
     assert "no bundle to roll back to" in world.run("rollback", code=1)
     assert "already ranks" in world.upgrade(world.first, code=1)
     world.upgrade(world.second, "--wait")
-    ranks_with(client, bundle=world.second)
+    wait_for_bundle(client, bundle=world.second)
     of_second = ranked(client, "u")[1]
     world.run("rollback")
-    ranks_with(client, bundle=world.first)
+    wait_for_bundle(client, bundle=world.first)
     assert ranked(client, "u")[1] == of_first != of_second
     world.run("rollback")
-    ranks_with(client, bundle=world.second)
+    wait_for_bundle(client, bundle=world.second)
     assert ranked(client, "u")[1] == of_second
     world.run("rollback", "--to", world.first.version)
-    ranks_with(client, bundle=world.first)
+    wait_for_bundle(client, bundle=world.first)
     assert "already ranks" in world.run("rollback", "--to", world.first.version, code=1)
     assert "holds no bundle b-nothing" in world.run("rollback", "--to", "b-nothing", code=1)
-    # Those that no request can hold any more are freed.
+    # Models that no request can still hold are freed.
     wait_until(lambda: len(client.app.state.runtime.models.held) == 1)
     assert ranked(client, "u")[1] == of_first
 
 
-def test_a_request_ends_with_the_bundle_with_which_it_began(world: World) -> None:
+def test_a_request_uses_one_bundle_from_start_to_end(world: World) -> None:
     client = world.serve()
     teach(client, "u", range(6))
     of_first = ranked(client, "u")[1]
@@ -420,7 +431,7 @@ def test_a_request_ends_with_the_bundle_with_which_it_began(world: World) -> Non
             under_way = threads.submit(ranked, client, "u")
             assert encoder.entered.wait(PATIENCE_SECONDS)
             world.upgrade(world.second, "--wait")
-            ranks_with(client, bundle=world.second)
+            wait_for_bundle(client, bundle=world.second)
             encoder.gate.set()
             assert under_way.result()[1] == of_first
     finally:
@@ -429,28 +440,28 @@ def test_a_request_ends_with_the_bundle_with_which_it_began(world: World) -> Non
 
 
 def test_a_pinned_server_does_not_follow(world: World) -> None:
-    folder = _saved(world, world.third)
+    folder = save_bundle(world, world.third)
     client = world.serve(bundle=folder)
     assert version_of(client) == world.third.version
-    told = world.upgrade(world.second, code=1, PENCHANT_BUNDLE=str(folder))
-    assert "pins the servers' bundle" in told
+    output = world.upgrade(world.second, code=1, PENCHANT_BUNDLE=str(folder))
+    assert "pins the servers' bundle" in output
     assert "pins" in world.run("rollback", code=1, PENCHANT_BUNDLE=str(folder))
     world.upgrade(world.second, "--force", PENCHANT_BUNDLE=str(folder))
     client.app.state.runtime.feed.poll()
     assert client.app.state.runtime.upgrades._check_store() is None
     assert version_of(client) == world.third.version
     world.stop()
-    ranks_with(world.serve(), bundle=world.second)  # no longer pinned
+    wait_for_bundle(world.serve(), bundle=world.second)  # no longer pinned
 
 
-def test_what_cannot_be_loaded_is_given_up(world: World) -> None:
+def test_a_bundle_that_cannot_be_loaded_ends_its_upgrade(world: World) -> None:
     client = world.serve()
     strange = tiny_bundle(FeatureExtractor(WatchedEncoder(dim=16)))
     assert "failed: The encoder cannot be loaded" in world.upgrade(strange, "--wait", code=1)
     assert "failed: " in world.run("upgrade", "--status")
     assert version_of(client) == world.first.version
     assert client.get("/readyz").status_code == 200
-    folder = _saved(world, world.second)
+    folder = save_bundle(world, world.second)
     (folder / "model.safetensors").write_bytes(b"something else")
     assert "weights have sha256" in world.run("upgrade", str(folder), code=2)
     assert "name the folder of a bundle" in world.run("upgrade", code=2)
@@ -465,34 +476,34 @@ def test_users_who_cannot_be_learned_stop_an_upgrade(world: World, store: Store)
     assert version_of(client) == world.first.version
 
 
-def test_the_newest_upgrade_counts(world: World) -> None:
+def test_a_newer_upgrade_replaces_an_older_one(world: World) -> None:
     teach(world.serve(), "u", range(3))
     world.stop()
     world.upgrade(world.second)
     world.upgrade(world.third)
-    assert world.standing(world.second)["message"] == f"replaced by {world.third.version}"
-    ranks_with(world.serve(), bundle=world.third)
+    assert world.describe(world.second)["message"] == f"replaced by {world.third.version}"
+    wait_for_bundle(world.serve(), bundle=world.third)
 
 
-def test_bundles_of_old_are_left_behind(world: World, store: Store) -> None:
+def test_superseded_bundles_are_removed(world: World, store: Store) -> None:
     client = world.serve()
     teach(client, "u", range(3))
     for bundle in (world.second, world.third):
         world.upgrade(bundle, "--wait")
-        ranks_with(client, bundle=bundle)
-    kept = {world.second.version, world.third.version}
-    assert {version for (version,) in store.run("SELECT bundle_version FROM user_states")} > kept
+        wait_for_bundle(client, bundle=bundle)
+    expected = {world.second.version, world.third.version}
+    assert {version for (version,) in store.run("SELECT bundle_version FROM user_states")} > expected
     world.clock.now += 700
     teach(client, "u", [3])
-    wait_until(lambda: {v for (v,) in store.run("SELECT bundle_version FROM user_states")} == kept)
-    wait_until(lambda: {v for (v,) in store.run("SELECT bundle_version FROM bundles")} == kept)
+    wait_until(lambda: {v for (v,) in store.run("SELECT bundle_version FROM user_states")} == expected)
+    wait_until(lambda: {v for (v,) in store.run("SELECT bundle_version FROM bundles")} == expected)
     world.run("rollback")
-    ranks_with(client, bundle=world.second)
+    wait_for_bundle(client, bundle=world.second)
     assert "holds no bundle" in world.run("rollback", "--to", world.first.version, code=1)
 
 
-def test_one_server_learns_for_all(world: World, store: Store) -> None:
-    if not store.is_postgres:  # a SQLite file has one server
+def test_one_server_learns_for_all_servers(world: World, store: Store) -> None:
+    if not store.is_postgres:  # a SQLite file is served by one server
         assert world.serve().get("/readyz").status_code == 200
         return
     clients = [world.serve() for _ in range(2)]
@@ -507,12 +518,12 @@ def test_one_server_learns_for_all(world: World, store: Store) -> None:
     for client in clients:
         event.listen(client.app.state.runtime.store._writer, "before_cursor_execute", count)
     world.upgrade(world.second, "--wait")
-    ranks_with(*clients, bundle=world.second)
+    wait_for_bundle(*clients, bundle=world.second)
     assert len(saved) == 4
     assert ranked(clients[0], "a") == ranked(clients[1], "a")
 
 
-def test_commands_use_the_bundle_that_ranks(world: World) -> None:
+def test_commands_use_the_active_bundle(world: World) -> None:
     teach(world.serve(), "u", range(3))
     assert f"{world.first.version}: 1 users, 1 equal" in world.run("replay")
     world.upgrade(world.second, "--wait")
@@ -521,18 +532,18 @@ def test_commands_use_the_bundle_that_ranks(world: World) -> None:
     settings = Settings(**world.store.place)
     facts = inspect_store(settings)
     assert facts is not None
-    found = next(check_model(settings, facts.bundle))
-    assert (found.status, world.second.version in found.detail) == ("ok", True)
+    finding = next(check_model(settings, facts.bundle))
+    assert (finding.status, world.second.version in finding.detail) == ("ok", True)
     damaged = next(check_model(settings, b"no tar"))
     assert (damaged.status, "penchant rollback" in damaged.advice) == ("failed", True)
 
 
-def test_a_backup_brings_its_bundles_along(world: World, fresh: Store, tmp_path: Path) -> None:
-    """Also to a store on which a server was started once."""
+def test_a_backup_contains_its_bundles(world: World, fresh: Store, tmp_path: Path) -> None:
+    """Restoring also works on a store on which a server has already started."""
     client = world.serve()
     teach(client, "u", range(3))
     world.upgrade(world.second, "--wait")
-    ranks_with(client, bundle=world.second)
+    wait_for_bundle(client, bundle=world.second)
     before = ranked(client, "u")
     world.run("backup", str(tmp_path / "backup"))
     world.stop()
@@ -543,4 +554,4 @@ def test_a_backup_brings_its_bundles_along(world: World, fresh: Store, tmp_path:
     client = world.serve()
     assert (version_of(client), ranked(client, "u")) == (world.second.version, before)
     world.run("rollback")
-    ranks_with(client, bundle=world.first)
+    wait_for_bundle(client, bundle=world.first)

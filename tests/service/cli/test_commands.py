@@ -1,4 +1,4 @@
-"""The command line: what it prints where, how it refuses, and that its commands do what they say."""
+"""The command line: its output, its error messages and the effects of its commands."""
 
 import gzip
 import json
@@ -32,14 +32,14 @@ def run(*arguments: object, code: int = 0) -> Result:
 
 @pytest.fixture
 def hashing(monkeypatch: pytest.MonkeyPatch) -> FeatureExtractor:
-    """The weight-free encoder in place of the one with weights."""
+    """Replaces the embedded encoder with the weight-free one."""
     monkeypatch.setattr(loading, "load_encoder", lambda *_args, **_options: HashingEncoder())
     return FeatureExtractor(HashingEncoder())
 
 
 @pytest.fixture(scope="module")
 def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 users rate 30 texts each: half of them like long texts, half short ones."""
+    """Judgement file in which 40 users rate 30 texts each. Half of them like long texts, half short ones."""
     rng = random.Random(7)
     texts = [" ".join(rng.choices(WORDS, k=rng.randint(2, 40))) + "." for _ in range(60)]
     lines = []
@@ -94,15 +94,15 @@ def test_fit_writes_a_bundle_that_evaluate_show_and_export_read(
     assert bundle.manifest.name == "lengths-bundle"
     assert bundle.manifest.data[0]["name"] == "lengths"
     assert (bundle.manifest.data[0]["judgements"], bundle.manifest.data[0]["users"]) == (1200, 40)
-    assert [path.name for path in tmp_path.iterdir()] == ["lengths-bundle"]  # the work is gone
+    assert [path.name for path in tmp_path.iterdir()] == ["lengths-bundle"]  # the checkpoint is gone
 
     evaluated = run("evaluate", ratings, "--split", "cold", "--bundle", folder, "--repetitions", 1)
     assert bundle.version in evaluated.stdout
     assert "log-loss" in evaluated.stdout
 
-    shown = run("bundle", "show", folder).stdout
-    assert bundle.version in shown
-    assert "What decides between two texts" in shown
+    description = run("bundle", "show", folder).stdout
+    assert bundle.version in description
+    assert "What decides between two texts" in description
     manifest = json.loads(run("bundle", "show", folder, "--json").stdout)
     assert manifest["version"] == bundle.version
     assert manifest["inspection"] == bundle.manifest.metrics["inspection"]
@@ -127,18 +127,18 @@ def test_show_explains_a_bundle_on_other_judgements(
 ) -> None:
     tiny_bundle(hashing).save(tmp_path / "tiny")
     assert "What decides" not in run("bundle", "show", tmp_path / "tiny").stdout
-    shown = run("bundle", "show", tmp_path / "tiny", "--on", ratings, "--examples", 1).stdout
-    assert "measured on 60 texts" in shown
-    assert "longer answers" in shown
-    found = json.loads(run("bundle", "show", tmp_path / "tiny", "--on", ratings, "--json").stdout)[
+    description = run("bundle", "show", tmp_path / "tiny", "--on", ratings, "--examples", 1).stdout
+    assert "measured on 60 texts" in description
+    assert "longer answers" in description
+    inspection = json.loads(run("bundle", "show", tmp_path / "tiny", "--on", ratings, "--json").stdout)[
         "inspection"
     ]
-    lengths = [[len(text.split()) for text in found["tastes"][0][end]] for end in ("highest", "lowest")]
+    lengths = [[len(text.split()) for text in inspection["tastes"][0][end]] for end in ("highest", "lowest")]
     assert [len(end) for end in lengths] == [2, 2]
 
 
 class Interrupting(HashingEncoder):
-    """Ctrl-C comes with the batch of this number."""
+    """An encoder that raises KeyboardInterrupt at the batch of the given number."""
 
     def __init__(self, batch: int) -> None:
         super().__init__(8)
@@ -153,7 +153,7 @@ class Interrupting(HashingEncoder):
 
 @pytest.fixture
 def encoders(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[HashingEncoder]]:
-    """What is loaded next, first the last. Ctrl-C is heard, although a shell's background jobs ignore it."""
+    """Stack of the encoders to load next, the last one first. Ctrl-C works even if the tests run as a background job."""
     queue: list[HashingEncoder] = []
     monkeypatch.setattr(loading, "load_encoder", lambda *_args, **_options: queue.pop())
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -163,14 +163,14 @@ def encoders(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[HashingEncoder]]:
 
 @pytest.fixture(scope="module")
 def votes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve users vote on 1,200 texts: more than are saved at once."""
+    """Judgement file in which twelve users vote on 1,200 texts, more than one checkpoint step saves."""
     file = tmp_path_factory.mktemp("votes") / "votes.jsonl"
     rows = [{"user": f"u{i % 12}", "item": f"tea {i}", "vote": 1 if i % 5 else -1} for i in range(1200)]
     file.write_text("\n".join(map(json.dumps, rows)))
     return file
 
 
-def test_an_interrupted_fit_says_so_and_goes_on(
+def test_an_interrupted_fit_reports_it_and_can_be_continued(
     encoders: list[HashingEncoder], votes: Path, tmp_path: Path
 ) -> None:
     encoders += [HashingEncoder(8), HashingEncoder(8), Interrupting(5)]
@@ -188,7 +188,7 @@ def test_an_interrupted_fit_says_so_and_goes_on(
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 
-def test_a_fit_interrupted_at_once_leaves_nothing(
+def test_a_fit_interrupted_before_the_first_checkpoint_leaves_nothing(
     encoders: list[HashingEncoder], votes: Path, tmp_path: Path
 ) -> None:
     encoders += [Interrupting(1)]
@@ -197,19 +197,21 @@ def test_a_fit_interrupted_at_once_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_other_work_is_not_gone_on_with(encoders: list[HashingEncoder], votes: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_fit_is_not_continued(
+    encoders: list[HashingEncoder], votes: Path, tmp_path: Path
+) -> None:
     encoders += [HashingEncoder(8), HashingEncoder(8), Interrupting(5)]
     options = ["fit", votes, "--out", tmp_path / "bundle", "--work", tmp_path / "elsewhere"]
     run(*options, code=130)
     refused = run(*options, "--seed", 1, code=2)
     assert f"{tmp_path / 'elsewhere'} holds work on other data, with other options" in refused.stderr
     assert "--no-resume" in refused.stderr
-    anew = run(*options, "--seed", 1, "--no-resume")
-    assert "resuming" not in anew.stderr
+    restarted = run(*options, "--seed", 1, "--no-resume")
+    assert "resuming" not in restarted.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_a_fit_does_not_touch_what_is_no_work(
+def test_a_fit_does_not_touch_a_folder_that_is_no_checkpoint(
     hashing: FeatureExtractor, ratings: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bundle.work").mkdir()
@@ -234,7 +236,7 @@ def test_a_fit_does_not_touch_what_is_no_work(
         (b"\xff", "utf-8"),
     ],
 )
-def test_texts_that_cannot_be_exported(
+def test_texts_that_cannot_be_exported_are_refused(
     hashing: FeatureExtractor, tmp_path: Path, content: bytes | None, problem: str
 ) -> None:
     tiny_bundle(hashing).save(tmp_path / "tiny")
@@ -281,7 +283,7 @@ def test_a_bad_line_is_named_by_file_and_number(hashing: FeatureExtractor, tmp_p
         (b'{"user": "u", "item": "t", "rating": 1, "scale": [0, 1]}\n', "no unseen user"),
     ],
 )
-def test_files_that_cannot_be_evaluated(
+def test_files_that_cannot_be_evaluated_are_refused(
     hashing: FeatureExtractor, tmp_path: Path, content: bytes | None, problem: str
 ) -> None:
     file = tmp_path / "judgements.jsonl"
@@ -318,14 +320,14 @@ def test_a_bundle_of_another_encoder_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "problem"), [(["--port", "70000"], "port"), (["--host", "0.0.0.0"], "PENCHANT_API_KEY")]
 )
-def test_serve_refuses_what_it_must(arguments: list[str], problem: str, tmp_path: Path) -> None:
+def test_serve_refuses_invalid_options(arguments: list[str], problem: str, tmp_path: Path) -> None:
     code = 2 if problem == "port" else 1
     result = run("serve", "--data-dir", tmp_path, *arguments, code=code)
     assert problem in result.stderr
 
 
 def test_serve_names_its_data_folder(tmp_path: Path) -> None:
-    # A process of its own: a server's logging is set up once and for all.
+    # A separate process, because logging is set up only once per process.
     options = ["--data-dir", str(tmp_path / "users"), "--bundle", str(tmp_path / "nothing")]
     command = [sys.executable, "-m", "penchant.service.cli.main", "serve", *options]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

@@ -1,4 +1,4 @@
-"""Progress where nobody looks at bars."""
+"""Progress lines on an output that is not a terminal."""
 
 import pytest
 
@@ -10,7 +10,7 @@ def lines() -> list[str]:
     return []
 
 
-def test_a_line_a_stage_and_one_every_half_minute(lines: list[str]) -> None:
+def test_progress_prints_a_line_per_stage_and_per_half_minute(lines: list[str]) -> None:
     seconds = iter([0, 10, 29.9, 30, 59, 60, 61])
     report = progress_lines(lines.append, lambda: next(seconds))
     for done in (0, 1000, 2990, 3000, 5900, 6000):
@@ -24,7 +24,7 @@ def test_a_line_a_stage_and_one_every_half_minute(lines: list[str]) -> None:
     ]
 
 
-def test_what_an_earlier_run_did_is_not_counted_as_speed(lines: list[str]) -> None:
+def test_work_of_an_earlier_run_does_not_count_towards_the_speed(lines: list[str]) -> None:
     seconds = iter([0, 40])
     report = progress_lines(lines.append, lambda: next(seconds))
     report("encode", 9_000, 10_000)
@@ -40,7 +40,7 @@ def test_what_an_earlier_run_did_is_not_counted_as_speed(lines: list[str]) -> No
         (2_000_000, 0, "fit: 2,000,000"),
     ],
 )
-def test_what_is_left(lines: list[str], done: int, total: int, line: str) -> None:
+def test_remaining_time_is_formatted(lines: list[str], done: int, total: int, line: str) -> None:
     seconds = iter([0, 30])
     report = progress_lines(lines.append, lambda: next(seconds))
     report("fit", 0, total)
@@ -48,7 +48,7 @@ def test_what_is_left(lines: list[str], done: int, total: int, line: str) -> Non
     assert lines[-1] == line
 
 
-def test_a_stage_that_comes_again_has_a_line_again(lines: list[str]) -> None:
+def test_a_repeated_stage_prints_its_line_again(lines: list[str]) -> None:
     report = progress_lines(lines.append, lambda: 0.0)
     for stage in ("a", "b", "a"):
         report(stage, 1, 2)

@@ -1,4 +1,4 @@
-"""A provisional id turns out to be somebody known: one log, one state, and nothing lost."""
+"""Merging a provisional id into a known user joins their logs and states and loses nothing."""
 
 import threading
 from collections.abc import Callable
@@ -25,37 +25,37 @@ def merge(client: TestClient, user: str, source: str) -> dict[str, Any]:
     return dict(answer.json())
 
 
-def log(client: TestClient, user: str) -> list[str]:
-    found = client.get(f"/v1/users/{user}/feedback", params={"limit": 100}).json()
-    assert [event["seq"] for event in found["data"]] == list(range(1, len(found["data"]) + 1))
-    return [event["event_id"] for event in found["data"]]
+def event_ids(client: TestClient, user: str) -> list[str]:
+    page = client.get(f"/v1/users/{user}/feedback", params={"limit": 100}).json()
+    assert [event["seq"] for event in page["data"]] == list(range(1, len(page["data"]) + 1))
+    return [event["event_id"] for event in page["data"]]
 
 
 def state(client: TestClient, user: str) -> Any:
-    found = client.get(f"/v1/users/{user}").json()
-    return found["archetype_weights"], found["uncertainty"], found["reasons"]["attributes"]
+    description = client.get(f"/v1/users/{user}").json()
+    return description["archetype_weights"], description["uncertainty"], description["reasons"]["attributes"]
 
 
-def test_logs_are_joined_by_time_and_learned_as_one(serve: Serve, clock: Any, fresh: Any) -> None:
-    said = [("b", 5, 1), ("a", 1, 3), ("b", 6, 2), ("a", 4, 2), ("a", 7, 0), ("b", 2, 5)]
+def test_logs_are_merged_by_time_and_learned_as_one(serve: Serve, clock: Any, fresh: Any) -> None:
+    judgements = [("b", 5, 1), ("a", 1, 3), ("b", 6, 2), ("a", 4, 2), ("a", 7, 0), ("b", 2, 5)]
     client = serve()
-    for number, (user, better, worse) in enumerate(said):
+    for number, (user, better, worse) in enumerate(judgements):
         clock.now += 60
         prefer(client, user, better, worse, event_id=f"e{number}")
     before = client.get("/v1/users/a").json()["posterior_version"]
     assert merge(client, "a", "b")["merged_events"] == 3
-    assert log(client, "a") == [f"e{number}" for number in range(6)]
-    told = client.get("/v1/users/a").json()
-    assert told["feedback_events"] == 6
-    assert told["posterior_version"] > before
+    assert event_ids(client, "a") == [f"e{number}" for number in range(6)]
+    description = client.get("/v1/users/a").json()
+    assert description["feedback_events"] == 6
+    assert description["posterior_version"] > before
     assert client.get("/v1/users/b").status_code == 404
-    joined = state(client, "a")
-    clock.now -= 60 * len(said)
+    merged = state(client, "a")
+    clock.now -= 60 * len(judgements)
     other = serve(**fresh.place)
-    for number, (_, better, worse) in enumerate(said):
+    for number, (_, better, worse) in enumerate(judgements):
         clock.now += 60
         prefer(other, "a", better, worse, event_id=f"e{number}")
-    assert state(other, "a") == joined
+    assert state(other, "a") == merged
 
 
 def test_merging_again_changes_nothing(client: TestClient) -> None:
@@ -68,7 +68,7 @@ def test_merging_again_changes_nothing(client: TestClient) -> None:
     assert again["feedback_events"] == 2
 
 
-def test_somebody_unknown_takes_over_and_goes_on(client: TestClient) -> None:
+def test_an_unknown_user_takes_over_the_log_and_continues(client: TestClient) -> None:
     prefer(client, "guest", 1, 2, event_id="x")
     assert merge(client, "ana", "guest") == {
         "user": "ana",
@@ -79,10 +79,10 @@ def test_somebody_unknown_takes_over_and_goes_on(client: TestClient) -> None:
     prefer(client, "ana", 3, 2)
     client.post("/v1/feedback", json={"type": "retract", "user": "ana", "target_event_id": "x"})
     assert client.get("/v1/users/ana").json()["feedback_events"] == 3
-    assert len(log(client, "ana")) == 3
+    assert len(event_ids(client, "ana")) == 3
 
 
-def test_an_event_that_is_sent_again_after_the_merge_counts_once(client: TestClient) -> None:
+def test_an_event_repeated_after_the_merge_counts_once(client: TestClient) -> None:
     event = {"type": "vote", "user": "guest", "text": TEXTS[1], "value": 1, "event_id": "x"}
     keyed = {"Idempotency-Key": "k"}
     first = client.post("/v1/feedback", json=event, headers=keyed).json()
@@ -92,16 +92,18 @@ def test_an_event_that_is_sent_again_after_the_merge_counts_once(client: TestCli
     assert client.get("/v1/users/guest").status_code == 404
 
 
-def test_what_was_shown_to_the_provisional_user_can_be_judged(client: TestClient) -> None:
+def test_rankings_of_the_provisional_user_can_still_be_judged(client: TestClient) -> None:
     prefer(client, "guest", 1, 2)
     body = {"query": "q", "documents": TEXTS, "user": "guest"}
-    shown = client.post("/v1/rerank", json=body).json()["id"]
+    rank_id = client.post("/v1/rerank", json=body).json()["id"]
     merge(client, "ana", "guest")
-    answer = client.post("/v1/feedback", json={"type": "choice", "rank_id": shown, "index": 2, "user": "ana"})
+    answer = client.post(
+        "/v1/feedback", json={"type": "choice", "rank_id": rank_id, "index": 2, "user": "ana"}
+    )
     assert answer.json()["accepted"] == 1
 
 
-def test_nothing_is_lost_while_feedback_goes_on(client: TestClient) -> None:
+def test_feedback_during_a_merge_is_not_lost(client: TestClient) -> None:
     def teach(user: str) -> None:
         for number in range(20):
             prefer(client, user, number % 7 + 1, number % 7)
@@ -115,10 +117,10 @@ def test_nothing_is_lost_while_feedback_goes_on(client: TestClient) -> None:
     for thread in threads:
         thread.join()
     assert merge(client, "ana", "guest")["feedback_events"] == 41
-    assert len(log(client, "ana")) == 41
+    assert len(event_ids(client, "ana")) == 41
 
 
-def test_refusals(client: TestClient) -> None:
+def test_invalid_merges_are_refused(client: TestClient) -> None:
     assert client.post("/v1/users/a/merge", json={"from": "b"}).json()["code"] == "user_not_found"
     for body in ({"from": "a"}, {"from": ""}, {}, {"from": "b", "more": 1}):
         answer = client.post("/v1/users/a/merge", json=body)
@@ -129,10 +131,10 @@ def test_refusals(client: TestClient) -> None:
     ("into", "source", "expected"),
     [
         ([(1, 5.0), (2, 9.0)], [(1, 7.0)], ({1: 1, 2: 3}, {1: 2})),
-        ([(1, 5.0)], [(1, 5.0)], ({1: 1}, {1: 2})),  # at once: the own one first
-        ([(2, 9.0), (5, 1.0)], [(1, 4.0)], ({2: 2, 5: 3}, {1: 1})),  # a clock that was set back
+        ([(1, 5.0)], [(1, 5.0)], ({1: 1}, {1: 2})),  # at the same time: the user's own event comes first
+        ([(2, 9.0), (5, 1.0)], [(1, 4.0)], ({2: 2, 5: 3}, {1: 1})),  # the clock was set back
         ([], [(3, 1.0), (9, 2.0)], ({}, {3: 1, 9: 2})),
     ],
 )
-def test_places(into: Any, source: Any, expected: Any) -> None:
+def test_merge_places_orders_events_by_time(into: Any, source: Any, expected: Any) -> None:
     assert merge_places(into, source) == expected

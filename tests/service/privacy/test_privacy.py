@@ -1,4 +1,4 @@
-"""What is held on a user can be told, and can be gone: from every byte of the store, and from memory on every server."""
+"""Stored data of a user can be exported, and deleted from every byte of the store and every server's memory."""
 
 import asyncio
 from collections.abc import Callable
@@ -46,12 +46,12 @@ def teach(client: TestClient) -> None:
     ]
     answer = client.post("/v1/feedback", json={"events": events}, headers={"Idempotency-Key": "k1"})
     assert answer.json()["accepted"] == 4
-    shown = {"query": TEXTS["prompt"], "documents": list(TEXTS["shown"]), "user": USER}
-    assert client.post("/v1/rerank", json=shown).status_code == 200
+    request = {"query": TEXTS["prompt"], "documents": list(TEXTS["shown"]), "user": USER}
+    assert client.post("/v1/rerank", json=request).status_code == 200
 
 
-def written(store: Any, tmp_path: Path) -> bytes:
-    """Every byte that is on disk, or every value of every row, after what was deleted was thrown away."""
+def read_store(store: Any, tmp_path: Path) -> bytes:
+    """Return every byte on disk, or every value of every row, after deleted data has been purged."""
     place = store_place(Settings(**store.place))
     if not store.is_postgres:
         engine = create_engine(f"sqlite:///{place / FILE_NAME}")
@@ -63,7 +63,7 @@ def written(store: Any, tmp_path: Path) -> bytes:
         engine.dispose()
         return b"".join(path.read_bytes() for path in sorted(place.iterdir()) if path.is_file())
     engine = create_engine(place, isolation_level="AUTOCOMMIT")
-    found: list[bytes] = []
+    values: list[bytes] = []
     with engine.connect() as connection:
         connection.exec_driver_sql("VACUUM FULL")
         tables = connection.exec_driver_sql(
@@ -71,16 +71,16 @@ def written(store: Any, tmp_path: Path) -> bytes:
         ).all()
         for (table,) in tables:
             for row in connection.exec_driver_sql(f'SELECT * FROM "{table}"'):
-                found += [
+                values += [
                     bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode()
                     for value in row
                 ]
     engine.dispose()
-    return b"\0".join(found)
+    return b"\0".join(values)
 
 
 def traces(extractor: FeatureExtractor) -> dict[str, bytes]:
-    """What may not be found of a user who is gone."""
+    """Return the byte strings that must not be found after the user is deleted."""
     texts = [*TEXTS["own"], *TEXTS["shown"]]
     vectors = extractor.extract(texts[:2]).vectors
     return {
@@ -99,19 +99,19 @@ def test_nothing_of_a_deleted_user_is_left_on_disk(
     teach(client)
     client.get(f"/v1/users/{USER}")
     sought = traces(FeatureExtractor(HashingEncoder()))
-    before = written(store, tmp_path)
-    # Rankings are written a moment later, or before the deletion at the latest.
+    before = read_store(store, tmp_path)
+    # Rankings are written with a short delay, but before the deletion.
     assert {name for name, trace in sought.items() if trace in before} >= set(sought) - {"text 2", "text 3"}
     assert client.delete(f"/v1/users/{USER}").status_code == 204
-    after = written(store, tmp_path)
+    after = read_store(store, tmp_path)
     assert [name for name, trace in sought.items() if trace in after] == []
-    assert TEXTS["shared"].encode() in after  # ben's judgement still needs it
+    assert TEXTS["shared"].encode() in after  # ben's judgement still refers to it
     assert OTHER.encode() in after
     assert client.get(f"/v1/users/{USER}/export").status_code == 404
 
 
 def memory(client: TestClient) -> Any:
-    """What a server holds in memory of ana's texts."""
+    """Return what a server holds in memory of ana's texts."""
     served = client.app.state.runtime
     key = FeatureExtractor(HashingEncoder()).key
     texts = [*TEXTS["own"], *TEXTS["shown"]]
@@ -135,9 +135,9 @@ NOTHING: dict[str, Any] = {"features": [], "items": [], "rankings": [], "states"
 def test_nothing_of_a_deleted_user_is_left_in_memory(client: TestClient) -> None:
     teach(client)
     client.get(f"/v1/users/{USER}")
-    held = memory(client)
-    assert len(held["features"]) == 4
-    assert all(held.values())
+    before = memory(client)
+    assert len(before["features"]) == 4
+    assert all(before.values())
     client.delete(f"/v1/users/{USER}")
     assert memory(client) == NOTHING
 
@@ -149,42 +149,42 @@ def test_other_servers_forget_too(client: TestClient, settings: Settings, clock:
     teach(client)
     with TestClient(app) as other:
         body = {"query": TEXTS["prompt"], "documents": [*TEXTS["own"], *TEXTS["shown"]], "user": USER}
-        shown = other.post("/v1/rerank", json=body).json()["id"]
+        rank_id = other.post("/v1/rerank", json=body).json()["id"]
         assert all(memory(other).values())
         client.delete(f"/v1/users/{USER}")
         other.app.state.runtime.feed.poll()
-        other.portal.call(asyncio.sleep, 0)  # what it told the event loop is done
+        other.portal.call(asyncio.sleep, 0)  # callbacks sent to the event loop have run
         assert memory(other) == NOTHING
-        other.delete("/v1/users/nobody")  # what waited to be written is, and is gone
+        other.delete("/v1/users/nobody")  # pending writes are done
         answer = other.post(
-            "/v1/feedback", json={"type": "choice", "rank_id": shown, "index": 0, "user": USER}
+            "/v1/feedback", json={"type": "choice", "rank_id": rank_id, "index": 0, "user": USER}
         )
         assert answer.json()["code"] == "rank_not_found"
 
 
-def test_all_that_is_held_is_told(client: TestClient) -> None:
+def test_an_export_contains_all_stored_data(client: TestClient) -> None:
     teach(client)
     client.get(f"/v1/users/{USER}")
-    client.delete("/v1/users/nobody")  # what was shown is written before
-    told = client.get(f"/v1/users/{USER}/export").json()
-    assert told["user"] == USER
-    assert told["standing"]["feedback_events"] == 3
-    assert told["standing"]["trust"]["share"] == 1.0
-    assert [event["event"]["type"] for event in told["events"]] == ["preference", "vote", "edit"]
-    assert told["events"][0]["event"]["chosen"] == TEXTS["own"][0]
-    assert told["events"][1]["learned"] == {
+    client.delete("/v1/users/nobody")  # pending rankings are written first
+    export = client.get(f"/v1/users/{USER}/export").json()
+    assert export["user"] == USER
+    assert export["standing"]["feedback_events"] == 3
+    assert export["standing"]["trust"]["share"] == 1.0
+    assert [event["event"]["type"] for event in export["events"]] == ["preference", "vote", "edit"]
+    assert export["events"][0]["event"]["chosen"] == TEXTS["own"][0]
+    assert export["events"][1]["learned"] == {
         "type": "vote", "value": 1.0, "weight": 1.0, "discount": 1.0, "flags": [], "groups": None,
         "target_event_id": None, "source": None,
     }  # fmt: skip
     key = FeatureExtractor(HashingEncoder()).key(TEXTS["own"][0])
-    assert told["events"][0]["texts"][0]["feature_key"] == key.hex()
-    (state,) = told["states"]
+    assert export["events"][0]["texts"][0]["feature_key"] == key.hex()
+    (state,) = export["states"]
     assert (state["judgements"], state["through_seq"]) == (3, 3)
     assert len(state["beliefs"]["mean"]) == len(state["evidence"]["linear"]) == 4
-    assert told["rankings"][0]["texts"] == list(TEXTS["shown"])
-    (answer,) = told["stored_answers"]
-    assert [one["user"] for one in answer["users"]] == [USER]
-    assert OTHER not in orjson.dumps(told).decode().replace("ben judged too", "")
+    assert export["rankings"][0]["texts"] == list(TEXTS["shown"])
+    (answer,) = export["stored_answers"]
+    assert [user["user"] for user in answer["users"]] == [USER]
+    assert OTHER not in orjson.dumps(export).decode().replace("ben judged too", "")
     assert client.get("/v1/users/nobody/export").json()["code"] == "user_not_found"
 
 
@@ -195,7 +195,7 @@ def keep_no_texts(client: TestClient) -> None:
     served.feed.poll()
 
 
-def test_a_tenant_that_keeps_no_texts_is_learned_from_all_the_same(
+def test_users_of_a_tenant_that_keeps_no_texts_are_still_learned(
     serve: Serve, store: Any, fresh: Any, tmp_path: Path
 ) -> None:
     client = serve()
@@ -215,28 +215,28 @@ def test_a_tenant_that_keeps_no_texts_is_learned_from_all_the_same(
         "rejected": [],
         "users": [{"user": USER, "posterior_version": 4, "feedback_events": 4}],
     }
-    told = client.get(f"/v1/users/{USER}").json()
-    assert told["reasons"]["texts"] == []
-    assert told["reasons"]["judged_texts"] > 0
+    description = client.get(f"/v1/users/{USER}").json()
+    assert description["reasons"]["texts"] == []
+    assert description["reasons"]["judged_texts"] > 0
     page = client.get(f"/v1/users/{USER}/feedback").json()["data"]
     assert page[0]["event"] == {"type": "preference", "context": hash_context({"prompt": TEXTS["prompt"]})}
-    client.delete("/v1/users/nobody")  # whatever was shown would be written before
-    held = written(fresh, tmp_path)
+    client.delete("/v1/users/nobody")  # pending rankings would be written first
+    stored = read_store(fresh, tmp_path)
     texts = [TEXTS["shared"], TEXTS["prompt"], "ana wrote", *TEXTS["own"], *TEXTS["shown"]]
-    assert [text for text in texts if text.encode() in held] == []
-    again = serve(**fresh.place)
-    assert again.post("/v1/rerank", json=body).status_code == 200
-    assert again.get(f"/v1/users/{USER}").json()["feedback_events"] == 4
+    assert [text for text in texts if text.encode() in stored] == []
+    restarted = serve(**fresh.place)
+    assert restarted.post("/v1/rerank", json=body).status_code == 200
+    assert restarted.get(f"/v1/users/{USER}").json()["feedback_events"] == 4
 
 
-def test_an_event_without_texts_keeps_the_rest() -> None:
+def test_an_event_without_texts_keeps_its_other_fields() -> None:
     sent = {
         "type": "rating", "text": "t", "prompt": "p", "value": 3, "scale": [1, 5], "metadata": {"a": "t"},
         "source": "web", "weight": 0.5,
     }  # fmt: skip
-    kept = orjson.loads(remove_texts(orjson.dumps(sent).decode()))
-    assert kept == {
+    stripped = orjson.loads(remove_texts(orjson.dumps(sent).decode()))
+    assert stripped == {
         "type": "rating", "value": 3, "scale": [1, 5], "source": "web", "weight": 0.5, "context": hash_context(sent),
     }  # fmt: skip
-    assert hash_context(kept) == hash_context(sent) != hash_context({"prompt": "another"})
+    assert hash_context(stripped) == hash_context(sent) != hash_context({"prompt": "another"})
     assert hash_context({}) == hash_context({"prompt": ""})

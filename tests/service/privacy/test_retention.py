@@ -1,4 +1,4 @@
-"""Judgements that are older than a tenant keeps them go, and what was learned from them goes with them."""
+"""Judgements older than a tenant's retention period are deleted, along with what was learned from them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,13 +16,13 @@ TEXTS = [f"text {number} " + "w" * (3 * number) for number in range(8)]
 
 @pytest.fixture
 def client(serve: Serve) -> TestClient:
-    """A server whose tenant keeps judgements for 30 days."""
-    found = serve(expiry_interval_seconds=3600.0)
-    served = found.app.state.runtime
-    with served.store.writing() as connection:
+    """Server whose tenant keeps judgements for 30 days."""
+    client = serve(expiry_interval_seconds=3600.0)
+    runtime = client.app.state.runtime
+    with runtime.store.writing() as connection:
         put_settings(connection, "default", TenantSettings(retention_days=30), 0.0)
-    served.feed.poll()
-    return found
+    runtime.feed.poll()
+    return client
 
 
 def prefer(client: TestClient, user: str, better: int, worse: int, **more: Any) -> None:
@@ -31,17 +31,17 @@ def prefer(client: TestClient, user: str, better: int, worse: int, **more: Any) 
 
 
 def expire(client: TestClient, clock: Any) -> None:
-    """The writer looks what is too old when its time has come, after whatever it writes."""
+    """Move the clock and send an event, after which the writer removes expired judgements."""
     clock.now += 3601.0
     for _ in range(8):
         client.delete("/v1/users/nobody")
 
 
-def ranked(client: TestClient, user: str) -> Any:
+def rerank(client: TestClient, user: str) -> Any:
     return client.post("/v1/rerank", json={"query": "q", "documents": TEXTS, "user": user}).json()["results"]
 
 
-def test_what_is_old_is_as_if_it_had_never_been_said(
+def test_expired_judgements_have_no_effect(
     client: TestClient, serve: Serve, clock: Any, store: Any, fresh: Any
 ) -> None:
     prefer(client, "u", 7, 0, event_id="old")
@@ -51,14 +51,14 @@ def test_what_is_old_is_as_if_it_had_never_been_said(
     prefer(client, "v", 7, 3)
     clock.now += 11 * DAY
     expire(client, clock)
-    told = client.get("/v1/users/u").json()
-    assert told["feedback_events"] == 2
-    assert told["posterior_version"] == 4
+    description = client.get("/v1/users/u").json()
+    assert description["feedback_events"] == 2
+    assert description["posterior_version"] == 4
     page = client.get("/v1/users/u/feedback").json()["data"]
     assert [event["seq"] for event in page] == [2, 3]
-    held = store.run("SELECT count(*) FROM features")
-    assert held == [(5,)]  # text 7 is needed by v, text 0 by nobody
-    after = ranked(client, "u")
+    feature_count = store.run("SELECT count(*) FROM features")
+    assert feature_count == [(5,)]  # v still needs text 7; no user needs text 0
+    results = rerank(client, "u")
     prefer(client, "u", 4, 6)
     (last,) = store.run("SELECT max(seq) FROM feedback_events WHERE user_id = 'u'")
     assert last == (4,)
@@ -66,15 +66,15 @@ def test_what_is_old_is_as_if_it_had_never_been_said(
     other = serve(**fresh.place)
     prefer(other, "u", 2, 5)
     prefer(other, "u", 1, 5)
-    again = ranked(other, "u")
-    for mine, theirs in zip(after, again, strict=True):
-        assert mine["index"] == theirs["index"]
-        assert mine["relevance_score"] == pytest.approx(theirs["relevance_score"], abs=1e-9)
+    expected_results = rerank(other, "u")
+    for actual, expected in zip(results, expected_results, strict=True):
+        assert actual["index"] == expected["index"]
+        assert actual["relevance_score"] == pytest.approx(expected["relevance_score"], abs=1e-9)
 
 
-def test_of_whom_all_is_old_nothing_is_left(client: TestClient, clock: Any, store: Any) -> None:
+def test_a_user_whose_judgements_all_expired_is_removed(client: TestClient, clock: Any, store: Any) -> None:
     prefer(client, "u", 7, 0)
-    ranked(client, "u")
+    rerank(client, "u")
     clock.now += 31 * DAY
     expire(client, clock)
     assert client.get("/v1/users/u").status_code == 404
@@ -84,8 +84,8 @@ def test_of_whom_all_is_old_nothing_is_left(client: TestClient, clock: Any, stor
     assert client.get("/v1/users/u").json()["feedback_events"] == 1
 
 
-def test_a_retraction_takes_along_what_it_takes_back(client: TestClient, clock: Any, store: Any) -> None:
-    """A clock that was set back may make the retraction the older of the two."""
+def test_a_retraction_expires_with_the_retracted_event(client: TestClient, clock: Any, store: Any) -> None:
+    """If the clock was set back, the retraction may be older than the retracted event."""
     prefer(client, "u", 7, 0, event_id="x")
     clock.now -= 10 * DAY
     client.post("/v1/feedback", json={"type": "retract", "user": "u", "target_event_id": "x"})
@@ -96,7 +96,7 @@ def test_a_retraction_takes_along_what_it_takes_back(client: TestClient, clock: 
     assert store.run("SELECT seq FROM feedback_events") == [(3,)]
 
 
-def test_many_users_go_in_small_steps(
+def test_many_users_expire_in_small_steps(
     client: TestClient, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "USERS_AT_ONCE", 2)
@@ -107,12 +107,12 @@ def test_many_users_go_in_small_steps(
     assert [client.get(f"/v1/users/u{number}").status_code for number in range(7)] == [404] * 7
 
 
-def test_other_tenants_keep_what_is_theirs(client: TestClient, clock: Any) -> None:
-    served = client.app.state.runtime
-    with served.store.writing() as connection:
+def test_other_tenants_keep_their_judgements(client: TestClient, clock: Any) -> None:
+    runtime = client.app.state.runtime
+    with runtime.store.writing() as connection:
         put_settings(connection, "default", TenantSettings(), 0.0)
         put_settings(connection, "another", TenantSettings(retention_days=1), 0.0)
-    served.feed.poll()
+    runtime.feed.poll()
     prefer(client, "u", 7, 0)
     clock.now += 300 * DAY
     expire(client, clock)

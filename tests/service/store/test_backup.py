@@ -1,4 +1,4 @@
-"""A store in one file: nothing left out, one moment, all or nothing."""
+"""Backups hold the whole store at one moment in one file. A restore is all or nothing."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def value(column, n):
 
 
 def fill(database, rows=7):
-    """Puts rows of odd values into every table."""
+    """Insert rows of unusual values into every table."""
     with database.writing() as connection:
         for table in metadata.sorted_tables:
             made = [{c.name: value(c, n) for c in table.columns} for n in range(rows)]
@@ -42,7 +42,7 @@ def fill(database, rows=7):
 
 
 def plain(value):
-    """Of the two zeros, SQLite knows one."""
+    """Turn -0.0 into 0.0, which SQLite does not tell apart."""
     return value + 0.0 if isinstance(value, float) else value
 
 
@@ -56,7 +56,7 @@ def contents(database):
 
 @pytest.fixture
 def open_store(new_store):
-    """Opens new stores, all of one kind."""
+    """Returns a function that opens new stores of one kind."""
     opened = []
 
     def opening():
@@ -70,7 +70,7 @@ def open_store(new_store):
 
 @pytest.fixture
 def full(open_store):
-    """A store with seven rows in each table."""
+    """Store with seven rows in each table."""
     database = open_store()
     fill(database)
     return database
@@ -94,7 +94,7 @@ def restore(database, file):
 
 
 def rewritten(file, change):
-    """The archive with its members put through `change(name, bytes)`."""
+    """Rewrite the archive with each member replaced by `change(name, bytes)`."""
     made = io.BytesIO()
     with zipfile.ZipFile(file) as old, zipfile.ZipFile(made, "w") as new:
         for name in old.namelist():
@@ -111,7 +111,7 @@ def with_manifest(file, **changes):
     )
 
 
-def test_every_row_of_every_table_comes_back(full, archive, open_store):
+def test_every_row_of_every_table_is_restored(full, archive, open_store):
     other = open_store()
     manifest = restore(other, archive)
     assert contents(other) == contents(full)
@@ -129,9 +129,9 @@ def test_an_empty_store_takes_the_archive_s_salt(full, archive, open_store):
         assert len(connection.execute(select(installation)).all()) == 7
 
 
-def test_an_archive_is_of_one_moment(full):
+def test_an_archive_is_a_snapshot_of_one_moment(full):
     class Interrupting(io.BytesIO):
-        """Has the store written to as soon as the archive is begun."""
+        """A file that writes to the store as soon as the archive is begun."""
 
         def write(self, data):
             if not self.tell():
@@ -147,7 +147,7 @@ def test_an_archive_is_of_one_moment(full):
     assert {card.rows for card in read_manifest(archived(full)).tables} == {0}
 
 
-def test_nothing_is_restored_over_anything(archive, open_store):
+def test_a_restore_overwrites_nothing(archive, open_store):
     other = open_store()
     with other.writing() as connection:
         row = {"tenant": "t", "rank_id": "r", "user_id": "u", "shown": b"{}", "created_at": 1.0}
@@ -190,7 +190,7 @@ def flip(file):
         (lambda file: with_manifest(file, surprise=1), "not an archive of penchant"),
     ],
 )
-def test_a_spoilt_archive_restores_nothing(archive, open_store, spoil, reason):
+def test_a_damaged_archive_restores_nothing(archive, open_store, spoil, reason):
     other = open_store()
     before = contents(other)
     with pytest.raises(ArchiveError, match=reason):
@@ -233,65 +233,63 @@ KINDS = [
     {"type": "choice", "candidates": ["a", "b", "c"], "index": 1},
     {"type": "retract", "target_event_id": "e1"},
 ]
-ASKED = {"prompt": "p", "candidates": ["boat sea", "a", "something else"], "user": "u"}
+REQUEST = {"prompt": "p", "candidates": ["boat sea", "a", "something else"], "user": "u"}
 
 
-def run(*told, **place):
+def run(*arguments, **place):
     options = [f"--data-dir={place['data_dir']}"]
     if "store_url" in place:
         options.append(f"--store-url={place['store_url'].get_secret_value()}")
-    return CliRunner().invoke(app, [*map(str, told), *options])
+    return CliRunner().invoke(app, [*map(str, arguments), *options])
 
 
-def taught(client):
+def teach(client):
     for event in KINDS:
         assert client.post("/v1/feedback", json=event | {"user": "u"}).json()["accepted"] == 1
 
 
-def known(client):
-    """What a server knows of the user: answers that only the same log and the same state give."""
-    told = client.get("/v1/users/u").json()
+def describe_user(client):
+    """Return answers about the user that only the same log and the same state can give."""
+    description = client.get("/v1/users/u").json()
     log = client.get("/v1/users/u/feedback").json()["data"]
-    return client.post("/v1/best-of-n", json=ASKED).json()["results"], told, log
+    return client.post("/v1/best-of-n", json=REQUEST).json()["results"], description, log
 
 
 def test_a_backup_of_a_serving_store_is_restored_and_served(serve, store, fresh, tmp_path):
     client = serve()
-    taught(client)
+    teach(client)
     file = tmp_path / "backup.zip"
     done = run("backup", file, **store.place)
     assert done.exit_code == 0, done.output
     assert "feedback_events 4" in done.output
     assert file.stat().st_mode & 0o777 == 0o600
-    before = known(client)
+    before = describe_user(client)
     vote = KINDS[0] | {"user": "u", "event_id": "later"}
     assert client.post("/v1/feedback", json=vote).json()["accepted"] == 1  # after the moment of the backup
     done = run("restore", file, **fresh.place)
     assert done.exit_code == 0, done.output
     assert "checksums match" in done.output
     client = serve(**fresh.place)
-    assert known(client) == before
+    assert describe_user(client) == before
     assert client.post("/v1/feedback", json=KINDS[0] | {"user": "u"}).json()["duplicates"] == 1
 
 
 @pytest.mark.parametrize("new_store", ["sqlite"], indirect=True)
-def test_a_backup_is_the_way_from_one_kind_of_database_to_the_other_and_back(
-    serve, store, fresh, postgres, tmp_path
-):
+def test_a_backup_moves_a_store_between_kinds_of_databases_and_back(serve, store, fresh, postgres, tmp_path):
     client = serve()
-    taught(client)
-    before = known(client)
+    teach(client)
+    before = describe_user(client)
     shared = {"data_dir": tmp_path, "store_url": SecretStr(postgres.new())}
     for name, here, there in (("one", store.place, shared), ("two", shared, fresh.place)):
         assert run("backup", tmp_path / name, **here).exit_code == 0
         done = run("restore", tmp_path / name, **there)
         assert done.exit_code == 0, done.output
-        assert known(serve(**{"store_url": None} | there)) == before
-        serve(**store.place)  # nobody serves what is read next
+        assert describe_user(serve(**{"store_url": None} | there)) == before
+        serve(**store.place)  # stops the server before its store is read
 
 
-def test_commands_say_why_they_do_not(serve, store, fresh, tmp_path):
-    taught(serve())
+def test_commands_explain_their_refusals(serve, store, fresh, tmp_path):
+    teach(serve())
     file = tmp_path / "backup.zip"
     assert run("backup", file, **store.place).exit_code == 0
     written = file.read_bytes()
@@ -311,7 +309,7 @@ def test_commands_say_why_they_do_not(serve, store, fresh, tmp_path):
 
 
 def test_a_backup_that_fails_leaves_no_file(serve, store, tmp_path, monkeypatch):
-    taught(serve())
+    teach(serve())
 
     def full(*_):
         raise OSError(28, "No space left on device")

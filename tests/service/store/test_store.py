@@ -1,4 +1,4 @@
-"""The store: migrations, one server a folder, rebuilding states, failures of the disk, expiry."""
+"""The store: migrations, one server per folder, rebuilt states, disk failures and expiry."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ def opened(store, **more):
     return Store.open(Settings(**store.place), **more)
 
 
-def test_migrations_make_the_declared_tables(store):
+def test_migrations_create_the_declared_tables(store):
     database = opened(store)
     with database.reading() as connection:
         context = MigrationContext.configure(connection)
@@ -47,7 +47,7 @@ def test_migrations_make_the_declared_tables(store):
 
 
 def at_first_revision(store):
-    """Makes the database one as the first release left it, with a user who had voted."""
+    """Downgrade the database to the schema of the first release, with one user who had voted."""
     if store.is_postgres:
         store.run("DROP SCHEMA public CASCADE")
         store.run("CREATE SCHEMA public")
@@ -80,13 +80,13 @@ def alembic(connection):
     return config
 
 
-def test_a_store_of_the_first_release_is_taken_over(serve, store, fresh):
-    """States of another form are learned again from the log, whatever the bundle; new kinds can be logged."""
+def test_a_store_of_the_first_release_is_upgraded(serve, store, fresh):
+    """States in another format are learned again from the log for any bundle, and new event kinds can be logged."""
     voted = at_first_revision(store)
     client = serve()
     before = answers(client)
-    told = client.get("/v1/users/u").json()
-    assert (told["feedback_events"], told["state"]) == (1, "personal")
+    description = client.get("/v1/users/u").json()
+    assert (description["feedback_events"], description["state"]) == (1, "personal")
     choice = {"type": "choice", "user": "u", "candidates": ["boat", "tree", "sea"], "index": 1}
     undo = {"type": "retract", "user": "u", "target_event_id": "e1"}
     assert client.post("/v1/feedback", json={"events": [choice, undo]}).json()["accepted"] == 2
@@ -109,7 +109,7 @@ def test_revisions_can_be_undone(store):
     database.close()
 
 
-def test_users_outlive_a_revision_back_and_forth(serve, store):
+def test_users_survive_a_downgrade_and_an_upgrade(serve, store):
     client = serve()
     teach(client)
     before = answers(client)
@@ -124,7 +124,7 @@ def test_users_outlive_a_revision_back_and_forth(serve, store):
     assert answers(client) == before
 
 
-def test_a_store_is_opened_again(store):
+def test_a_store_can_be_reopened(store):
     database = opened(store)
     salt = database.salt()
     database.close()
@@ -133,7 +133,7 @@ def test_a_store_is_opened_again(store):
     database.close()
 
 
-def test_two_servers_that_start_at_once_make_the_tables_once(postgres):
+def test_two_servers_that_start_together_create_the_tables_once(postgres):
     """Each waits for the other's migration."""
     url = postgres.new()
     postgres.run("DROP SCHEMA public CASCADE", database_of(url))
@@ -156,20 +156,20 @@ def database_of(url):
     return make_url(url).database
 
 
-def test_a_server_that_nobody_runs(tmp_path):
+def test_an_unreachable_database_server_is_an_error(tmp_path):
     with pytest.raises(StoreError, match="cannot be opened") as refused:
         Store.open(Settings(store_url=f"postgresql://u:secret@/none?host={tmp_path}"))
     assert "secret" not in str(refused.value)
 
 
-def test_an_address_that_is_none():
+def test_an_invalid_store_url_is_refused():
     with pytest.raises(ValidationError, match="begins with postgresql://") as refused:
         Settings(store_url="mysql://u:secret@host/db")
     assert "secret" not in str(refused.value)
 
 
-def test_a_command_works_beside_a_server(client, store):
-    """On the same SQLite file too: it takes no lock on the folder."""
+def test_a_command_works_while_a_server_runs(client, store):
+    """This also holds for the same SQLite file, because a command takes no lock on the folder."""
     client.post("/v1/feedback", json=VOTE)
     database = opened(store, exclusive=False)
     with database.reading() as connection:
@@ -181,11 +181,11 @@ def test_a_command_works_beside_a_server(client, store):
 
 
 def test_commits_are_durable(store):
-    """On PostgreSQL too, although the tests' server says `off`."""
+    """This holds on PostgreSQL too, although the tests' server sets `synchronous_commit = off`."""
     database = opened(store)
     expected = {"SHOW synchronous_commit": "on"} if store.is_postgres else DURABLE
     with database.writing() as connection:
-        assert {asked: connection.exec_driver_sql(asked).scalar() for asked in expected} == expected
+        assert {query: connection.exec_driver_sql(query).scalar() for query in expected} == expected
     database.close()
 
 
@@ -218,13 +218,13 @@ def test_two_servers_cannot_share_a_folder(tmp_path):
     Store(tmp_path).close()
 
 
-def test_a_folder_that_is_a_file(tmp_path):
+def test_a_data_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot be used"):
         Store(tmp_path / "file")
 
 
-def test_a_database_that_is_none(tmp_path):
+def test_a_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "penchant.sqlite3").write_bytes(b"this is no database, whatever its name may say" * 100)
     with pytest.raises(StoreError, match="cannot be opened"):
         Store(tmp_path)
@@ -253,8 +253,8 @@ def answers(client):
     return client.post("/v1/best-of-n", json=ASK).json()["results"]
 
 
-def test_a_rebuilt_state_is_the_saved_one(serve, store):
-    """Learning again from the log gives the very bytes that were saved."""
+def test_a_rebuilt_state_equals_the_saved_one(serve, store):
+    """Learning again from the log gives exactly the saved bytes."""
     teach(serve())
     serve()
     saved = states(store)
@@ -267,32 +267,32 @@ def states(store):
     return store.run("SELECT * FROM user_states ORDER BY tenant, user_id, bundle_version")
 
 
-def test_answers_do_not_wait_for_a_rebuild(serve, store, held_up):
-    """Whoever asks first is caught up first, and sees what is in the log."""
+def test_answers_do_not_wait_for_a_rebuild(serve, store, background_replay):
+    """The user of a request is caught up first, and the answer includes everything in the log."""
     client = serve()
     teach(client)
     before = answers(client)
     serve()
     store.run("DELETE FROM user_states")
-    held_up.clear()
+    background_replay.clear()
     client = serve(settle=False)
     assert answers(client) == before
     assert client.get("/v1/users/u").json()["feedback_events"] == 12
     assert "penchant_replay_pending_users 1.0" in client.get("/metrics").text
-    held_up.set()
+    background_replay.set()
     assert client.app.state.runtime.models.current.replayer.idle.wait(timeout=30)
     assert "penchant_replay_pending_users 0.0" in client.get("/metrics").text
     assert store.run("SELECT through_seq FROM user_states") == [(12,)]
 
 
 @pytest.fixture
-def held_up(monkeypatch):
-    """While it is cleared, nobody's state is brought up to the log but for those who ask."""
+def background_replay(monkeypatch):
+    """Event that pauses the replay in the background while it is cleared. Users in requests are still caught up."""
     gate, save = threading.Event(), Replayer._catch_up_user
 
-    def wait(replayer, key, found=None):
+    def wait(replayer, key, state=None):
         gate.wait(timeout=30)
-        save(replayer, key, found)
+        save(replayer, key, state)
 
     monkeypatch.setattr(Replayer, "_catch_up_user", wait)
     gate.set()
@@ -300,7 +300,7 @@ def held_up(monkeypatch):
     gate.set()
 
 
-def test_a_state_that_knows_less_than_the_log_is_caught_up(serve, store):
+def test_a_state_behind_the_log_is_caught_up(serve, store):
     client = serve()
     teach(client, events=5)
     serve()
@@ -309,29 +309,29 @@ def test_a_state_that_knows_less_than_the_log_is_caught_up(serve, store):
     teach(client, events=12)
     serve()
     saved = states(store)
-    then = "UPDATE user_states SET through_seq = :seq, state = :state, as_of = :as_of"
-    store.run(then, seq=half[0], state=half[1], as_of=half[2])
+    statement = "UPDATE user_states SET through_seq = :seq, state = :state, as_of = :as_of"
+    store.run(statement, seq=half[0], state=half[1], as_of=half[2])
     serve()
     assert states(store) == saved
 
 
-def test_a_state_per_bundle(serve, store, encoder):
-    """Going back to a bundle finds its states again, and learns what came meanwhile."""
+def test_each_bundle_has_its_own_states(serve, store, encoder):
+    """Switching back to a bundle reuses its states and learns the events logged in between."""
     other = tiny_bundle(FeatureExtractor(encoder), seed=7)
     client = serve()
     teach(client, events=6)
-    mine = client.get("/v1/users/u").json()["bundle"]
+    bundle_version = client.get("/v1/users/u").json()["bundle"]
     client = serve(bundle=other)
     teach(client, events=3)
-    known = dict(store.run("SELECT bundle_version, through_seq FROM user_states"))
-    assert known == {mine: 6, other.version: 9}
+    through_seqs = dict(store.run("SELECT bundle_version, through_seq FROM user_states"))
+    assert through_seqs == {bundle_version: 6, other.version: 9}
     client = serve()
     assert client.get("/v1/users/u").json()["feedback_events"] == 9
     assert store.run("SELECT through_seq FROM user_states ORDER BY through_seq") == [(9,), (9,)]
 
 
-def test_texts_are_read_again_for_whoever_asks(serve, store, held_up):
-    """A new encoder, before the replay has come so far."""
+def test_a_request_encodes_its_users_texts_again(serve, store, background_replay):
+    """A request after a change of encoder encodes its user's texts before the replay reaches that user."""
     client = serve()
     teach(client)
     client = serve(using=HashingEncoder(dim=32))
@@ -339,10 +339,10 @@ def test_texts_are_read_again_for_whoever_asks(serve, store, held_up):
     serve()
     for table in ("user_states", "judged_items", "features"):
         store.run(f"DELETE FROM {table} WHERE true")
-    held_up.clear()
+    background_replay.clear()
     client = serve(using=HashingEncoder(dim=32), settle=False)
     assert answers(client) == expected
-    held_up.set()
+    background_replay.set()
 
 
 def test_a_new_bundle_learns_the_log_without_the_encoder(logs, serve, encoder, fresh):
@@ -357,21 +357,25 @@ def test_a_new_bundle_learns_the_log_without_the_encoder(logs, serve, encoder, f
     client = serve(bundle=other)
     rebuilt = next(line for line in logs if line["event"] == "rebuild_finished")
     assert (rebuilt["users"], rebuilt["texts_encoded"]) == (2, 0)
-    told = client.get("/v1/users/u").json()
-    assert (told["bundle"], told["feedback_events"], told["posterior_version"]) == (other.version, 12, 12)
+    description = client.get("/v1/users/u").json()
+    assert (description["bundle"], description["feedback_events"], description["posterior_version"]) == (
+        other.version,
+        12,
+        12,
+    )
     after = answers(client)
     assert after != before
-    # The same feedback given to the new bundle from the start leads to the same place.
+    # Feedback given to the new bundle from the start leads to the same state.
     client = serve(bundle=other, **fresh.place)
     teach(client)
     assert answers(client) == after
 
 
-def test_a_new_encoder_reads_the_log_again(logs, serve, fresh):
+def test_a_new_encoder_encodes_the_log_again(logs, serve, fresh):
     client = serve()
     teach(client)
-    shown = ["boat sea", "tree", "house"]
-    ranking = client.post("/v1/rerank", json={"query": "p", "documents": shown, "user": "u"}).json()
+    documents = ["boat sea", "tree", "house"]
+    ranking = client.post("/v1/rerank", json={"query": "p", "documents": documents, "user": "u"}).json()
     vote, choice = {"type": "vote", "value": 1}, {"type": "choice"}
     by_index = [vote | {"index": 0}, choice | {"index": 2, "seen": [0]}]
     for body in by_index:
@@ -386,7 +390,7 @@ def test_a_new_encoder_reads_the_log_again(logs, serve, fresh):
     for body in by_text:
         assert client.post("/v1/feedback", json=body | {"user": "u", "prompt": "p"}).status_code == 200
     assert answers(client) == after
-    # What was read again is stored: back and forth costs nothing more.
+    # The new features are stored, so switching back and forth encodes nothing.
     logs.clear()
     serve()
     serve(using=HashingEncoder(dim=32))
@@ -404,7 +408,7 @@ VOTE = {"type": "vote", "user": "u", "text": "t", "value": 1}
 
 
 def fail_writes(client, kinds=("INSERT", "DELETE")):
-    """Every such statement fails from now on, as on a full disk; call the result to end that."""
+    """Make every such statement fail, as on a full disk. Call the result to stop that."""
     engine = client.app.state.runtime.store._writer
 
     def full(_connection, _cursor, statement, *_rest):
@@ -433,8 +437,8 @@ def test_a_full_disk_acknowledges_nothing(serve):
     assert serve().get("/v1/users/u").json()["feedback_events"] == 2
 
 
-def test_a_server_is_not_ready_before_the_disk_takes_something(serve):
-    """Removing what is too old, where nothing is, succeeds on a full disk too."""
+def test_a_server_is_not_ready_before_a_write_succeeds(serve):
+    """Removing expired rows is no proof: if none are expired, it succeeds on a full disk too."""
     client = serve()
     heal = fail_writes(client, ("INSERT",))
     assert client.post("/v1/feedback", json=VOTE).status_code == 503
@@ -474,8 +478,8 @@ def test_concurrent_feedback_loses_nothing(serve, store):
     assert [seq for (seq,) in logged] == list(range(1, 81))
 
 
-class HeldWriter:
-    """The writer stops before its next transaction; what is sent meanwhile is one group."""
+class PausedWriter:
+    """Stops the writer before its next transaction. Requests sent meanwhile form one group."""
 
     def __init__(self, client):
         self.client = client
@@ -484,7 +488,7 @@ class HeldWriter:
         event.listen(self.engine, "begin", lambda _: self.gate.wait(timeout=30))
 
     def send(self, *events):
-        """Sends the first event alone and the others while it is held up; returns all answers in order."""
+        """Send the first event alone and the others while the writer is paused. Return all answers in order."""
         answers = {}
         senders = []
         for n, body in enumerate(events):
@@ -502,9 +506,9 @@ class HeldWriter:
         return self.client.post("/v1/feedback", json=body)
 
 
-def test_what_waits_at_the_same_time_is_one_commit(client):
-    held = HeldWriter(client)
-    answers_ = held.send(*[VOTE | {"text": f"text {n}"} for n in range(6)])
+def test_requests_that_wait_together_are_one_commit(client):
+    paused_writer = PausedWriter(client)
+    answers_ = paused_writer.send(*[VOTE | {"text": f"text {n}"} for n in range(6)])
     assert [answer.json()["users"][0]["feedback_events"] for answer in answers_] == [1, 2, 3, 4, 5, 6]
     metrics = client.get("/metrics").text
     assert "penchant_commit_events_count 2.0" in metrics
@@ -518,32 +522,32 @@ def test_one_request_of_a_group_cannot_fail_another(client, monkeypatch):
         return build_observation(*arguments, weight=weight, **named)
 
     monkeypatch.setattr(fold, "build_observation", explode)
-    held = HeldWriter(client)
+    paused_writer = PausedWriter(client)
     batch = {"events": [VOTE | {"text": "in a batch"}, VOTE | {"weight": 0.125}]}
-    answers_ = held.send(VOTE, VOTE | {"weight": 0.125}, VOTE | {"text": "other"}, batch)
+    answers_ = paused_writer.send(VOTE, VOTE | {"weight": 0.125}, VOTE | {"text": "other"}, batch)
     assert [answer.status_code for answer in answers_] == [200, 500, 200, 500]
     assert "secret" not in answers_[1].text
-    # A request is learned from whole or not at all.
+    # Either all events of a request are learned, or none.
     assert client.get("/v1/users/u").json()["feedback_events"] == 2
     texts = [entry["event"]["text"] for entry in client.get("/v1/users/u/feedback").json()["data"]]
     assert texts == ["t", "other"]
 
 
-def test_a_row_that_cannot_be_written_harms_only_its_request(client):
+def test_a_row_that_cannot_be_written_fails_only_its_request(client):
     def refuse(_connection, _cursor, statement, parameters, *_rest):
         if "INTO feedback_events" in statement and "unwritable" in repr(parameters):
             raise DatabaseError(statement, {}, OSError("constraint failed"))
 
-    held = HeldWriter(client)
-    event.listen(held.engine, "before_cursor_execute", refuse)
-    answers_ = held.send(
+    paused_writer = PausedWriter(client)
+    event.listen(paused_writer.engine, "before_cursor_execute", refuse)
+    answers_ = paused_writer.send(
         VOTE, VOTE | {"text": "other"}, VOTE | {"event_id": "unwritable"}, VOTE | {"text": "third"}
     )
     assert [answer.status_code for answer in answers_] == [200, 200, 503, 200]
     assert client.get("/v1/users/u").json()["feedback_events"] == 3
 
 
-def test_the_writer_outlives_what_nobody_foresaw(client, monkeypatch):
+def test_the_writer_survives_unexpected_errors(client, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(client.app.state.runtime.writer, "_write", lambda _group: {}["unforeseen"])
         assert client.post("/v1/feedback", json=VOTE).status_code == 500
@@ -551,18 +555,18 @@ def test_the_writer_outlives_what_nobody_foresaw(client, monkeypatch):
     assert client.post("/v1/feedback", json=VOTE).json()["users"][0]["feedback_events"] == 1
 
 
-def test_a_full_writer_refuses(serve):
+def test_a_full_writer_refuses_requests(serve):
     client = serve(max_queued_events=2)
-    held = HeldWriter(client)
+    paused_writer = PausedWriter(client)
     refused = []
 
     def overfill():
         while client.app.state.runtime.writer._queued_events < 2:
             waiting.join(timeout=0.001)
-        refused.append(held.post(VOTE))
-        held.gate.set()
+        refused.append(paused_writer.post(VOTE))
+        paused_writer.gate.set()
 
-    waiting = threading.Thread(target=held.post, args=({"events": [VOTE, VOTE]},))
+    waiting = threading.Thread(target=paused_writer.post, args=({"events": [VOTE, VOTE]},))
     waiting.start()
     overfill()
     waiting.join()
@@ -593,7 +597,7 @@ def test_old_rankings_and_answers_are_removed(serve, clock, store):
     client = serve()
     client.post("/v1/rerank", json={"query": "q", "documents": ["a"]})
     client.post("/v1/feedback", json=VOTE, headers={"Idempotency-Key": "k"})
-    client = serve()  # whatever waited to be written is written
+    client = serve()  # pending writes are done
     clock.now += 24 * 3600 + 1
     client.post("/v1/feedback", json=VOTE)
     serve()
@@ -601,13 +605,13 @@ def test_old_rankings_and_answers_are_removed(serve, clock, store):
     assert counts == [[(0,)], [(0,)]]
 
 
-def test_what_tenants_used_is_kept_for_a_month(serve, clock, store):
+def test_usage_of_tenants_is_kept_for_a_month(serve, clock, store):
     serve()
     today = int(clock() // 86_400)
     for ago in (0, 31, 32, 400):
         row = {"day": today - ago, "kind": "events"}
         store.run("INSERT INTO tenant_usage (tenant, day, kind, amount) VALUES ('t', :day, :kind, 1)", **row)
     serve()
-    serve()  # whatever waited to be done is done
-    kept = store.run("SELECT day FROM tenant_usage WHERE tenant = 't' ORDER BY day")
-    assert [today - day for (day,) in kept] == [31, 0]
+    serve()  # pending work is done
+    rows = store.run("SELECT day FROM tenant_usage WHERE tenant = 't' ORDER BY day")
+    assert [today - day for (day,) in rows] == [31, 0]
