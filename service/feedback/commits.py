@@ -148,7 +148,7 @@ class Commits:
             connection: Connection, again: bool
         ) -> tuple[Sequence[FeedbackAnswer | ApiError], Mapping[UserKey, UserState]]:
             answers, states = self._models.current.ledger.apply(connection, jobs, again=again)
-            add(connection, tables.rankings, [ranking.row() for ranking in rankings])
+            add(connection, tables.rankings, [ranking.to_row() for ranking in rankings])
             return answers, states
 
         return self._persistent(work)

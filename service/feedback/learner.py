@@ -220,7 +220,7 @@ class Learner:
         if not texts:
             return list(events)
         prompts = [event.prompt for event in events for _ in event.statement.texts]
-        batch = await featurizer.features(tenant, texts, prompts, timings)
+        batch = await featurizer.get_features(tenant, texts, prompts, timings)
         ready, start = [], 0
         for event in events:
             rows = slice(start, start := start + len(event.statement.texts))

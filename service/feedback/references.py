@@ -81,7 +81,7 @@ class References:
         if event.form == "comparison" and len(ranking.prompts) > 1:
             fault = "Its candidates answer different prompts; a choice is among answers to one prompt."
             raise InvalidRequestError((f"{at}/rank_id", fault))
-        prompt, text = ranking.shown(first)
+        prompt, text = ranking.get_candidate(first)
         # A text that was shown twice was one thing to choose.
         texts = tuple(dict.fromkeys([text, *(ranking.texts[i] for i in sorted(i for _, i in others))]))
         if len(texts) > (limit := self.settings.max_event_texts):
