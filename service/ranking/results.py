@@ -93,7 +93,7 @@ class RankingResult(NamedTuple):
         order: `[n]` indices, best first, by relevance or by utility.
         tokens: Tokens in all texts.
         warnings: Warnings for the caller.
-        explanations: Explanations by index of the text, if they were asked for.
+        explanations: Explanations by index of the text, if they were requested.
     """
 
     rank_id: str
@@ -117,7 +117,7 @@ class ChoiceResult(NamedTuple):
         best: `[n]` P(the candidate has the highest utility).
         acceptable: `[n]` P(the candidate is good enough).
         order: `[n]` indices by mean utility, best first.
-        explanations: Explanations by index of the candidate, if they were asked for.
+        explanations: Explanations by index of the candidate, if they were requested.
     """
 
     rank_id: str

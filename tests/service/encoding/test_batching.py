@@ -9,7 +9,7 @@ import pytest
 
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
-from penchant.service.encoding.batching import MicroBatcher, Speed
+from penchant.service.encoding.batching import MicroBatcher, ThroughputEstimate
 from penchant.service.errors import ApiError, Code, OverloadedError
 from penchant.service.settings import Settings
 from penchant.service.telemetry.metrics import Telemetry
@@ -26,7 +26,7 @@ def run(encoder, scenario, **changes):
         finally:
             encoder.gate.set()
             await batcher.stop()
-            assert not batcher.alive
+            assert not batcher.is_alive
 
     return asyncio.run(main())
 
@@ -46,7 +46,7 @@ async def held_up(batcher, encoder):
 async def asked(batcher):
     """Until what was asked waits for the encoder alone."""
     await asyncio.sleep(0)
-    while not batcher.is_read:
+    while not batcher.has_read_all:
         await asyncio.sleep(0)
 
 
@@ -210,12 +210,12 @@ def test_time_in_the_queue_and_in_the_encoder_is_the_whole(encoder):
 
 
 def test_speed_is_that_of_the_last_large_batches():
-    speed = Speed()
-    assert speed.tokens_per_second == 10_000
+    throughput = ThroughputEstimate()
+    assert throughput.tokens_per_second == 10_000
     for _ in range(50):
-        speed.measured(4000, 0.1)
-    speed.measured(1, 0.01)  # a batch of one word says little
-    assert speed.tokens_per_second == pytest.approx(40_000, rel=0.05)
+        throughput.update(4000, 0.1)
+    throughput.update(1, 0.01)  # a batch of one word says little
+    assert throughput.tokens_per_second == pytest.approx(40_000, rel=0.05)
 
 
 def test_a_full_queue_refuses(encoder):
