@@ -41,7 +41,7 @@ from penchant.service.telemetry.metrics import Telemetry, Timings
 from penchant.service.users.current import UserStates
 
 INLINE_SCORES: Final = 256
-"""Largest number of scores that are computed on the event loop, where a thread would take longer to start."""
+"""Largest number of scores that are computed on the event loop. For so few, a thread would take longer."""
 
 INLINE_CHOICES: Final = 64
 """Largest number of candidates whose best-of-n probabilities, which cost more, are computed on the event loop."""
@@ -68,7 +68,7 @@ class Scorer:
 
     Args:
         bundle: The model.
-        describer: Turns texts into items of the user model.
+        describer: Source of the items of texts.
         states: States of the users.
         rankings: Recent rankings, to which each new one is added.
         telemetry: Metrics and traces.
@@ -182,7 +182,7 @@ class Scorer:
     async def best_of_n(
         self, tenant: str, user: str | None, task: Task, timings: Timings, *, explain: bool = False
     ) -> ChoiceResult:
-        """Order the texts of a task by mean utility, with the probabilities that each is the best and good enough.
+        """Order the texts of a task by mean utility, and compute P(best) and P(acceptable) of each.
 
         Args:
             tenant: Tenant of the user.
@@ -254,7 +254,7 @@ class Scorer:
     async def _compute_choice_probabilities(
         self, posterior: UserPosterior, items: Items
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return P(best) and P(good enough) of each item."""
+        """Return P(best) and P(acceptable) of each item."""
         arguments = (self._reward, posterior, items)
         if len(items) <= INLINE_CHOICES:
             return probability_best(*arguments), probability_acceptable(*arguments)
