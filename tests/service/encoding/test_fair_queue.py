@@ -140,7 +140,6 @@ def test_shared_texts_of_a_failed_batch_are_queued_again(queue):
 def test_the_backlog_counts_only_tokens_that_are_encoded_before(queue):
     ask(queue, "x" * 1000)
     ask(queue, "y" * 20)
-    assert (
-        queue.estimate_backlog(10, turn=100) == 100 + 20
-    )  # a small request waits for one turn of the large one
-    assert queue.estimate_backlog(5000, turn=100) == 1020  # a large request waits for all of both
+    # A small request waits for one turn of the large one, and a large request for all of both.
+    assert queue.estimate_backlog(10, turn=100) == 100 + 20
+    assert queue.estimate_backlog(5000, turn=100) == 1020
