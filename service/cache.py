@@ -1,4 +1,4 @@
-"""`BoundedCache`: the one cache of the service, bounded in entries or in bytes."""
+"""`BoundedCache`, the least-recently-used cache that the whole service uses, limited in entries or in bytes."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, ItemsView
@@ -11,20 +11,20 @@ _Value = TypeVar("_Value")
 class BoundedCache(Generic[_Key, _Value]):
     """A cache that drops its least recently used entries when it exceeds its limit.
 
-    An entry is used when it is put or found by `get`; `peek` and `replace` do not count. A cache that is only peeked at
-    drops entries in order of insertion. Not thread-safe.
+    `put` and `get` mark an entry as used; `peek` and `replace` do not. A cache that is only read with `peek` drops
+    entries in order of insertion. Not thread-safe.
 
     Args:
-        limit: Largest total size of the entries; 0 keeps nothing beyond `min_entries`.
+        limit: Largest total size of the entries; 0 keeps only the `min_entries` most recent ones.
         size: Function that returns the size of a value in the unit of the limit; it must not change while the value is
             cached. By default every entry has size 1, so that the limit is a number of entries.
-        min_entries: Number of most recent entries that stay, however large they are.
+        min_entries: Number of most recent entries that are kept whatever their size.
 
     Attributes:
         size: Total size of the entries.
 
-    Cost: among a million entries, about 1.3 µs for `get` and 2 µs for `put`, and 108 bytes an entry beside key and
-        value.
+    Cost: among a million entries, about 1.3 µs for `get` and 2 µs for `put`, and 108 bytes for each entry in
+        addition to its key and value.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class BoundedCache(Generic[_Key, _Value]):
         return value
 
     def peek(self, key: _Key) -> _Value | None:
-        """Return the value of a key, or None if there is no entry."""
+        """Return the value of a key without marking it as used. Return None if there is no entry."""
         return self._entries.get(key)
 
     def items(self) -> ItemsView[_Key, _Value]:

@@ -1,8 +1,8 @@
-"""From texts to features, each request in its turn.
+"""From texts to features, with the encoder shared fairly between requests.
 
 In reading order:
 
-- `featurizer`: features by the cheapest way: memory, the store, or the encoder
-- `fair_queue`: whose turn it is
-- `batching`: the threads that feed and own the encoder
+- `featurizer`: gets the features of texts from memory, the store, or the encoder
+- `fair_queue`: decides which texts are encoded next
+- `batching`: merges requests into batches, and runs the encoder in its own thread
 """

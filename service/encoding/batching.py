@@ -1,6 +1,6 @@
-"""Two threads between requests and the encoder: one reads texts ahead, the other owns the encoder.
+"""Merges requests into batches. One thread reads texts ahead of the encoder, and another runs the encoder.
 
-request → admitted, or 429 → `FairQueue` ─ reader thread: tokens, attributes ─→ owner thread: batch after batch → rows
+request → admitted, or 429 → `FairQueue` ─ reader thread: tokens, attributes ─→ encoder thread: batches → rows
 """
 
 import asyncio
@@ -19,15 +19,21 @@ from penchant.service.settings import Settings
 from penchant.service.telemetry.metrics import Telemetry, log_failure
 
 MIN_BATCH_TOKENS: Final = 2048
-"""However slow the encoder: smaller batches would make it slower still."""
+"""Smallest token budget of a batch. Smaller batches would slow the encoder down."""
 
-_MEMORY: Final = 0.8  # of a measurement, a batch later
-_READ_AHEAD: Final = 2  # batches that may be read of one request
+_DECAY: Final = 0.8  # weight of the earlier batches, after each new batch
+_READ_AHEAD: Final = 2  # batches of one request that are read before they are encoded
 
 
 @dataclass(frozen=True)
-class Extracted:
-    """Features of the texts of one request, and how long it waited and was encoded, in seconds."""
+class ExtractionResult:
+    """Features of the texts of one request, with the time that it took.
+
+    Attributes:
+        features: Features of the texts.
+        queue_seconds: Time that the request waited, in seconds.
+        encode_seconds: Total time of the batches that contained its texts, in seconds.
+    """
 
     features: Features
     queue_seconds: float
@@ -35,62 +41,62 @@ class Extracted:
 
 
 @dataclass(eq=False)
-class _Asked:
-    """A request that waits, and what is known of its answer."""
+class _PendingRequest:
+    """A waiting request, and the part of its result that is complete."""
 
     job: Job
-    done: "asyncio.Future[Extracted]"
+    future: "asyncio.Future[ExtractionResult]"
     features: Features
-    asked_at: float = field(default_factory=time.perf_counter)
+    started_at: float = field(default_factory=time.perf_counter)
     encode_seconds: float = 0.0
 
-    def answer(self) -> Extracted:
-        """Its answer, once all rows are there."""
-        took = time.perf_counter() - self.asked_at
-        return Extracted(self.features, max(0.0, took - self.encode_seconds), self.encode_seconds)
+    def to_result(self) -> ExtractionResult:
+        """Return the result. Call this when all rows are complete."""
+        seconds = time.perf_counter() - self.started_at
+        return ExtractionResult(self.features, max(0.0, seconds - self.encode_seconds), self.encode_seconds)
 
 
-class Speed:
-    """Tokens a second, of the last few batches; large ones count more."""
+class ThroughputEstimate:
+    """An estimate of the encoder's throughput from the latest batches, in which large batches weigh more."""
 
     def __init__(self) -> None:
         self._tokens, self._seconds = 1000.0, 0.1
 
     @property
     def tokens_per_second(self) -> float:
-        """The estimate; 10,000 before anything was measured."""
+        """Estimated number of tokens per second; 10,000 before the first batch."""
         return self._tokens / self._seconds
 
-    def measured(self, tokens: int, seconds: float) -> None:
-        """Takes a batch into account."""
-        self._tokens = _MEMORY * self._tokens + max(1, tokens)
-        self._seconds = _MEMORY * self._seconds + max(1e-6, seconds)
+    def update(self, tokens: int, seconds: float) -> None:
+        """Update the estimate with the tokens and the duration of a batch."""
+        self._tokens = _DECAY * self._tokens + max(1, tokens)
+        self._seconds = _DECAY * self._seconds + max(1e-6, seconds)
 
 
 class MicroBatcher:
-    """Merges waiting requests into batches for one encoder.
+    """A batcher that merges waiting requests into batches for one encoder.
 
-    A text that several requests wait for is encoded once; one that nobody waits for any longer, not at all.
+    A text that several requests wait for is encoded a single time. A text whose callers have all left is not encoded.
 
     Args:
-        extractor: Used by these threads alone.
-        settings: Bounds of queue and batch.
-        telemetry: Where batches are counted.
+        extractor: Extractor with the encoder. Only the batcher's threads may run it.
+        settings: Limits of the queue and of a batch.
+        telemetry: Metrics, in which texts and batches are counted.
     """
 
     def __init__(self, extractor: FeatureExtractor, settings: Settings, telemetry: Telemetry) -> None:
         self._extractor = extractor
         self._settings = settings
         self._telemetry = telemetry
-        self._changed = threading.Condition()  # guards all that follows
+        self._changed = threading.Condition()  # guards the attributes below, up to `_stopping`
         self._queue = FairQueue(extractor.estimate)
-        self._asked: dict[Job, _Asked] = {}
-        self._speed = Speed()
+        self._requests: dict[Job, _PendingRequest] = {}
+        self._throughput = ThroughputEstimate()
         self._stopping = False
         self._threads = (
-            threading.Thread(target=self._own, args=(self._read_next,), name="penchant-reader", daemon=True),
+            threading.Thread(target=self._run, args=(self._read_next,), name="penchant-reader", daemon=True),
             threading.Thread(
-                target=self._own, args=(self._encode_next,), name="penchant-encoder", daemon=True
+                target=self._run, args=(self._encode_next,), name="penchant-encoder", daemon=True
             ),
         )
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -98,13 +104,13 @@ class MicroBatcher:
     # On the event loop
 
     def start(self) -> None:
-        """Starts the threads; to be called on the event loop."""
+        """Start the threads. Call this on the event loop."""
         self._loop = asyncio.get_running_loop()
         for thread in self._threads:
             thread.start()
 
     async def stop(self) -> None:
-        """Encodes what waits, then ends the threads."""
+        """Encode the waiting texts, then end the threads."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -113,103 +119,108 @@ class MicroBatcher:
 
     @property
     def is_busy(self) -> bool:
-        """Whether texts wait for the encoder, or are in it. Any thread may ask."""
+        """Whether texts are waiting or being encoded. Any thread may read this."""
         return len(self._queue) > 0
 
     @property
-    def is_read(self) -> bool:
-        """Whether all that waits has been read."""
+    def has_read_all(self) -> bool:
+        """Whether all waiting texts have been read."""
         with self._changed:
-            return self._queue.is_read
+            return self._queue.has_read_all
 
     @property
-    def alive(self) -> bool:
-        """Whether the threads run."""
+    def is_alive(self) -> bool:
+        """Whether both threads are running."""
         return all(thread.is_alive() for thread in self._threads)
 
-    async def extract(self, texts: Sequence[str], prompts: Sequence[str]) -> Extracted:
-        """Features of n texts (n prompts, read by a joint encoder alone).
+    async def extract(self, texts: Sequence[str], prompts: Sequence[str]) -> ExtractionResult:
+        """Return the features of n texts, each an answer to one of n prompts. Only a joint encoder reads the prompts.
 
         Raises:
-            OverloadedError: The queue has no room for n more texts, or they would wait too long.
-            ApiError: The encoder failed on these texts.
+            OverloadedError: If the queue has no room for n more texts, or if they would wait too long.
+            ApiError: If the encoder fails on these texts.
         """
         joint, n = self._extractor.encoder.joint, len(texts)
         pairs = [(text, prompt if joint else "") for text, prompt in zip(texts, prompts, strict=True)]
-        done: asyncio.Future[Extracted] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[ExtractionResult] = asyncio.get_running_loop().create_future()
         rows = Features(
             np.empty((n, self._extractor.dim), np.float16), np.zeros(n, np.int64), np.zeros(n, np.bool_)
         )
         job = Job(n)
         with self._changed:
             self._admit(texts)
-            self._asked[job] = _Asked(job, done, rows)
+            self._requests[job] = _PendingRequest(job, future, rows)
             self._queue.add(job, pairs)
             self._changed.notify_all()
-        self._telemetry.queued_texts.inc(n)  # of all encoders: around an upgrade there may be two
+        self._telemetry.queued_texts.inc(n)  # added up, since an upgrade may run two encoders
         try:
-            return await done
+            return await future
         finally:
             self._telemetry.queued_texts.dec(n)
             with self._changed:
-                if self._asked.pop(job, None) is not None:
-                    self._telemetry.abandoned_texts.inc(job.left)
+                if self._requests.pop(job, None) is not None:
+                    self._telemetry.abandoned_texts.inc(job.n_pending)
                     self._queue.abandon(job)
                     self._changed.notify_all()
 
     def _admit(self, texts: Sequence[str]) -> None:
-        """Refuses what would wait longer than is allowed; a large request may wait as long again as it takes."""
+        """Raise `OverloadedError` if texts would exceed the limits of the queue. An empty queue admits any request.
+
+        A request may wait for `max_queue_seconds` plus the time that its own texts take.
+        """
         if not len(self._queue):
             return
-        limit, speed = self._settings.max_queued_texts, self._speed.tokens_per_second
+        limit, throughput = self._settings.max_queued_texts, self._throughput.tokens_per_second
         tokens = sum(map(self._extractor.estimate, texts))
-        wait = self._queue.ahead(tokens, self._budget()) / speed
-        longest = self._settings.max_queue_seconds + tokens / speed
-        if self._queue.texts + len(texts) > limit or wait > longest:
+        wait = self._queue.estimate_backlog(tokens, self._compute_token_budget()) / throughput
+        max_wait = self._settings.max_queue_seconds + tokens / throughput
+        if self._queue.n_texts + len(texts) > limit or wait > max_wait:
             self._telemetry.overloads.labels("encoder").inc()
-            raise OverloadedError("encoder", limit, wait - min(longest, wait / 2))
+            raise OverloadedError("encoder", limit, wait - min(max_wait, wait / 2))
 
-    def _budget(self) -> int:
-        """Tokens of a batch: what the encoder reads in `batch_seconds`, within bounds."""
+    def _compute_token_budget(self) -> int:
+        """Return the token budget of a batch: what the encoder processes in `batch_seconds`, within limits."""
         settings = self._settings
-        wanted = int(self._speed.tokens_per_second * settings.batch_seconds)
-        return min(settings.max_batch_tokens, max(MIN_BATCH_TOKENS, wanted))
+        tokens = int(self._throughput.tokens_per_second * settings.batch_seconds)
+        return min(settings.max_batch_tokens, max(MIN_BATCH_TOKENS, tokens))
 
     # On the threads
 
-    def _own(self, work: Callable[[], bool]) -> None:
-        """Works until told to stop, and nothing is left."""
+    def _run(self, step: Callable[[], bool]) -> None:
+        """Repeat a step until it returns False."""
         while True:
             try:
-                if not work():
+                if not step():
                     return
-            except Exception as error:  # whatever it is, the thread goes on and nobody waits for ever
+            except Exception as error:  # the thread must go on, and no caller may wait forever
                 log_failure("encoder_thread_failed", error)
                 self._fail_all()
 
-    def _wait_for(self, find: Callable[[], list[Entry]]) -> list[Entry]:
-        """What there is to do; nothing once the batcher stops and nobody waits."""
+    def _wait_for(self, take: Callable[[], list[Entry]]) -> list[Entry]:
+        """Wait until there are entries to take. Return none if the batcher is stopping and its queue is empty."""
         with self._changed:
-            while not (found := find()):
+            while not (entries := take()):
                 if self._stopping and not len(self._queue):
                     self._changed.notify_all()
                     return []
                 self._changed.wait()
-            self._changed.notify_all()  # the reader may go on where the encoder took something
-            return found
+            self._changed.notify_all()  # a taken batch lets the reader read further ahead
+            return entries
 
     def _read_next(self) -> bool:
-        entries = self._wait_for(lambda: self._queue.to_read(_READ_AHEAD * self._budget()))
+        """Read the next texts. Return False if the batcher has stopped."""
+        entries = self._wait_for(lambda: self._queue.take_unread(_READ_AHEAD * self._compute_token_budget()))
         if not entries:
             return False
         try:
             self._read(entries)
-        except Exception:  # whatever it is: one text must not fail another
+        except Exception:  # one text must not fail another
             for entry in entries:
-                self._read_alone(entry)
+                self._read_single(entry)
         return True
 
-    def _read_alone(self, entry: Entry) -> None:
+    def _read_single(self, entry: Entry) -> None:
+        """Read one text. If it fails, fail the requests that wait for it."""
         try:
             self._read([entry])
         except Exception as error:
@@ -219,59 +230,65 @@ class MicroBatcher:
         texts, prompts = zip(*(entry.pair for entry in entries), strict=True)
         read = self._extractor.read(texts, prompts)
         with self._changed:
-            self._queue.was_read(zip(entries, read, strict=True))
+            self._queue.add_read(zip(entries, read, strict=True))
             self._changed.notify_all()
 
     def _encode_next(self) -> bool:
+        """Encode the next batch. Return False if the batcher has stopped."""
         settings = self._settings
-        batch = self._wait_for(lambda: self._queue.take(self._budget(), settings.max_batch_texts))
+        batch = self._wait_for(
+            lambda: self._queue.take_batch(self._compute_token_budget(), settings.max_batch_texts)
+        )
         if batch:
             self._encode(batch)
         return bool(batch)
 
     def _encode(self, batch: Sequence[Entry]) -> None:
+        """Encode a batch, and resolve the requests that it completes."""
         started = time.perf_counter()
         try:
             features = self._extractor.encode([entry.read for entry in batch if entry.read is not None])
             if not np.isfinite(features.vectors).all():
-                raise ArithmeticError("features are not finite")
+                raise ArithmeticError("The encoder returned features that are not finite.")
         except Exception as error:
             self._telemetry.encoder_failures.inc()
-            self._without_culprit(batch, error)
+            self._isolate_failure(batch, error)
             return
-        took, tokens = time.perf_counter() - started, int(features.tokens.sum())
+        seconds, tokens = time.perf_counter() - started, int(features.tokens.sum())
         self._telemetry.batch_texts.observe(len(batch))
         self._telemetry.batch_tokens.observe(tokens)
         self._telemetry.encoded_texts.inc(len(batch))
         self._telemetry.encoded_tokens.inc(tokens)
-        self._telemetry.encoder_seconds.inc(took)
+        self._telemetry.encoder_seconds.inc(seconds)
         with self._changed:
-            self._speed.measured(tokens, took)
-            finished = self._hand_out(batch, features, took)
-        self._resolve([(asked, asked.answer()) for asked in finished])
+            self._throughput.update(tokens, seconds)
+            completed = self._distribute(batch, features, seconds)
+        self._resolve([(request, request.to_result()) for request in completed])
 
-    def _hand_out(self, batch: Sequence[Entry], features: Features, took: float) -> list[_Asked]:
-        """Copies rows to whoever waits for them; requests that have all of theirs."""
+    def _distribute(
+        self, batch: Sequence[Entry], features: Features, seconds: float
+    ) -> list[_PendingRequest]:
+        """Copy the rows of a batch to the requests that wait for them. Return the requests that it completes."""
         served: dict[Job, None] = {}
-        for place, entry in enumerate(batch):
-            for job, rows in self._queue.done(entry).items():
+        for i, entry in enumerate(batch):
+            for job, rows in self._queue.complete(entry).items():
                 served[job] = None
-                own = self._asked[job].features
-                own.vectors[rows] = features.vectors[place]
-                own.tokens[rows] = features.tokens[place]
-                own.truncated[rows] = features.truncated[place]
+                target = self._requests[job].features
+                target.vectors[rows] = features.vectors[i]
+                target.tokens[rows] = features.tokens[i]
+                target.truncated[rows] = features.truncated[i]
         for job in served:
-            self._asked[job].encode_seconds += took
-        return [self._asked.pop(job) for job in served if not job.left]
+            self._requests[job].encode_seconds += seconds
+        return [self._requests.pop(job) for job in served if not job.n_pending]
 
-    def _without_culprit(self, batch: Sequence[Entry], error: Exception) -> None:
-        """Encodes each request's part of a batch that failed by itself; the one that is alone has failed."""
+    def _isolate_failure(self, batch: Sequence[Entry], error: Exception) -> None:
+        """Encode a failed batch again, one request at a time. If the batch has a single request, fail that request."""
         with self._changed:
             shares: dict[Job | None, list[Entry]] = {}
             for entry in batch:
                 shares.setdefault(next(iter(entry.waiting), None), []).append(entry)
-            for entry in shares.pop(None, []):  # nobody waits for it any longer
-                self._queue.done(entry)
+            for entry in shares.pop(None, []):  # all callers have left
+                self._queue.complete(entry)
         if len(shares) > 1:
             for share in shares.values():
                 self._encode(share)
@@ -281,42 +298,43 @@ class MicroBatcher:
                 self._fail((job,), error, share)
 
     def _fail(self, jobs: Iterable[Job], error: Exception, batch: Sequence[Entry] = ()) -> None:
-        """Answers requests with an error; what others want of their batch waits again."""
+        """Fail requests. Entries of their batch that other requests wait for are queued again."""
         log_failure("encoder_failed", error)
         with self._changed:
-            failed = [asked for job in jobs if (asked := self._asked.pop(job, None)) is not None]
-            for asked in failed:
-                self._queue.abandon(asked.job)
+            failed = [request for job in jobs if (request := self._requests.pop(job, None)) is not None]
+            for request in failed:
+                self._queue.abandon(request.job)
             for entry in batch:
                 if entry.waiting:
-                    self._queue.give_back(entry)
+                    self._queue.requeue(entry)
                 else:
-                    self._queue.done(entry)
+                    self._queue.complete(entry)
             self._changed.notify_all()
-        self._resolve([(asked, internal_error()) for asked in failed])
+        self._resolve([(request, internal_error()) for request in failed])
 
     def _fail_all(self) -> None:
-        """After what nobody foresaw: starts with an empty queue."""
+        """Fail all requests after an unexpected error, and start again with an empty queue."""
         with self._changed:
-            failed, self._asked = list(self._asked.values()), {}
-            for asked in failed:
-                self._queue.abandon(asked.job)
+            failed, self._requests = list(self._requests.values()), {}
+            for request in failed:
+                self._queue.abandon(request.job)
             self._queue = FairQueue(self._extractor.estimate)
-        self._resolve([(asked, internal_error()) for asked in failed])
+        self._resolve([(request, internal_error()) for request in failed])
 
-    def _resolve(self, answers: list[tuple[_Asked, Extracted | ApiError]]) -> None:
-        """Hands answers to the event loop, in one step."""
+    def _resolve(self, outcomes: list[tuple[_PendingRequest, ExtractionResult | ApiError]]) -> None:
+        """Resolve requests on the event loop, all in one call."""
         if self._loop is None:
-            raise RuntimeError("the batcher was not started")
-        if answers:
-            self._loop.call_soon_threadsafe(_resolve, answers)
+            raise RuntimeError("The batcher has not been started; call `start` first.")
+        if outcomes:
+            self._loop.call_soon_threadsafe(_resolve, outcomes)
 
 
-def _resolve(answers: Sequence[tuple[_Asked, Extracted | ApiError]]) -> None:
-    for asked, answer in answers:
-        if asked.done.done():
+def _resolve(outcomes: Sequence[tuple[_PendingRequest, ExtractionResult | ApiError]]) -> None:
+    """Set the result or the exception of each future that is still pending."""
+    for request, outcome in outcomes:
+        if request.future.done():
             continue
-        if isinstance(answer, ApiError):
-            asked.done.set_exception(answer)
+        if isinstance(outcome, ApiError):
+            request.future.set_exception(outcome)
         else:
-            asked.done.set_result(answer)
+            request.future.set_result(outcome)

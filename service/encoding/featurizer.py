@@ -15,7 +15,7 @@ from penchant.service.store.features import find_features
 from penchant.service.telemetry.metrics import Telemetry, Timings
 
 OVERHEAD_BYTES: Final = 400
-"""Memory of an entry beside its vector: key, tuple, array header, dictionary slot."""
+"""Memory of an entry in addition to its vector, in bytes: key, tuple, array header, dictionary slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,12 @@ class FeatureCache:
     """A cache of features by tenant and content key. Not thread-safe: it belongs to the event loop.
 
     Args:
-        max_bytes: Largest memory of all entries together; 0 keeps nothing.
+        max_bytes: Largest memory of all entries together, in bytes. 0 disables the cache.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._entries: BoundedCache[tuple[str, bytes], CachedFeature] = BoundedCache(
-            max_bytes, size=_memory_of
+            max_bytes, size=_compute_memory
         )
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class FeatureCache:
         """Add features, and drop the least recently used ones while the limit is exceeded."""
         self._entries.put((tenant, key), feature)
 
-    def forget(self, tenant: str, keys: Iterable[bytes]) -> None:
+    def remove(self, tenant: str, keys: Iterable[bytes]) -> None:
         """Remove the features of some keys of a tenant."""
         for key in keys:
             self._entries.remove((tenant, key))
@@ -71,7 +71,7 @@ class FeatureCache:
         self._entries.clear()
 
 
-def _memory_of(feature: CachedFeature) -> int:
+def _compute_memory(feature: CachedFeature) -> int:
     return feature.vector.nbytes + OVERHEAD_BYTES
 
 
@@ -81,9 +81,9 @@ class FeatureBatch:
 
     Attributes:
         keys: n content keys.
-        vectors: `[n, dim]`.
-        tokens: `[n]`.
-        truncated: `[n]`.
+        vectors: Feature vectors, `[n, dim]`.
+        tokens: Number of tokens that the encoder read, `[n]`.
+        truncated: Whether the encoder read only the beginning of the text, `[n]`.
     """
 
     keys: tuple[bytes, ...]
@@ -93,14 +93,17 @@ class FeatureBatch:
 
 
 class Featurizer:
-    """Features of texts for one tenant at a time.
+    """A source of the features of texts: memory, the store or the encoder. Tenants never share cached features.
 
     Args:
-        extractor: Gives keys and dimensions; the batcher owns its encoder.
-        batcher: Computes what is not known.
-        cache: What is in memory.
-        store: Holds features of judged texts.
-        telemetry: Counts hits and misses.
+        extractor: Extractor that defines the content keys. Only the batcher may use its encoder.
+        batcher: Batcher that computes features that are neither cached nor stored.
+        cache: Cache of features in memory.
+        store: Store of the features of judged texts.
+        telemetry: Metrics and traces.
+
+    Attributes:
+        extractor: Extractor that defines the content keys.
     """
 
     def __init__(
@@ -118,28 +121,33 @@ class Featurizer:
         self._store = store
         self._telemetry = telemetry
 
-    async def features(
+    async def get_features(
         self, tenant: str, texts: Sequence[str], prompts: Sequence[str], timings: Timings
     ) -> FeatureBatch:
-        """Features of n texts (n prompts).
+        """Return the features of n texts, each an answer to one of n prompts. Only a joint encoder reads the prompts.
 
-        Cost: n hashes where all are in memory; one query for the others; an encoder pass for the unknown.
+        Raises:
+            OverloadedError: If the encoder's queue is full.
+            ApiError: If the encoder fails.
+
+        Cost: n hashes if all are cached; otherwise also one query for the others, and an encoder pass for those that
+            are not stored either.
         """
         key = self.extractor.key
         keys = tuple(key(text, prompt) for text, prompt in zip(texts, prompts, strict=True))
-        found = {k: feature for k in keys if (feature := self._cache.get(tenant, k)) is not None}
-        missing = {k: i for i, k in enumerate(keys) if k not in found}
+        features = {k: feature for k in keys if (feature := self._cache.get(tenant, k)) is not None}
+        missing = {k: i for i, k in enumerate(keys) if k not in features}
         self._telemetry.cache_hits.inc(len(keys) - len(missing))
         if missing:
             self._telemetry.cache_misses.inc(len(missing))
-            found |= await self._stored(tenant, list(missing))
-            unknown = [i for k, i in missing.items() if k not in found]
-            if unknown:
-                found |= await self._encoded(keys, texts, prompts, unknown, timings)
+            features |= await self._load_features(tenant, list(missing))
+            not_stored = [i for k, i in missing.items() if k not in features]
+            if not_stored:
+                features |= await self._encode(keys, texts, prompts, not_stored, timings)
             for k in missing:
-                self._cache.put(tenant, k, found[k])
+                self._cache.put(tenant, k, features[k])
             self._telemetry.cache_bytes.set(self._cache.size)
-        rows = [found[k] for k in keys]
+        rows = [features[k] for k in keys]
         return FeatureBatch(
             keys,
             np.stack([row.vector for row in rows]),
@@ -147,11 +155,11 @@ class Featurizer:
             np.array([row.truncated for row in rows], np.bool_),
         )
 
-    async def _stored(self, tenant: str, keys: Sequence[bytes]) -> dict[bytes, CachedFeature]:
+    async def _load_features(self, tenant: str, keys: Sequence[bytes]) -> dict[bytes, CachedFeature]:
         rows = await self._store.read(find_features, tenant, self.extractor.identity, keys)
         return {k: CachedFeature(row.vector, row.tokens, row.truncated) for k, row in rows.items()}
 
-    async def _encoded(
+    async def _encode(
         self,
         keys: Sequence[bytes],
         texts: Sequence[str],
@@ -163,9 +171,9 @@ class Featurizer:
             extracted = await self._batcher.extract([texts[i] for i in rows], [prompts[i] for i in rows])
         timings.queue += extracted.queue_seconds
         timings.encode += extracted.encode_seconds
-        new = extracted.features
+        batch = extracted.features
         return {
-            # A copy of each row, so that a cached row does not hold its whole batch in memory.
-            keys[i]: CachedFeature(new.vectors[j].copy(), int(new.tokens[j]), bool(new.truncated[j]))
+            # Copies the row, so that a cached row does not keep its whole batch in memory.
+            keys[i]: CachedFeature(batch.vectors[j].copy(), int(batch.tokens[j]), bool(batch.truncated[j]))
             for j, i in enumerate(rows)
         }

@@ -151,7 +151,7 @@ class Commits:
             answers, states = self._models.current.ledger.apply(
                 connection, jobs, may_be_committed=may_be_committed
             )
-            add(connection, tables.rankings, [ranking.row() for ranking in rankings])
+            add(connection, tables.rankings, [ranking.to_row() for ranking in rankings])
             return answers, states
 
         return self._run_with_retries(work)

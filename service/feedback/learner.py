@@ -229,7 +229,7 @@ class Learner:
         if not texts:
             return list(events)
         prompts = [event.prompt for event in events for _ in event.statement.texts]
-        batch = await featurizer.features(tenant, texts, prompts, timings)
+        batch = await featurizer.get_features(tenant, texts, prompts, timings)
         ready, start = [], 0
         for event in events:
             rows = slice(start, start := start + len(event.statement.texts))
@@ -312,7 +312,7 @@ class ReferenceResolver:
         if event.form == "comparison" and len(ranking.prompts) > 1:
             fault = "The ranking's candidates answer different prompts; a choice must be among answers to one prompt."
             raise InvalidRequestError((f"{base}/rank_id", fault))
-        prompt, text = ranking.shown(first)
+        prompt, text = ranking.get_candidate(first)
         # A text that was shown twice counts as one option.
         texts = tuple(
             dict.fromkeys([text, *(ranking.texts[index] for index in sorted(index for _, index in others))])

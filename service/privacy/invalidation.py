@@ -113,8 +113,8 @@ class CacheInvalidator:
 
     def _drop(self, deletion: Deletion, is_remote: bool) -> None:
         for model in self._models.held:
-            model.source.cache.forget(deletion.tenant, deletion.features)
-            model.describer.forget(deletion.tenant, deletion.items)
+            model.source.cache.remove(deletion.tenant, deletion.features)
+            model.describer.remove(deletion.tenant, deletion.items)
         if deletion.user is not None:
             dropped = self._rankings.drop(lambda tenant, user: self._is_deleted(deletion, tenant, user))
             if dropped and is_remote and deletion.erased:

@@ -59,7 +59,7 @@ class UserData:
         Raises:
             ApiError: `storage_unavailable`, if the store cannot be written.
         """
-        recent = self._rankings.texts_of(tenant, user)
+        recent = self._rankings.find_texts(tenant, user)
 
         def delete(connection: Connection) -> Deletion:
             lock_tenant(connection, tenant)  # another user may be about to judge a text of this user
@@ -115,7 +115,7 @@ class UserData:
                 cache.publish((tenant, user), state)
 
         merged, state = await self._writer.commit(join, publish)
-        self._rankings.rename(tenant, source, user)
+        self._rankings.reassign(tenant, source, user)
         return {
             "user": user,
             "merged_events": merged,

@@ -3,8 +3,8 @@
 In reading order:
 
 - `results`: the task of a ranking, and its result
-- `scoring`: candidates, utilities, order
-- `describer`: texts as items, remembered
-- `rankings`: what was shown under a rank_id
-- `explaining`: why
+- `scoring`: ranks the candidates of a task for a user
+- `describer`: turns texts into items of the user model, and caches them
+- `rankings`: recent rankings, to which feedback refers by `rank_id`
+- `explaining`: explains rankings and users
 """

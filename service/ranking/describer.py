@@ -1,4 +1,4 @@
-"""Text → item of the user model: features described by the reward model, remembered for texts that come again."""
+"""Turns texts into items of the user model, and caches the items of texts that recur."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -14,13 +14,13 @@ from penchant.service.telemetry.metrics import Telemetry, Timings
 _OVERHEAD_BYTES: Final = 400
 
 
-class Described(NamedTuple):
-    """n texts, ready to be ranked.
+class ItemBatch(NamedTuple):
+    """n texts as items of the user model, ready to be ranked.
 
     Attributes:
         items: n items.
-        tokens: Tokens read of all texts together.
-        truncated: Which texts the encoder saw only the beginning of, by index.
+        tokens: Number of tokens that the encoder read, for all texts together.
+        truncated: Indices of the texts of which the encoder read only the beginning.
     """
 
     items: Items
@@ -28,13 +28,13 @@ class Described(NamedTuple):
     truncated: tuple[int, ...]
 
 
-class _Known(NamedTuple):
-    """What is remembered of a text.
+class _CachedItem(NamedTuple):
+    """The cached item of one text.
 
     Attributes:
-        row: Of `Items.rows`, its bytes: they are put together several times faster than arrays are.
-        tokens: Tokens read.
-        truncated: Whether there were more.
+        row: Row of `Items.rows` as bytes, because joining bytes is several times faster than stacking arrays.
+        tokens: Number of tokens that the encoder read.
+        truncated: Whether the encoder read only the beginning of the text.
     """
 
     row: bytes
@@ -43,13 +43,16 @@ class _Known(NamedTuple):
 
 
 class Describer:
-    """Describes texts; belongs to the event loop.
+    """A source of the items of texts, with a cache. Not thread-safe: it belongs to the event loop.
 
     Args:
-        reward: Describes features.
-        featurizer: Gives features of texts that are new here.
-        max_bytes: Bound of what is remembered.
-        telemetry: Counts texts that are remembered.
+        reward: Model that turns features into items.
+        featurizer: Source of the features of texts that are not cached.
+        max_bytes: Largest memory of the cached items, in bytes.
+        telemetry: Metrics, in which cache hits are counted.
+
+    Attributes:
+        featurizer: Source of the features of texts that are not cached.
     """
 
     def __init__(
@@ -58,67 +61,69 @@ class Describer:
         self.featurizer = featurizer
         self._reward = reward
         self._telemetry = telemetry
-        self._known: BoundedCache[tuple[str, bytes], _Known] = BoundedCache(max_bytes, size=_memory_of)
+        self._cache: BoundedCache[tuple[str, bytes], _CachedItem] = BoundedCache(
+            max_bytes, size=_compute_memory
+        )
 
     async def describe(
         self, tenant: str, texts: Sequence[str], prompts: Sequence[str], timings: Timings
-    ) -> Described:
-        """Items of n texts (n prompts).
+    ) -> ItemBatch:
+        """Return the items of n texts, each an answer to one of n prompts.
 
-        Cost: n hashes where all are remembered; otherwise features of the others and one `RewardModel.describe`.
+        Cost: n hashes if all are cached; otherwise also the features of the others and one `RewardModel.describe`.
         """
         keys = item_keys(prompts, texts)
-        find, found = self._known.get, []
+        find, cached = self._cache.get, []
         missing: dict[bytes, int] = {}
         for i, key in enumerate(keys):
-            known = find((tenant, key))
-            if known is None:
+            item = find((tenant, key))
+            if item is None:
                 missing[key] = i
             else:
-                found.append(known)
+                cached.append(item)
         self._telemetry.cache_hits.inc(len(keys) - len(missing))
         if missing:
-            new = await self._described(tenant, missing, texts, prompts, timings)
-            old = iter(found)
-            found = [new[key] if key in missing else next(old) for key in keys]
-        rows = np.frombuffer(b"".join([known.row for known in found]))
-        return Described(
+            new = await self._describe_missing(tenant, missing, texts, prompts, timings)
+            hits = iter(cached)
+            cached = [new[key] if key in missing else next(hits) for key in keys]
+        rows = np.frombuffer(b"".join([item.row for item in cached]))
+        return ItemBatch(
             Items.from_rows(rows.reshape(len(keys), -1), keys),
-            sum([known.tokens for known in found]),
-            tuple([i for i, known in enumerate(found) if known.truncated]),
+            sum([item.tokens for item in cached]),
+            tuple([i for i, item in enumerate(cached) if item.truncated]),
         )
 
-    async def _described(
+    async def _describe_missing(
         self,
         tenant: str,
         missing: Mapping[bytes, int],
         texts: Sequence[str],
         prompts: Sequence[str],
         timings: Timings,
-    ) -> dict[bytes, _Known]:
-        """Rows of texts that are not remembered, by key; now they are."""
-        chosen = list(missing.values())
-        batch = await self.featurizer.features(
-            tenant, [texts[i] for i in chosen], [prompts[i] for i in chosen], timings
+    ) -> dict[bytes, _CachedItem]:
+        """Compute and cache the items of texts that are not cached. Return them by key."""
+        indices = list(missing.values())
+        batch = await self.featurizer.get_features(
+            tenant, [texts[i] for i in indices], [prompts[i] for i in indices], timings
         )
         rows = self._reward.describe(batch.vectors, list(missing)).rows
         new = {
-            key: _Known(row.tobytes(), int(tokens), bool(truncated))
+            key: _CachedItem(row.tobytes(), int(tokens), bool(truncated))
             for key, row, tokens, truncated in zip(missing, rows, batch.tokens, batch.truncated, strict=True)
         }
-        for key, known in new.items():
-            self._known.put((tenant, key), known)
+        for key, item in new.items():
+            self._cache.put((tenant, key), item)
         return new
 
-    def forget(self, tenant: str, keys: Iterable[bytes]) -> None:
-        """Drops these item keys of a tenant."""
+    def remove(self, tenant: str, keys: Iterable[bytes]) -> None:
+        """Remove the items of some keys of a tenant from the cache."""
         for key in keys:
-            self._known.remove((tenant, key))
+            self._cache.remove((tenant, key))
 
     def clear(self) -> None:
-        """Drops everything."""
-        self._known.clear()
+        """Remove all items from the cache."""
+        self._cache.clear()
 
 
-def _memory_of(known: _Known) -> int:
-    return len(known.row) + _OVERHEAD_BYTES
+def _compute_memory(item: _CachedItem) -> int:
+    return len(item.row) + _OVERHEAD_BYTES

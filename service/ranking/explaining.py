@@ -1,4 +1,4 @@
-"""Why: what moved a candidate for a user, and how a user differs from the population; as answers tell it."""
+"""Explanations for responses: why a candidate has its utility, and how a user differs from the population."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,32 +17,39 @@ from penchant.service.store.database import Store
 from penchant.service.store.events import LoggedJudgement, find_payloads, find_start_of_newest, replay_events
 
 MAX_JUDGED_TEXTS: Final = 200
-"""So many of a user's texts, the newest, are looked at for reasons."""
+"""Largest number of judged texts, the newest first, from which a user's reasons are computed."""
 
 
-def explanations(
+def explain_candidates(
     reward: RewardModel,
     posterior: UserPosterior,
     vectors: NDArray[np.float16],
     item_keys: Sequence[bytes],
     rows: Sequence[int],
 ) -> dict[int, dict[str, Any]]:
-    """What makes the utility of some of n candidates (`vectors` `[n, dim]`), by row.
+    """Explain the utilities of some of n candidates. Return the explanations by row.
+
+    Args:
+        reward: The model.
+        posterior: Posterior of the user.
+        vectors: `[n, dim]` features of all candidates.
+        item_keys: n item keys.
+        rows: Rows of the candidates to explain.
 
     Raises:
-        InvalidRequestError: The bundle's text prior has no linear form.
+        InvalidRequestError: If the bundle's text prior is not linear.
     """
     try:
-        found = explain_items(reward, posterior, vectors, item_keys, rows=rows)
+        explanations = explain_items(reward, posterior, vectors, item_keys, rows=rows)
     except ExplanationError as error:
         raise InvalidRequestError(("/explain", "The loaded bundle cannot be explained.")) from error
-    told = (asdict(explanation) for explanation in found)
-    return {explanation.pop("index"): explanation for explanation in told}
+    fields = (asdict(explanation) for explanation in explanations)
+    return {explanation.pop("index"): explanation for explanation in fields}
 
 
 @dataclass(frozen=True)
-class _Text:
-    """A text that a user judged: its place in the log, and its features `[dim]`."""
+class _JudgedText:
+    """A text that a user judged: its position in the log, and its features `[dim]`."""
 
     seq: int
     event_id: str
@@ -52,12 +59,12 @@ class _Text:
 
 
 class Explainer:
-    """Reasons of users, from what they judged.
+    """The reasons of users, computed from the texts that they judged.
 
     Args:
         reward: The model.
         extractor: Identity of the features.
-        store: Holds the log and the features of judged texts.
+        store: Store of the log and of the features of judged texts.
     """
 
     def __init__(self, reward: RewardModel, extractor: str, store: Store) -> None:
@@ -65,10 +72,12 @@ class Explainer:
         self._extractor = extractor
         self._store = store
 
-    def reasons(self, tenant: str, user: str, posterior: UserPosterior) -> dict[str, Any] | None:
-        """How a user differs from the population; None where the bundle's text prior has no linear form.
+    def compute_reasons(self, tenant: str, user: str, posterior: UserPosterior) -> dict[str, Any] | None:
+        """Return how a user differs from the population. Return None if the bundle's text prior is not linear.
 
-        To be called in a thread: it asks the database. Cost: as `explain_user` of 200 texts, whatever the log's length.
+        Call it in a thread, because it queries the database.
+
+        Cost: at most that of `explain_user` for 200 texts, whatever the length of the log.
         """
         with self._store.reading() as connection:
             since = find_start_of_newest(connection, tenant, user, MAX_JUDGED_TEXTS)
@@ -77,44 +86,46 @@ class Explainer:
             dim = len(self._reward.text_prior.standardiser.centre)
             vectors = np.stack([text.vector for text in texts]) if texts else np.zeros((0, dim), np.float16)
             try:
-                found = explain_user(self._reward, posterior, vectors, [text.key for text in texts])
+                reasons = explain_user(self._reward, posterior, vectors, [text.key for text in texts])
             except ExplanationError:
                 return None
-            examples = [texts[reason.index] for reason in found.texts]
-            sent = find_payloads(connection, tenant, user, [text.seq for text in examples])
-        return _told(found, examples, sent, len(texts))
+            examples = [texts[reason.index] for reason in reasons.texts]
+            payloads = find_payloads(connection, tenant, user, [text.seq for text in examples])
+        return _format_reasons(reasons, examples, payloads, len(texts))
 
 
-def _newest_texts(log: Iterable[LoggedJudgement]) -> list[_Text]:
-    """Distinct judged texts, newest first."""
-    found: dict[bytes, _Text] = {}
+def _newest_texts(log: Iterable[LoggedJudgement]) -> list[_JudgedText]:
+    """Return the newest distinct judged texts, newest first."""
+    texts: dict[bytes, _JudgedText] = {}
     for event in reversed(list(log)):
         for position, key in enumerate(event.item_keys):
-            if event.vectors is not None and key not in found:
-                found[key] = _Text(event.seq, event.event_id, position, key, event.vectors[position])
-    return list(found.values())[:MAX_JUDGED_TEXTS]
+            if event.vectors is not None and key not in texts:
+                texts[key] = _JudgedText(event.seq, event.event_id, position, key, event.vectors[position])
+    return list(texts.values())[:MAX_JUDGED_TEXTS]
 
 
-def _told(found: UserReasons, texts: Sequence[_Text], sent: Mapping[int, str], judged: int) -> dict[str, Any]:
-    """Reasons as answered; `texts` are the examples, `sent` their events as logged, by seq."""
+def _format_reasons(
+    reasons: UserReasons, examples: Sequence[_JudgedText], payloads: Mapping[int, str], n_texts: int
+) -> dict[str, Any]:
+    """Return reasons as a response contains them. `payloads` are the logged events of the examples, by `seq`."""
     return {
-        "judged_texts": judged,
+        "judged_texts": n_texts,
         "threshold": {
-            "effect": found.threshold,
-            "std": found.threshold_std,
-            "probability": found.probability_easier,
+            "effect": reasons.threshold,
+            "std": reasons.threshold_std,
+            "probability": reasons.probability_easier,
         },
-        "attributes": [asdict(attribute) for attribute in found.attributes],
-        "named_share": found.named_share,
+        "attributes": [asdict(attribute) for attribute in reasons.attributes],
+        "named_share": reasons.named_share,
         "texts": [
-            {"event_id": text.event_id, "prompt": prompt, "text": words}
+            {"event_id": example.event_id, "prompt": prompt, "text": text}
             | {"value": reason.value, "std": reason.std, "probability": reason.probability}
-            for reason, text in zip(found.texts, texts, strict=True)
-            for prompt, words in _words(sent[text.seq], text.position)
+            for reason, example in zip(reasons.texts, examples, strict=True)
+            for prompt, text in _find_text(payloads[example.seq], example.position)
         ],
     }
 
 
-def _words(payload: str, position: int) -> Sequence[tuple[str, str]]:
+def _find_text(payload: str, position: int) -> Sequence[tuple[str, str]]:
     """Return the (prompt, text) of a judged text. Empty if the tenant keeps no texts."""
     return get_judged_texts(orjson.loads(payload))[position : position + 1]

@@ -1,4 +1,4 @@
-"""What was shown under a `rank_id`, so that feedback can name a candidate by its index for a day."""
+"""Recent rankings by `rank_id`, so that feedback can refer to a candidate by its index."""
 
 import secrets
 from collections.abc import Callable
@@ -19,15 +19,15 @@ _OVERHEAD_BYTES: Final = 300
 
 @dataclass(frozen=True)
 class Ranking:
-    """A ranking that was answered.
+    """A ranking that was returned to a caller.
 
     Attributes:
-        tenant: Whose app asked.
-        rank_id: Its join key.
-        user: For whom; None for the population.
-        prompts: One for all texts, or one a text.
+        tenant: Tenant whose app requested the ranking.
+        rank_id: Id by which feedback refers to the ranking.
+        user: User for whom the candidates were ranked. None for the population.
+        prompts: One prompt for all texts, or one for each.
         texts: n candidates in the order of the request.
-        created_at: Unix seconds.
+        created_at: Time of the ranking, in Unix seconds.
     """
 
     tenant: str
@@ -39,15 +39,15 @@ class Ranking:
 
     @property
     def size(self) -> int:
-        """Bytes held, roughly."""
+        """Approximate memory of the ranking, in bytes."""
         return sum(map(len, self.texts)) + sum(map(len, self.prompts)) + _OVERHEAD_BYTES
 
-    def shown(self, index: int) -> tuple[str, str]:
-        """Prompt and text of a candidate."""
+    def get_candidate(self, index: int) -> tuple[str, str]:
+        """Return the prompt and the text of a candidate."""
         return self.prompts[index if len(self.prompts) > 1 else 0], self.texts[index]
 
-    def row(self) -> dict[str, Any]:
-        """Its row in the store."""
+    def to_row(self) -> dict[str, Any]:
+        """Return the ranking's row in the store."""
         return {
             "tenant": self.tenant,
             "rank_id": self.rank_id,
@@ -57,20 +57,21 @@ class Ranking:
         }
 
 
-def new_rank_id() -> str:
-    """A join key that cannot be guessed."""
+def create_rank_id() -> str:
+    """Return a new random id that cannot be guessed."""
     return f"rank_{secrets.token_urlsafe(16)}"
 
 
 class Rankings:
-    """Recent rankings in memory over those in the store.
+    """Recent rankings. The latest ones are in memory, older ones in the store.
 
     Args:
-        max_bytes: Bound of the memory.
-        ttl_seconds: How long a ranking can be referred to.
-        write: Hands a ranking to the writer, without waiting; what to call when that is done with it.
-        tenancy: Whether a tenant keeps texts; rankings of one that does not stay in the memory of this server.
-        store: Asked for what is not in memory.
+        max_bytes: Largest memory of the cached rankings, in bytes. The newest ranking is cached whatever its size.
+        ttl_seconds: How long feedback can refer to a ranking.
+        write: Function that passes a ranking to the writer without waiting, and a callback to call when the writer is
+            done with it.
+        tenancy: Settings of the tenants. If a tenant keeps no texts, its rankings stay in the memory of this server.
+        store: Store of the rankings that are not in memory.
     """
 
     def __init__(
@@ -91,12 +92,13 @@ class Rankings:
         )
         self._unwritten: dict[tuple[str, str], Ranking] = {}
 
-    def remember(
+    def add(
         self, tenant: str, rank_id: str, user: str | None, prompts: tuple[str, ...], texts: tuple[str, ...]
     ) -> None:
-        """Keeps a ranking and has it written soon."""
-        one = prompts[:1] if prompts.count(prompts[0]) == len(prompts) else prompts
-        ranking = Ranking(tenant, rank_id, user, one, texts, self._store.clock())
+        """Cache a ranking and pass it to the writer. Only cache it if the tenant keeps no texts."""
+        if prompts.count(prompts[0]) == len(prompts):
+            prompts = prompts[:1]
+        ranking = Ranking(tenant, rank_id, user, prompts, texts, self._store.clock())
         key = (tenant, rank_id)
         self._recent.put(key, ranking)
         if not self._tenancy.of(tenant).keep_texts:
@@ -105,7 +107,7 @@ class Rankings:
         self._write(ranking, lambda: self._unwritten.pop(key, None))
 
     async def find(self, tenant: str, rank_id: str) -> Ranking | None:
-        """The ranking under an id, None where it is unknown or too old."""
+        """Return a ranking. Return None if it is unknown or older than the time limit."""
         key = (tenant, rank_id)
         ranking = self._recent.peek(key) or self._unwritten.get(key)
         if ranking is None:
@@ -115,25 +117,29 @@ class Rankings:
             return None
         return ranking
 
-    def texts_of(self, tenant: str, user: str) -> list[tuple[str, str]]:
-        """(prompt, text) of all that memory holds for a user."""
-        held = (self._unwritten | dict(self._recent.items())).values()
-        mine = [ranking for ranking in held if ranking.tenant == tenant and ranking.user == user]
-        return [ranking.shown(index) for ranking in mine for index in range(len(ranking.texts))]
+    def find_texts(self, tenant: str, user: str) -> list[tuple[str, str]]:
+        """Return the (prompt, text) of each candidate in a user's rankings that are in memory."""
+        in_memory = (self._unwritten | dict(self._recent.items())).values()
+        rankings = [ranking for ranking in in_memory if ranking.tenant == tenant and ranking.user == user]
+        return [ranking.get_candidate(index) for ranking in rankings for index in range(len(ranking.texts))]
 
-    def drop(self, unwanted: Callable[[str, str], bool]) -> list[str]:
-        """Drops rankings for some users from memory; asked with tenant and user. Returns their ids."""
+    def drop(self, is_unwanted: Callable[[str, str], bool]) -> list[str]:
+        """Drop the rankings of some users from memory, and return their ids.
+
+        Args:
+            is_unwanted: Function of tenant and user that returns whether to drop the user's rankings.
+        """
         dropped: dict[str, None] = {}
-        for held in (self._recent, self._unwritten):
-            for key, ranking in list(held.items()):
-                if ranking.user is not None and unwanted(ranking.tenant, ranking.user):
+        for rankings in (self._recent, self._unwritten):
+            for key, ranking in list(rankings.items()):
+                if ranking.user is not None and is_unwanted(ranking.tenant, ranking.user):
                     self._recent.remove(key)
                     self._unwritten.pop(key, None)
                     dropped[ranking.rank_id] = None
         return list(dropped)
 
-    def rename(self, tenant: str, source: str, user: str) -> None:
-        """What was shown to one user was shown to another."""
+    def reassign(self, tenant: str, source: str, user: str) -> None:
+        """Reassign the rankings in memory of the user `source` to `user`."""
         for key, ranking in self._recent.items():
             if ranking.tenant == tenant and ranking.user == source:
                 self._recent.replace(key, replace(ranking, user=user))
@@ -143,7 +149,7 @@ class Rankings:
 
 
 def _read_row(tenant: str, rank_id: str, row: AnyRow) -> Ranking:
-    """The ranking that a row of the store holds."""
-    shown = orjson.loads(row.shown)
-    prompts, texts = tuple(shown["prompts"]), tuple(shown["texts"])
+    """Return the ranking of a row in the store."""
+    candidates = orjson.loads(row.shown)
+    prompts, texts = tuple(candidates["prompts"]), tuple(candidates["texts"])
     return Ranking(tenant, rank_id, row.user_id, prompts, texts, row.created_at)

@@ -1,4 +1,4 @@
-"""What a dialect asks of a ranking, and what the ranking returns."""
+"""The task that a dialect gives to a ranking, and the result of the ranking."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,48 +56,49 @@ class Task:
 Vector = NDArray[np.float64]
 Explanations = Mapping[int, Mapping[str, Any]]
 MAX_WARNED: Final = 20
+"""Largest number of truncated texts that a warning lists."""
 
 
-class Personal(NamedTuple):
-    """The user whose taste a ranking follows, as answers report it.
+class UserSummary(NamedTuple):
+    """The user whose taste a ranking follows, as responses report it.
 
     Attributes:
-        user: User id. None for the population.
+        user_id: User id. None for the population.
         is_personal: Whether anything was learned about the user.
         feedback_events: Events in the user's log.
         posterior_version: Version of the user's state.
     """
 
-    user: str | None
+    user_id: str | None
     is_personal: bool = False
     feedback_events: int = 0
     posterior_version: int = 0
 
     @property
     def state(self) -> Literal["population", "personal"]:
-        """`population` until something was learned about the user."""
+        """`personal` if anything was learned about the user, otherwise `population`."""
         return "personal" if self.is_personal else "population"
 
 
-class Ranked(NamedTuple):
+class RankingResult(NamedTuple):
     """The result of a task. All arrays are in the order of the request.
 
     Attributes:
         rank_id: Id by which feedback refers to the ranking.
         model: Name of the bundle.
-        personal: User whose taste the ranking follows.
+        user: User whose taste the ranking follows.
         mean: `[n]` posterior mean of each utility.
         std: `[n]` posterior standard deviation of each utility.
         probability: `[n]` relevance: P(the user prefers the text to the reference answer).
         order: `[n]` indices, best first, by relevance or by utility.
         tokens: Tokens in all texts.
         warnings: Warnings for the caller.
-        explanations: Explanations by index of the text, if they were asked for.
+        explanations: Explanations by index of the text, if they were requested.
     """
 
     rank_id: str
     model: str
-    personal: Personal
+    user: UserSummary
     mean: Vector
     std: Vector
     probability: Vector
@@ -107,7 +108,7 @@ class Ranked(NamedTuple):
     explanations: Explanations
 
 
-class Choice(NamedTuple):
+class ChoiceResult(NamedTuple):
     """The result of best-of-n. All arrays are in the order of the request.
 
     Attributes:
@@ -116,7 +117,7 @@ class Choice(NamedTuple):
         best: `[n]` P(the candidate has the highest utility).
         acceptable: `[n]` P(the candidate is good enough).
         order: `[n]` indices by mean utility, best first.
-        explanations: Explanations by index of the candidate, if they were asked for.
+        explanations: Explanations by index of the candidate, if they were requested.
     """
 
     rank_id: str
@@ -127,20 +128,20 @@ class Choice(NamedTuple):
     explanations: Explanations
 
 
-def truncation_warnings(task: Task, truncated: Sequence[int], max_tokens: int) -> tuple[str, ...]:
-    """Return a warning about texts that the encoder truncated, if there are any."""
+def warn_of_truncation(task: Task, truncated: Sequence[int], max_tokens: int) -> tuple[str, ...]:
+    """Return a warning that names the texts that the encoder truncated, if there are any."""
     if not truncated:
         return ()
     listed = ", ".join(map(str, truncated[:MAX_WARNED])) + (", …" if len(truncated) > MAX_WARNED else "")
     return (f"{len(truncated)} of {len(task.texts)} {task.field} truncated to {max_tokens} tokens: {listed}",)
 
 
-def with_explanation(result: dict[str, Any], explanations: Explanations) -> dict[str, Any]:
-    """Return an answer's result with the explanation of its text, if there is one."""
+def add_explanation(result: dict[str, Any], explanations: Explanations) -> dict[str, Any]:
+    """Return a result of a response with the explanation of its text, if there is one."""
     explanation = explanations.get(result["index"])
     return result if explanation is None else {**result, "explanation": explanation}
 
 
-def usage(tokens: int) -> dict[str, int]:
-    """Return an answer's `usage`, in the form that OpenAI's clients read."""
+def format_usage(tokens: int) -> dict[str, int]:
+    """Return the `usage` of a response, in the form that OpenAI's clients read."""
     return {"prompt_tokens": tokens, "total_tokens": tokens}

@@ -1,10 +1,10 @@
 """The hot path: candidates → items → the user's utilities → order.
 
-rank, score, best_of_n          one of three answers
-  ├─ Describer.describe         memory | Featurizer.features (cache | store | encoder) → RewardModel.describe
-  ├─ _known                     UserStates.get: memory | store
-  ├─ scores                     all users × all candidates
-  └─ _explain                   where asked for: why
+rank, score, best_of_n          one method for each kind of result
+  ├─ Describer.describe         cache | Featurizer.get_features (cache | store | encoder) → RewardModel.describe
+  ├─ _load_users                UserStates.get: memory | store
+  ├─ _compute_scores            all users × all candidates
+  └─ _explain                   explanations, if the request asks for them
 """
 
 import asyncio
@@ -27,28 +27,35 @@ from penchant.models.ranking.selection import (
 from penchant.models.taste.items import Items
 from penchant.models.taste.posterior import UserPosterior
 from penchant.service.ranking.describer import Describer
-from penchant.service.ranking.explaining import explanations
-from penchant.service.ranking.rankings import Rankings, new_rank_id
-from penchant.service.ranking.results import Choice, Explanations, Personal, Ranked, Task, truncation_warnings
+from penchant.service.ranking.explaining import explain_candidates
+from penchant.service.ranking.rankings import Rankings, create_rank_id
+from penchant.service.ranking.results import (
+    ChoiceResult,
+    Explanations,
+    RankingResult,
+    Task,
+    UserSummary,
+    warn_of_truncation,
+)
 from penchant.service.telemetry.metrics import Telemetry, Timings
 from penchant.service.users.current import UserStates
 
 INLINE_SCORES: Final = 256
-"""Up to so many the mathematics is done on the event loop: handing it to a thread would take longer."""
+"""Largest number of scores that are computed on the event loop. For so few, a thread would take longer."""
 
 INLINE_CHOICES: Final = 64
-"""The same of candidates of which one is chosen, which costs more."""
+"""Largest number of candidates whose best-of-n probabilities, which cost more, are computed on the event loop."""
 
 
-class _Known(NamedTuple):
-    """Users: what is known of them, and what is told of that."""
+class _Users(NamedTuple):
+    """The users of a request: their posteriors, and their summaries for the response."""
 
     posteriors: list[UserPosterior]
-    personal: list[Personal]
+    summaries: list[UserSummary]
 
 
-class _Seen(NamedTuple):
-    """A task with a user's eyes."""
+class _ExplanationInput(NamedTuple):
+    """A task, the item keys of its texts, and the posterior of the user for whom its ranking is explained."""
 
     tenant: str
     task: Task
@@ -57,14 +64,17 @@ class _Seen(NamedTuple):
 
 
 class Scorer:
-    """Ranks tasks for users.
+    """The ranking of texts for users.
 
     Args:
         bundle: The model.
-        describer: Texts as the user model sees them.
-        states: What is known of users.
-        rankings: Where answers are remembered for feedback.
-        telemetry: Counts and times.
+        describer: Source of the items of texts.
+        states: States of the users.
+        rankings: Recent rankings, to which each new one is added.
+        telemetry: Metrics and traces.
+
+    Attributes:
+        bundle: The model.
     """
 
     def __init__(
@@ -91,14 +101,23 @@ class Scorer:
         *,
         by_utility: bool = False,
         explain: int = 0,
-    ) -> Ranked:
-        """The task's texts by relevance, or by utility; the first `explain` of that order with an explanation.
+    ) -> RankingResult:
+        """Rank the texts of a task for one user.
+
+        Args:
+            tenant: Tenant of the user.
+            user: User id. None for the population.
+            task: Texts to rank.
+            timings: Timings of the request, which are updated.
+            by_utility: Whether to order by utility instead of relevance.
+            explain: Number of texts to explain, best first.
 
         Raises:
-            ApiError: The encoder has no room, or failed; or the bundle cannot be explained.
+            ApiError: If the encoder is overloaded or fails, or if the bundle cannot be explained.
+            NonFiniteScoreError: If a score is NaN or infinite.
         """
-        (ranked,) = await self.score(tenant, (user,), task, timings, by_utility=by_utility, explain=explain)
-        return ranked
+        (result,) = await self.score(tenant, (user,), task, timings, by_utility=by_utility, explain=explain)
+        return result
 
     async def score(
         self,
@@ -109,38 +128,47 @@ class Scorer:
         *,
         by_utility: bool = False,
         explain: int = 0,
-    ) -> list[Ranked]:
-        """The same texts ranked for each of several users, in one product; one ranking is remembered.
+    ) -> list[RankingResult]:
+        """Rank the texts of a task for each of several users, in one matrix product. All results share a `rank_id`.
+
+        Args:
+            tenant: Tenant of the users.
+            users: User ids. None for the population, which must be the only one.
+            task: Texts to rank.
+            timings: Timings of the request, which are updated.
+            by_utility: Whether to order by utility instead of relevance.
+            explain: Number of texts to explain for each user, best first.
 
         Raises:
-            ApiError: The encoder has no room, or failed; or the bundle cannot be explained.
+            ApiError: If the encoder is overloaded or fails, or if the bundle cannot be explained.
+            NonFiniteScoreError: If a score is NaN or infinite.
         """
         with self._telemetry.tracing.span("rank", texts=len(task.texts)):
-            described = await self._describer.describe(tenant, task.texts, task.prompts, timings)
-            known = await self._known(tenant, users, timings)
+            batch = await self._describer.describe(tenant, task.texts, task.prompts, timings)
+            loaded = await self._load_users(tenant, users, timings)
             started = time.perf_counter()
-            found = await self._scores(known.posteriors, described.items)
-            warnings = truncation_warnings(
-                task, described.truncated, self._describer.featurizer.extractor.encoder.max_tokens
+            scores = await self._compute_scores(loaded.posteriors, batch.items)
+            warnings = warn_of_truncation(
+                task, batch.truncated, self._describer.featurizer.extractor.encoder.max_tokens
             )
-            rank_id = new_rank_id()
+            rank_id = create_rank_id()
             timings.rank += time.perf_counter() - started
-            answers = []
-            for row, personal in enumerate(known.personal):
-                best_first = order(found.mean[row] if by_utility else found.relevance[row])
-                answers.append(
-                    Ranked(
+            results = []
+            for row, summary in enumerate(loaded.summaries):
+                best_first = order(scores.mean[row] if by_utility else scores.relevance[row])
+                results.append(
+                    RankingResult(
                         rank_id=rank_id,
                         model=self.bundle.manifest.name,
-                        personal=personal,
-                        mean=found.mean[row],
-                        std=found.std[row],
-                        probability=found.relevance[row],
+                        user=summary,
+                        mean=scores.mean[row],
+                        std=scores.std[row],
+                        probability=scores.relevance[row],
                         order=best_first,
-                        tokens=described.tokens,
+                        tokens=batch.tokens,
                         warnings=warnings,
                         explanations=await self._explain(
-                            _Seen(tenant, task, described.items.keys, known.posteriors[row]),
+                            _ExplanationInput(tenant, task, batch.items.keys, loaded.posteriors[row]),
                             best_first[:explain].tolist(),
                             timings,
                         )
@@ -148,96 +176,108 @@ class Scorer:
                         else {},
                     )
                 )
-            self._finish(tenant, rank_id, users[0] if len(users) == 1 else None, task, timings)
-            return answers
+            self._record(tenant, rank_id, users[0] if len(users) == 1 else None, task, timings)
+            return results
 
     async def best_of_n(
         self, tenant: str, user: str | None, task: Task, timings: Timings, *, explain: bool = False
-    ) -> Choice:
-        """The task's texts by mean utility, with the probabilities of being best and good enough.
+    ) -> ChoiceResult:
+        """Order the texts of a task by mean utility, and compute P(best) and P(acceptable) of each.
+
+        Args:
+            tenant: Tenant of the user.
+            user: User id. None for the population.
+            task: Candidates.
+            timings: Timings of the request, which are updated.
+            explain: Whether to explain all candidates.
 
         Raises:
-            ApiError: The encoder has no room, or failed; or the bundle cannot be explained.
+            ApiError: If the encoder is overloaded or fails, or if the bundle cannot be explained.
+            NonFiniteScoreError: If a score is NaN or infinite.
         """
         with self._telemetry.tracing.span("rank", texts=len(task.texts)):
-            described = await self._describer.describe(tenant, task.texts, task.prompts, timings)
-            (posterior,) = (await self._known(tenant, (user,), timings)).posteriors
+            batch = await self._describer.describe(tenant, task.texts, task.prompts, timings)
+            (posterior,) = (await self._load_users(tenant, (user,), timings)).posteriors
             started = time.perf_counter()
-            found = await self._scores((posterior,), described.items)
-            best, acceptable = await self._choose(posterior, described.items)
+            scores = await self._compute_scores((posterior,), batch.items)
+            best, acceptable = await self._compute_choice_probabilities(posterior, batch.items)
             timings.rank += time.perf_counter() - started
-            explained = list(range(len(task.texts))) if explain else []
-            choice = Choice(
-                rank_id=new_rank_id(),
-                mean=found.mean[0],
+            rows = list(range(len(task.texts))) if explain else []
+            choice = ChoiceResult(
+                rank_id=create_rank_id(),
+                mean=scores.mean[0],
                 best=best,
                 acceptable=acceptable,
-                order=order(found.mean[0]),
+                order=order(scores.mean[0]),
                 explanations=await self._explain(
-                    _Seen(tenant, task, described.items.keys, posterior), explained, timings
+                    _ExplanationInput(tenant, task, batch.items.keys, posterior), rows, timings
                 ),
             )
-            self._finish(tenant, choice.rank_id, user, task, timings)
+            self._record(tenant, choice.rank_id, user, task, timings)
             return choice
 
-    async def _known(self, tenant: str, users: Sequence[str | None], timings: Timings) -> _Known:
+    async def _load_users(self, tenant: str, users: Sequence[str | None], timings: Timings) -> _Users:
+        """Load the posteriors and summaries of users, in the given order."""
         started = time.perf_counter()
         if len(users) == 1:
             states = [None if users[0] is None else await self._states.get(tenant, users[0])]
         else:
             named = [user for user in users if user is not None]
             states = list(await asyncio.gather(*(self._states.get(tenant, user) for user in named)))
-        known = _Known(
+        loaded = _Users(
             [self._states.compute_posterior(state) for state in states],
             [
-                Personal(user)
+                UserSummary(user)
                 if state is None
-                else Personal(user, state.is_personal, state.feedback_events, state.version)
+                else UserSummary(user, state.is_personal, state.feedback_events, state.version)
                 for user, state in zip(users, states, strict=True)
             ],
         )
         timings.posterior += time.perf_counter() - started
-        return known
+        return loaded
 
-    async def _scores(self, posteriors: Sequence[UserPosterior], items: Items) -> Scores:
-        """All users × all items; of many in a thread, so that other requests go on.
+    async def _compute_scores(self, posteriors: Sequence[UserPosterior], items: Items) -> Scores:
+        """Compute the scores of all items for all users. Many scores are computed in a thread, not on the event loop.
 
         Raises:
-            NonFiniteScoreError: A score is NaN or infinite.
+            NonFiniteScoreError: If a score is NaN or infinite.
         """
         if len(items) * len(posteriors) <= INLINE_SCORES:
-            found = scores(self._reward, posteriors, items)
+            result = scores(self._reward, posteriors, items)
         else:
-            found = await asyncio.to_thread(scores, self._reward, posteriors, items)
-        # In this product whatever is not finite shows; of relevance `order` makes sure.
-        if not math.isfinite(np.vdot(found.mean, found.std)):
-            raise NonFiniteScoreError("a score is not finite")
-        return found
+            result = await asyncio.to_thread(scores, self._reward, posteriors, items)
+        # A single value that is not finite makes the product so. `order` checks the relevance.
+        if not math.isfinite(np.vdot(result.mean, result.std)):
+            raise NonFiniteScoreError("A mean or standard deviation of the utilities is not finite.")
+        return result
 
-    async def _choose(
+    async def _compute_choice_probabilities(
         self, posterior: UserPosterior, items: Items
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """P(best) and P(good enough) of each item."""
+        """Return P(best) and P(acceptable) of each item."""
         arguments = (self._reward, posterior, items)
         if len(items) <= INLINE_CHOICES:
             return probability_best(*arguments), probability_acceptable(*arguments)
         best = await asyncio.to_thread(probability_best, *arguments)
         return best, await asyncio.to_thread(probability_acceptable, *arguments)
 
-    async def _explain(self, seen: _Seen, rows: list[int], timings: Timings) -> Explanations:
-        """Explanations of these texts, by index."""
+    async def _explain(self, explained: _ExplanationInput, rows: list[int], timings: Timings) -> Explanations:
+        """Return explanations of the texts in some rows, by index."""
         if not rows:
             return {}
-        task = seen.task
-        batch = await self._describer.featurizer.features(seen.tenant, task.texts, task.prompts, timings)
+        task = explained.task
+        batch = await self._describer.featurizer.get_features(
+            explained.tenant, task.texts, task.prompts, timings
+        )
         started = time.perf_counter()
-        found = await asyncio.to_thread(
-            explanations, self._reward, seen.posterior, batch.vectors, seen.keys, rows
+        explanations = await asyncio.to_thread(
+            explain_candidates, self._reward, explained.posterior, batch.vectors, explained.keys, rows
         )
         timings.rank += time.perf_counter() - started
-        return found
+        return explanations
 
-    def _finish(self, tenant: str, rank_id: str, user: str | None, task: Task, timings: Timings) -> None:
-        self._rankings.remember(tenant, rank_id, user, task.prompts, task.texts)
+    def _record(self, tenant: str, rank_id: str, user: str | None, task: Task, timings: Timings) -> None:
+        """Make a ranking available to feedback, and update the metrics."""
+        self._rankings.add(tenant, rank_id, user, task.prompts, task.texts)
         self._telemetry.ranked_texts.inc(len(task.texts))
         self._telemetry.observe(timings)

@@ -31,7 +31,7 @@ def test_the_feature_cache_drops_unused_entries():
     cache.put("t", b"a", feature(1.0))
     assert cache.size == 2 * ENTRY
     assert cache.get("t", b"a").vector[0] == 1.0
-    cache.forget("t", [b"a", b"unknown"])
+    cache.remove("t", [b"a", b"unknown"])
     assert (cache.get("t", b"a"), len(cache), cache.size) == (None, 1, ENTRY)
 
 
@@ -39,7 +39,7 @@ def test_the_feature_cache_is_separate_for_each_tenant():
     cache = FeatureCache(10 * ENTRY)
     cache.put("t", b"a", feature())
     assert cache.get("u", b"a") is None
-    cache.forget("u", [b"a"])
+    cache.remove("u", [b"a"])
     assert cache.get("t", b"a") is not None
 
 

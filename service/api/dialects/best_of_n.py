@@ -6,7 +6,7 @@ from pydantic import Field
 
 from penchant.service.api.answers.base import Answer
 from penchant.service.api.answers.ranking import EXPLANATION, Explanation
-from penchant.service.ranking.results import Choice, Task, with_explanation
+from penchant.service.ranking.results import ChoiceResult, Task, add_explanation
 from penchant.service.settings import Settings
 from penchant.service.validation import Exact, UserId
 
@@ -49,11 +49,11 @@ class BestOfNResponse(Answer):
     results: list[CandidateScore]
 
 
-def best_of_n_answer(request: BestOfNRequest, choice: Choice) -> dict[str, Any]:
+def best_of_n_answer(request: BestOfNRequest, choice: ChoiceResult) -> dict[str, Any]:
     """The best candidate that is good enough, and all by descending score."""
     mean, best, acceptable = choice.mean.tolist(), choice.best.tolist(), choice.acceptable.tolist()
     results = [
-        with_explanation(
+        add_explanation(
             {
                 "index": i,
                 "score": mean[i],

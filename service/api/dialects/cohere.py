@@ -8,7 +8,7 @@ from pydantic import Field, WithJsonSchema
 from penchant.service.api.answers.base import Answer
 from penchant.service.api.answers.ranking import EXPLANATION, Explanation, Usage
 from penchant.service.errors import InvalidRequestError
-from penchant.service.ranking.results import Ranked, Task, usage, with_explanation
+from penchant.service.ranking.results import RankingResult, Task, add_explanation, format_usage
 from penchant.service.settings import Settings
 from penchant.service.validation import Lenient, UserId
 
@@ -128,7 +128,7 @@ class RerankResponse(Answer):
     usage: Usage
 
 
-def rerank_answer(request: RerankRequest, task: Task, ranked: Ranked, version: str) -> dict[str, Any]:
+def rerank_answer(request: RerankRequest, task: Task, ranked: RankingResult, version: str) -> dict[str, Any]:
     """Cohere's answer, with `model` and `usage` for Jina's and vLLM's clients."""
     probability, std = ranked.probability.tolist(), ranked.std.tolist()
     results = []
@@ -136,8 +136,8 @@ def rerank_answer(request: RerankRequest, task: Task, ranked: Ranked, version: s
         result: dict[str, Any] = {"index": i, "relevance_score": probability[i], "score_std": std[i]}
         if request.return_documents:
             result["document"] = {"text": task.texts[i]}
-        results.append(with_explanation(result, ranked.explanations))
-    personal = ranked.personal
+        results.append(add_explanation(result, ranked.explanations))
+    user = ranked.user
     return {
         "id": ranked.rank_id,
         "model": ranked.model,
@@ -148,11 +148,11 @@ def rerank_answer(request: RerankRequest, task: Task, ranked: Ranked, version: s
             "tokens": {"input_tokens": ranked.tokens, "output_tokens": 0},
             "warnings": ranked.warnings,
             "personalization": {
-                "user": personal.user,
-                "state": personal.state,
-                "feedback_events": personal.feedback_events,
-                "posterior_version": personal.posterior_version,
+                "user": user.user_id,
+                "state": user.state,
+                "feedback_events": user.feedback_events,
+                "posterior_version": user.posterior_version,
             },
         },
-        "usage": usage(ranked.tokens),
+        "usage": format_usage(ranked.tokens),
     }

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from penchant.service.api.answers.base import Answer
 from penchant.service.api.answers.ranking import EXPLANATION, Explanation
-from penchant.service.ranking.results import Ranked, Task, with_explanation
+from penchant.service.ranking.results import RankingResult, Task, add_explanation
 from penchant.service.settings import Settings
 from penchant.service.validation import Lenient, UserId
 
@@ -38,7 +38,7 @@ class TeiResult(Answer):
     explanation: Explanation | None = EXPLANATION
 
 
-def tei_answer(request: TeiRequest, task: Task, ranked: Ranked) -> list[dict[str, Any]]:
+def tei_answer(request: TeiRequest, task: Task, ranked: RankingResult) -> list[dict[str, Any]]:
     """TEI's bare array."""
     scores = (ranked.mean if request.raw_scores else ranked.probability).tolist()
     results = []
@@ -46,5 +46,5 @@ def tei_answer(request: TeiRequest, task: Task, ranked: Ranked) -> list[dict[str
         result: dict[str, Any] = {"index": i, "score": scores[i]}
         if request.return_text:
             result["text"] = task.texts[i]
-        results.append(with_explanation(result, ranked.explanations))
+        results.append(add_explanation(result, ranked.explanations))
     return results

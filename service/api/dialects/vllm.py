@@ -8,7 +8,7 @@ from pydantic import Field, WithJsonSchema
 from penchant.service.api.answers.base import Answer
 from penchant.service.api.answers.ranking import EXPLANATION, Explanation, Usage
 from penchant.service.errors import ApiError, Code, InvalidRequestError
-from penchant.service.ranking.results import Ranked, Task, usage, with_explanation
+from penchant.service.ranking.results import RankingResult, Task, add_explanation, format_usage
 from penchant.service.settings import Settings
 from penchant.service.validation import Lenient, UserId
 
@@ -107,7 +107,7 @@ class ScoreResponse(Answer):
     usage: Usage
 
 
-def score_answer(answers: Sequence[Ranked], created: int, *, named: bool = False) -> dict[str, Any]:
+def score_answer(answers: Sequence[RankingResult], created: int, *, named: bool = False) -> dict[str, Any]:
     """VLLM's list, in the order of the request; `named` where each entry says whose it is."""
     first = answers[0]
     return {
@@ -116,15 +116,15 @@ def score_answer(answers: Sequence[Ranked], created: int, *, named: bool = False
         "created": created,
         "model": first.model,
         "data": [entry for ranked in answers for entry in _scored(ranked, named)],
-        "usage": usage(first.tokens),
+        "usage": format_usage(first.tokens),
     }
 
 
-def _scored(ranked: Ranked, named: bool) -> list[dict[str, Any]]:
+def _scored(ranked: RankingResult, named: bool) -> list[dict[str, Any]]:
     rows = zip(ranked.mean.tolist(), ranked.std.tolist(), ranked.probability.tolist(), strict=True)
-    whose = {"user": ranked.personal.user} if named else {}
+    whose = {"user": ranked.user.user_id} if named else {}
     return [
-        with_explanation(
+        add_explanation(
             {"index": i, "object": "score", "score": mean, "std": std, "probability": probability, **whose},
             ranked.explanations,
         )

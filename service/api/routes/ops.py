@@ -115,7 +115,7 @@ async def _checks(served: Runtime) -> dict[str, dict[str, Any]]:
         store = _check(False, "", "reading failed")
     model = served.models.current
     return {
-        "encoder": _check(model.source.batcher.alive, "warm", "its thread has ended"),
+        "encoder": _check(model.source.batcher.is_alive, "warm", "its thread has ended"),
         "store": store,
         "bundle": _check(True, model.bundle.version, ""),
     }

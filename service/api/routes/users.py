@@ -41,7 +41,7 @@ async def get_user(request: Request) -> Response:
     user, model = path_user(request), served_model(request)
     state = await _known(model, owner, user)
     posterior = model.states.compute_posterior(state)
-    reasons = await served.store.run(model.explainer.reasons, owner, user, posterior)
+    reasons = await served.store.run(model.explainer.compute_reasons, owner, user, posterior)
     return json_answer(
         {
             "user": user,

@@ -1,4 +1,4 @@
-"""The encoder's owner thread: merging, isolation, bounds."""
+"""Batches of the encoder: how requests are merged, isolated from each other, and limited."""
 
 import asyncio
 import threading
@@ -9,14 +9,14 @@ import pytest
 
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
-from penchant.service.encoding.batching import MicroBatcher, Speed
+from penchant.service.encoding.batching import MicroBatcher, ThroughputEstimate
 from penchant.service.errors import ApiError, Code, OverloadedError
 from penchant.service.settings import Settings
 from penchant.service.telemetry.metrics import Telemetry
 
 
 def run(encoder, scenario, **changes):
-    """Runs `scenario(batcher)` on an event loop, the owner thread being alive."""
+    """Run `scenario(batcher)` on an event loop with a started batcher."""
 
     async def main():
         batcher = MicroBatcher(FeatureExtractor(encoder), Settings(**changes), Telemetry())
@@ -26,7 +26,7 @@ def run(encoder, scenario, **changes):
         finally:
             encoder.gate.set()
             await batcher.stop()
-            assert not batcher.alive
+            assert not batcher.is_alive
 
     return asyncio.run(main())
 
@@ -35,44 +35,44 @@ def ask(batcher, *texts):
     return asyncio.ensure_future(batcher.extract(texts, [""] * len(texts)))
 
 
-async def held_up(batcher, encoder):
-    """Occupies the encoder; what is asked next waits together."""
+async def block(batcher, encoder):
+    """Block the encoder, so that the following requests wait together."""
     encoder.gate.clear()
     first = ask(batcher, "first")
     await asyncio.to_thread(encoder.entered.wait)
     return first
 
 
-async def asked(batcher):
-    """Until what was asked waits for the encoder alone."""
+async def wait_until_read(batcher):
+    """Wait until all texts have been read, so that they wait only for the encoder."""
     await asyncio.sleep(0)
-    while not batcher.is_read:
+    while not batcher.has_read_all:
         await asyncio.sleep(0)
 
 
-def test_what_waits_together_is_encoded_together(encoder):
+def test_waiting_requests_are_encoded_in_one_batch(encoder):
     async def scenario(batcher):
-        first = await held_up(batcher, encoder)
+        first = await block(batcher, encoder)
         waiting = [ask(batcher, "a", "b"), ask(batcher, "b", "c"), ask(batcher, "d")]
-        await asked(batcher)
+        await wait_until_read(batcher)
         encoder.gate.set()
-        return [await first, *[await one for one in waiting]]
+        return [await first, *[await request for request in waiting]]
 
     answers = run(encoder, scenario)
-    assert encoder.calls == [["first"], ["a", "b", "c", "d"]]  # and the text they share only once
-    alone = FeatureExtractor(HashingEncoder())
+    assert encoder.calls == [["first"], ["a", "b", "c", "d"]]  # the shared text only once
+    reference = FeatureExtractor(HashingEncoder())
     for answer, texts in zip(answers, (["first"], ["a", "b"], ["b", "c"], ["d"]), strict=True):
-        np.testing.assert_array_equal(answer.features.vectors, alone.extract(texts).vectors)
+        np.testing.assert_array_equal(answer.features.vectors, reference.extract(texts).vectors)
         assert answer.queue_seconds >= 0
         assert answer.encode_seconds > 0
 
 
 @pytest.mark.parametrize("limits", [{"max_batch_texts": 4}, {"max_batch_tokens": 4}])
-def test_a_batch_has_a_budget(encoder, limits):
+def test_a_batch_is_limited_in_texts_and_tokens(encoder, limits):
     async def scenario(batcher):
-        first = await held_up(batcher, encoder)
+        first = await block(batcher, encoder)
         waiting = [ask(batcher, "a", "b"), ask(batcher, "c", "d"), ask(batcher, "e", "f")]
-        await asked(batcher)
+        await wait_until_read(batcher)
         encoder.gate.set()
         await asyncio.gather(first, *waiting)
 
@@ -82,9 +82,9 @@ def test_a_batch_has_a_budget(encoder, limits):
 
 def test_one_request_cannot_fail_another(encoder):
     async def scenario(batcher):
-        first = await held_up(batcher, encoder)
+        first = await block(batcher, encoder)
         good, bad = ask(batcher, "good"), ask(batcher, "poison")
-        await asked(batcher)
+        await wait_until_read(batcher)
         encoder.gate.set()
         await first
         with pytest.raises(ApiError) as failure:
@@ -112,25 +112,25 @@ def test_features_that_are_not_finite_are_refused(encoder, monkeypatch):
     run(encoder, scenario)
 
 
-def test_a_failing_batch_harms_its_own_texts_alone(encoder):
+def test_a_failing_batch_fails_only_the_request_at_fault(encoder):
     async def scenario(batcher):
-        first = await held_up(batcher, encoder)
-        bad, good = ask(batcher, "shared", "poison"), ask(batcher, "shared", "mine")
+        first = await block(batcher, encoder)
+        bad, good = ask(batcher, "shared", "poison"), ask(batcher, "shared", "good")
         other = ask(batcher, "other")
-        await asked(batcher)
+        await wait_until_read(batcher)
         encoder.gate.set()
-        found = await asyncio.gather(first, bad, good, other, return_exceptions=True)
+        results = await asyncio.gather(first, bad, good, other, return_exceptions=True)
         assert await ask(batcher, "shared")  # nothing is left of the failure
-        return found
+        return results
 
     _, bad, good, other = run(encoder, scenario)
     assert isinstance(bad, ApiError)
-    alone = FeatureExtractor(HashingEncoder())
-    np.testing.assert_array_equal(good.features.vectors, alone.extract(["shared", "mine"]).vectors)
-    np.testing.assert_array_equal(other.features.vectors, alone.extract(["other"]).vectors)
+    reference = FeatureExtractor(HashingEncoder())
+    np.testing.assert_array_equal(good.features.vectors, reference.extract(["shared", "good"]).vectors)
+    np.testing.assert_array_equal(other.features.vectors, reference.extract(["other"]).vectors)
 
 
-def test_a_text_that_cannot_be_read_harms_its_own_request_alone(encoder, monkeypatch):
+def test_a_text_that_cannot_be_read_fails_only_its_own_request(encoder, monkeypatch):
     read = FeatureExtractor.read
 
     def failing(self, texts, prompts=None):
@@ -152,11 +152,11 @@ def test_a_text_that_cannot_be_read_harms_its_own_request_alone(encoder, monkeyp
 
 def test_a_small_request_does_not_wait_for_a_large_one(encoder):
     async def scenario(batcher):
-        first = await held_up(batcher, encoder)
+        first = await block(batcher, encoder)
         large = ask(batcher, *[f"l{n}" for n in range(28)])
-        await asked(batcher)
+        await wait_until_read(batcher)
         small = ask(batcher, "s0", "s1", "s2", "s3")
-        await asked(batcher)
+        await wait_until_read(batcher)
         encoder.gate.set()
         await asyncio.gather(first, small, large)
 
@@ -171,9 +171,9 @@ def test_a_small_request_does_not_wait_for_a_large_one(encoder):
 
 def test_a_batch_is_sorted_by_length(encoder):
     async def scenario(batcher):
-        first = await held_up(batcher, encoder)
+        first = await block(batcher, encoder)
         waiting = [ask(batcher, "x" * 40, "a"), ask(batcher, "y" * 20)]
-        await asked(batcher)
+        await wait_until_read(batcher)
         encoder.gate.set()
         await asyncio.gather(first, *waiting)
 
@@ -181,11 +181,11 @@ def test_a_batch_is_sorted_by_length(encoder):
     assert encoder.calls[1] == ["a", "y" * 20, "x" * 40]
 
 
-def test_what_is_in_the_encoder_is_not_encoded_again(encoder):
+def test_a_text_that_is_being_encoded_is_not_encoded_again(encoder):
     async def scenario(batcher):
-        first = await held_up(batcher, encoder)
+        first = await block(batcher, encoder)
         again = ask(batcher, "first", "second")
-        await asked(batcher)
+        await wait_until_read(batcher)
         encoder.gate.set()
         return await asyncio.gather(first, again)
 
@@ -194,33 +194,36 @@ def test_what_is_in_the_encoder_is_not_encoded_again(encoder):
     np.testing.assert_array_equal(again.features.vectors[0], first.features.vectors[0])
 
 
-def test_time_in_the_queue_and_in_the_encoder_is_the_whole(encoder):
+def test_encode_seconds_cover_the_batches_of_the_request(encoder):
     async def scenario(batcher):
-        first = await held_up(batcher, encoder)
+        first = await block(batcher, encoder)
         waiting = ask(batcher, *[f"t{n}" for n in range(10)])
-        await asked(batcher)
+        await wait_until_read(batcher)
         encoder.gate.set()
         started = time.perf_counter()
-        found = await waiting
-        return (await first).queue_seconds, found, time.perf_counter() - started
+        result = await waiting
+        await first
+        return result, time.perf_counter() - started
 
-    _, found, took = run(encoder, scenario, max_batch_tokens=2)
-    assert found.queue_seconds > 0
-    assert 0 < found.encode_seconds <= took  # of all five batches, and of none that held others' texts alone
+    result, elapsed = run(encoder, scenario, max_batch_tokens=2)
+    assert result.queue_seconds > 0
+    assert (
+        0 < result.encode_seconds <= elapsed
+    )  # all five of its batches, and no batch with only texts of others
 
 
-def test_speed_is_that_of_the_last_large_batches():
-    speed = Speed()
-    assert speed.tokens_per_second == 10_000
+def test_throughput_is_that_of_the_latest_large_batches():
+    throughput = ThroughputEstimate()
+    assert throughput.tokens_per_second == 10_000
     for _ in range(50):
-        speed.measured(4000, 0.1)
-    speed.measured(1, 0.01)  # a batch of one word says little
-    assert speed.tokens_per_second == pytest.approx(40_000, rel=0.05)
+        throughput.update(4000, 0.1)
+    throughput.update(1, 0.01)  # a batch of one word has little weight
+    assert throughput.tokens_per_second == pytest.approx(40_000, rel=0.05)
 
 
-def test_a_full_queue_refuses(encoder):
+def test_a_full_queue_refuses_requests(encoder):
     async def scenario(batcher):
-        first = await held_up(batcher, encoder)
+        first = await block(batcher, encoder)
         waiting = ask(batcher, "a", "b")
         await asyncio.sleep(0)
         with pytest.raises(OverloadedError) as refusal:
@@ -246,7 +249,7 @@ def test_a_request_larger_than_the_queue_is_served_when_nothing_waits(encoder):
 
 def test_a_cancelled_request_is_not_encoded(encoder):
     async def scenario(batcher):
-        first = await held_up(batcher, encoder)
+        first = await block(batcher, encoder)
         leaving, staying = ask(batcher, "left"), ask(batcher, "stayed")
         await asyncio.sleep(0)
         leaving.cancel()
@@ -258,13 +261,13 @@ def test_a_cancelled_request_is_not_encoded(encoder):
     assert encoder.calls == [["first"], ["stayed"]]
 
 
-def test_stopping_finishes_what_waits(encoder):
+def test_stopping_finishes_waiting_requests(encoder):
     async def scenario(batcher):
-        first = await held_up(batcher, encoder)
+        first = await block(batcher, encoder)
         waiting = ask(batcher, "a")
         await asyncio.sleep(0)
         stopping = asyncio.ensure_future(batcher.stop())
-        await asked(batcher)
+        await wait_until_read(batcher)
         encoder.gate.set()
         await asyncio.gather(first, waiting, stopping)
         return waiting.result()
@@ -289,9 +292,9 @@ def test_overload_reaches_the_caller_as_429(serve, encoder):
     assert client.post("/v1/rerank", json=body).status_code == 200
 
 
-def test_a_queue_that_would_take_too_long_refuses(encoder):
+def test_a_request_that_would_wait_too_long_is_refused(encoder):
     async def scenario(batcher):
-        first = await held_up(batcher, encoder)  # two tokens at 10,000 a second, as far as is known
+        first = await block(batcher, encoder)  # two tokens at the initial estimate of 10,000 a second
         with pytest.raises(OverloadedError):
             await ask(batcher, "a")
         encoder.gate.set()
@@ -301,7 +304,7 @@ def test_a_queue_that_would_take_too_long_refuses(encoder):
     run(encoder, scenario, max_queue_seconds=1e-6)
 
 
-def test_the_thread_outlives_what_nobody_foresaw(encoder, monkeypatch):
+def test_the_thread_survives_an_unexpected_error(encoder, monkeypatch):
     async def scenario(batcher):
         with monkeypatch.context() as patch:
             patch.setattr(batcher, "_encode", lambda _batch: {}["unforeseen"])

@@ -1,4 +1,4 @@
-"""A text's utility does not depend on the batch, the order or the company in which it was encoded."""
+"""The utility of a text does not depend on the batch, the order or the other texts with which it is encoded."""
 
 import asyncio
 import random
@@ -24,7 +24,7 @@ def encoder(request, load_where_faithful):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("max_batch_tokens", [64, 65_536])
-def test_utilities_are_the_same_in_any_company(encoder, max_batch_tokens):
+def test_utilities_do_not_depend_on_the_batch(encoder, max_batch_tokens):
     draw = random.Random(0)
     texts = [" ".join(draw.choices(WORDS, k=draw.randint(1, 150))) for _ in range(24)]
     extractor = FeatureExtractor(encoder)
@@ -34,9 +34,9 @@ def test_utilities_are_the_same_in_any_company(encoder, max_batch_tokens):
     def utilities(vectors):
         return user.utility(reward.describe(vectors)).mean
 
-    alone = utilities(np.concatenate([extractor.extract([text]).vectors for text in texts]))
+    expected = utilities(np.concatenate([extractor.extract([text]).vectors for text in texts]))
 
-    async def together():
+    async def extract_in_batches():
         settings = Settings(max_batch_tokens=max_batch_tokens)
         batcher = MicroBatcher(extractor, settings, Telemetry())
         batcher.start()
@@ -44,14 +44,14 @@ def test_utilities_are_the_same_in_any_company(encoder, max_batch_tokens):
         draw.shuffle(rows)
         requests = [rows[:1], rows[1:4], rows[4:12], rows[12:], rows[::2]]
         try:
-            found = await asyncio.gather(
-                *(batcher.extract([texts[i] for i in some], [""] * len(some)) for some in requests)
+            results = await asyncio.gather(
+                *(batcher.extract([texts[i] for i in rows], [""] * len(rows)) for rows in requests)
             )
         finally:
             await batcher.stop()
-        return requests, found
+        return requests, results
 
-    for rows, found in zip(*asyncio.run(together()), strict=True):
+    for rows, result in zip(*asyncio.run(extract_in_batches()), strict=True):
         np.testing.assert_allclose(
-            utilities(found.features.vectors), alone[rows], rtol=0, atol=BOUNDS[encoder.precision]
+            utilities(result.features.vectors), expected[rows], rtol=0, atol=BOUNDS[encoder.precision]
         )

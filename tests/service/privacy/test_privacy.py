@@ -122,7 +122,7 @@ def memory(client: TestClient) -> Any:
             t
             for t in texts
             for p in ("", TEXTS["prompt"])
-            if ("default", item_key(p, t)) in model.describer._known
+            if ("default", item_key(p, t)) in model.describer._cache
         ],
         "rankings": [r for _, r in served.learner._resolver.rankings._recent.items() if r.user == USER],
         "states": model.cache.find(("default", USER))[1],

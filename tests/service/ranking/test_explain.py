@@ -1,4 +1,4 @@
-"""Why: explanations of rankings on request, and reasons of users; true to what the server answers without them."""
+"""Explanations of rankings and reasons of users, which agree with the responses without them."""
 
 from dataclasses import dataclass, replace
 
@@ -44,7 +44,7 @@ def ask(client, path, body):
 
 
 def rows(answer):
-    """The results of any dialect."""
+    """Return the results of a response in any dialect."""
     return answer if isinstance(answer, list) else answer.get("results", answer.get("data"))
 
 
@@ -63,8 +63,7 @@ def teach(client, user="u", n=6, **more):
 
 
 @pytest.mark.parametrize(("path", "body"), REQUESTS)
-def test_explained_answers_are_the_same_answers(client, path, body):
-    """Explanations are added, nothing else is changed; and without them nothing at all."""
+def test_explanations_change_nothing_else_in_a_response(client, path, body):
     teach(client)
     plain, explained = ask(client, path, body), ask(client, path, body | {"explain": True})
     TypeAdapter(SHAPES[path]).validate_python(explained)
@@ -78,7 +77,7 @@ def test_explained_answers_are_the_same_answers(client, path, body):
 
 
 @pytest.mark.parametrize("user", ["u", None])
-def test_the_parts_sum_to_the_utility(client, user):
+def test_parts_add_up_to_the_utility(client, user):
     teach(client)
     for row in ask(client, "/score", SCORE | {"user": user, "explain": True})["data"]:
         why = row["explanation"]
@@ -91,17 +90,17 @@ def test_the_parts_sum_to_the_utility(client, user):
         assert all(part["personal"] for part in why["moved"])
 
 
-def test_the_shared_part_is_what_the_population_thinks(client):
+def test_population_utility_and_rank_match_a_request_without_user(client):
     teach(client)
-    mine = ask(client, "/score", SCORE | {"explain": True})["data"]
+    personal = ask(client, "/score", SCORE | {"explain": True})["data"]
     population = ask(client, "/score", SCORE | {"user": None})["data"]
     ranks = [r["index"] for r in ask(client, "/v1/rerank", RERANK | {"user": None})["results"]]
-    for row, other in zip(mine, population, strict=True):
+    for row, other in zip(personal, population, strict=True):
         assert row["explanation"]["population_utility"] == pytest.approx(other["score"], abs=1e-9)
         assert row["explanation"]["population_rank"] == 1 + ranks.index(row["index"])
 
 
-def test_what_moved_a_candidate_is_what_the_user_taught(client):
+def test_shift_reflects_the_feedback_of_the_user(client):
     teach(client)
     why = {
         row["index"]: row["explanation"] for row in ask(client, "/score", SCORE | {"explain": True})["data"]
@@ -114,21 +113,21 @@ def test_what_moved_a_candidate_is_what_the_user_taught(client):
     assert length["label"]
 
 
-def test_a_user_of_whom_nothing_is_known_is_moved_by_nothing(client):
+def test_shift_is_zero_for_a_user_without_feedback(client):
     for row in ask(client, "/score", SCORE | {"explain": True})["data"]:
         assert row["explanation"]["shift"] == pytest.approx(0.0, abs=1e-12)
 
 
 @pytest.mark.parametrize(("top_n", "length"), [(None, 4), (0, 4), (2, 2), (9, 4)])
-def test_what_is_returned_is_explained(client, top_n, length):
+def test_every_returned_result_is_explained(client, top_n, length):
     teach(client)
     results = ask(client, "/v1/rerank", RERANK | {"top_n": top_n, "explain": True})["results"]
     assert [bool(result["explanation"]) for result in results] == [True] * length
     all_of_them = ask(client, "/v1/rerank", RERANK | {"explain": True})["results"]
-    assert results == all_of_them[:length]  # against all candidates, whatever is returned
+    assert results == all_of_them[:length]  # compared with all candidates, not only the returned ones
 
 
-def test_the_best_is_explained_wherever_it_stands(client):
+def test_best_is_explained_even_if_it_is_not_first(client):
     teach(client)
     chances = [r["probability_acceptable"] for r in ask(client, "/v1/best-of-n", BEST)["results"]]
     threshold = max(chances)
@@ -140,23 +139,22 @@ def test_the_best_is_explained_wherever_it_stands(client):
     assert len(answer["results"]) == 1
 
 
-def test_it_reads_no_text_twice(client, encoder):
+def test_explanations_do_not_encode_texts_again(client, encoder):
     ask(client, "/v1/rerank", RERANK)
     encoder.calls.clear()
     ask(client, "/v1/rerank", RERANK | {"explain": True})
     assert encoder.calls == []
 
 
-def test_it_works_without_caches(serve):
-    plain, bare = serve(), None
-    expected = ask(plain, "/score", SCORE | {"explain": True})["data"]
+def test_explanations_work_without_caches(serve):
+    expected = ask(serve(), "/score", SCORE | {"explain": True})["data"]
     bare = serve(feature_cache_bytes=0, item_cache_bytes=0)
     for row, other in zip(ask(bare, "/score", SCORE | {"explain": True})["data"], expected, strict=True):
         assert row["explanation"]["utility"] == pytest.approx(other["explanation"]["utility"], abs=1e-6)
 
 
 def test_each_text_is_explained_as_an_answer_to_its_own_prompt(serve):
-    """Item memory is keyed by prompt and text: the same text is worth more where it is remembered."""
+    """The item memory is keyed by prompt and text, so the same text has a memory part for one prompt only."""
     extractor = FeatureExtractor(HashingEncoder())
     bundle = tiny_bundle(extractor)
     m = bundle.reward.text_prior.weights.shape[1]
@@ -170,7 +168,7 @@ def test_each_text_is_explained_as_an_answer_to_its_own_prompt(serve):
 
 @dataclass(frozen=True)
 class Opaque:
-    """A text prior that is not linear, as far as anybody can tell."""
+    """A text prior that does not show that it is linear."""
 
     inner: LinearTextPrior
 
@@ -185,7 +183,7 @@ class Opaque:
         return self.inner.arrays()
 
 
-def test_a_bundle_that_cannot_be_explained_says_so(serve):
+def test_explain_is_refused_if_the_text_prior_is_not_linear(serve):
     bundle = tiny_bundle(FeatureExtractor(HashingEncoder()))
     opaque = replace(bundle.reward, text_prior=Opaque(bundle.reward.text_prior))
     client = serve(bundle=Bundle(opaque, bundle.manifest))
@@ -197,34 +195,34 @@ def test_a_bundle_that_cannot_be_explained_says_so(serve):
     assert UserResponse.model_validate(client.get("/v1/users/u").json()).reasons is None
 
 
-def reasons(client, user="u"):
-    told = UserResponse.model_validate(client.get(f"/v1/users/{user}").json()).reasons
-    assert told is not None
-    return told
+def get_reasons(client, user="u"):
+    reasons = UserResponse.model_validate(client.get(f"/v1/users/{user}").json()).reasons
+    assert reasons is not None
+    return reasons
 
 
 def test_the_reasons_of_a_user(client):
     teach(client, n=12, prompt="p", source="tests")
-    told = reasons(client)
-    assert told.judged_texts == 24
-    length = next(attribute for attribute in told.attributes if attribute.name == "length")
+    reasons = get_reasons(client)
+    assert reasons.judged_texts == 24
+    length = next(attribute for attribute in reasons.attributes if attribute.name == "length")
     assert length.effect > 0
     assert length.probability > 0.9
     assert length.std > 0
-    assert {attribute.name for attribute in told.attributes} <= set(ATTRIBUTE_NAMES)
-    assert 0 <= told.named_share <= 1
-    values = [text.value for text in told.texts]
+    assert {attribute.name for attribute in reasons.attributes} <= set(ATTRIBUTE_NAMES)
+    assert 0 <= reasons.named_share <= 1
+    values = [text.value for text in reasons.texts]
     assert values == sorted(values, reverse=True)
     assert values[0] > 0 > values[-1]
-    assert {text.prompt for text in told.texts} == {"p"}
-    assert told.texts[0].text.startswith("many words")
-    assert told.texts[-1].text.startswith("few")
+    assert {text.prompt for text in reasons.texts} == {"p"}
+    assert reasons.texts[0].text.startswith("many words")
+    assert reasons.texts[-1].text.startswith("few")
     event = next(
         entry["event"]
         for entry in client.get("/v1/users/u/feedback", params={"limit": 100}).json()["data"]
-        if entry["event_id"] == told.texts[0].event_id
+        if entry["event_id"] == reasons.texts[0].event_id
     )
-    assert told.texts[0].text == event["chosen"]
+    assert reasons.texts[0].text == event["chosen"]
 
 
 def test_opposite_users_have_opposite_reasons(client):
@@ -238,13 +236,13 @@ def test_opposite_users_have_opposite_reasons(client):
         }
         client.post("/v1/feedback", json=event)
     effects = [
-        next(a.effect for a in reasons(client, user).attributes if a.name == "length")
+        next(a.effect for a in get_reasons(client, user).attributes if a.name == "length")
         for user in ("tall", "small")
     ]
     assert effects[0] > 0 > effects[1]
 
 
-def test_texts_of_every_kind_of_event_are_looked_at(client):
+def test_reasons_use_texts_of_every_kind_of_event(client):
     def events(n):
         long = f"many words {n} " * 9
         yield {"type": "vote", "text": f"voted {long}", "value": 1}
@@ -258,13 +256,13 @@ def test_texts_of_every_kind_of_event_are_looked_at(client):
     for n in range(8):
         body = {"events": [event | {"user": "u", "prompt": f"p{i}"} for i, event in enumerate(events(n))]}
         assert client.post("/v1/feedback", json=body).json()["accepted"] == 5
-    told = reasons(client)
-    assert told.judged_texts == 72
-    assert told.texts
-    assert all(prompts[text.text.split()[0]] == text.prompt for text in told.texts)
+    reasons = get_reasons(client)
+    assert reasons.judged_texts == 72
+    assert reasons.texts
+    assert all(prompts[text.text.split()[0]] == text.prompt for text in reasons.texts)
 
 
-def test_only_the_newest_texts_are_looked_at(client):
+def test_reasons_use_only_the_newest_texts(client):
     events = [{"type": "vote", "user": "u", "text": f"{'old ' * (i % 9)}{i}", "value": 1} for i in range(150)]
     events += [
         {"type": "preference", "user": "u", "chosen": f"{'new ' * (i % 9)}{i}", "rejected": f"other {i}"}
@@ -272,34 +270,34 @@ def test_only_the_newest_texts_are_looked_at(client):
     ]
     for start in range(0, 300, 100):
         assert client.post("/v1/feedback", json={"events": events[start : start + 100]}).status_code == 200
-    told = reasons(client)
-    assert told.judged_texts == 200
-    assert all(not text.text.startswith("old") for text in told.texts)
+    reasons = get_reasons(client)
+    assert reasons.judged_texts == 200
+    assert all(not text.text.startswith("old") for text in reasons.texts)
 
 
-def test_what_was_taken_back_is_no_example(client):
+def test_retracted_texts_are_no_examples(client):
     teach(client, n=4)
     client.post(
         "/v1/feedback",
         json={"type": "vote", "user": "u", "text": "secret " * 90, "value": 1, "event_id": "s"},
     )
-    assert any("secret" in text.text for text in reasons(client).texts)
+    assert any("secret" in text.text for text in get_reasons(client).texts)
     undo = {"type": "retract", "user": "u", "target_event_id": "s", "event_id": "r"}
     client.post("/v1/feedback", json=undo)
-    assert reasons(client).judged_texts == 8
-    assert not any("secret" in text.text for text in reasons(client).texts)
+    assert get_reasons(client).judged_texts == 8
+    assert not any("secret" in text.text for text in get_reasons(client).texts)
     client.post("/v1/feedback", json=undo | {"target_event_id": "r", "event_id": "rr"})
-    assert any("secret" in text.text for text in reasons(client).texts)
+    assert any("secret" in text.text for text in get_reasons(client).texts)
 
 
-def test_a_user_who_took_everything_back_has_no_reasons(client):
+def test_a_user_without_judgements_in_force_has_no_reasons(client):
     teach(client, n=2)
     for target in ("u0", "u1"):
         client.post("/v1/feedback", json={"type": "retract", "user": "u", "target_event_id": target})
-    told = reasons(client)
-    assert (told.judged_texts, told.texts) == (0, [])
-    assert not any(attribute.told for attribute in told.attributes)
-    assert all(attribute.effect == pytest.approx(0, abs=1e-12) for attribute in told.attributes)
+    reasons = get_reasons(client)
+    assert (reasons.judged_texts, reasons.texts) == (0, [])
+    assert not any(attribute.told for attribute in reasons.attributes)
+    assert all(attribute.effect == pytest.approx(0, abs=1e-12) for attribute in reasons.attributes)
 
 
 def test_reasons_fade_with_forgetting(serve, clock):
@@ -307,7 +305,7 @@ def test_reasons_fade_with_forgetting(serve, clock):
     teach(client)
 
     def effect():
-        return next(a.effect for a in reasons(client).attributes if a.name == "length")
+        return next(a.effect for a in get_reasons(client).attributes if a.name == "length")
 
     before = effect()
     clock.now += 30 * 86_400
