@@ -39,7 +39,7 @@ def check_exposure(settings: Settings) -> None:
     Raises:
         StartError: The address is not loopback and there is neither a key nor leave to do without one.
     """
-    if settings.is_loopback() or settings.tenant_keys() or settings.allow_open or _has_stored_keys(settings):
+    if settings.is_loopback() or settings.get_tenant_keys() or settings.allow_open or _has_stored_keys(settings):
         return
     raise StartError(
         f"{settings.host} can be reached from other machines: make a key with `penchant keys create`, "

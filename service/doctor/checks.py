@@ -54,7 +54,7 @@ def examine(given: Mapping[str, Any]) -> Iterator[Finding]:
 def _exposure(settings: Settings, *, stored_keys: bool) -> Finding:
     if settings.is_loopback():
         return Finding("exposure", "ok", f"{settings.host} is reached from this machine alone")
-    if settings.tenant_keys() or stored_keys:
+    if settings.get_tenant_keys() or stored_keys:
         return Finding("exposure", "ok", f"{settings.host}, with keys")
     if settings.allow_open:
         advice = "make keys, and unset PENCHANT_ALLOW_OPEN, unless something before the server asks for them"

@@ -67,7 +67,7 @@ def _contradictions(settings: Settings) -> Iterator[Finding]:
             f"api_key takes the place of the key that api_keys has for {DEFAULT_TENANT!r}",
             "keep one of them",
         )
-    keys = settings.tenant_keys()
+    keys = settings.get_tenant_keys()
     if len(set(keys.values())) < len(keys):
         yield Finding(
             "settings", "failed", "two tenants have the same key", "give each tenant a key of its own"

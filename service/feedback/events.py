@@ -80,7 +80,7 @@ def parse_event(
     kind = raw.get("type")
     if not isinstance(kind, str) or kind not in EVENT_MODELS:
         raise InvalidRequestError((f"{at}/type", f"`type` must be one of {', '.join(EVENT_MODELS)}."))
-    event = validate(EVENT_MODELS[kind], raw, at=at)
+    event = validate(EVENT_MODELS[kind], raw, pointer=at)
     for pointer, fault in _faults(event, settings):
         raise InvalidRequestError((at + pointer, fault))
     if event.user is not None and header_user is not None and event.user != header_user:

@@ -12,7 +12,7 @@ import orjson
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from penchant.service.errors import ApiError, Code, InvalidRequestError, internal_error, problem
+from penchant.service.errors import ApiError, Code, InvalidRequestError, build_problem, internal_error
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob, Idempotency, ReadyEvent
 from penchant.service.feedback.recorder import Changes, Recorder
 from penchant.service.feedback.trust import TrustPolicy
@@ -202,7 +202,7 @@ def _answer(
             "accepted": counts["accepted"],
             "duplicates": counts["duplicate"],
             "rejected": [
-                {"index": i, "problem": problem(e)} for i, e in sorted(rejected, key=lambda r: r[0])
+                {"index": i, "problem": build_problem(e)} for i, e in sorted(rejected, key=lambda r: r[0])
             ],
             "users": [
                 {"user": user, "posterior_version": state.version, "feedback_events": state.feedback_events}

@@ -240,4 +240,4 @@ class Scorer:
     def _finish(self, tenant: str, rank_id: str, user: str | None, task: Task, timings: Timings) -> None:
         self._rankings.remember(tenant, rank_id, user, task.prompts, task.texts)
         self._telemetry.ranked_texts.inc(len(task.texts))
-        self._telemetry.observe(timings)
+        self._telemetry.record_timings(timings)

@@ -163,7 +163,7 @@ def test_a_server_that_nobody_runs(tmp_path):
 
 
 def test_an_address_that_is_none():
-    with pytest.raises(ValidationError, match="begins with postgresql://") as refused:
+    with pytest.raises(ValidationError, match="must start with postgresql://") as refused:
         Settings(store_url="mysql://u:secret@host/db")
     assert "secret" not in str(refused.value)
 
