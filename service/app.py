@@ -1,4 +1,4 @@
-"""The application: wiring only."""
+"""Assembly of the FastAPI application from routes, middleware, error handlers and the runtime."""
 
 import asyncio
 import time
@@ -18,18 +18,18 @@ from penchant.models.bundle import Bundle
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.taste.fixed_points import convergence_failures
 from penchant.service.api import openapi
-from penchant.service.api.middleware import Edge
+from penchant.service.api.middleware import RequestMiddleware
 from penchant.service.api.routes import feedback, ops, rank, users
 from penchant.service.bundles.loading import StartError, load_extractor
 from penchant.service.draining import Draining
-from penchant.service.errors import ApiError, from_http_status, problem_response, storage_unavailable
+from penchant.service.errors import ApiError, build_problem_response, http_status_error, storage_error
 from penchant.service.runtime import start
 from penchant.service.settings import Settings
 from penchant.service.store.database import StoreError
 from penchant.service.telemetry.metrics import Telemetry, Tracing, log_failure
-from penchant.service.telemetry.setup import from_environment
+from penchant.service.telemetry.setup import create_tracing
 
-_MODULES: Final = (rank, feedback, users, ops)
+_ROUTE_MODULES: Final = (rank, feedback, users, ops)
 
 
 def create_app(
@@ -38,62 +38,63 @@ def create_app(
     extractor: FeatureExtractor | None = None,
     bundle: Bundle | None = None,
     shipped: Bundle | None = None,
-    extractors: Callable[[Bundle], FeatureExtractor] | None = None,
+    extractor_loader: Callable[[Bundle], FeatureExtractor] | None = None,
     clock: Callable[[], float] = time.time,
     tracing: Tracing | None = None,
 ) -> FastAPI:
-    """The service.
+    """Return the application. Its lifespan starts and stops the runtime.
 
     Args:
-        settings: Everything configurable.
-        extractor: In place of the encoder that the bundle names.
-        bundle: Rank with this one alone, whatever settings and store name.
-        shipped: In place of the shipped one: what is ranked with where neither settings nor store name one.
-        extractors: In place of the encoders that bundles name.
-        clock: Unix seconds.
-        tracing: In place of what the environment asks for.
+        settings: Settings of the server.
+        extractor: Feature extractor to use for `bundle`, and for bundles with the same features. By default the encoder
+            that a bundle names is loaded.
+        bundle: Bundle to rank with, regardless of settings and store.
+        shipped: Replacement for the shipped bundle, which is used if neither settings nor store name a bundle.
+        extractor_loader: Loads the feature extractor of every bundle, instead of the default and of `extractor`.
+        clock: Returns the time in Unix seconds.
+        tracing: Tracing to use instead of the one that the environment configures.
 
     Raises:
-        TracingError: The environment asks for traces, and the extra is not installed.
+        TracingError: If the environment asks for traces and the extra `otel` is not installed.
     """
-    telemetry = Telemetry(tracing or from_environment(settings.tracing))
-    telemetry.follow(
+    telemetry = Telemetry(tracing or create_tracing(settings.tracing))
+    telemetry.expose_counts(
         "numerical_rescues",
-        "Iterations of the user model that did not converge, so that their best approximation was used.",
+        "Computations of the user model that did not converge; their best approximation was used.",
         "computation",
         convergence_failures.counts,
     )
 
-    def extractor_of(needed: Bundle) -> FeatureExtractor:
-        if extractors is not None:
-            return extractors(needed)
+    def get_extractor(required: Bundle) -> FeatureExtractor:
+        if extractor_loader is not None:
+            return extractor_loader(required)
         if extractor is not None and (
-            needed is bundle or extractor.identity == needed.manifest.encoder.features
+            required is bundle or extractor.identity == required.manifest.encoder.features
         ):
             return extractor
-        return load_extractor(settings, needed)
+        return load_extractor(settings, required)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            served = await start(
-                settings, telemetry, extractor_of, pinned=bundle, shipped=shipped, clock=clock
+            runtime = await start(
+                settings, telemetry, get_extractor, pinned=bundle, shipped=shipped, clock=clock
             )
         except (StartError, StoreError) as error:
             app.state.start_failure = error
             raise
-        app.state.runtime = served
+        app.state.runtime = runtime
         try:
             yield
         finally:
             app.state.runtime = None
-            await served.stop()
+            await runtime.stop()
             await asyncio.to_thread(telemetry.tracing.stop)
 
     app = FastAPI(
         title="penchant",
         version=version("penchant"),
-        description="Learns what each user likes and ranks text for them.",
+        description="Learns what each user likes, and ranks texts for them.",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -105,52 +106,52 @@ def create_app(
     app.state.runtime = None
     app.state.start_failure = None
     app.add_middleware(
-        Edge,
+        RequestMiddleware,
         telemetry=telemetry,
         draining=app.state.draining,
         seconds=settings.request_timeout_seconds,
         per_user_paths=frozenset(route.path for route in rank.router.routes if route.per_user),
     )
-    app.add_middleware(telemetry.tracing.middleware)  # the outermost
-    app.add_exception_handler(ApiError, _api_error)
-    app.add_exception_handler(SQLAlchemyError, _store_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    for module in _MODULES:
+    app.add_middleware(telemetry.tracing.middleware)  # added last, so it is the outermost
+    app.add_exception_handler(ApiError, _handle_api_error)
+    app.add_exception_handler(SQLAlchemyError, _handle_store_error)
+    app.add_exception_handler(HTTPException, _handle_http_error)
+    for module in _ROUTE_MODULES:
         app.router.routes.extend(module.router.routes)
-    served_document: list[bytes] = []
+    cached_document: list[bytes] = []
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi_json(_request: Request) -> Response:
-        if not served_document:
-            served_document.append(openapi.serialize(openapi.document(app)))
-        return Response(served_document[0], media_type="application/json")
+        if not cached_document:
+            cached_document.append(openapi.serialize_document(openapi.build_document(app)))
+        return Response(cached_document[0], media_type="application/json")
 
     return app
 
 
-async def _api_error(request: Request, error: Exception) -> Response:
+async def _handle_api_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, ApiError):
         raise error
-    return problem_response(error, **_of(request))
+    return build_problem_response(error, **_describe_request(request))
 
 
-async def _store_error(request: Request, error: Exception) -> Response:
+async def _handle_store_error(request: Request, error: Exception) -> Response:
     log_failure("read_failed", error)
-    return problem_response(storage_unavailable(), **_of(request))
+    return build_problem_response(storage_error(), **_describe_request(request))
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _handle_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     headers = dict(error.headers or {})
-    if "Allow" in headers:  # the framework names the methods of the first route only
-        headers["Allow"] = ", ".join(sorted(_methods(request)))
-    return problem_response(from_http_status(error.status_code, headers), **_of(request))
+    if "Allow" in headers:  # the framework lists only the methods of the first matching route
+        headers["Allow"] = ", ".join(sorted(_list_methods(request)))
+    return build_problem_response(http_status_error(error.status_code, headers), **_describe_request(request))
 
 
-def _methods(request: Request) -> set[str]:
-    """Every method that the path of a request knows."""
-    routes = [route for module in _MODULES for route in module.router.routes]
+def _list_methods(request: Request) -> set[str]:
+    """Return the methods of all routes that match the path of a request."""
+    routes = [route for module in _ROUTE_MODULES for route in module.router.routes]
     return {
         method
         for route in routes
@@ -159,6 +160,6 @@ def _methods(request: Request) -> set[str]:
     }
 
 
-def _of(request: Request) -> dict[str, Any]:
+def _describe_request(request: Request) -> dict[str, Any]:
     raw = request.scope.get("raw_path") or request.scope["path"].encode()
     return {"instance": raw.decode("latin-1"), "request_id": request.scope["state"]["request_id"]}

@@ -1,6 +1,6 @@
-"""A server that says that it is about to stop before it stops, so that a load balancer sends requests elsewhere.
+"""A server that announces its stop in advance, so that a load balancer sends requests to other servers.
 
-signal → /readyz fails, answers close their connections → `drain_seconds` → no new connections → answers given → end
+signal → /readyz fails, answers close their connections → `drain_seconds` pass → no new connections → last answers → exit
 """
 
 import time
@@ -14,10 +14,10 @@ from penchant.service.telemetry.metrics import log
 
 @dataclass
 class Draining:
-    """Whether the server is about to stop: set by its signal handler, read by whoever answers.
+    """Whether the server is about to stop. The signal handler sets it, and the HTTP interface reads it.
 
     Attributes:
-        since: Of the monotonic clock, in seconds; None while it serves.
+        since: Time of the stop signal on the monotonic clock, in seconds. None before the signal.
     """
 
     since: float | None = None
@@ -27,12 +27,12 @@ class Draining:
 
 
 class DrainingServer(uvicorn.Server):
-    """Uvicorn's server, which goes on serving for a while after it is told to stop.
+    """Uvicorn's server, extended to keep serving for a while after a stop signal.
 
     Args:
-        config: As uvicorn's.
-        draining: Set when it is told to stop.
-        seconds: How long it then goes on; a second signal ends that at once.
+        config: Uvicorn's configuration.
+        draining: Set at the first stop signal.
+        seconds: Time to keep serving after the signal. A second signal ends it immediately.
     """
 
     def __init__(self, config: uvicorn.Config, draining: Draining, seconds: float) -> None:
@@ -41,7 +41,7 @@ class DrainingServer(uvicorn.Server):
         self._seconds = seconds
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called with each signal that tells the server to stop."""
+        """Handle a stop signal: start draining, or stop draining if it is the second."""
         if self._draining:
             self._seconds = 0.0
         else:
@@ -49,14 +49,14 @@ class DrainingServer(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second; True ends the serving."""
+        """Return whether to stop serving. Uvicorn calls this ten times a second."""
         stopping = await super().on_tick(counter)
         if not stopping:
             return False
         since = self._draining.since
         if since is None:
             return True
-        left = self._seconds - (time.monotonic() - since)
-        if counter % 10 == 0 and left > 0:
-            log.info("draining", seconds_left=round(left, 1))
-        return left <= 0
+        remaining = self._seconds - (time.monotonic() - since)
+        if counter % 10 == 0 and remaining > 0:
+            log.info("draining", seconds_left=round(remaining, 1))
+        return remaining <= 0

@@ -1,8 +1,8 @@
-"""Every way in which a request can fail, and the one table from code to HTTP status.
+"""All errors that a request can be answered with, and the table from error code to HTTP status.
 
-ApiError                     any answer that is not a success; carries its `Code`
-├── InvalidRequestError        a field is wrong; names it by JSON pointer
-└── OverloadedError               come back in `retry_after` seconds
+ApiError                    any answer that is not a success, with its `Code`
+├── InvalidRequestError     some fields are invalid; each is named by a JSON pointer
+└── OverloadedError         a queue is full; the client should retry later
 """
 
 import math
@@ -51,14 +51,14 @@ STATUS: Final[Mapping[Code, tuple[int, str]]] = {
     Code.INVALID_JSON: (400, "The body is not valid JSON"),
     Code.INVALID_ENCODING: (400, "The request is not valid UTF-8"),
     Code.USER_CONFLICT: (400, "The request names two different users"),
-    Code.UNAUTHENTICATED: (401, "A valid API key is needed"),
-    Code.FORBIDDEN: (403, "The key may not do this"),
-    Code.NOT_FOUND: (404, "There is nothing at this address"),
-    Code.MODEL_NOT_FOUND: (404, "There is no such model"),
-    Code.USER_NOT_FOUND: (404, "There is no such user"),
-    Code.RANK_NOT_FOUND: (404, "There is no such ranking"),
-    Code.EVENT_NOT_FOUND: (404, "There is no such event"),
-    Code.METHOD_NOT_ALLOWED: (405, "This address does not know this method"),
+    Code.UNAUTHENTICATED: (401, "A valid API key is required"),
+    Code.FORBIDDEN: (403, "The API key does not allow this"),
+    Code.NOT_FOUND: (404, "The path does not exist"),
+    Code.MODEL_NOT_FOUND: (404, "The model does not exist"),
+    Code.USER_NOT_FOUND: (404, "The user does not exist"),
+    Code.RANK_NOT_FOUND: (404, "The ranking does not exist"),
+    Code.EVENT_NOT_FOUND: (404, "The event does not exist"),
+    Code.METHOD_NOT_ALLOWED: (405, "The path does not support this method"),
     Code.REQUEST_TIMEOUT: (408, "The body did not arrive in time"),
     Code.IDEMPOTENCY_IN_FLIGHT: (409, "A request with this idempotency key is in progress"),
     Code.BODY_TOO_LARGE: (413, "The body is too large"),
@@ -66,28 +66,28 @@ STATUS: Final[Mapping[Code, tuple[int, str]]] = {
     Code.VALIDATION_FAILED: (422, "The request is not valid"),
     Code.EVENT_ID_CONFLICT: (422, "The event id was used for another event"),
     Code.IDEMPOTENCY_KEY_REUSED: (422, "The idempotency key was used for another request"),
-    Code.OVERLOADED: (429, "The server has more to do than it can take"),
-    Code.RATE_LIMITED: (429, "Too many requests in a minute"),
+    Code.OVERLOADED: (429, "The server is overloaded"),
+    Code.RATE_LIMITED: (429, "Too many requests per minute"),
     Code.QUOTA_EXCEEDED: (429, "The quota is used up"),
-    Code.INTERNAL: (500, "The server failed"),
+    Code.INTERNAL: (500, "The server failed to answer"),
     Code.NOT_READY: (503, "The server is not ready"),
-    Code.STORAGE_UNAVAILABLE: (503, "The server cannot store data now"),
+    Code.STORAGE_UNAVAILABLE: (503, "The store is unavailable"),
     Code.DEADLINE_EXCEEDED: (504, "The server did not answer in time"),
 }
 
 INTERNAL_DETAIL: Final = (
-    "The server failed to answer this request; its log holds the reason under the request id."
+    "The server failed to answer this request. Its log has the cause under the request id."
 )
 
 
 class ApiError(Exception):
-    """A request that gets a problem document for an answer.
+    """An error that is answered with a problem document.
 
     Args:
-        code: What went wrong; gives status and title.
-        detail: One sentence for the caller. Never the text of an exception.
-        errors: `{pointer, detail}` of each field that is to blame.
-        headers: Headers of the answer.
+        code: Error code, which determines the status and the title.
+        detail: Explanation for the caller. Must not contain the text of an exception.
+        errors: `{pointer, detail}` of each invalid field.
+        headers: Further headers of the answer.
         extra: Extension members of the problem document.
     """
 
@@ -109,12 +109,17 @@ class ApiError(Exception):
 
     @property
     def status(self) -> int:
-        """HTTP status of the code."""
+        """HTTP status of the error."""
         return STATUS[self.code][0]
 
 
 class InvalidRequestError(ApiError):
-    """Fields that are wrong: `(pointer, detail)` each."""
+    """One or more invalid fields.
+
+    Args:
+        faults: `(pointer, detail)` of each field.
+        code: Error code.
+    """
 
     def __init__(self, *faults: tuple[str, str], code: Code = Code.VALIDATION_FAILED) -> None:
         pointer, first = faults[0]
@@ -124,7 +129,13 @@ class InvalidRequestError(ApiError):
 
 
 class OverloadedError(ApiError):
-    """A bounded queue is full; `retry_after` seconds from now it should have room."""
+    """A bounded queue is full.
+
+    Args:
+        queue: Name of the queue.
+        limit: Capacity of the queue.
+        retry_after: Seconds until the queue is expected to have room. Rounded up, at least 1.
+    """
 
     def __init__(self, queue: str, limit: int, retry_after: float) -> None:
         seconds = max(1, math.ceil(retry_after))
@@ -134,12 +145,12 @@ class OverloadedError(ApiError):
             "RateLimit": f'"{queue}";r=0;t={seconds}',
         }
         super().__init__(
-            Code.OVERLOADED, f"The {queue} queue is full; try again in {seconds} s.", headers=headers
+            Code.OVERLOADED, f"The {queue} queue is full. Try again in {seconds} s.", headers=headers
         )
 
 
-def problem(error: ApiError) -> dict[str, Any]:
-    """The problem document (RFC 9457) of an error, without the members that belong to one request."""
+def build_problem(error: ApiError) -> dict[str, Any]:
+    """Return the problem document (RFC 9457) of an error, without `instance` and `request_id`."""
     status, title = STATUS[error.code]
     return {
         "type": f"urn:penchant:problem:{error.code}",
@@ -153,40 +164,40 @@ def problem(error: ApiError) -> dict[str, Any]:
     }
 
 
-def problem_response(error: ApiError, *, instance: str, request_id: str) -> Response:
-    """The HTTP answer to a failed request."""
-    body = problem(error) | {"instance": instance, "request_id": request_id}
+def build_problem_response(error: ApiError, *, instance: str, request_id: str) -> Response:
+    """Return the HTTP response to a failed request."""
+    body = build_problem(error) | {"instance": instance, "request_id": request_id}
     headers = dict(error.headers)
     if error.code is Code.UNAUTHENTICATED:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(orjson.dumps(body), error.status, headers, PROBLEM_JSON)
 
 
-def from_http_status(status: int, headers: Mapping[str, str] | None = None) -> ApiError:
-    """The error that stands for a status raised by the web framework."""
+def http_status_error(status: int, headers: Mapping[str, str] | None = None) -> ApiError:
+    """Return the error for a status that the web framework raised."""
     if status == HTTPStatus.NOT_FOUND:
-        return ApiError(Code.NOT_FOUND, "No resource has this path.")
+        return ApiError(Code.NOT_FOUND, "This path does not exist.")
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         allow = (headers or {}).get("Allow", "")
-        return ApiError(Code.METHOD_NOT_ALLOWED, f"Allowed here: {allow or 'nothing'}.", headers=headers)
+        return ApiError(Code.METHOD_NOT_ALLOWED, f"Allowed methods: {allow or 'none'}.", headers=headers)
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return ApiError(Code.BODY_TOO_LARGE, "The body is larger than this server accepts.")
+        return ApiError(Code.BODY_TOO_LARGE, "The body is larger than the limit of this server.")
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        return ApiError(Code.INVALID_JSON, "The request cannot be read.")
+        return ApiError(Code.INVALID_JSON, "The request cannot be parsed.")
     return ApiError(Code.INTERNAL, INTERNAL_DETAIL)
 
 
 def internal_error() -> ApiError:
-    """The answer to a failure whose reason stays in the log."""
+    """Return the error for a failure whose cause is only logged."""
     return ApiError(Code.INTERNAL, INTERNAL_DETAIL)
 
 
 def deadline_error(seconds: float) -> ApiError:
-    """The answer to a request that took too long; what it asked for may still happen."""
-    detail = f"No answer within {seconds:g} s. Send it again, with the same event ids or `Idempotency-Key`."
+    """Return the error for a request that took longer than `seconds`. Its work may still complete."""
+    detail = f"No answer within {seconds:g} s. Retry with the same event ids or the same `Idempotency-Key`."
     return ApiError(Code.DEADLINE_EXCEEDED, detail, headers={"Retry-After": "1"})
 
 
-def storage_unavailable(detail: str = "The store cannot be reached; try again.") -> ApiError:
-    """The answer where the store failed."""
+def storage_error(detail: str = "The store cannot be reached. Try again.") -> ApiError:
+    """Return the error for a failure of the store."""
     return ApiError(Code.STORAGE_UNAVAILABLE, detail, headers={"Retry-After": "5"})

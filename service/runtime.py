@@ -93,7 +93,7 @@ async def start(
         raise
     feed = Feed(store, settings.change_poll_seconds)
     access = build_access(settings, store)
-    access.follow(feed)
+    access.subscribe(feed)
     loop = asyncio.get_running_loop()
     models = Models()
 

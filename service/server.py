@@ -39,7 +39,12 @@ def check_exposure(settings: Settings) -> None:
     Raises:
         StartError: If the address is not loopback, no key exists, and PENCHANT_ALLOW_OPEN is not set.
     """
-    if settings.is_loopback() or settings.tenant_keys() or settings.allow_open or _has_stored_keys(settings):
+    if (
+        settings.is_loopback()
+        or settings.get_tenant_keys()
+        or settings.allow_open
+        or _has_stored_keys(settings)
+    ):
         return
     raise StartError(
         f"{settings.host} can be reached from other machines: create a key with `penchant keys create`, "

@@ -1,7 +1,7 @@
-"""What callers send, as typed values; what is wrong with it is named by JSON pointer.
+"""Validation of request data by pydantic models. Errors name each invalid field by its JSON pointer.
 
-Types are strict (no `"3"` for 3, no `true` for 1). Unknown fields are ignored where foreign clients call (`Lenient`),
-and refused elsewhere (`Exact`).
+Types are strict: `"3"` is not accepted for 3, nor `true` for 1. Requests in the dialects of other services ignore
+unknown fields (`LenientModel`), all other requests refuse them (`ExactModel`).
 """
 
 import re
@@ -15,26 +15,31 @@ from penchant.service.errors import InvalidRequestError
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def validate(model: type[Model], data: object, *, at: str = "") -> Model:
-    """`data` as `model`; `at` is the pointer under which the data lies in the body.
+def validate(model: type[Model], data: object, *, pointer: str = "") -> Model:
+    """Return data as an instance of a model.
+
+    Args:
+        model: Model to validate with.
+        data: Parsed JSON.
+        pointer: JSON pointer of the data within the body.
 
     Raises:
-        InvalidRequestError: Names every field that is wrong.
+        InvalidRequestError: If fields are invalid. The error names all of them.
     """
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        faults = [(at + pointer(e["loc"]), _message(e["msg"])) for e in found]
+        errors = error.errors(include_url=False, include_input=False)
+        faults = [(pointer + format_pointer(e["loc"]), _strip_prefix(e["msg"])) for e in errors]
         raise InvalidRequestError(*faults) from None
 
 
-def pointer(path: Sequence[str | int]) -> str:
-    """A JSON pointer (RFC 6901)."""
+def format_pointer(path: Sequence[str | int]) -> str:
+    """Return a path as a JSON pointer (RFC 6901)."""
     return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
 
 
-def _message(text: str) -> str:
+def _strip_prefix(text: str) -> str:
     return text.removeprefix("Value error, ")
 
 
@@ -42,24 +47,24 @@ MAX_USER_CHARS: Final = 128
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def user_fault(user: str) -> str | None:
-    """What is wrong with a user id, or None."""
+def find_user_id_error(user: str) -> str | None:
+    """Return why a user id is invalid, or None if it is valid."""
     if not 1 <= len(user) <= MAX_USER_CHARS:
-        return f"A user id has 1 to {MAX_USER_CHARS} characters; this one has {len(user)}."
+        return f"A user id must have 1 to {MAX_USER_CHARS} characters. This one has {len(user)}."
     if _CONTROL.search(user):
         return "A user id must not contain control characters."
     return None
 
 
-def _check_user(user: str) -> str:
-    if fault := user_fault(user):
+def _validate_user_id(user: str) -> str:
+    if fault := find_user_id_error(user):
         raise ValueError(fault)
     return user
 
 
 UserId = Annotated[
     str,
-    AfterValidator(_check_user),
+    AfterValidator(_validate_user_id),
     WithJsonSchema(
         {
             "type": "string",
@@ -74,13 +79,13 @@ UserId = Annotated[
 Text = Annotated[str, Field(min_length=1)]
 
 
-class Lenient(BaseModel):
-    """Ignores fields it does not know."""
+class LenientModel(BaseModel):
+    """Base of models that ignore unknown fields."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
 
-class Exact(BaseModel):
-    """Refuses fields it does not know."""
+class ExactModel(BaseModel):
+    """Base of models that refuse unknown fields."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())

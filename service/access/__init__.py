@@ -1,9 +1,9 @@
-"""Who may do how much.
+"""Access control: API keys, the settings of tenants, and limits.
 
 In reading order:
 
-- `keyring`: what a key may do, and whose it is
-- `tenancy`: what differs from tenant to tenant
-- `limits`: requests a minute, and candidates, events and users of a tenant
-- `access`: all of them together, kept fresh
+- `keyring`: API keys, their tenants and their scopes
+- `tenancy`: settings that differ between tenants
+- `limits`: rate limits of keys and tenants, and quotas of tenants
+- `access`: all of these in one value, kept up to date by the change feed
 """

@@ -1,4 +1,4 @@
-"""Who may call, how often and how much: keys, tenants' settings, limits, kept fresh by the change feed."""
+"""Keys, settings of tenants, and limits in one value, kept up to date by the change feed."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,13 @@ from penchant.service.store.database import Store
 
 @dataclass(frozen=True)
 class Access:
-    """What a server knows of its callers.
+    """Access control of a server.
 
     Attributes:
-        keyring: Key → tenant and scopes.
-        tenancy: Tenant → settings.
-        limiter: Requests a minute.
-        quotas: Candidates and events a day, users.
+        keyring: Tenant and scopes of each key.
+        tenancy: Settings of each tenant.
+        limiter: Limits of requests per minute.
+        quotas: Limits of candidates and events per day, and of users.
     """
 
     keyring: KeyRing
@@ -30,19 +30,19 @@ class Access:
     _store: Store
 
     def load(self) -> None:
-        """Reads all of it from the store.
+        """Read keys, settings of tenants and today's use from the store.
 
         Raises:
-            SQLAlchemyError: The store cannot be read.
+            SQLAlchemyError: If the store cannot be read.
         """
         self._load_keys()
         self._load_tenants()
         self.quotas.load()
 
-    def follow(self, feed: Feed) -> None:
-        """Has changes heard, and use written down; then `load` once the feed has started."""
-        feed.subscribe(keyring.CHANGE, lambda _: self._load_keys())
-        feed.subscribe(tenancy.CHANGE, lambda _: self._load_tenants())
+    def subscribe(self, feed: Feed) -> None:
+        """Follow changes of keys and tenants, and store use at each poll. Call `load` after `feed.start`."""
+        feed.subscribe(keyring.CHANGE_KIND, lambda _: self._load_keys())
+        feed.subscribe(tenancy.CHANGE_KIND, lambda _: self._load_tenants())
         feed.each_time(self.quotas.flush)
 
     def _load_keys(self) -> None:
@@ -55,15 +55,15 @@ class Access:
 
 
 def build_access(settings: Settings, store: Store) -> Access:
-    """The access of one server, nothing of it read yet.
+    """Return the access control of a server. Nothing is read from the store until `Access.load`.
 
     Args:
-        settings: Keys of the environment, limits of all tenants.
-        store: The store.
+        settings: Settings with the keys of the environment and the default limits of tenants.
+        store: Store with keys, settings of tenants, and use.
     """
     tenants = Tenancy(settings)
     return Access(
-        KeyRing(settings.tenant_keys()),
+        KeyRing(settings.get_tenant_keys()),
         tenants,
         RequestLimiter(settings, tenants),
         Quotas(store, tenants),

@@ -1,11 +1,12 @@
-"""How much a tenant may use: requests a minute, candidates and events a day (UTC), and users.
+"""Limits of a tenant: requests per minute, candidates and events per day (UTC), and users.
 
-Requests are counted in this server's memory by the `limits` library, in sliding windows: two numbers for each tenant and
-key, whatever the rate. With n servers a tenant can therefore send n times as many. Headers are those of
-draft-ietf-httpapi-ratelimit-headers.
+Requests are counted in this server's memory by the `limits` library, in sliding windows. A window needs two numbers for
+each tenant and key, at any rate. Each server counts on its own, so a tenant can send n times as many requests to n
+servers. The response headers follow draft-ietf-httpapi-ratelimit-headers.
 
 Daily use is counted in memory and added to the store each time the change feed is polled. Servers that share a store
-know each other's use within `change_poll_seconds`, and lose as much of the count if they are killed.
+see each other's use within `change_poll_seconds`. A server that is killed loses the use that it counted since its last
+poll.
 """
 
 import math
@@ -33,40 +34,44 @@ MINUTE: Final = 60
 
 
 @dataclass(frozen=True)
-class Policy:
-    """One limit and how much of it is left, as the headers tell it.
+class Limit:
+    """A limit and what remains of it, for the response headers.
 
     Attributes:
-        name: Lower-case name.
-        quota: How much there is.
-        window_seconds: For how long.
-        left: How much of it is left.
-        reset_seconds: When there will be more.
+        name: Name in lower case.
+        quota: Amount allowed per window.
+        window_seconds: Length of the window.
+        remaining: Amount that remains.
+        reset_seconds: Seconds until more is available.
     """
 
     name: str
     quota: int
     window_seconds: int
-    left: int
+    remaining: int
     reset_seconds: int
 
 
-def rate_headers(policies: Sequence[Policy]) -> dict[str, str]:
-    """`RateLimit` and `RateLimit-Policy`, structured fields (RFC 9651); nothing where there is no limit."""
-    if not policies:
+def format_rate_limit_headers(limits: Sequence[Limit]) -> dict[str, str]:
+    """Return the headers `RateLimit` and `RateLimit-Policy` (structured fields, RFC 9651). Empty without limits."""
+    if not limits:
         return {}
     return {
-        "RateLimit-Policy": ", ".join(f'"{p.name}";q={p.quota};w={p.window_seconds}' for p in policies),
-        "RateLimit": ", ".join(f'"{p.name}";r={p.left};t={p.reset_seconds}' for p in policies),
+        "RateLimit-Policy": ", ".join(
+            f'"{limit.name}";q={limit.quota};w={limit.window_seconds}' for limit in limits
+        ),
+        "RateLimit": ", ".join(
+            f'"{limit.name}";r={limit.remaining};t={limit.reset_seconds}' for limit in limits
+        ),
     }
 
 
 class RequestLimiter:
-    """Counts requests; belongs to the event loop.
+    """Limits requests per minute. Use it only on the event loop.
 
     Args:
-        settings: The limit of every key.
-        tenancy: The limit of each tenant.
+        settings: Settings with the limit of each key.
+        tenancy: Settings of tenants, with the limit of each tenant.
     """
 
     def __init__(self, settings: Settings, tenancy: Tenancy) -> None:
@@ -75,44 +80,45 @@ class RequestLimiter:
         self._storage = MemoryStorage()
         self._windows = SlidingWindowCounterRateLimiter(self._storage)
 
-    def hit(self, caller: Caller) -> Mapping[str, str]:
-        """Counts one request, unless it is refused.
+    def count(self, caller: Caller) -> Mapping[str, str]:
+        """Count a request. A refused request is not counted.
 
         Returns:
-            Headers of its answer.
+            Rate limit headers of the answer.
 
         Raises:
-            ApiError: `rate_limited`.
+            ApiError: `rate_limited`, if a limit of the tenant or the key is reached.
         """
-        limits: list[tuple[str, RateLimitItemPerMinute, str]] = []
-        if (quota := self._tenancy.of(caller.tenant).requests_per_minute) is not None:
-            limits.append(("tenant", _per_minute(quota), caller.tenant))
+        windows: list[tuple[str, RateLimitItemPerMinute, str]] = []
+        if (quota := self._tenancy.get(caller.tenant).requests_per_minute) is not None:
+            windows.append(("tenant", _per_minute(quota), caller.tenant))
         if self._per_key is not None:
-            # A key of the environment has no id, and a tenant has one of them at most.
+            # A key of the environment has no id, but a tenant has at most one such key.
             name = caller.key_id or f"of {caller.tenant}"
-            limits.append(("key", _per_minute(self._per_key), name))
-        if not limits:
+            windows.append(("key", _per_minute(self._per_key), name))
+        if not windows:
             return {}
-        full = [kind for kind, item, name in limits if not self._windows.test(item, kind, name)]
+        full = {kind for kind, item, name in windows if not self._windows.test(item, kind, name)}
         if not full:
-            for kind, item, name in limits:
+            for kind, item, name in windows:
                 self._windows.hit(item, kind, name)
-        policies = [self._policy(kind, item, name) for kind, item, name in limits]
-        headers = rate_headers(policies)
+        limits = [self._build_limit(kind, item, name) for kind, item, name in windows]
+        headers = format_rate_limit_headers(limits)
         if not full:
             return headers
-        seconds = max(policy.reset_seconds for policy in policies if policy.name in full)
-        of = " and ".join(f"{p.quota} a minute for this {p.name}" for p in policies if p.name in full)
+        reached = [limit for limit in limits if limit.name in full]
+        seconds = max(limit.reset_seconds for limit in reached)
+        listed = " and ".join(f"{limit.quota} per minute for this {limit.name}" for limit in reached)
         raise ApiError(
             Code.RATE_LIMITED,
-            f"Too many requests ({of}); try again in {seconds} s.",
+            f"Too many requests. The limit is {listed}. Try again in {seconds} s.",
             headers={"Retry-After": str(seconds), **headers},
         )
 
-    def _policy(self, kind: str, item: RateLimitItemPerMinute, name: str) -> Policy:
-        reset, left = self._windows.get_window_stats(item, kind, name)
+    def _build_limit(self, kind: str, item: RateLimitItemPerMinute, name: str) -> Limit:
+        reset, remaining = self._windows.get_window_stats(item, kind, name)
         seconds = max(1, math.ceil(reset - time.time()))
-        return Policy(kind, item.amount, MINUTE, left, seconds)
+        return Limit(kind, item.amount, MINUTE, remaining, seconds)
 
 
 @lru_cache(1024)
@@ -123,23 +129,23 @@ def _per_minute(amount: int) -> RateLimitItemPerMinute:
 DAY: Final = 86_400
 
 
-class Kind(StrEnum):
-    """What is counted by the day."""
+class QuotaKind(StrEnum):
+    """What is counted per day."""
 
     CANDIDATES = "candidates"
     EVENTS = "events"
 
-    def limit(self, settings: TenantSettings) -> int | None:
-        """How many a tenant may use."""
-        return settings.candidates_per_day if self is Kind.CANDIDATES else settings.events_per_day
+    def get_limit(self, settings: TenantSettings) -> int | None:
+        """Return the limit of a tenant. None if it has none."""
+        return settings.candidates_per_day if self is QuotaKind.CANDIDATES else settings.events_per_day
 
 
 class Quotas:
-    """What tenants have used today; shared by the event loop and the feed's thread.
+    """Use of tenants today, and their numbers of users. The event loop and the feed's thread share it.
 
     Args:
-        store: Where it is kept.
-        tenancy: How much each may use.
+        store: Store that keeps the use.
+        tenancy: Settings of tenants, with their limits.
     """
 
     def __init__(self, store: Store, tenancy: Tenancy) -> None:
@@ -149,40 +155,40 @@ class Quotas:
         self._flushing = threading.Lock()
         self._day = 0
         self._stored: dict[tuple[str, str], int] = {}
-        self._fresh: Counter[tuple[int, str, str]] = Counter()  # (day, tenant, kind): not in the store yet
+        self._fresh: Counter[tuple[int, str, str]] = Counter()  # by (day, tenant, kind), not yet in the store
         self._users: dict[str, int] = {}
-        self._new_users: dict[str, set[str]] = {}  # admitted since the last look at the store
+        self._new_users: dict[str, set[str]] = {}  # by tenant, admitted since users were last counted
 
-    def take(self, tenant: str, kind: Kind, amount: int) -> None:
-        """Counts a use before it happens.
+    def spend(self, tenant: str, kind: QuotaKind, amount: int) -> None:
+        """Count use in advance.
 
         Raises:
-            ApiError: `quota_exceeded`; then nothing was counted.
+            ApiError: `quota_exceeded`, if the rest of the quota is smaller than the amount. Nothing is counted then.
         """
-        limit = kind.limit(self._tenancy.of(tenant))
+        limit = kind.get_limit(self._tenancy.get(tenant))
         with self._lock:
             day = self._today()
             used = self._stored.get((tenant, kind), 0) + self._fresh[day, tenant, kind]
             if limit is None or used + amount <= limit:
                 self._fresh[day, tenant, kind] += amount
                 return
-        raise self._exceeded(kind, limit, max(0, limit - used), f"this request needs {amount}")
+        raise self._build_error(kind, limit, max(0, limit - used), f"This request needs {amount}.")
 
-    def give_back(self, tenant: str, kind: Kind, amount: int) -> None:
-        """Takes back what was counted and did not happen after all."""
+    def refund(self, tenant: str, kind: QuotaKind, amount: int) -> None:
+        """Subtract use that was counted in advance but did not take place."""
         with self._lock:
             self._fresh[self._today(), tenant, kind] -= amount
 
-    def limits_users(self, tenant: str) -> bool:
-        """Whether the number of a tenant's users is bounded."""
-        return self._tenancy.of(tenant).users is not None
+    def has_user_limit(self, tenant: str) -> bool:
+        """Return whether a tenant has a limit of users."""
+        return self._tenancy.get(tenant).users is not None
 
-    def refusal(self, tenant: str, user: str) -> ApiError | None:
-        """Why a user of whom nothing is known cannot be learned from; None: it can, and is counted.
+    def admit_user(self, tenant: str, user: str) -> ApiError | None:
+        """Count a new user, and return None. If the tenant has too many users, return the error instead.
 
-        Cost: the first time for a tenant, one count of its users in the store; so call it off the event loop.
+        Cost: The first call for a tenant counts its users in the store, so call this off the event loop.
         """
-        limit = self._tenancy.of(tenant).users
+        limit = self._tenancy.get(tenant).users
         if limit is None:
             return None
         if tenant not in self._users:
@@ -197,13 +203,13 @@ class Quotas:
             if self._users.get(tenant, 0) + len(new) < limit:
                 new.add(user)
                 return None
-        return self._exceeded("users", limit, 0, "this user would be one more")
+        return self._build_error("users", limit, 0, "This user would be a new one.")
 
     def flush(self) -> None:
-        """Adds what was used to the store, and reads what all servers together used. Any thread may call it.
+        """Add new use to the store, and read the use of all servers. Any thread may call this.
 
         Raises:
-            SQLAlchemyError: The store fails; what was to be added waits for the next time.
+            SQLAlchemyError: If the store fails. Use that was not added is kept for the next call.
         """
         with self._flushing:
             with self._lock:
@@ -211,8 +217,8 @@ class Quotas:
             if fresh:
                 with self._store.writing() as connection:
                     for day in sorted({day for day, _, _ in fresh}):
-                        of_day = {(tenant, kind): n for (d, tenant, kind), n in fresh.items() if d == day}
-                        keys.add_usage(connection, day, of_day)
+                        used = {(tenant, kind): n for (d, tenant, kind), n in fresh.items() if d == day}
+                        keys.add_usage(connection, day, used)
             with self._lock:
                 today = self._today()
                 for (day, tenant, kind), amount in fresh.items():
@@ -221,7 +227,7 @@ class Quotas:
                         self._stored[tenant, kind] = self._stored.get((tenant, kind), 0) + amount
                 self._fresh = Counter({key: amount for key, amount in self._fresh.items() if amount})
                 seen = {tenant for tenant, _ in self._stored}
-                limited = [tenant for tenant in self._users if self.limits_users(tenant)]
+                limited = [tenant for tenant in self._users if self.has_user_limit(tenant)]
             with self._store.reading() as connection:
                 stored = keys.find_usage(connection, today, seen) if seen else {}
                 users = keys.count_users(connection, limited)
@@ -232,7 +238,7 @@ class Quotas:
                 self._new_users.clear()
 
     def load(self) -> None:
-        """Reads what was used today before this server started."""
+        """Read today's use from the store."""
         with self._lock:
             today = self._today()
             with self._store.reading() as connection:
@@ -245,12 +251,12 @@ class Quotas:
             self._stored = {}
         return day
 
-    def _exceeded(self, kind: str, limit: int, left: int, why: str) -> ApiError:
+    def _build_error(self, kind: str, limit: int, remaining: int, reason: str) -> ApiError:
         seconds = DAY - int(self._store.clock() % DAY)
-        policy = Policy(kind, limit, DAY, left, seconds)
-        of = "" if kind == "users" else " a day (UTC)"
+        headers = format_rate_limit_headers([Limit(kind, limit, DAY, remaining, seconds)])
+        period = "" if kind == "users" else " per day (UTC)"
         return ApiError(
             Code.QUOTA_EXCEEDED,
-            f"The tenant may have {limit} {kind}{of}: {left} are left, and {why}.",
-            headers={"Retry-After": str(seconds), **rate_headers([policy])},
+            f"The tenant's limit is {limit} {kind}{period}, and {remaining} remain. {reason}",
+            headers={"Retry-After": str(seconds), **headers},
         )

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.settings import Settings
-from penchant.service.validation import pointer
+from penchant.service.validation import format_pointer
 
 
 async def read_object(request: Request, settings: Settings) -> dict[str, Any]:
@@ -31,7 +31,7 @@ async def read_object(request: Request, settings: Settings) -> dict[str, Any]:
     try:
         data = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        _explain(raw, error)
+        _raise_parse_error(raw, error)
     if not isinstance(data, dict):
         raise InvalidRequestError(("", "The body must be a JSON object."))
     return data
@@ -58,22 +58,22 @@ def _check_media_type(request: Request) -> None:
 async def _read_bytes(request: Request, limit: int) -> bytes:
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length) > limit:
-        _too_large(limit)
+        _raise_too_large(limit)
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
-            _too_large(limit)
+            _raise_too_large(limit)
         chunks.append(chunk)
     return b"".join(chunks)
 
 
-def _too_large(limit: int) -> NoReturn:
+def _raise_too_large(limit: int) -> NoReturn:
     detail = f"The body may have {limit} bytes."
     raise ApiError(Code.BODY_TOO_LARGE, detail, headers={"Connection": "close"})
 
 
-def _explain(raw: bytes, error: orjson.JSONDecodeError) -> NoReturn:
+def _raise_parse_error(raw: bytes, error: orjson.JSONDecodeError) -> NoReturn:
     """Says why bytes are no JSON. Only the failing request pays for a second look."""
     try:
         text = raw.decode("utf-8")
@@ -84,18 +84,18 @@ def _explain(raw: bytes, error: orjson.JSONDecodeError) -> NoReturn:
         data = json.loads(text)
     except (ValueError, RecursionError):
         data = None
-    if faults := list(_not_finite(data, ())):
-        raise InvalidRequestError(*((pointer(path), "Numbers must be finite.") for path in faults))
+    if faults := list(_find_non_finite(data, ())):
+        raise InvalidRequestError(*((format_pointer(path), "Numbers must be finite.") for path in faults))
     raise ApiError(Code.INVALID_JSON, f"The body cannot be parsed: {error.msg}.")
 
 
-def _not_finite(value: object, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
+def _find_non_finite(value: object, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
     """Paths of NaN and infinities, which Python's own parser lets through."""
     if isinstance(value, float) and not math.isfinite(value):
         yield path
     elif isinstance(value, dict):
         for key, inner in value.items():
-            yield from _not_finite(inner, (*path, key))
+            yield from _find_non_finite(inner, (*path, key))
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from _not_finite(inner, (*path, index))
+            yield from _find_non_finite(inner, (*path, index))

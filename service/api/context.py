@@ -8,18 +8,18 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penchant.service.access.limits import Kind
+from penchant.service.access.limits import QuotaKind
 from penchant.service.api.routing import LeanRoute
 from penchant.service.bundles.served_model import ServedModel
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.runtime import Runtime
 from penchant.service.telemetry.metrics import Timings
-from penchant.service.validation import user_fault
+from penchant.service.validation import find_user_id_error
 
 USER_HEADER: Final = "x-user-id"
 
 
-def runtime(request: Request) -> Runtime:
+def get_runtime(request: Request) -> Runtime:
     """The parts of the server.
 
     Raises:
@@ -34,7 +34,7 @@ def runtime(request: Request) -> Runtime:
     return found
 
 
-def served_model(request: Request) -> ServedModel:
+def get_served_model(request: Request) -> ServedModel:
     """The model that this request is answered by: read once, whatever is activated meanwhile.
 
     Raises:
@@ -43,11 +43,11 @@ def served_model(request: Request) -> ServedModel:
     state = request.scope["state"]
     found = cast("ServedModel | None", state.get("model"))
     if found is None:
-        found = state["model"] = runtime(request).models.current
+        found = state["model"] = get_runtime(request).models.current
     return found
 
 
-def tenant(request: Request) -> str:
+def authorize(request: Request) -> str:
     """Who calls, once it is known that the key may call this route and has not called too often.
 
     Raises:
@@ -56,10 +56,10 @@ def tenant(request: Request) -> str:
     state = request.scope["state"]
     if (found := state.get("tenant")) is not None:
         return cast("str", found)
-    access = runtime(request).access
-    caller = access.keyring.caller(request.headers)
+    access = get_runtime(request).access
+    caller = access.keyring.authenticate(request.headers)
     state["tenant"] = caller.tenant
-    state["headers"] = access.limiter.hit(caller)
+    state["headers"] = access.limiter.count(caller)
     route: LeanRoute = request.scope["route"]
     if route.required_scope is None:
         raise LookupError(f"{route.path} asks for a key, and names no scope")
@@ -73,10 +73,10 @@ def spend_candidates(request: Request, number: int) -> None:
     Raises:
         ApiError: `quota_exceeded`.
     """
-    runtime(request).access.quotas.take(tenant(request), Kind.CANDIDATES, number)
+    get_runtime(request).access.quotas.spend(authorize(request), QuotaKind.CANDIDATES, number)
 
 
-def header_user(request: Request) -> str | None:
+def read_header_user(request: Request) -> str | None:
     """The user that `X-User-Id` names, percent-encoded.
 
     Raises:
@@ -86,7 +86,7 @@ def header_user(request: Request) -> str | None:
     return decode_user(raw, "") if raw else None
 
 
-def ranking_user(request: Request, body: str | None, model: str | None) -> str | None:
+def resolve_ranking_user(request: Request, body: str | None, model: str | None) -> str | None:
     """For whom a ranking is, by whichever channel.
 
     Raises:
@@ -96,14 +96,14 @@ def ranking_user(request: Request, body: str | None, model: str | None) -> str |
     user = resolve_user(
         path=decode_user(raw, "") if raw is not None else None,
         body=body,
-        header=header_user(request),
-        model=None if model is None else split_model(model, model_names(request)),
+        header=read_header_user(request),
+        model=None if model is None else parse_model_user(model, list_model_names(request)),
     )
     request.scope["state"]["user"] = user
     return user
 
 
-def path_user(request: Request) -> str:
+def read_path_user(request: Request) -> str:
     """The user of a `/v1/users/{user}` route.
 
     Raises:
@@ -114,14 +114,14 @@ def path_user(request: Request) -> str:
     return user
 
 
-def model_names(request: Request) -> tuple[str, ...]:
+def list_model_names(request: Request) -> tuple[str, ...]:
     """Every name of the bundle that answers."""
-    bundle = served_model(request).bundle
-    names = (*runtime(request).settings.model_aliases, bundle.manifest.name, bundle.version)
+    bundle = get_served_model(request).bundle
+    names = (*get_runtime(request).settings.model_aliases, bundle.manifest.name, bundle.version)
     return tuple(dict.fromkeys(names))
 
 
-def json_answer(
+def json_response(
     content: object, timings: Timings | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
     """A JSON answer; `content` may be JSON already."""
@@ -143,12 +143,12 @@ def decode_user(raw: str, pointer: str) -> str:
         user = unquote_to_bytes(raw.encode("latin-1")).decode("utf-8")
     except UnicodeError:
         raise ApiError(Code.INVALID_ENCODING, "The user id is not percent-encoded UTF-8.") from None
-    if fault := user_fault(user):
+    if fault := find_user_id_error(user):
         raise InvalidRequestError((pointer, fault))
     return user
 
 
-def split_model(model: str | None, aliases: Iterable[str]) -> str | None:
+def parse_model_user(model: str | None, aliases: Iterable[str]) -> str | None:
     """The user that a model name carries (`penchant:{user}`), or None.
 
     Raises:
@@ -163,7 +163,7 @@ def split_model(model: str | None, aliases: Iterable[str]) -> str | None:
             "The model is not in the list of GET /v1/models.",
             errors=[{"pointer": "/model", "detail": "unknown model"}],
         )
-    if fault := user_fault(user):
+    if fault := find_user_id_error(user):
         raise InvalidRequestError(("/model", fault))
     return user
 

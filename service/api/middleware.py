@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from penchant.service.draining import Draining
-from penchant.service.errors import deadline_error, internal_error, problem_response
+from penchant.service.errors import build_problem_response, deadline_error, internal_error
 from penchant.service.telemetry.metrics import Telemetry, log, log_failure
 
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -20,7 +20,7 @@ _CLIENT_LEFT: Final = 499
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # bounds the labels
 
 
-class Edge:
+class RequestMiddleware:
     """ASGI middleware around the whole application.
 
     It sets in `scope["state"]`: `request_id`, `trace_id`, and `path_user` (percent-encoded, from `/users/{user}/…`
@@ -58,13 +58,13 @@ class Edge:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id, trace_id = _ids(scope)
+        request_id, trace_id = _read_ids(scope)
         state = scope.setdefault("state", {})
         state["request_id"], state["trace_id"] = request_id, trace_id
         instance = self._route_by_raw_path(scope)
         status, deadline = 0, asyncio.timeout(self._seconds)
 
-        async def answer(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -75,14 +75,14 @@ class Edge:
                     headers.append((b"connection", b"close"))
             await send(message)
 
-        async def first_answer(message: Message) -> None:
+        async def send_in_time(message: Message) -> None:
             if not deadline.expired():
                 deadline.reschedule(None)  # an answer that has begun may be long
-            await answer(message)
+            await send_with_headers(message)
 
         try:
             async with deadline:
-                await self._app(scope, receive, first_answer)
+                await self._app(scope, receive, send_in_time)
         except ClientDisconnect:
             status = status or _CLIENT_LEFT
         except Exception as error:
@@ -90,8 +90,8 @@ class Edge:
             log_failure("request_failed", error, request_id=request_id)
             if status:
                 raise
-            response = problem_response(failure, instance=instance, request_id=request_id)
-            await response(scope, receive, answer)
+            response = build_problem_response(failure, instance=instance, request_id=request_id)
+            await response(scope, receive, send_with_headers)
         finally:
             self._record(scope, status or _CLIENT_LEFT, time.perf_counter() - started, state)
 
@@ -113,7 +113,7 @@ class Edge:
     def _record(self, scope: Scope, status: int, seconds: float, state: dict[str, Any]) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if route != "unmatched" and scope["method"] in _METHODS else "any"
-        self._telemetry.answered(method, route, status, seconds)
+        self._telemetry.record_response(method, route, status, seconds)
         fields = {
             "request_id": state["request_id"],
             "method": scope["method"],
@@ -131,7 +131,7 @@ class Edge:
         (self._log.debug if route in _QUIET else self._log.info)("request", **fields)
 
 
-def _ids(scope: Scope) -> tuple[str, str | None]:
+def _read_ids(scope: Scope) -> tuple[str, str | None]:
     """Return the caller's request id or a new one, and the trace id of a W3C `traceparent`."""
     request_id, trace_id = None, None
     for name, value in scope["headers"]:

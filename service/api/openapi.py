@@ -19,25 +19,27 @@ from penchant.service.errors import PROBLEM_JSON, STATUS, Code
 from penchant.service.feedback.schemas import EVENT_MODELS, FeedbackBatch
 
 
-def _header(text: str) -> dict[str, Any]:
+def _describe_header(text: str) -> dict[str, Any]:
     return {"description": text, "schema": {"type": "string"}}
 
 
 _TOO_MANY: Final = 429
-_RETRIED: Final = (409, _TOO_MANY, 503, 504)
+_RETRY_STATUSES: Final = (409, _TOO_MANY, 503, 504)
 _REF: Final = "#/components/schemas/{model}"
 _EVENTS: Final[tuple[type[BaseModel], ...]] = tuple(EVENT_MODELS.values())
 FEEDBACK_BODY: Final[tuple[type[BaseModel], ...]] = (FeedbackBatch, *_EVENTS)
-_USER: Final = {
+_USER_PARAMETER: Final = {
     "name": "user",
     "in": "path",
     "required": True,
     "description": "user id, percent-encoded",
     "schema": {"type": "string", "minLength": 1, "maxLength": 128},
 }
-_ALWAYS: Final = frozenset({Code.INTERNAL, Code.NOT_READY, Code.DEADLINE_EXCEEDED})
-_KEYED: Final = frozenset({Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.RATE_LIMITED, Code.STORAGE_UNAVAILABLE})
-_BODY: Final = frozenset(
+_COMMON_CODES: Final = frozenset({Code.INTERNAL, Code.NOT_READY, Code.DEADLINE_EXCEEDED})
+_KEY_CODES: Final = frozenset(
+    {Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.RATE_LIMITED, Code.STORAGE_UNAVAILABLE}
+)
+_BODY_CODES: Final = frozenset(
     {
         Code.INVALID_JSON,
         Code.INVALID_ENCODING,
@@ -47,8 +49,10 @@ _BODY: Final = frozenset(
         Code.VALIDATION_FAILED,
     }
 )
-_RANKING: Final = frozenset({Code.USER_CONFLICT, Code.MODEL_NOT_FOUND, Code.OVERLOADED, Code.QUOTA_EXCEEDED})
-_FEEDBACK: Final = frozenset(
+_RANKING_CODES: Final = frozenset(
+    {Code.USER_CONFLICT, Code.MODEL_NOT_FOUND, Code.OVERLOADED, Code.QUOTA_EXCEEDED}
+)
+_FEEDBACK_CODES: Final = frozenset(
     {
         Code.USER_CONFLICT,
         Code.RANK_NOT_FOUND,
@@ -60,37 +64,37 @@ _FEEDBACK: Final = frozenset(
         Code.QUOTA_EXCEEDED,
     }
 )
-_USERS: Final = frozenset({Code.INVALID_ENCODING, Code.VALIDATION_FAILED})
+_USER_CODES: Final = frozenset({Code.INVALID_ENCODING, Code.VALIDATION_FAILED})
 
-Kind = Literal["ranking", "feedback", "user", "page", "forget", "export", "merge", "models", "health"]
+RouteKind = Literal["ranking", "feedback", "user", "page", "forget", "export", "merge", "models", "health"]
 
-_CODES: Final[Mapping[Kind, frozenset[Code]]] = {
-    "ranking": _ALWAYS | _BODY | _RANKING | _KEYED,
-    "feedback": _ALWAYS | _BODY | _FEEDBACK | _KEYED,
-    "user": _ALWAYS | _USERS | _KEYED | {Code.USER_NOT_FOUND},
-    "page": _ALWAYS | _USERS | _KEYED | {Code.USER_NOT_FOUND},
-    "forget": _ALWAYS | _USERS | _KEYED,
-    "export": _ALWAYS | _USERS | _KEYED | {Code.USER_NOT_FOUND},
-    "merge": _ALWAYS | _USERS | _KEYED | _BODY | {Code.USER_NOT_FOUND},
-    "models": _ALWAYS | _KEYED,
-    "health": _ALWAYS,
+_CODES: Final[Mapping[RouteKind, frozenset[Code]]] = {
+    "ranking": _COMMON_CODES | _BODY_CODES | _RANKING_CODES | _KEY_CODES,
+    "feedback": _COMMON_CODES | _BODY_CODES | _FEEDBACK_CODES | _KEY_CODES,
+    "user": _COMMON_CODES | _USER_CODES | _KEY_CODES | {Code.USER_NOT_FOUND},
+    "page": _COMMON_CODES | _USER_CODES | _KEY_CODES | {Code.USER_NOT_FOUND},
+    "forget": _COMMON_CODES | _USER_CODES | _KEY_CODES,
+    "export": _COMMON_CODES | _USER_CODES | _KEY_CODES | {Code.USER_NOT_FOUND},
+    "merge": _COMMON_CODES | _USER_CODES | _KEY_CODES | _BODY_CODES | {Code.USER_NOT_FOUND},
+    "models": _COMMON_CODES | _KEY_CODES,
+    "health": _COMMON_CODES,
 }
-_SCOPE: Final = "x-required-scope"
-_LIMITS: Final = {
-    "RateLimit-Policy": _header(
+_SCOPE_FIELD: Final = "x-required-scope"
+_LIMIT_HEADERS: Final = {
+    "RateLimit-Policy": _describe_header(
         "limits of the tenant and of the key, where there are some: `q` in `w` seconds"
     ),
-    "RateLimit": _header("of each limit: `r` are left, and more in `t` seconds"),
+    "RateLimit": _describe_header("of each limit: `r` are left, and more in `t` seconds"),
 }
-_AGAIN: Final = {"Retry-After": _header("seconds to wait")}
-_HEADERS: Final = {"X-Request-Id": _header("names the request in logs")}
-_TIMED: Final = _HEADERS | {
-    "Server-Timing": _header("milliseconds in `queue`, `encode`, `posterior` and `rank`")
+_RETRY_HEADERS: Final = {"Retry-After": _describe_header("seconds to wait")}
+_COMMON_HEADERS: Final = {"X-Request-Id": _describe_header("names the request in logs")}
+_TIMING_HEADERS: Final = _COMMON_HEADERS | {
+    "Server-Timing": _describe_header("milliseconds in `queue`, `encode`, `posterior` and `rank`")
 }
 
 
-def describe(
-    kind: Kind,
+def describe_route(
+    kind: RouteKind,
     answer: object,
     body: type[BaseModel] | tuple[type[BaseModel], ...] | None = None,
 ) -> dict[str, Any]:
@@ -101,41 +105,41 @@ def describe(
         answer: Model of the answer, or two; None for an empty one.
         body: Model of the request's body, or several of which one fits.
     """
-    extra: dict[str, Any] = {"parameters": list(_parameters(kind))}
+    extra: dict[str, Any] = {"parameters": list(_list_parameters(kind))}
     bodies = body if isinstance(body, tuple) else () if body is None else (body,)
     if bodies:
         extra["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": _any_of(bodies)}},
+            "content": {"application/json": {"schema": _reference_models(bodies)}},
         }
     statuses = sorted({STATUS[code][0] for code in _CODES[kind]})
     responses: dict[int | str, dict[str, Any]] = {
-        status: _problem(status, _CODES[kind]) for status in statuses
+        status: _describe_problem(status, _CODES[kind]) for status in statuses
     }
     if answer is None:
-        responses[204] = {"description": "Done", "headers": _HEADERS | _LIMITS}
+        responses[204] = {"description": "Done", "headers": _COMMON_HEADERS | _LIMIT_HEADERS}
     else:
-        headers = _TIMED if kind in ("ranking", "feedback") else _HEADERS
-        headers = headers | (_LIMITS if Code.RATE_LIMITED in _CODES[kind] else {})
+        headers = _TIMING_HEADERS if kind in ("ranking", "feedback") else _COMMON_HEADERS
+        headers = headers | (_LIMIT_HEADERS if Code.RATE_LIMITED in _CODES[kind] else {})
         if isinstance(answer, tuple):
             answer = answer[0] | answer[1]
             headers = headers | {
-                "X-Rank-Id": _header("`id` of the ranking, where the answer is a bare array")
+                "X-Rank-Id": _describe_header("`id` of the ranking, where the answer is a bare array")
             }
         responses[200] = {"model": answer, "description": "Success", "headers": headers}
     return {"responses": responses, "openapi_extra": extra, "body_models": bodies}
 
 
-def document(app: FastAPI) -> dict[str, Any]:
+def build_document(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document of an app."""
-    found = get_openapi(
+    document = get_openapi(
         title=app.title,
         version=app.version,
         description=app.description,
         routes=app.routes,
         openapi_version="3.1.0",
     )
-    schemas = found.setdefault("components", {}).setdefault("schemas", {})
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
     routes = [route for route in app.routes if isinstance(route, LeanRoute) and route.include_in_schema]
     models: list[type[BaseModel]] = [Problem, *(model for route in routes for model in route.body_models)]
     _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
@@ -148,55 +152,59 @@ def document(app: FastAPI) -> dict[str, Any]:
     schemas["Problem"]["properties"]["code"]["enum"] = [str(code) for code in STATUS]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    found["components"]["schemas"] = dict(sorted(schemas.items()))
-    found["components"]["securitySchemes"] = {
+    document["components"]["schemas"] = dict(sorted(schemas.items()))
+    document["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
-    found["security"] = [{"bearer": []}, {"key": []}, {}]
+    document["security"] = [{"bearer": []}, {"key": []}, {}]
     for route in routes:
         for method in route.methods or ():
-            _guard(found["paths"][route.path_format][method.lower()], route.required_scope)
+            _add_security(document["paths"][route.path_format][method.lower()], route.required_scope)
     for path in sorted(route.path_format for route in routes if route.per_user):
-        found["paths"][f"/users/{{user}}{path}"] = _for_user(found["paths"][path])
-    return found
+        document["paths"][f"/users/{{user}}{path}"] = _copy_for_user(document["paths"][path])
+    return document
 
 
-def serialize(found: Mapping[str, Any]) -> bytes:
+def serialize_document(document: Mapping[str, Any]) -> bytes:
     """The document as it is committed."""
-    return orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def _guard(operation: dict[str, Any], scope: Scope | None) -> None:
+def _add_security(operation: dict[str, Any], scope: Scope | None) -> None:
     """Says what a key needs for an operation."""
     if scope is None:
         operation["security"] = []
     else:
-        operation[_SCOPE] = str(scope)
+        operation[_SCOPE_FIELD] = str(scope)
 
 
-def _for_user(item: Mapping[str, Any]) -> dict[str, Any]:
+def _copy_for_user(item: Mapping[str, Any]) -> dict[str, Any]:
     """A ranking path behind `/users/{user}`."""
     post = dict(item["post"])
     post["operationId"] = f"{post['operationId']}_for_user"
-    post["parameters"] = [_USER, *post.get("parameters", [])]
+    post["parameters"] = [_USER_PARAMETER, *post.get("parameters", [])]
     return {"post": post}
 
 
-def _parameters(kind: Kind) -> Iterator[dict[str, Any]]:
+def _list_parameters(kind: RouteKind) -> Iterator[dict[str, Any]]:
     if kind in ("user", "page", "forget", "export", "merge"):
-        yield _USER
+        yield _USER_PARAMETER
     if kind in ("ranking", "feedback"):
-        yield _parameter("X-User-Id", "header", "user id, percent-encoded: one of the ways to name the user")
+        yield _describe_parameter(
+            "X-User-Id", "header", "user id, percent-encoded: one of the ways to name the user"
+        )
     if kind == "feedback":
         text = "a repeated request with this key gets the first one's answer, for 24 h"
-        yield _parameter("Idempotency-Key", "header", text, minLength=1, maxLength=255)
+        yield _describe_parameter("Idempotency-Key", "header", text, minLength=1, maxLength=255)
     if kind == "page":
-        yield _parameter("cursor", "query", "`next_cursor` of the page before", pattern="^[0-9]*$")
-        yield _parameter("limit", "query", "events in a page", type="integer", minimum=1, maximum=100)
+        yield _describe_parameter("cursor", "query", "`next_cursor` of the page before", pattern="^[0-9]*$")
+        yield _describe_parameter(
+            "limit", "query", "events in a page", type="integer", minimum=1, maximum=100
+        )
 
 
-def _parameter(name: str, place: str, text: str, **schema: object) -> dict[str, Any]:
+def _describe_parameter(name: str, place: str, text: str, **schema: object) -> dict[str, Any]:
     return {
         "name": name,
         "in": place,
@@ -206,13 +214,17 @@ def _parameter(name: str, place: str, text: str, **schema: object) -> dict[str, 
     }
 
 
-def _any_of(models: tuple[type[BaseModel], ...]) -> dict[str, Any]:
+def _reference_models(models: tuple[type[BaseModel], ...]) -> dict[str, Any]:
     refs = [{"$ref": _REF.format(model=model.__name__)} for model in models]
     return refs[0] if len(refs) == 1 else {"anyOf": refs}
 
 
-def _problem(status: int, possible: Set[Code]) -> dict[str, Any]:
+def _describe_problem(status: int, possible: Set[Code]) -> dict[str, Any]:
     codes = ", ".join(f"`{code}`" for code in STATUS if code in possible and STATUS[code][0] == status)
     schema = {"$ref": _REF.format(model="Problem")}
-    headers = _HEADERS | (_AGAIN if status in _RETRIED else {}) | (_LIMITS if status == _TOO_MANY else {})
+    headers = (
+        _COMMON_HEADERS
+        | (_RETRY_HEADERS if status in _RETRY_STATUSES else {})
+        | (_LIMIT_HEADERS if status == _TOO_MANY else {})
+    )
     return {"description": codes, "content": {PROBLEM_JSON: {"schema": schema}}, "headers": headers}

@@ -89,7 +89,7 @@ class LeanRouter:
         Args:
             path: Path after the prefix.
             scope: Scope that a key needs to call it. None if no key is needed.
-            options: Further options of `LeanRoute` and of FastAPI's routes, as `openapi.describe` returns them.
+            options: Further options of `LeanRoute` and of FastAPI's routes, as `openapi.describe_route` returns them.
         """
         return self._register("GET", path, scope, options)
 

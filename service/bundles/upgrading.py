@@ -201,7 +201,7 @@ class Upgrades:
 
     def _report_bundle(self) -> None:
         bundle = self.models.current.bundle
-        self.builder.telemetry.show_bundle(bundle.manifest.name, bundle.version)
+        self.builder.telemetry.set_bundle(bundle.manifest.name, bundle.version)
 
     def _on_loop(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         return asyncio.run_coroutine_threadsafe(work, self.builder.loop).result()

@@ -87,11 +87,13 @@ def serve(
 def openapi() -> None:
     """Print the OpenAPI document of the HTTP API, which is also docs/openapi.json."""
     # Importing the whole service takes a second, and only this command and `serve` need it.
-    from penchant.service.api.openapi import document, serialize
+    from penchant.service.api.openapi import build_document, serialize_document
     from penchant.service.app import create_app
     from penchant.service.telemetry.metrics import Tracing
 
-    sys.stdout.buffer.write(serialize(document(create_app(read_settings(None), tracing=Tracing()))))
+    sys.stdout.buffer.write(
+        serialize_document(build_document(create_app(read_settings(None), tracing=Tracing())))
+    )
 
 
 @app.command()

@@ -112,7 +112,7 @@ def set_tenant(
     """Change settings of a tenant. Settings that are not given stay. `none` restores the server's setting."""
     from pydantic import ValidationError
 
-    from penchant.service.access.tenancy import TenantSettings, own_settings, put_settings
+    from penchant.service.access.tenancy import TenantSettings, find_own_settings, put_settings
 
     _check_tenant(tenant)
     options: dict[str, Any] = {
@@ -128,7 +128,7 @@ def set_tenant(
     }
     with open_store(data_dir, store_url, create=True) as store, store.writing() as connection:
         try:
-            settings = TenantSettings(**own_settings(connection, tenant).model_dump() | changes)
+            settings = TenantSettings(**find_own_settings(connection, tenant).model_dump() | changes)
         except ValidationError as error:
             faults = [f"--{str(e['loc'][0]).replace('_', '-')}: {e['msg']}" for e in error.errors()]
             stop("; ".join(faults))
@@ -148,7 +148,7 @@ def show_tenant(tenant: Tenant, data_dir: DataDir = None, store_url: StoreUrl = 
         usage = keys.find_usage(connection, int(time.time() // _DAY), [tenant])
         users = keys.count_users(connection, [tenant])[tenant]
     today = {kind: amount for (_, kind), amount in usage.items()}
-    settings = tenancy.of(tenant).model_dump()
+    settings = tenancy.get(tenant).model_dump()
     typer.echo(json.dumps({"tenant": tenant, "settings": settings, "today": today, "users": users}, indent=2))
 
 
@@ -176,9 +176,9 @@ def list_tenants(data_dir: DataDir = None, store_url: StoreUrl = None, as_json: 
 
 
 def _check_tenant(tenant: str) -> None:
-    from penchant.service.access.tenancy import tenant_fault
+    from penchant.service.access.tenancy import find_tenant_name_error
 
-    if fault := tenant_fault(tenant):
+    if fault := find_tenant_name_error(tenant):
         stop(fault)
 
 

@@ -53,7 +53,7 @@ def examine(options: Mapping[str, Any]) -> Iterator[Finding]:
 def _check_exposure(settings: Settings, *, stored_keys: bool) -> Finding:
     if settings.is_loopback():
         return Finding("exposure", "ok", f"{settings.host} can be reached only from this machine")
-    if settings.tenant_keys() or stored_keys:
+    if settings.get_tenant_keys() or stored_keys:
         return Finding("exposure", "ok", f"{settings.host}, with keys")
     if settings.allow_open:
         advice = "create keys and unset PENCHANT_ALLOW_OPEN, unless a proxy in front of the server checks who calls"

@@ -85,7 +85,7 @@ def _check_contradictions(settings: Settings) -> Iterator[Finding]:
             f"api_key replaces the key of {DEFAULT_TENANT!r} in api_keys",
             "keep one of them",
         )
-    keys = settings.tenant_keys()
+    keys = settings.get_tenant_keys()
     if len(set(keys.values())) < len(keys):
         yield Finding(
             "settings", "failed", "two tenants have the same key", "give each tenant a key of its own"

@@ -7,7 +7,7 @@ from typing import Final, Protocol, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from penchant.service.errors import ApiError, internal_error, storage_unavailable
+from penchant.service.errors import ApiError, internal_error, storage_error
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob
 from penchant.service.feedback.ledger import Ledger
 from penchant.service.ranking.rankings import Ranking
@@ -231,5 +231,5 @@ class Commits:
         self.is_failing = True
         log_failure("write_failed", error)
         if isinstance(error, SQLAlchemyError | OSError):
-            return storage_unavailable(_UNCERTAIN if self._store.shared else _NOTHING_STORED)
+            return storage_error(_UNCERTAIN if self._store.shared else _NOTHING_STORED)
         return internal_error()

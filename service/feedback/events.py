@@ -81,7 +81,7 @@ def parse_event(
     kind = raw.get("type")
     if not isinstance(kind, str) or kind not in EVENT_MODELS:
         raise InvalidRequestError((f"{base}/type", f"`type` must be one of {', '.join(EVENT_MODELS)}."))
-    event = validate(EVENT_MODELS[kind], raw, at=base)
+    event = validate(EVENT_MODELS[kind], raw, pointer=base)
     for pointer, fault in _find_faults(event, settings):
         raise InvalidRequestError((base + pointer, fault))
     if event.user is not None and header_user is not None and event.user != header_user:

@@ -10,7 +10,7 @@ import orjson
 
 from penchant.models.judgements.base import JudgementKind
 from penchant.models.taste.items import item_key
-from penchant.service.access.limits import Kind, Quotas
+from penchant.service.access.limits import QuotaKind, Quotas
 from penchant.service.access.tenancy import Tenancy
 from penchant.service.encoding.featurizer import Featurizer
 from penchant.service.errors import ApiError, Code, InvalidRequestError
@@ -137,12 +137,12 @@ class Learner:
         self, model: LearningModel, tenant: str, events: Sequence[ReadyEvent]
     ) -> list[ReadyEvent]:
         """Return the events, with a fault for those of new users over the quota. These may still be duplicates."""
-        if not self._quotas.limits_users(tenant):
+        if not self._quotas.has_user_limit(tenant):
             return list(events)
         refused: dict[str, ApiError] = {}
         for user in {event.user for event in events}:
             if await model.states.get(tenant, user) is None:
-                error = await self._store.run(self._quotas.refusal, tenant, user)
+                error = await self._store.run(self._quotas.admit_user, tenant, user)
                 if error is not None:
                     refused[user] = error
         return [
@@ -163,7 +163,7 @@ class Learner:
         model: LearningModel,
     ) -> bytes:
         raw, is_bare = split_body(body, self._settings)
-        self._quotas.take(tenant, Kind.EVENTS, len(raw))
+        self._quotas.spend(tenant, QuotaKind.EVENTS, len(raw))
         accepted = 0
         try:
             answer = await self._submit(
@@ -171,7 +171,7 @@ class Learner:
             )
             accepted = sum(outcome == "accepted" for _, outcome in answer.outcomes)
         finally:
-            self._quotas.give_back(tenant, Kind.EVENTS, len(raw) - accepted)
+            self._quotas.refund(tenant, QuotaKind.EVENTS, len(raw) - accepted)
         for kind, outcome in answer.outcomes:
             self._telemetry.events.labels(kind, outcome).inc()
         if answer.change_points:
@@ -212,7 +212,7 @@ class Learner:
             fault = f"The events judge {texts} texts; the limit for one request is {limit}."
             raise InvalidRequestError(("" if is_bare else "/events", fault))
         ready = await self._add_features(model.featurizer, tenant, ready, timings)
-        if not self._tenancy.of(tenant).keep_texts:
+        if not self._tenancy.get(tenant).keep_texts:
             ready = [
                 replace(event, payload=remove_texts(event.payload)) if event.statement.texts else event
                 for event in ready

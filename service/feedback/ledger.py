@@ -12,7 +12,7 @@ import orjson
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from penchant.service.errors import ApiError, Code, InvalidRequestError, internal_error, problem
+from penchant.service.errors import ApiError, Code, InvalidRequestError, build_problem, internal_error
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob, Idempotency, ReadyEvent
 from penchant.service.feedback.recorder import Changes, Recorder
 from penchant.service.feedback.trust import TrustPolicy
@@ -225,7 +225,7 @@ def _build_answer(
             "accepted": counts["accepted"],
             "duplicates": counts["duplicate"],
             "rejected": [
-                {"index": index, "problem": problem(error)}
+                {"index": index, "problem": build_problem(error)}
                 for index, error in sorted(rejected, key=lambda rejection: rejection[0])
             ],
             "users": [

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema, create_model
 from penchant.models.judgements import kinds
 from penchant.models.judgements.base import JudgementKind
 from penchant.service.timestamps import parse_rfc3339
-from penchant.service.validation import Exact, UserId
+from penchant.service.validation import ExactModel, UserId
 
 _NO_NUL: Final = r"^[^\x00]*$"  # PostgreSQL cannot store NUL characters
 
@@ -29,7 +29,7 @@ Timestamp = Annotated[
 ]
 
 
-class Event(Exact):
+class Event(ExactModel):
     """The fields that every kind of feedback event has."""
 
     event_id: str | None = Field(
@@ -70,7 +70,7 @@ EVENT_MODELS: Final[Mapping[str, type[Event]]] = {
 """Models of events by `type`. Events of judgements are instances of `JudgementKind` as well."""
 
 
-class FeedbackBatch(Exact):
+class FeedbackBatch(ExactModel):
     """Events in the order in which they happened."""
 
     events: list[Any] = Field(min_length=1)

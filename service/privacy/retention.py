@@ -138,7 +138,7 @@ class Retention:
             now: Unix seconds.
         """
         has_more = False
-        for tenant, days in self._tenancy.retentions().items():
+        for tenant, days in self._tenancy.get_retention_days().items():
             swept = transact(partial(self._sweep, tenant, days, now))
             for key, state in swept.states.items():
                 self._models.current.cache.publish(key, state)

@@ -101,7 +101,7 @@ class Rankings:
         ranking = Ranking(tenant, rank_id, user, prompts, texts, self._store.clock())
         key = (tenant, rank_id)
         self._recent.put(key, ranking)
-        if not self._tenancy.of(tenant).keep_texts:
+        if not self._tenancy.get(tenant).keep_texts:
             return
         self._unwritten[key] = ranking
         self._write(ranking, lambda: self._unwritten.pop(key, None))

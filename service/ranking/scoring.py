@@ -280,4 +280,4 @@ class Scorer:
         """Make a ranking available to feedback, and update the metrics."""
         self._rankings.add(tenant, rank_id, user, task.prompts, task.texts)
         self._telemetry.ranked_texts.inc(len(task.texts))
-        self._telemetry.observe(timings)
+        self._telemetry.record_timings(timings)

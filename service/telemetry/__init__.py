@@ -1,8 +1,8 @@
-"""What the service tells its operators.
+"""Metrics, logs and traces.
 
 In reading order:
 
-- `metrics`: logs, Prometheus metrics, spans and Server-Timing
-- `otel`: spans through OpenTelemetry, an extra
-- `setup`: traces as the environment asks for them
+- `metrics`: logs, Prometheus metrics, the interface of tracing, and Server-Timing
+- `otel`: tracing with OpenTelemetry, which is an extra
+- `setup`: the tracing that the environment configures
 """

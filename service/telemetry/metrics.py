@@ -1,12 +1,11 @@
-"""What operators see: JSON logs without texts or user ids, Prometheus metrics, spans and Server-Timing.
+"""Logs in JSON, Prometheus metrics, the interface of tracing, and Server-Timing. None of them has texts or user ids.
 
-Spans are off unless the environment names a place to send them to. OpenTelemetry (`penchant.service.telemetry.otel`, an
-extra) then records them. No span holds a text or a user's id.
+Spans are recorded by OpenTelemetry (`penchant.service.telemetry.otel`, an extra) if the environment names an endpoint.
 
-request (continues the caller's `traceparent`)
-  ├─ rank     candidates → order
-  │    └─ encode   texts that were in no cache
-  └─ commit   feedback, until it is durable
+request            continues the caller's `traceparent`
+  ├─ rank          from candidates to their order
+  │    └─ encode   texts that no cache has
+  └─ commit        feedback, until it is durable
 """
 
 import hashlib
@@ -28,27 +27,27 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp
 
-_NOTHING: Final = nullcontext()
+_NO_SPAN: Final = nullcontext()
 
 Attribute = str | int | float | bool
 
 
 class Tracing:
-    """No tracing: every span is nothing, and costs a call.
+    """Tracing that records nothing, and the interface of tracing. A span costs one call.
 
-    Spans lie within each other as their `with` blocks do, across `await` as well.
+    Spans are nested as their `with` blocks are, also across `await`.
     """
 
     def span(self, name: str, **attributes: Attribute) -> AbstractContextManager[None]:  # noqa: ARG002
-        """Times a step within a request; its attributes are `penchant.` + name."""
-        return _NOTHING
+        """Return a span for a step of a request. Its attributes are named `penchant.` + name."""
+        return _NO_SPAN
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
-        """Wraps an application: its requests are timed."""
+        """Wrap an application so that each request has a span."""
         return app
 
     def stop(self) -> None:
-        """Sends what waits to be sent; may take seconds."""
+        """Send the remaining spans. This can take seconds."""
 
 
 log: Final = structlog.get_logger("penchant")
@@ -60,7 +59,7 @@ _BATCH_TOKENS: Final = (64, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 6553
 
 
 def configure_logging(level: str) -> None:
-    """Structured JSON on standard error; the server's own libraries speak the same way."""
+    """Write logs as JSON to standard error, including those of libraries from level WARNING."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -69,7 +68,7 @@ def configure_logging(level: str) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
         logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
-        cache_logger_on_first_use=False,  # a cached logger would keep this configuration beyond its time
+        cache_logger_on_first_use=False,  # a cached logger would ignore later configurations
     )
     handler = logging.StreamHandler()
     handler.setFormatter(
@@ -96,7 +95,7 @@ def _dumps(event: dict[str, Any], **_: object) -> bytes:
 
 
 def log_failure(event: str, error: BaseException, **fields: object) -> None:
-    """Logs an error with its stack. Never the local variables on it: they hold texts."""
+    """Log an error with its stack, but without local variables, because they hold texts."""
     frames = [
         f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)
     ]
@@ -105,7 +104,14 @@ def log_failure(event: str, error: BaseException, **fields: object) -> None:
 
 @dataclass
 class Timings:
-    """Where a request's time went, in seconds; adds up over the request."""
+    """Time that a request spent in each stage, in seconds.
+
+    Attributes:
+        queue: Time that texts waited for the encoder.
+        encode: Time in the encoder.
+        posterior: Time to get the user's posterior.
+        rank: Time to compute utilities and order.
+    """
 
     queue: float = 0.0
     encode: float = 0.0
@@ -113,15 +119,15 @@ class Timings:
     rank: float = 0.0
 
     def header(self) -> str:
-        """Value of `Server-Timing`, in milliseconds."""
+        """Return the value of the header `Server-Timing`, in milliseconds."""
         return (
             f"queue;dur={self.queue * 1e3:.3f}, encode;dur={self.encode * 1e3:.3f}, "
             f"posterior;dur={self.posterior * 1e3:.3f}, rank;dur={self.rank * 1e3:.3f}"
         )
 
 
-class _Followed(Collector):
-    """A counter whose values somebody else keeps."""
+class _CountsCollector(Collector):
+    """A Prometheus counter whose values are kept elsewhere."""
 
     def __init__(self, name: str, text: str, label: str, counts: Callable[[], Mapping[str, int]]) -> None:
         self._name, self._text, self._label, self._counts = name, text, label, counts
@@ -134,113 +140,129 @@ class _Followed(Collector):
 
 
 class Telemetry:
-    """Metrics of one server, the hash under which its logs know a user, and its traces.
+    """Metrics of a server, its tracing, and the hash of user ids in its logs.
 
     Args:
-        tracing: Where spans go; nowhere unless given.
+        tracing: Records spans. By default nothing is recorded.
     """
 
     def __init__(self, tracing: Tracing | None = None) -> None:
         self.tracing = tracing or Tracing()
-        self.salt = secrets.token_bytes(32)  # replaced by the installation's own when the store opens
+        self.salt = secrets.token_bytes(32)  # replaced by the installation's salt when the store opens
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.requests = self._counter(
-            "http_requests", "Answers, by route and status.", "method", "route", "status"
+            "http_requests", "Answers, by method, route and status.", "method", "route", "status"
         )
         self.request_seconds = self._histogram(
-            "http_request_duration_seconds", "Time to answer.", _REQUEST_SECONDS, "route"
+            "http_request_duration_seconds",
+            "Time to answer a request, in seconds.",
+            _REQUEST_SECONDS,
+            "route",
         )
         self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.stage_seconds = self._histogram(
-            "stage_duration_seconds", "Time by stage.", _STAGE_SECONDS, "stage"
+            "stage_duration_seconds",
+            "Time that a ranking spends in each stage, in seconds.",
+            _STAGE_SECONDS,
+            "stage",
         )
         self._stages = {stage.name: self.stage_seconds.labels(stage.name) for stage in fields(Timings)}
         self.encoded_texts = self._counter("encoder_texts", "Texts encoded.")
         self.encoded_tokens = self._counter("encoder_tokens", "Tokens encoded.")
-        self.encoder_failures = self._counter("encoder_failures", "Batches that the encoder failed.")
-        self.encoder_seconds = self._counter("encoder_seconds", "Time that the encoder was at work.")
+        self.encoder_failures = self._counter(
+            "encoder_failures", "Batches that the encoder failed to encode."
+        )
+        self.encoder_seconds = self._counter("encoder_seconds", "Seconds that the encoder was busy.")
         self.batch_texts = self._histogram("encoder_batch_texts", "Texts in a batch.", _BATCH_SIZES)
         self.batch_tokens = self._histogram("encoder_batch_tokens", "Tokens in a batch.", _BATCH_TOKENS)
         self.abandoned_texts = self._counter(
-            "encoder_abandoned_texts", "Texts that nobody waited for any longer when their turn came."
+            "encoder_abandoned_texts", "Texts that were not encoded because their requests had ended."
         )
-        self.queued_texts = self._gauge("encoder_queued_texts", "Texts that wait for the encoder.")
+        self.queued_texts = self._gauge("encoder_queued_texts", "Texts waiting for the encoder.")
         self.cache_hits = self._counter("feature_cache_hits", "Texts whose features were in memory.")
         self.cache_misses = self._counter("feature_cache_misses", "Texts whose features were not in memory.")
-        self.cache_bytes = self._gauge("feature_cache_bytes", "Memory held by cached features.")
+        self.cache_bytes = self._gauge("feature_cache_bytes", "Bytes of memory used by cached features.")
         self.ranked_texts = self._counter("ranked_texts", "Candidates ranked.")
         self.events = self._counter(
             "feedback_events", "Feedback events, by type and outcome.", "type", "outcome"
         )
         self.users_changed = self._counter(
-            "users_changed", "Times that a user's judgements showed that the user's taste had changed."
+            "users_changed", "Times that a change of a user's taste was detected."
         )
         self.replay_pending = self._gauge(
-            "replay_pending_users", "Users whose state is being brought up to the log, one after another."
+            "replay_pending_users", "Users whose state is waiting to be brought up to date with the log."
         )
         self.bundle_info = Gauge(
             "penchant_bundle_info",
-            "1 for the bundle that ranks.",
+            "1 for the bundle in use.",
             ("name", "version"),
             registry=self.registry,
         )
         self.upgrade_users = self._gauge(
-            "upgrade_users", "Users to be learned for the bundle that is being made ready; 0 where none is."
+            "upgrade_users", "Users to be learned for the bundle that is being prepared; 0 if none is."
         )
-        self.upgrade_users_done = self._gauge("upgrade_users_done", "Those of them that were learned.")
-        self.replayed_users = self._counter("replayed_users", "States caught up from the log and saved.")
+        self.upgrade_users_done = self._gauge(
+            "upgrade_users_done", "Users already learned for the bundle that is being prepared."
+        )
+        self.replayed_users = self._counter(
+            "replayed_users", "States brought up to date with the log and saved."
+        )
         self.commit_seconds = self._histogram(
-            "commit_duration_seconds", "Time of a durable commit.", _STAGE_SECONDS
+            "commit_duration_seconds", "Time of a durable commit, in seconds.", _STAGE_SECONDS
         )
         self.group_events = self._histogram("commit_events", "Events in one commit.", _BATCH_SIZES)
         self.lost_rankings = self._counter("rankings_unwritten", "Rankings that could not be stored in time.")
         self.overloads = self._counter("overloads", "Requests refused because a queue was full.", "queue")
         self.discounted_events = self._counter(
-            "events_discounted", "Judgements of which less was learned than they say, by why.", "reason"
+            "events_discounted", "Judgements learned with reduced weight, by reason.", "reason"
         )
         self.bursts = self._counter(
-            "bursts", "Times that a user's judgements came faster than a person's do."
+            "bursts", "Bursts of judgements that arrived faster than a person judges."
         )
         self.outlived_events = self._counter(
-            "outlived_events", "Events removed because a tenant keeps none so old."
+            "outlived_events", "Events removed because they were older than their tenant keeps them."
         )
-        self.expired_rows = self._counter("expired_rows", "Rankings and stored answers removed by age.")
+        self.expired_rows = self._counter(
+            "expired_rows", "Rankings and stored answers removed because they expired."
+        )
 
-    def follow(self, name: str, text: str, label: str, counts: Callable[[], Mapping[str, int]]) -> None:
-        """Exposes counts that are kept elsewhere in this process.
+    def expose_counts(
+        self, name: str, text: str, label: str, counts: Callable[[], Mapping[str, int]]
+    ) -> None:
+        """Expose counts that are kept elsewhere in this process.
 
         Args:
-            name: Of the counter, without prefix and `_total`.
-            text: What it counts.
-            label: What tells its series apart.
-            counts: The counts so far, by that label; asked at each scrape.
+            name: Name of the counter, without the prefix `penchant_` and without `_total`.
+            text: Help text.
+            label: Name of the label.
+            counts: Returns the counts by value of the label. Called at each scrape.
         """
-        self.registry.register(_Followed(f"penchant_{name}", text, label, counts))
+        self.registry.register(_CountsCollector(f"penchant_{name}", text, label, counts))
 
-    def show_bundle(self, name: str, version: str) -> None:
-        """Tells which bundle ranks."""
+    def set_bundle(self, name: str, version: str) -> None:
+        """Record which bundle is in use."""
         self.bundle_info.clear()
         self.bundle_info.labels(name, version).set(1)
 
-    def expose(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def hash_user(self, tenant: str, user: str) -> str:
-        """What logs call a user: the same within an installation, and nothing that can be looked up."""
+        """Return the keyed hash that stands for a user in logs. It is the same for all servers of an installation."""
         digest = hashlib.blake2b(f"{tenant}\x00{user}".encode(), key=self.salt, digest_size=8)
         return digest.hexdigest()
 
-    def observe(self, timings: Timings) -> None:
-        """Counts the stages that one ranking went through: of cached texts none waits for the encoder."""
+    def record_timings(self, timings: Timings) -> None:
+        """Record the time of each stage that a request went through."""
         for stage, seconds in vars(timings).items():
             if seconds:
                 self._stages[stage].observe(seconds)
 
-    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Counts an answer. Labels are few: they are looked up once."""
+    def record_response(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Record an answer. The metrics of each combination of labels are cached."""
         known = self._answers.get((method, route, status))
         if known is None:
             known = self.requests.labels(method, route, status), self.request_seconds.labels(route)

@@ -1,4 +1,4 @@
-"""Spans through OpenTelemetry's SDK. Imported where traces are wanted, and nowhere else: it is an extra."""
+"""Tracing with OpenTelemetry's SDK. This module is only imported if tracing is on, because the SDK is an extra."""
 
 import os
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from penchant.service.telemetry.metrics import Attribute, Tracing
 
-_CARRIED: Final = frozenset({b"traceparent", b"tracestate"})  # baggage may hold anything: it stays outside
+_TRACE_HEADERS: Final = frozenset({b"traceparent", b"tracestate"})  # without baggage, which may hold anything
 _QUIET: Final = frozenset({"/healthz", "/readyz", "/health", "/metrics"})
 _SERVER_ERROR: Final = 500
 
 
 class OpenTelemetry(Tracing):
-    """Tracing that records.
+    """Tracing that records spans.
 
     Args:
         provider: Samples, batches and exports the spans.
@@ -34,11 +34,11 @@ class OpenTelemetry(Tracing):
 
     @contextmanager
     def span(self, name: str, **attributes: Attribute) -> Iterator[None]:
-        """Times a step within a request; its attributes are `penchant.` + name."""
-        named = {f"penchant.{key}": value for key, value in attributes.items()}
-        # The SDK would write the exception down, which may quote a request.
+        """Return a span for a step of a request. Its attributes are named `penchant.` + name."""
+        resource_attributes = {f"penchant.{key}": value for key, value in attributes.items()}
+        # The SDK would record the exception, whose text may quote a request.
         with self._tracer.start_as_current_span(
-            name, attributes=named, record_exception=False, set_status_on_exception=False
+            name, attributes=resource_attributes, record_exception=False, set_status_on_exception=False
         ) as span:
             try:
                 yield
@@ -47,26 +47,26 @@ class OpenTelemetry(Tracing):
                 raise
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
-        """Wraps an application: its requests are timed, within the trace that their headers name."""
-        return _Traced(app, self._tracer)
+        """Wrap an application so that each request has a span, in the trace that its headers name."""
+        return _TracingMiddleware(app, self._tracer)
 
     def stop(self) -> None:
-        """Sends what waits to be sent; may take seconds."""
+        """Send the remaining spans. This can take seconds."""
         self._provider.shutdown()
 
 
-def exporting() -> OpenTelemetry:
-    """Traces that are sent by OTLP over HTTP, as OTEL_* says."""
-    named = {SERVICE_VERSION: version("penchant")}
+def create_otlp_tracing() -> OpenTelemetry:
+    """Return tracing that sends spans by OTLP over HTTP, as configured by the environment variables OTEL_*."""
+    resource_attributes = {SERVICE_VERSION: version("penchant")}
     if not os.environ.get("OTEL_SERVICE_NAME"):
-        named[SERVICE_NAME] = "penchant"
-    provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
+        resource_attributes[SERVICE_NAME] = "penchant"
+    provider = TracerProvider(resource=Resource.create(resource_attributes), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return OpenTelemetry(provider)
 
 
-class _Traced:
-    """ASGI middleware around all others: a span a request, named by its route, for a path may hold a user's id."""
+class _TracingMiddleware:
+    """The outermost ASGI middleware. It records a span for each request, named by route because paths hold user ids."""
 
     def __init__(self, app: ASGIApp, tracer: Tracer) -> None:
         self._app = app
@@ -79,35 +79,35 @@ class _Traced:
             return
         status = 0
 
-        async def answer(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
-        carried = {k.decode(): v.decode("latin-1") for k, v in scope["headers"] if k in _CARRIED}
+        trace_headers = {k.decode(): v.decode("latin-1") for k, v in scope["headers"] if k in _TRACE_HEADERS}
         with self._tracer.start_as_current_span(
             scope["method"],
-            context=self._propagator.extract(carried),
+            context=self._propagator.extract(trace_headers),
             kind=SpanKind.SERVER,
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
-            if "traceparent" not in carried:
-                self._tell(scope)
+            if "traceparent" not in trace_headers:
+                self._add_trace_header(scope)
             try:
-                await self._app(scope, receive, answer)
+                await self._app(scope, receive, send_and_record)
             finally:
-                _describe(span, scope, status)
+                _add_attributes(span, scope, status)
 
-    def _tell(self, scope: Scope) -> None:
-        """Lets the request's log line name the trace that began here."""
-        made: dict[str, str] = {}
-        self._propagator.inject(made)
-        scope["headers"] = [*scope["headers"], *((k.encode(), v.encode()) for k, v in made.items())]
+    def _add_trace_header(self, scope: Scope) -> None:
+        """Add the trace that starts here to the request's headers, so that its log line names it."""
+        injected: dict[str, str] = {}
+        self._propagator.inject(injected)
+        scope["headers"] = [*scope["headers"], *((k.encode(), v.encode()) for k, v in injected.items())]
 
 
-def _describe(span: Span, scope: Scope, status: int) -> None:
+def _add_attributes(span: Span, scope: Scope, status: int) -> None:
     route = getattr(scope.get("route"), "path", None)
     span.set_attribute("http.request.method", scope["method"])
     span.set_attribute("penchant.request_id", scope["state"]["request_id"])

@@ -1,4 +1,4 @@
-"""Traces as the environment asks for them."""
+"""Selection of the tracing that settings and environment ask for."""
 
 import os
 from typing import Final
@@ -9,26 +9,26 @@ _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_E
 
 
 class TracingError(RuntimeError):
-    """Tracing was asked for, and its packages are not installed."""
+    """Tracing is on, but its packages are not installed."""
 
 
-def from_environment(wanted: bool | None) -> Tracing:
-    """Tracing as the environment asks for it; what is exported, where and how much of it is OTEL_*'s to say.
+def create_tracing(enabled: bool | None) -> Tracing:
+    """Return the tracing that the environment asks for. The OTEL_* variables say what is exported, and where.
 
     Args:
-        wanted: False never traces, True insists, None traces where an OTLP endpoint is named.
+        enabled: True always traces, False never does. None traces if an OTLP endpoint is set.
 
     Raises:
-        TracingError: It should trace, and the extra is not installed.
+        TracingError: If tracing is on and its extra is not installed.
     """
-    if wanted is False or (wanted is None and not any(os.environ.get(name) for name in _ENDPOINTS)):
+    if enabled is False or (enabled is None and not any(os.environ.get(name) for name in _ENDPOINTS)):
         return Tracing()
     try:
-        from penchant.service.telemetry.otel import exporting  # noqa: PLC0415 - an extra, and half a second
+        from penchant.service.telemetry.otel import create_otlp_tracing  # noqa: PLC0415 - an extra, and half a second
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("penchant"):
             raise
         raise TracingError(
             f"Tracing needs {error.name}: pip install 'penchant[otel]', or set PENCHANT_TRACING=false."
         ) from error
-    return exporting()
+    return create_otlp_tracing()

@@ -19,7 +19,7 @@ def test_settings_come_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("PENCHANT_BUNDLE", "")
     settings = Settings()
     assert (settings.port, settings.data_dir, settings.max_candidates) == (9000, tmp_path, 5)
-    assert settings.tenant_keys() == {"acme": "other", "default": "secret"}
+    assert settings.get_tenant_keys() == {"acme": "other", "default": "secret"}
     assert (settings.log_level, settings.bundle) == ("DEBUG", None)
     assert "secret" not in repr(settings)
 

@@ -8,10 +8,10 @@ from penchant.service.api.answers.base import Answer
 from penchant.service.api.answers.ranking import EXPLANATION, Explanation
 from penchant.service.ranking.results import ChoiceResult, Task, add_explanation
 from penchant.service.settings import Settings
-from penchant.service.validation import Exact, UserId
+from penchant.service.validation import ExactModel, UserId
 
 
-class BestOfNRequest(Exact):
+class BestOfNRequest(ExactModel):
     """Candidates of which one is to be chosen for a user."""
 
     user: UserId | None = None
@@ -25,7 +25,7 @@ class BestOfNRequest(Exact):
     explain: bool | None = Field(default=None, description="an `explanation` in each result")
 
 
-def best_of_n_task(request: BestOfNRequest, settings: Settings) -> Task:
+def build_best_of_n_task(request: BestOfNRequest, settings: Settings) -> Task:
     """The task of a best-of-n request."""
     return Task.within_limits((request.prompt or "",), "prompt", request.candidates, "candidates", settings)
 
@@ -49,7 +49,7 @@ class BestOfNResponse(Answer):
     results: list[CandidateScore]
 
 
-def best_of_n_answer(request: BestOfNRequest, choice: ChoiceResult) -> dict[str, Any]:
+def build_best_of_n_answer(request: BestOfNRequest, choice: ChoiceResult) -> dict[str, Any]:
     """The best candidate that is good enough, and all by descending score."""
     mean, best, acceptable = choice.mean.tolist(), choice.best.tolist(), choice.acceptable.tolist()
     results = [

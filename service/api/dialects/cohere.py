@@ -10,7 +10,7 @@ from penchant.service.api.answers.ranking import EXPLANATION, Explanation, Usage
 from penchant.service.errors import InvalidRequestError
 from penchant.service.ranking.results import RankingResult, Task, add_explanation, format_usage
 from penchant.service.settings import Settings
-from penchant.service.validation import Lenient, UserId
+from penchant.service.validation import LenientModel, UserId
 
 Document = Annotated[
     Any,
@@ -23,7 +23,7 @@ Document = Annotated[
 ]
 
 
-class RerankRequest(Lenient):
+class RerankRequest(LenientModel):
     """Candidates to be ranked for a user (Cohere v1 and v2, Jina, vLLM)."""
 
     model: str | None = None
@@ -40,7 +40,7 @@ class RerankRequest(Lenient):
     user: UserId | None = None
 
 
-def rerank_task(request: RerankRequest, settings: Settings) -> Task:
+def build_rerank_task(request: RerankRequest, settings: Settings) -> Task:
     """The task of a Cohere, Jina or vLLM request."""
     texts = [_document_text(document, i, request.rank_fields) for i, document in enumerate(request.documents)]
     return Task.within_limits((request.query,), "query", texts, "documents", settings)
@@ -128,7 +128,9 @@ class RerankResponse(Answer):
     usage: Usage
 
 
-def rerank_answer(request: RerankRequest, task: Task, ranked: RankingResult, version: str) -> dict[str, Any]:
+def build_rerank_answer(
+    request: RerankRequest, task: Task, ranked: RankingResult, version: str
+) -> dict[str, Any]:
     """Cohere's answer, with `model` and `usage` for Jina's and vLLM's clients."""
     probability, std = ranked.probability.tolist(), ranked.std.tolist()
     results = []

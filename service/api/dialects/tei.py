@@ -8,10 +8,10 @@ from penchant.service.api.answers.base import Answer
 from penchant.service.api.answers.ranking import EXPLANATION, Explanation
 from penchant.service.ranking.results import RankingResult, Task, add_explanation
 from penchant.service.settings import Settings
-from penchant.service.validation import Lenient, UserId
+from penchant.service.validation import LenientModel, UserId
 
 
-class TeiRequest(Lenient):
+class TeiRequest(LenientModel):
     """Texts to be ranked for a user (text-embeddings-inference)."""
 
     model: str | None = None
@@ -24,7 +24,7 @@ class TeiRequest(Lenient):
     user: UserId | None = None
 
 
-def tei_task(request: TeiRequest, settings: Settings) -> Task:
+def build_tei_task(request: TeiRequest, settings: Settings) -> Task:
     """The task of a TEI request."""
     return Task.within_limits((request.query,), "query", request.texts, "texts", settings)
 
@@ -38,7 +38,7 @@ class TeiResult(Answer):
     explanation: Explanation | None = EXPLANATION
 
 
-def tei_answer(request: TeiRequest, task: Task, ranked: RankingResult) -> list[dict[str, Any]]:
+def build_tei_answer(request: TeiRequest, task: Task, ranked: RankingResult) -> list[dict[str, Any]]:
     """TEI's bare array."""
     scores = (ranked.mean if request.raw_scores else ranked.probability).tolist()
     results = []

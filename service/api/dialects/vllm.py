@@ -10,14 +10,14 @@ from penchant.service.api.answers.ranking import EXPLANATION, Explanation, Usage
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.ranking.results import RankingResult, Task, add_explanation, format_usage
 from penchant.service.settings import Settings
-from penchant.service.validation import Lenient, UserId
+from penchant.service.validation import LenientModel, UserId
 
 TextOrTexts = Annotated[
     Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
 ]
 
 
-class ScoreRequest(Lenient):
+class ScoreRequest(LenientModel):
     """Pairs to be scored (vLLM): one prompt for all texts, or as many prompts as texts; for one user or for several."""
 
     model: str | None = None
@@ -34,7 +34,7 @@ class ScoreRequest(Lenient):
     )
 
 
-def score_task(request: ScoreRequest, settings: Settings) -> Task:
+def build_score_task(request: ScoreRequest, settings: Settings) -> Task:
     """The task of a vLLM score request, 1-to-N or N-to-N."""
     if request.text_1 is not None or request.text_2 is not None:
         names, prompts, texts = ("text_1", "text_2"), request.text_1, request.text_2
@@ -47,7 +47,7 @@ def score_task(request: ScoreRequest, settings: Settings) -> Task:
     return Task.within_limits(tuple(prompt_list), names[0], text_list, names[1], settings)
 
 
-def score_users(
+def select_users(
     request: ScoreRequest, user: str | None, texts: int, settings: Settings
 ) -> tuple[str | None, ...]:
     """For whom a score request is; `user` is whom another channel names.
@@ -107,7 +107,9 @@ class ScoreResponse(Answer):
     usage: Usage
 
 
-def score_answer(answers: Sequence[RankingResult], created: int, *, named: bool = False) -> dict[str, Any]:
+def build_score_answer(
+    answers: Sequence[RankingResult], created: int, *, named: bool = False
+) -> dict[str, Any]:
     """VLLM's list, in the order of the request; `named` where each entry says whose it is."""
     first = answers[0]
     return {

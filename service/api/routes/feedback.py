@@ -6,8 +6,14 @@ from starlette.responses import Response
 from penchant.service.access.keyring import Scope
 from penchant.service.api.answers.feedback import FeedbackResponse
 from penchant.service.api.body import read_object
-from penchant.service.api.context import header_user, json_answer, runtime, served_model, tenant
-from penchant.service.api.openapi import FEEDBACK_BODY, describe
+from penchant.service.api.context import (
+    authorize,
+    get_runtime,
+    get_served_model,
+    json_response,
+    read_header_user,
+)
+from penchant.service.api.openapi import FEEDBACK_BODY, describe_route
 from penchant.service.api.routing import LeanRouter
 from penchant.service.telemetry.metrics import Timings
 
@@ -18,18 +24,18 @@ router = LeanRouter(tags=["feedback"])
     "/v1/feedback",
     scope=Scope.FEEDBACK,
     summary="Tell what users liked",
-    **describe("feedback", FeedbackResponse, FEEDBACK_BODY),
+    **describe_route("feedback", FeedbackResponse, FEEDBACK_BODY),
 )
 async def feedback(request: Request) -> Response:
     """Learns from a batch of events, or one bare event.
 
     The events are on disk before the answer, and the next ranking of their users reflects them.
     """
-    served, owner = runtime(request), tenant(request)
-    body = await read_object(request, served.settings)
+    runtime, tenant = get_runtime(request), authorize(request)
+    body = await read_object(request, runtime.settings)
     timings = Timings()
     key = request.headers.get("idempotency-key")
-    answer = await served.learner.learn(
-        owner, body, header_user(request), key, timings, model=served_model(request)
+    answer = await runtime.learner.learn(
+        tenant, body, read_header_user(request), key, timings, model=get_served_model(request)
     )
-    return json_answer(answer, timings)
+    return json_response(answer, timings)

@@ -1,4 +1,4 @@
-"""For operators and for clients that ask what is served."""
+"""For operators and for clients that ask what is runtime."""
 
 from typing import Any
 
@@ -9,8 +9,14 @@ from starlette.responses import Response
 
 from penchant.service.access.keyring import Scope
 from penchant.service.api.answers import ops as answers
-from penchant.service.api.context import json_answer, model_names, runtime, served_model, tenant
-from penchant.service.api.openapi import describe
+from penchant.service.api.context import (
+    authorize,
+    get_runtime,
+    get_served_model,
+    json_response,
+    list_model_names,
+)
+from penchant.service.api.openapi import describe_route
 from penchant.service.api.routing import LeanRouter
 from penchant.service.errors import ApiError, Code
 from penchant.service.runtime import Runtime
@@ -19,27 +25,29 @@ from penchant.service.telemetry.metrics import Telemetry, log_failure
 router = LeanRouter(tags=["operations"])
 
 
-@router.get("/healthz", scope=None, summary="Is the process alive?", **describe("health", answers.Health))
+@router.get(
+    "/healthz", scope=None, summary="Is the process alive?", **describe_route("health", answers.Health)
+)
 async def healthz(_request: Request) -> Response:
     """Answers as long as the process does."""
-    return json_answer({"status": "ok"})
+    return json_response({"status": "ok"})
 
 
-@router.get("/readyz", scope=None, summary="Can it serve?", **describe("health", answers.Readiness))
+@router.get("/readyz", scope=None, summary="Can it serve?", **describe_route("health", answers.Readiness))
 async def readyz(request: Request) -> Response:
     """200 when encoder and store work, otherwise 503; either way with each check."""
-    served = runtime(request)
-    checks = await _checks(served)
+    runtime = get_runtime(request)
+    checks = await _checks(runtime)
     if request.app.state.draining:
         checks["server"] = _check(False, "", "about to stop: it answers, but new requests belong elsewhere")
     if any(check["status"] != "ok" for check in checks.values()):
         raise ApiError(
             Code.NOT_READY, "A check failed.", headers={"Retry-After": "1"}, extra={"checks": checks}
         )
-    return json_answer({"status": "ready", "checks": checks})
+    return json_response({"status": "ready", "checks": checks})
 
 
-@router.get("/health", scope=None, summary="As /readyz", **describe("health", answers.Readiness))
+@router.get("/health", scope=None, summary="As /readyz", **describe_route("health", answers.Readiness))
 async def health(request: Request) -> Response:
     """As `/readyz`."""
     return await readyz(request)
@@ -51,37 +59,37 @@ async def health(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Metrics in Prometheus' text format, without tenants and users."""
     telemetry: Telemetry = request.app.state.telemetry
-    return Response(telemetry.expose(), media_type=CONTENT_TYPE_LATEST)
+    return Response(telemetry.render(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get(
     "/v1/models",
     scope=Scope.RANK,
     summary="Which models are served?",
-    **describe("models", answers.ModelList),
+    **describe_route("models", answers.ModelList),
 )
 async def models(request: Request) -> Response:
     """Every accepted model name; all of them are the loaded bundle."""
-    served, owner = runtime(request), tenant(request)
-    bundle, limits = served_model(request).bundle, _limits(request, owner)
+    runtime, tenant = get_runtime(request), authorize(request)
+    bundle, limits = get_served_model(request).bundle, _limits(request, tenant)
     data = [
         {
             "id": name,
             "object": "model",
-            "created": int(served.started_at),
+            "created": int(runtime.started_at),
             "owned_by": "penchant",
             "bundle": bundle.manifest.name,
             "bundle_version": bundle.version,
             "limits": limits,
         }
-        for name in model_names(request)
+        for name in list_model_names(request)
     ]
-    return json_answer({"object": "list", "data": data})
+    return json_response({"object": "list", "data": data})
 
 
-def _limits(request: Request, owner: str) -> dict[str, Any]:
-    served = runtime(request)
-    settings, own = served.settings, served.access.tenancy.of(owner)
+def _limits(request: Request, tenant: str) -> dict[str, Any]:
+    runtime = get_runtime(request)
+    settings, own = runtime.settings, runtime.access.tenancy.get(tenant)
     of_requests = (
         "max_body_bytes",
         "max_candidates",
@@ -98,7 +106,7 @@ def _limits(request: Request, owner: str) -> dict[str, Any]:
     )
     return {
         **{name: getattr(settings, name) for name in of_requests},
-        "max_tokens_per_text": served_model(request).source.extractor.encoder.max_tokens,
+        "max_tokens_per_text": get_served_model(request).source.extractor.encoder.max_tokens,
         "tenant_requests_per_minute": own.requests_per_minute,
         "candidates_per_day": own.candidates_per_day,
         "events_per_day": own.events_per_day,
@@ -106,14 +114,14 @@ def _limits(request: Request, owner: str) -> dict[str, Any]:
     }
 
 
-async def _checks(served: Runtime) -> dict[str, dict[str, Any]]:
+async def _checks(runtime: Runtime) -> dict[str, dict[str, Any]]:
     try:
-        await served.store.read(_ping)
-        store = _check(served.writer.is_healthy, "writing works", "the last write failed")
+        await runtime.store.read(_ping)
+        store = _check(runtime.writer.is_healthy, "writing works", "the last write failed")
     except Exception as error:
         log_failure("store_check_failed", error)
         store = _check(False, "", "reading failed")
-    model = served.models.current
+    model = runtime.models.current
     return {
         "encoder": _check(model.source.batcher.is_alive, "warm", "its thread has ended"),
         "store": store,

@@ -8,36 +8,41 @@ from starlette.responses import Response
 from penchant.service.access.keyring import Scope
 from penchant.service.api.body import read_object
 from penchant.service.api.context import (
-    json_answer,
-    ranking_user,
-    runtime,
-    served_model,
+    authorize,
+    get_runtime,
+    get_served_model,
+    json_response,
+    resolve_ranking_user,
     spend_candidates,
-    tenant,
 )
 from penchant.service.api.dialects.best_of_n import (
     BestOfNRequest,
     BestOfNResponse,
-    best_of_n_answer,
-    best_of_n_task,
+    build_best_of_n_answer,
+    build_best_of_n_task,
 )
-from penchant.service.api.dialects.cohere import RerankRequest, RerankResponse, rerank_answer, rerank_task
-from penchant.service.api.dialects.tei import TeiRequest, TeiResult, tei_answer, tei_task
+from penchant.service.api.dialects.cohere import (
+    RerankRequest,
+    RerankResponse,
+    build_rerank_answer,
+    build_rerank_task,
+)
+from penchant.service.api.dialects.tei import TeiRequest, TeiResult, build_tei_answer, build_tei_task
 from penchant.service.api.dialects.vllm import (
     ScoreRequest,
     ScoreResponse,
-    score_answer,
-    score_task,
-    score_users,
+    build_score_answer,
+    build_score_task,
+    select_users,
 )
-from penchant.service.api.openapi import describe
+from penchant.service.api.openapi import describe_route
 from penchant.service.api.routing import LeanRouter
 from penchant.service.telemetry.metrics import Timings
 from penchant.service.validation import validate
 
 router = LeanRouter(tags=["ranking"], per_user=True)
 
-_RERANK = describe("ranking", RerankResponse, RerankRequest)
+_RERANK = describe_route("ranking", RerankResponse, RerankRequest)
 
 
 @router.post(
@@ -45,24 +50,24 @@ _RERANK = describe("ranking", RerankResponse, RerankRequest)
 )
 async def rerank_v1(request: Request) -> Response:
     """Documents by the probability that this user prefers them to the population's median answer."""
-    return await _rerank(request, await _body(request), "1")
+    return await _rerank(request, await _read_body(request), "1")
 
 
 @router.post("/v2/rerank", scope=Scope.RANK, summary="Rank documents for a user (Cohere v2)", **_RERANK)
 async def rerank_v2(request: Request) -> Response:
     """As `/v1/rerank`."""
-    return await _rerank(request, await _body(request), "2")
+    return await _rerank(request, await _read_body(request), "2")
 
 
 @router.post(
     "/rerank",
     scope=Scope.RANK,
     summary="Rank documents or texts for a user (Cohere, Jina, vLLM; TEI where `texts` is sent)",
-    **describe("ranking", (RerankResponse, list[TeiResult]), (RerankRequest, TeiRequest)),
+    **describe_route("ranking", (RerankResponse, list[TeiResult]), (RerankRequest, TeiRequest)),
 )
 async def rerank_short(request: Request) -> Response:
     """As `/v2/rerank`; a body with `texts` in place of `documents` gets TEI's bare array."""
-    body = await _body(request)
+    body = await _read_body(request)
     if body.get("texts") is not None and body.get("documents") is None:
         return await _tei(request, body)
     return await _rerank(request, body, "2")
@@ -72,7 +77,7 @@ async def rerank_short(request: Request) -> Response:
     "/score",
     scope=Scope.RANK,
     summary="Score texts for a user (vLLM)",
-    **describe("ranking", ScoreResponse, ScoreRequest),
+    **describe_route("ranking", ScoreResponse, ScoreRequest),
 )
 async def score_short(request: Request) -> Response:
     """As `/v1/score`."""
@@ -83,7 +88,7 @@ async def score_short(request: Request) -> Response:
     "/v1/score",
     scope=Scope.RANK,
     summary="Score texts for a user (vLLM)",
-    **describe("ranking", ScoreResponse, ScoreRequest),
+    **describe_route("ranking", ScoreResponse, ScoreRequest),
 )
 async def score(request: Request) -> Response:
     """The utility of each text for this user, or for each of `users`, in the order of the request."""
@@ -94,63 +99,63 @@ async def score(request: Request) -> Response:
     "/v1/best-of-n",
     scope=Scope.RANK,
     summary="Choose the best candidate for a user",
-    **describe("ranking", BestOfNResponse, BestOfNRequest),
+    **describe_route("ranking", BestOfNResponse, BestOfNRequest),
 )
 async def best_of_n(request: Request) -> Response:
     """The candidate with the highest utility, if it is good enough, and how sure that is."""
-    served, owner = runtime(request), tenant(request)
-    asked = validate(BestOfNRequest, await read_object(request, served.settings))
-    user = ranking_user(request, asked.user, None)
-    task = best_of_n_task(asked, served.settings)
+    runtime, tenant = get_runtime(request), authorize(request)
+    body = validate(BestOfNRequest, await read_object(request, runtime.settings))
+    user = resolve_ranking_user(request, body.user, None)
+    task = build_best_of_n_task(body, runtime.settings)
     spend_candidates(request, len(task.texts))
     timings = Timings()
-    choice = await served_model(request).scorer.best_of_n(
-        owner, user, task, timings, explain=bool(asked.explain)
+    choice = await get_served_model(request).scorer.best_of_n(
+        tenant, user, task, timings, explain=bool(body.explain)
     )
-    return json_answer(best_of_n_answer(asked, choice), timings)
+    return json_response(build_best_of_n_answer(body, choice), timings)
 
 
-async def _body(request: Request) -> dict[str, Any]:
-    tenant(request)  # a stranger's body is not read
-    return await read_object(request, runtime(request).settings)
+async def _read_body(request: Request) -> dict[str, Any]:
+    authorize(request)  # before the body is read
+    return await read_object(request, get_runtime(request).settings)
 
 
-async def _rerank(request: Request, body: dict[str, Any], version: str) -> Response:
-    served, owner = runtime(request), tenant(request)
-    asked = validate(RerankRequest, body)
-    user = ranking_user(request, asked.user, asked.model)
-    task = rerank_task(asked, served.settings)
+async def _rerank(request: Request, raw: dict[str, Any], version: str) -> Response:
+    runtime, tenant = get_runtime(request), authorize(request)
+    body = validate(RerankRequest, raw)
+    user = resolve_ranking_user(request, body.user, body.model)
+    task = build_rerank_task(body, runtime.settings)
     spend_candidates(request, len(task.texts))
     timings = Timings()
-    explain = (asked.top_n or len(task.texts)) if asked.explain else 0
-    ranked = await served_model(request).scorer.rank(owner, user, task, timings, explain=explain)
-    return json_answer(rerank_answer(asked, task, ranked, version), timings)
+    explain = (body.top_n or len(task.texts)) if body.explain else 0
+    ranked = await get_served_model(request).scorer.rank(tenant, user, task, timings, explain=explain)
+    return json_response(build_rerank_answer(body, task, ranked, version), timings)
 
 
-async def _tei(request: Request, body: dict[str, Any]) -> Response:
-    served, owner = runtime(request), tenant(request)
-    asked = validate(TeiRequest, body)
-    user = ranking_user(request, asked.user, asked.model)
-    task = tei_task(asked, served.settings)
+async def _tei(request: Request, raw: dict[str, Any]) -> Response:
+    runtime, tenant = get_runtime(request), authorize(request)
+    body = validate(TeiRequest, raw)
+    user = resolve_ranking_user(request, body.user, body.model)
+    task = build_tei_task(body, runtime.settings)
     spend_candidates(request, len(task.texts))
     timings = Timings()
-    explain = len(task.texts) if asked.explain else 0
-    ranked = await served_model(request).scorer.rank(
-        owner, user, task, timings, by_utility=bool(asked.raw_scores), explain=explain
+    explain = len(task.texts) if body.explain else 0
+    ranked = await get_served_model(request).scorer.rank(
+        tenant, user, task, timings, by_utility=bool(body.raw_scores), explain=explain
     )
-    return json_answer(tei_answer(asked, task, ranked), timings, {"X-Rank-Id": ranked.rank_id})
+    return json_response(build_tei_answer(body, task, ranked), timings, {"X-Rank-Id": ranked.rank_id})
 
 
 async def _score(request: Request) -> Response:
-    served, owner = runtime(request), tenant(request)
-    asked = validate(ScoreRequest, await read_object(request, served.settings))
-    user = ranking_user(request, asked.user, asked.model)
-    task = score_task(asked, served.settings)
-    users = score_users(asked, user, len(task.texts), served.settings)
+    runtime, tenant = get_runtime(request), authorize(request)
+    body = validate(ScoreRequest, await read_object(request, runtime.settings))
+    user = resolve_ranking_user(request, body.user, body.model)
+    task = build_score_task(body, runtime.settings)
+    users = select_users(body, user, len(task.texts), runtime.settings)
     spend_candidates(request, len(task.texts) * len(users))
     timings = Timings()
-    explain = len(task.texts) if asked.explain else 0
-    ranked = await served_model(request).scorer.score(owner, users, task, timings, explain=explain)
-    return json_answer(
-        score_answer(ranked, int(served.store.clock()), named=asked.users is not None), timings
+    explain = len(task.texts) if body.explain else 0
+    ranked = await get_served_model(request).scorer.score(tenant, users, task, timings, explain=explain)
+    return json_response(
+        build_score_answer(ranked, int(runtime.store.clock()), named=body.users is not None), timings
     )

@@ -11,38 +11,47 @@ from starlette.responses import Response
 from penchant.service.access.keyring import Scope
 from penchant.service.api.answers import users as answers
 from penchant.service.api.body import read_object
-from penchant.service.api.context import json_answer, path_user, runtime, served_model, tenant
-from penchant.service.api.openapi import describe
+from penchant.service.api.context import (
+    authorize,
+    get_runtime,
+    get_served_model,
+    json_response,
+    read_path_user,
+)
+from penchant.service.api.openapi import describe_route
 from penchant.service.api.routing import LeanRouter
 from penchant.service.bundles.served_model import ServedModel
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.store.events import list_events
 from penchant.service.timestamps import format_rfc3339
 from penchant.service.users.states import UserState, compute_share_of_prior_std
-from penchant.service.validation import Exact, UserId, validate
+from penchant.service.validation import ExactModel, UserId, validate
 
 router = LeanRouter(prefix="/v1/users", tags=["users"])
 
 DEFAULT_LIMIT: Final = 20
 
 
-class MergeRequest(Exact):
+class MergeRequest(ExactModel):
     """A provisional user who turns out to be a known one."""
 
     source: UserId = Field(alias="from", description="whose feedback is given to the user of the path")
 
 
 @router.get(
-    "/{user}", scope=Scope.RANK, summary="What is known of a user", **describe("user", answers.UserResponse)
+    "/{user}",
+    scope=Scope.RANK,
+    summary="What is known of a user",
+    **describe_route("user", answers.UserResponse),
 )
 async def get_user(request: Request) -> Response:
     """How much feedback the user gave, where that leaves us, and how the user differs from the population."""
-    served, owner = runtime(request), tenant(request)
-    user, model = path_user(request), served_model(request)
-    state = await _known(model, owner, user)
+    runtime, tenant = get_runtime(request), authorize(request)
+    user, model = read_path_user(request), get_served_model(request)
+    state = await _known(model, tenant, user)
     posterior = model.states.compute_posterior(state)
-    reasons = await served.store.run(model.explainer.compute_reasons, owner, user, posterior)
-    return json_answer(
+    reasons = await runtime.store.run(model.explainer.compute_reasons, tenant, user, posterior)
+    return json_response(
         {
             "user": user,
             "state": "personal" if state.is_personal else "population",
@@ -58,12 +67,12 @@ async def get_user(request: Request) -> Response:
 
 
 @router.delete(
-    "/{user}", scope=Scope.ADMIN, status_code=204, summary="Forget a user", **describe("forget", None)
+    "/{user}", scope=Scope.ADMIN, status_code=204, summary="Forget a user", **describe_route("forget", None)
 )
 async def delete_user(request: Request) -> Response:
     """Removes posterior, log, rankings, and features that no other feedback needs. Also 204 where unknown."""
-    served, owner = runtime(request), tenant(request)
-    await served.user_data.delete(owner, path_user(request))
+    runtime, tenant = get_runtime(request), authorize(request)
+    await runtime.user_data.delete(tenant, read_path_user(request))
     return Response(status_code=204)
 
 
@@ -71,58 +80,58 @@ async def delete_user(request: Request) -> Response:
     "/{user}/export",
     scope=Scope.ADMIN,
     summary="All that is held on a user",
-    **describe("export", answers.UserExport),
+    **describe_route("export", answers.UserExport),
 )
 async def export_user(request: Request) -> Response:
     """The log with its texts, what every bundle made of it, what was shown, kept answers, and trust."""
-    served, owner = runtime(request), tenant(request)
-    held = await served.user_data.export(owner, path_user(request))
-    return json_answer(held)
+    runtime, tenant = get_runtime(request), authorize(request)
+    held = await runtime.user_data.export(tenant, read_path_user(request))
+    return json_response(held)
 
 
 @router.post(
     "/{user}/merge",
     scope=Scope.ADMIN,
     summary="Give a user what is known of a provisional one",
-    **describe("merge", answers.MergeResponse, MergeRequest),
+    **describe_route("merge", answers.MergeResponse, MergeRequest),
 )
 async def merge_users(request: Request) -> Response:
     """The logs become one, in the order in which they were received; the provisional user is no more. Idempotent."""
-    served, owner = runtime(request), tenant(request)
-    user = path_user(request)
-    body = validate(MergeRequest, await read_object(request, served.settings))
-    return json_answer(await served.user_data.merge(owner, user, body.source))
+    runtime, tenant = get_runtime(request), authorize(request)
+    user = read_path_user(request)
+    body = validate(MergeRequest, await read_object(request, runtime.settings))
+    return json_response(await runtime.user_data.merge(tenant, user, body.source))
 
 
 @router.get(
     "/{user}/feedback",
     scope=Scope.FEEDBACK,
     summary="A user's feedback log",
-    **describe("page", answers.FeedbackPage),
+    **describe_route("page", answers.FeedbackPage),
 )
 async def get_feedback(request: Request) -> Response:
     """Events in the order in which they were learned."""
-    served, owner = runtime(request), tenant(request)
-    user = path_user(request)
-    limit = _integer(request, "limit", DEFAULT_LIMIT, 1, served.settings.max_page_items)
+    runtime, tenant = get_runtime(request), authorize(request)
+    user = read_path_user(request)
+    limit = _integer(request, "limit", DEFAULT_LIMIT, 1, runtime.settings.max_page_items)
     after = _integer(request, "cursor", 0, 0, 2**53)
-    await _known(served_model(request), owner, user)
-    data = await served.store.read(_page, owner, user, after, limit + 1)
+    await _known(get_served_model(request), tenant, user)
+    data = await runtime.store.read(_page, tenant, user, after, limit + 1)
     more = len(data) > limit
     page = data[:limit]
-    return json_answer(
+    return json_response(
         {"data": page, "has_more": more, "next_cursor": str(page[-1]["seq"]) if more else None}
     )
 
 
-async def _known(model: ServedModel, owner: str, user: str) -> UserState:
-    state = await model.states.get(owner, user)
+async def _known(model: ServedModel, tenant: str, user: str) -> UserState:
+    state = await model.states.get(tenant, user)
     if state is None:
         raise ApiError(Code.USER_NOT_FOUND, "Nothing is known of this user.")
     return state
 
 
-def _page(connection: Connection, owner: str, user: str, after: int, limit: int) -> list[dict[str, object]]:
+def _page(connection: Connection, tenant: str, user: str, after: int, limit: int) -> list[dict[str, object]]:
     return [
         {
             "seq": row.seq,
@@ -130,7 +139,7 @@ def _page(connection: Connection, owner: str, user: str, after: int, limit: int)
             "received_at": format_rfc3339(row.received_at),
             "event": orjson.loads(row.payload),
         }
-        for row in list_events(connection, owner, user, after, limit)
+        for row in list_events(connection, tenant, user, after, limit)
     ]
 
 

@@ -126,7 +126,7 @@ def test_only_the_hash_is_stored(client, settings):
 
 def test_every_route_says_what_it_needs_and_asks_for_it(client):
     """Walks the router: a route without a declared scope fails here."""
-    routes = [route for module in app_module._MODULES for route in module.router.routes]
+    routes = [route for module in app_module._ROUTE_MODULES for route in module.router.routes]
     routes += [route for route in client.app.routes if hasattr(route, "path")]
     keys = {scope: make(client, scope)[0] for scope in Scope}
     walked = set()

@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from penchant.service.access import limits as quotas_module
 from penchant.service.access.keyring import Scope, create_key
-from penchant.service.access.limits import DAY, Kind, Quotas
+from penchant.service.access.limits import DAY, QuotaKind, Quotas
 from penchant.service.access.tenancy import Tenancy, TenantSettings, put_settings
 from penchant.service.settings import Settings
 from penchant.service.store.keys import find_usage
@@ -115,7 +115,7 @@ def test_every_key_has_its_own_share_of_the_tenants(serve, minutes):
     answers = [rank(client, other) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert set(told(answers[0], "ratelimit")) == {"tenant", "key"}
-    assert "5 a minute for this tenant" in answers[2].json()["detail"]
+    assert "5 per minute for this tenant" in answers[2].json()["detail"]
     assert told(answers[2], "ratelimit")["key"]["r"] == 1
 
 
@@ -220,13 +220,13 @@ def test_two_servers_know_of_each_other_after_a_flush(client, clock):
     database = client.app.state.runtime.store
     tenancy = Tenancy(Settings(tenant_candidates_per_day=10))
     one, other = (Quotas(database, tenancy) for _ in range(2))
-    one.take("acme", Kind.CANDIDATES, 4)
-    other.take("acme", Kind.CANDIDATES, 4)
+    one.spend("acme", QuotaKind.CANDIDATES, 4)
+    other.spend("acme", QuotaKind.CANDIDATES, 4)
     for quotas in (one, other, one):
         quotas.flush()
     for quotas in (one, other):
-        with pytest.raises(quotas_module.ApiError, match="2 are left"):
-            quotas.take("acme", Kind.CANDIDATES, 3)
+        with pytest.raises(quotas_module.ApiError, match="2 remain"):
+            quotas.spend("acme", QuotaKind.CANDIDATES, 3)
     with database.reading() as connection:
         assert find_usage(connection, int(clock.now // DAY)) == {("acme", "candidates"): 8}
 
@@ -234,7 +234,7 @@ def test_two_servers_know_of_each_other_after_a_flush(client, clock):
 def test_a_store_that_fails_delays_the_count_and_loses_none(client, clock, monkeypatch):
     database = client.app.state.runtime.store
     quotas = Quotas(database, Tenancy(Settings()))
-    quotas.take("acme", Kind.EVENTS, 3)
+    quotas.spend("acme", QuotaKind.EVENTS, 3)
 
     def broken(*_):
         raise OperationalError("INSERT", {}, Exception("the connection is gone"))
@@ -243,11 +243,11 @@ def test_a_store_that_fails_delays_the_count_and_loses_none(client, clock, monke
         patch.setattr(quotas_module.keys, "add_usage", broken)
         with pytest.raises(OperationalError):
             quotas.flush()
-    quotas.take("acme", Kind.EVENTS, 2)
+    quotas.spend("acme", QuotaKind.EVENTS, 2)
     quotas.flush()
     quotas.flush()
     clock.now += DAY
-    quotas.take("acme", Kind.EVENTS, 1)
+    quotas.spend("acme", QuotaKind.EVENTS, 1)
     quotas.flush()
     with database.reading() as connection:
         today = int(clock.now // DAY)

@@ -17,7 +17,7 @@ from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
 from penchant.service.access.keyring import create_key
-from penchant.service.api.openapi import document
+from penchant.service.api.openapi import build_document
 from penchant.service.app import create_app
 from penchant.service.settings import Settings
 
@@ -34,7 +34,7 @@ CHECKS = [
 
 def served_operations():
     """The operations of the document that the service serves, by method and path."""
-    raw = document(create_app(Settings()))
+    raw = build_document(create_app(Settings()))
     return {one.ok().label: one.ok() for one in schemathesis.openapi.from_dict(raw).get_all_operations()}
 
 

@@ -76,7 +76,7 @@ class World:
             settings.model_copy(update=changes),
             bundle=pinned,
             shipped=self.first,
-            extractors=self.extractor_of,
+            extractor_loader=self.extractor_of,
             clock=self.clock,
         )
         return self.stack.enter_context(TestClient(server, raise_server_exceptions=False))
@@ -302,7 +302,7 @@ def test_what_says_nothing_to_another_encoder_is_told_first(world: World) -> Non
     client = world.serve()
     teach(client, "kept", range(3))
     world.run("tenants", "set", "default", "--no-keep-texts")
-    wait_until(lambda: not client.app.state.runtime.access.tenancy.of("default").keep_texts)
+    wait_until(lambda: not client.app.state.runtime.access.tenancy.get("default").keep_texts)
     teach(client, "bare", range(3))
     output = world.upgrade(world.foreign, code=1)
     assert "3 of default" in output

@@ -163,7 +163,7 @@ def test_an_unreachable_database_server_is_an_error(tmp_path):
 
 
 def test_an_invalid_store_url_is_refused():
-    with pytest.raises(ValidationError, match="begins with postgresql://") as refused:
+    with pytest.raises(ValidationError, match="must start with postgresql://") as refused:
         Settings(store_url="mysql://u:secret@host/db")
     assert "secret" not in str(refused.value)
 

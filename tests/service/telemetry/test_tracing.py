@@ -14,7 +14,7 @@ from penchant.models.testing import tiny_bundle
 from penchant.service.app import create_app
 from penchant.service.telemetry.metrics import Tracing
 from penchant.service.telemetry.otel import OpenTelemetry
-from penchant.service.telemetry.setup import TracingError, from_environment
+from penchant.service.telemetry.setup import TracingError, create_tracing
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01", "baggage": "secret=baggage"}
@@ -103,7 +103,7 @@ def test_probes_are_not_traced(traced):
 def test_it_is_off_unless_told_where_to_send(monkeypatch, endpoint, wanted, recording):
     if endpoint:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-    tracing = from_environment(wanted)
+    tracing = create_tracing(wanted)
     tracing.stop()
     assert isinstance(tracing, OpenTelemetry) is recording
 
@@ -112,7 +112,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
     monkeypatch.delitem(__import__("sys").modules, "penchant.service.telemetry.otel")
     monkeypatch.setitem(__import__("sys").modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(TracingError, match=r"pip install 'penchant\[otel\]'"):
-        from_environment(True)
+        create_tracing(True)
 
 
 def test_no_tracing_costs_next_to_nothing():
