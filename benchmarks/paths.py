@@ -117,7 +117,7 @@ def trace_requests() -> dict[str, Trace]:
     with (
         tempfile.TemporaryDirectory() as folder,
         tracer.installed(),
-        TestClient(create_app(Settings(data_dir=Path(folder)))) as client,
+        TestClient(create_app(_settings(Path(folder)))) as client,
     ):
 
         def send(path: str, body: Mapping[str, object]) -> None:
@@ -129,6 +129,11 @@ def trace_requests() -> dict[str, Trace]:
         for request in (rank, prefer, rank, prefer, rank):
             request()
         return {"ranking": tracer.record(rank), "preference": tracer.record(prefer)}
+
+
+def _settings(folder: Path) -> Settings:
+    """Return settings with which no earlier request is still being worked on while one is recorded."""
+    return Settings(data_dir=folder, ranking_write_delay_seconds=3600.0)
 
 
 def main() -> None:

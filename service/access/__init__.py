@@ -3,7 +3,6 @@
 In reading order:
 
 - `keyring`: API keys, their tenants and their scopes
-- `tenancy`: settings that differ between tenants
-- `limits`: rate limits of keys and tenants, and quotas of tenants
+- `limits`: settings of tenants, rate limits of keys and tenants, and quotas of tenants
 - `access`: all of these in one value, kept up to date by the change feed
 """

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from penchant.service.access import keyring, tenancy
+from penchant.service.access import keyring, limits
 from penchant.service.access.keyring import KeyRing
-from penchant.service.access.limits import Quotas, RequestLimiter
-from penchant.service.access.tenancy import Tenancy
+from penchant.service.access.limits import Quotas, RequestLimiter, Tenancy
 from penchant.service.feed import Feed
 from penchant.service.settings import Settings
 from penchant.service.store import keys
@@ -42,7 +41,7 @@ class Access:
     def subscribe(self, feed: Feed) -> None:
         """Follow changes of keys and tenants, and store use at each poll. Call `load` after `feed.start`."""
         feed.subscribe(keyring.CHANGE_KIND, lambda _: self._load_keys())
-        feed.subscribe(tenancy.CHANGE_KIND, lambda _: self._load_tenants())
+        feed.subscribe(limits.CHANGE_KIND, lambda _: self._load_tenants())
         feed.each_time(self.quotas.flush)
 
     def _load_keys(self) -> None:

@@ -112,7 +112,7 @@ def set_tenant(
     """Change settings of a tenant. Settings that are not given stay. `none` restores the server's setting."""
     from pydantic import ValidationError
 
-    from penchant.service.access.tenancy import TenantSettings, find_own_settings, put_settings
+    from penchant.service.access.limits import TenantSettings, find_own_settings, put_settings
 
     _check_tenant(tenant)
     options: dict[str, Any] = {
@@ -139,7 +139,7 @@ def set_tenant(
 @tenants_app.command("show")
 def show_tenant(tenant: Tenant, data_dir: DataDir = None, store_url: StoreUrl = None) -> None:
     """Show a tenant's settings and its usage today (UTC), as JSON."""
-    from penchant.service.access.tenancy import Tenancy
+    from penchant.service.access.limits import Tenancy
     from penchant.service.store import keys
 
     tenancy = Tenancy(read_settings(data_dir, store_url))
@@ -176,7 +176,7 @@ def list_tenants(data_dir: DataDir = None, store_url: StoreUrl = None, as_json: 
 
 
 def _check_tenant(tenant: str) -> None:
-    from penchant.service.access.tenancy import find_tenant_name_error
+    from penchant.service.access.limits import find_tenant_name_error
 
     if fault := find_tenant_name_error(tenant):
         stop(fault)

@@ -10,8 +10,7 @@ import orjson
 
 from penchant.models.judgements.base import JudgementKind
 from penchant.models.taste.items import item_key
-from penchant.service.access.limits import QuotaKind, Quotas
-from penchant.service.access.tenancy import Tenancy
+from penchant.service.access.limits import QuotaKind, Quotas, Tenancy
 from penchant.service.encoding.featurizer import Featurizer
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.feedback.events import ReceivedEvent, parse_event, split_body

@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from penchant.service.access.tenancy import Tenancy
+from penchant.service.access.limits import Tenancy
 from penchant.service.bundles.served_model import Models
 from penchant.service.feedback.commits import Transact
 from penchant.service.privacy.invalidation import Deletion, announce

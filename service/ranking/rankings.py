@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from penchant.service.access.tenancy import Tenancy
+from penchant.service.access.limits import Tenancy
 from penchant.service.cache import BoundedCache
 from penchant.service.store.database import Store
 from penchant.service.store.requests import find_ranking

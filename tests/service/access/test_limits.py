@@ -10,8 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from penchant.service.access import limits as quotas_module
 from penchant.service.access.keyring import Scope, create_key
-from penchant.service.access.limits import DAY, QuotaKind, Quotas
-from penchant.service.access.tenancy import Tenancy, TenantSettings, put_settings
+from penchant.service.access.limits import DAY, QuotaKind, Quotas, Tenancy, TenantSettings, put_settings
 from penchant.service.settings import Settings
 from penchant.service.store.keys import find_usage
 

@@ -20,7 +20,7 @@ from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.judgements.files import read
 from penchant.models.taste.items import item_key
 from penchant.models.testing import tiny_bundle
-from penchant.service.access.tenancy import TenantSettings, put_settings
+from penchant.service.access.limits import TenantSettings, put_settings
 from penchant.service.cli.app import app
 from penchant.service.log.judgements import StoredJudgements, read_judgements
 from penchant.service.log.reading import hash_context

@@ -14,7 +14,7 @@ from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.taste.items import item_key
 from penchant.models.testing import tiny_bundle
-from penchant.service.access.tenancy import TenantSettings, put_settings
+from penchant.service.access.limits import TenantSettings, put_settings
 from penchant.service.app import create_app
 from penchant.service.log.reading import hash_context, remove_texts
 from penchant.service.settings import Settings

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from penchant.service.access.tenancy import TenantSettings, put_settings
+from penchant.service.access.limits import TenantSettings, put_settings
 from penchant.service.privacy import retention
 
 Serve = Callable[..., TestClient]
