@@ -1,4 +1,4 @@
-"""Reading a request body: bounded in bytes and time, strict JSON, faults named by JSON pointer."""
+"""Reads the body of a request as strict JSON, within limits of size and time. Errors name fields by JSON pointer."""
 
 import asyncio
 import json
@@ -15,11 +15,11 @@ from penchant.service.validation import format_pointer
 
 
 async def read_object(request: Request, settings: Settings) -> dict[str, Any]:
-    """The JSON object that is the request's body.
+    """Return the body of a request, which must be a JSON object.
 
     Raises:
         ApiError: `unsupported_media_type`, `body_too_large`, `request_timeout`, `invalid_encoding`,
-            `invalid_json`, or `validation_failed` where it is no object or holds a number that is not finite.
+            `invalid_json`, or `validation_failed` if it is not an object or has a number that is not finite.
     """
     _check_media_type(request)
     try:
@@ -74,7 +74,7 @@ def _raise_too_large(limit: int) -> NoReturn:
 
 
 def _raise_parse_error(raw: bytes, error: orjson.JSONDecodeError) -> NoReturn:
-    """Says why bytes are no JSON. Only the failing request pays for a second look."""
+    """Raise an error that says why a body is not JSON. The body is parsed a second time only in this case."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as fault:
@@ -90,7 +90,7 @@ def _raise_parse_error(raw: bytes, error: orjson.JSONDecodeError) -> NoReturn:
 
 
 def _find_non_finite(value: object, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
-    """Paths of NaN and infinities, which Python's own parser lets through."""
+    """Yield the paths of NaN and infinities, which Python's own parser accepts."""
     if isinstance(value, float) and not math.isfinite(value):
         yield path
     elif isinstance(value, dict):

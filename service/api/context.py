@@ -20,10 +20,10 @@ USER_HEADER: Final = "x-user-id"
 
 
 def get_runtime(request: Request) -> Runtime:
-    """The parts of the server.
+    """Return the parts of the server.
 
     Raises:
-        ApiError: `not_ready`.
+        ApiError: `not_ready`, if the server is starting or stopping.
     """
     state = request.scope["state"]
     found = cast("Runtime | None", state.get("runtime"))
@@ -35,10 +35,10 @@ def get_runtime(request: Request) -> Runtime:
 
 
 def get_served_model(request: Request) -> ServedModel:
-    """The model that this request is answered by: read once, whatever is activated meanwhile.
+    """Return the model that answers this request. It stays the same even if another bundle is activated meanwhile.
 
     Raises:
-        ApiError: `not_ready`.
+        ApiError: `not_ready`, if the server is starting or stopping.
     """
     state = request.scope["state"]
     found = cast("ServedModel | None", state.get("model"))
@@ -48,10 +48,10 @@ def get_served_model(request: Request) -> ServedModel:
 
 
 def authorize(request: Request) -> str:
-    """Who calls, once it is known that the key may call this route and has not called too often.
+    """Return the calling tenant, after checking its key, the key's scopes and the rate limits.
 
     Raises:
-        ApiError: `unauthenticated`, `rate_limited`, or `forbidden`.
+        ApiError: `unauthenticated`, `rate_limited` or `forbidden`.
     """
     state = request.scope["state"]
     if (found := state.get("tenant")) is not None:
@@ -62,13 +62,13 @@ def authorize(request: Request) -> str:
     state["headers"] = access.limiter.count(caller)
     route: LeanRoute = request.scope["route"]
     if route.required_scope is None:
-        raise LookupError(f"{route.path} asks for a key, and names no scope")
+        raise LookupError(f"{route.path} needs a key but declares no scope")
     caller.require(route.required_scope)
     return caller.tenant
 
 
 def spend_candidates(request: Request, number: int) -> None:
-    """Counts candidates that are about to be ranked.
+    """Count candidates against the tenant's quota before they are ranked.
 
     Raises:
         ApiError: `quota_exceeded`.
@@ -77,20 +77,20 @@ def spend_candidates(request: Request, number: int) -> None:
 
 
 def read_header_user(request: Request) -> str | None:
-    """The user that `X-User-Id` names, percent-encoded.
+    """Return the user that the header `X-User-Id` names, if any.
 
     Raises:
-        ApiError: It is not a user id.
+        ApiError: If the header is not a percent-encoded user id.
     """
     raw = request.headers.get(USER_HEADER)
     return decode_user(raw, "") if raw else None
 
 
 def resolve_ranking_user(request: Request, body: str | None, model: str | None) -> str | None:
-    """For whom a ranking is, by whichever channel.
+    """Return the user of a ranking, named in the path, the body, the header or the model. None for the population.
 
     Raises:
-        ApiError: `user_conflict`, `model_not_found`, or a bad user id.
+        ApiError: `user_conflict`, `model_not_found`, or `validation_failed` for an invalid user id.
     """
     raw = request.scope["state"].get("path_user")
     user = resolve_user(
@@ -104,10 +104,10 @@ def resolve_ranking_user(request: Request, body: str | None, model: str | None) 
 
 
 def read_path_user(request: Request) -> str:
-    """The user of a `/v1/users/{user}` route.
+    """Return the user of a `/v1/users/{user}` route.
 
     Raises:
-        ApiError: It is not a user id.
+        ApiError: If the path has no valid user id.
     """
     user = decode_user(request.path_params["user"], "")
     request.scope["state"]["user"] = user
@@ -115,7 +115,7 @@ def read_path_user(request: Request) -> str:
 
 
 def list_model_names(request: Request) -> tuple[str, ...]:
-    """Every name of the bundle that answers."""
+    """Return every name of the bundle that answers."""
     bundle = get_served_model(request).bundle
     names = (*get_runtime(request).settings.model_aliases, bundle.manifest.name, bundle.version)
     return tuple(dict.fromkeys(names))
@@ -124,7 +124,7 @@ def list_model_names(request: Request) -> tuple[str, ...]:
 def json_response(
     content: object, timings: Timings | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A JSON answer; `content` may be JSON already."""
+    """Return a JSON response. Content of type `bytes` is sent as it is."""
     body = content if isinstance(content, bytes) else orjson.dumps(content)
     all_headers: dict[str, Any] = dict(headers or {})
     if timings is not None:
@@ -133,10 +133,10 @@ def json_response(
 
 
 def decode_user(raw: str, pointer: str) -> str:
-    """A percent-encoded user id (path segment or header) in clear.
+    """Decode a percent-encoded user id from a path segment or a header.
 
     Raises:
-        ApiError: It is not UTF-8 (`invalid_encoding`), or not a user id (`validation_failed`).
+        ApiError: `invalid_encoding` if it is not UTF-8, `validation_failed` if it is not a user id.
     """
     try:
         # Headers and raw paths arrive as Latin-1; a client that sent bare UTF-8 is understood as well.
@@ -149,10 +149,10 @@ def decode_user(raw: str, pointer: str) -> str:
 
 
 def parse_model_user(model: str | None, aliases: Iterable[str]) -> str | None:
-    """The user that a model name carries (`penchant:{user}`), or None.
+    """Return the user in a model name such as `penchant:{user}`, if there is one.
 
     Raises:
-        ApiError: `model_not_found`, or a bad user id after the colon.
+        ApiError: `model_not_found`, or `validation_failed` for an invalid user id after the colon.
     """
     if model is None or model in aliases:
         return None
@@ -169,10 +169,10 @@ def parse_model_user(model: str | None, aliases: Iterable[str]) -> str | None:
 
 
 def resolve_user(*, path: str | None, body: str | None, header: str | None, model: str | None) -> str | None:
-    """The one user that all channels in use agree on; None is the population.
+    """Return the user on which all channels in use agree. None for the population.
 
     Raises:
-        ApiError: `user_conflict`.
+        ApiError: `user_conflict`, if two channels name different users.
     """
     channels = {"path": path, "body": body, "header": header, "model": model}
     named = {channel: user for channel, user in channels.items() if user is not None}

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI cannot see, because bodies are read by hand, is added here.
+"""The OpenAPI document. FastAPI cannot see the bodies, which the routes read themselves, so they are added here.
 
 `penchant openapi` prints the document; docs/openapi.json is its output.
 """
@@ -98,12 +98,12 @@ def describe_route(
     answer: object,
     body: type[BaseModel] | tuple[type[BaseModel], ...] | None = None,
 ) -> dict[str, Any]:
-    """Arguments of a route that document it.
+    """Return the arguments that document a route.
 
     Args:
-        kind: What parameters it takes and how it can fail.
-        answer: Model of the answer, or two; None for an empty one.
-        body: Model of the request's body, or several of which one fits.
+        kind: Kind of route, which determines its parameters and its errors.
+        answer: Model of the answer, or two models. None if the answer is empty.
+        body: Model of the request's body, or several models of which one must fit.
     """
     extra: dict[str, Any] = {"parameters": list(_list_parameters(kind))}
     bodies = body if isinstance(body, tuple) else () if body is None else (body,)
@@ -131,7 +131,7 @@ def describe_route(
 
 
 def build_document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document of an app."""
+    """Return the OpenAPI document of an application."""
     document = get_openapi(
         title=app.title,
         version=app.version,
@@ -167,12 +167,12 @@ def build_document(app: FastAPI) -> dict[str, Any]:
 
 
 def serialize_document(document: Mapping[str, Any]) -> bytes:
-    """The document as it is committed."""
+    """Return the document in the form of docs/openapi.json."""
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def _add_security(operation: dict[str, Any], scope: Scope | None) -> None:
-    """Says what a key needs for an operation."""
+    """Add the scope that an operation requires."""
     if scope is None:
         operation["security"] = []
     else:
@@ -180,7 +180,7 @@ def _add_security(operation: dict[str, Any], scope: Scope | None) -> None:
 
 
 def _copy_for_user(item: Mapping[str, Any]) -> dict[str, Any]:
-    """A ranking path behind `/users/{user}`."""
+    """Return a ranking path as it is served under `/users/{user}`."""
     post = dict(item["post"])
     post["operationId"] = f"{post['operationId']}_for_user"
     post["parameters"] = [_USER_PARAMETER, *post.get("parameters", [])]

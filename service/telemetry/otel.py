@@ -35,10 +35,10 @@ class OpenTelemetry(Tracing):
     @contextmanager
     def span(self, name: str, **attributes: Attribute) -> Iterator[None]:
         """Return a span for a step of a request. Its attributes are named `penchant.` + name."""
-        resource_attributes = {f"penchant.{key}": value for key, value in attributes.items()}
+        span_attributes = {f"penchant.{key}": value for key, value in attributes.items()}
         # The SDK would record the exception, whose text may quote a request.
         with self._tracer.start_as_current_span(
-            name, attributes=resource_attributes, record_exception=False, set_status_on_exception=False
+            name, attributes=span_attributes, record_exception=False, set_status_on_exception=False
         ) as span:
             try:
                 yield

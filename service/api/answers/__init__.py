@@ -2,9 +2,9 @@
 
 In reading order:
 
-- `base`: what all of them are made from, and errors
+- `base`: the base of the models, and errors
 - `ranking`: what the dialects share
-- `feedback`: what became of events
-- `users`: what is known of a user
+- `feedback`: results of events
+- `users`: users' states and data
 - `ops`: health, models and limits
 """

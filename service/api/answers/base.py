@@ -1,20 +1,20 @@
-"""What every answer model is made from, and what an error looks like.
+"""The base of the answer models, and the model of an error.
 
-Answer models are for the OpenAPI document, and for the tests that hold real answers to it. The hot path writes plain
-dictionaries: building these models for each answer would cost more than ranking.
+Answer models serve the OpenAPI document, and tests that compare real answers with it. The hot path writes plain
+dictionaries, because building these models for each answer would cost more than ranking.
 """
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Answer(BaseModel):
-    """An answer has these fields and no others."""
+    """An answer. It has the declared fields and no others."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class FieldError(Answer):
-    """One field that is to blame."""
+    """One invalid field."""
 
     pointer: str
     detail: str

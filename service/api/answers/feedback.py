@@ -1,10 +1,10 @@
-"""What the answer to feedback looks like."""
+"""Models of the answer to feedback."""
 
 from penchant.service.api.answers.base import Answer, FieldError
 
 
 class EventProblem(Answer):
-    """Why an event was not learned from."""
+    """The reason why an event was rejected."""
 
     type: str
     title: str
@@ -16,14 +16,14 @@ class EventProblem(Answer):
 
 
 class RejectedEvent(Answer):
-    """An event of a batch that was not learned from."""
+    """A rejected event of a batch."""
 
     index: int
     problem: EventProblem
 
 
 class UserVersion(Answer):
-    """Where a user stands after the request."""
+    """State of a user after the request."""
 
     user: str
     posterior_version: int
@@ -31,7 +31,7 @@ class UserVersion(Answer):
 
 
 class FeedbackResponse(Answer):
-    """What became of the events."""
+    """Results of the events."""
 
     accepted: int
     duplicates: int

@@ -1,4 +1,4 @@
-"""What the answers to operators look like."""
+"""Models of the answers to operators."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from penchant.service.api.answers.base import Answer
 
 
 class Limits(Answer):
-    """What a request may hold, and what the caller may ask for; null where there is no limit."""
+    """Limits of a request and of the caller. Null means that there is no limit."""
 
     max_body_bytes: int
     max_candidates: int
@@ -53,7 +53,7 @@ class Health(Answer):
 
 
 class Check(Answer):
-    """One thing that must work."""
+    """One part of the server that must work."""
 
     status: Literal["ok", "failed"]
     detail: str

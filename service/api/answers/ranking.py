@@ -1,4 +1,4 @@
-"""What the answers of all dialects share: an explanation, and usage."""
+"""Models that the answers of all dialects share: explanations and usage."""
 
 from pydantic import Field
 
@@ -11,33 +11,37 @@ class Part(Answer):
     name: str = Field(
         description="an attribute, or `content`, `memory`, `constant` (shared), `threshold` (personal)"
     )
-    personal: bool = Field(description="how this user departs from the population, or else shared taste")
-    label: str = Field(description="in plain language; of an attribute, which way the candidate stands out")
+    personal: bool = Field(description="whether it is this user's own difference, rather than shared taste")
+    label: str = Field(
+        description="plain description; for an attribute, the direction in which the candidate differs"
+    )
     value: float
-    std: float = Field(description="over what is known of the user; 0 of shared taste")
+    std: float = Field(description="uncertainty about the user; 0 for shared taste")
 
 
 class Explanation(Answer):
-    """What makes a candidate's utility for the user, and what moved it up or down for this user."""
+    """The parts of a candidate's utility for the user, and what moved the candidate up or down for this user."""
 
     utility: float = Field(description="posterior mean; the values of `parts` sum to it")
     std: float
     population_utility: float = Field(description="the sum of the shared parts")
-    population_rank: int = Field(description="place among the candidates for anybody, 1 is first")
-    parts: list[Part] = Field(description="largest value first, whatever its sign")
+    population_rank: int = Field(
+        description="rank among the candidates for a user of whom nothing is known; 1 is first"
+    )
+    parts: list[Part] = Field(description="sorted by absolute value, largest first")
     shift: float = Field(
-        description="how far it moved for this user against the other candidates; the values of `moved` sum to it"
+        description="how far the candidate moved for this user relative to the others; the values of `moved` sum to it"
     )
     shift_std: float
     probability_up: float = Field(ge=0, le=1, description="P(shift > 0)")
     moved: list[Part] = Field(description="the personal parts of the shift, largest value first")
 
 
-EXPLANATION = Field(default=None, description="absent unless `explain` was asked for")
+EXPLANATION = Field(default=None, description="absent unless the request sets `explain`")
 
 
 class Usage(Answer):
-    """Tokens in OpenAI's words."""
+    """Number of tokens, with OpenAI's field names."""
 
     prompt_tokens: int
     total_tokens: int

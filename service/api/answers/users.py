@@ -1,4 +1,4 @@
-"""What the answers about users look like."""
+"""Models of the answers about users."""
 
 from typing import Any, Literal
 
@@ -8,13 +8,13 @@ from penchant.service.api.answers.base import Answer
 
 
 class Uncertainty(Answer):
-    """How much is known of the user's taste: 1 is nothing more than of anybody, 0 is everything."""
+    """Remaining uncertainty about the user's taste: 1 if nothing was learned, 0 if everything is known."""
 
     share_of_prior_std: float
 
 
 class ThresholdReason(Answer):
-    """What the user makes of a middling answer beyond what the population makes of it."""
+    """How the user's liking of a middling answer differs from the population's."""
 
     effect: float = Field(description="in units of utility; positive: easier to satisfy than most")
     std: float
@@ -22,22 +22,22 @@ class ThresholdReason(Answer):
 
 
 class AttributeReason(Answer):
-    """What the user makes of one attribute of a text beyond what the population makes of it."""
+    """How the user's liking of one attribute of a text differs from the population's."""
 
     name: str
-    label: str = Field(description="what the user prefers, by the sign of the effect")
+    label: str = Field(description="what the user prefers, according to the sign of the effect")
     effect: float = Field(
-        description="of one standard deviation more of it, all else equal, in units of utility"
+        description="effect of one standard deviation more, all else equal, in units of utility"
     )
     std: float
     probability: float = Field(ge=0, le=1, description="P(effect > 0)")
     slope: float = Field(
-        description="the same along the user's texts, with all that comes with the attribute"
+        description="the same along the user's texts, including whatever varies with the attribute"
     )
     slope_std: float
     slope_probability: float = Field(ge=0, le=1, description="P(slope > 0)")
     population: float = Field(description="the population's own effect")
-    told: bool = Field(description="a reason to name, rather than something that is not known")
+    told: bool = Field(description="whether the effect is certain enough to be named as a reason")
 
 
 class TextReason(Answer):
@@ -46,25 +46,25 @@ class TextReason(Answer):
     event_id: str
     prompt: str
     text: str
-    value: float = Field(description="against the mean of the user's texts, in units of utility")
+    value: float = Field(description="difference from the mean of the user's texts, in units of utility")
     std: float
     probability: float = Field(ge=0, le=1, description="P(value > 0)")
 
 
 class Reasons(Answer):
-    """How the user differs from the population, and how certain that is."""
+    """How the user differs from the population, with uncertainties."""
 
-    judged_texts: int = Field(description="how many of the newest were looked at")
+    judged_texts: int = Field(description="number of the newest texts that were considered")
     threshold: ThresholdReason
-    attributes: list[AttributeReason] = Field(description="those that are told first")
+    attributes: list[AttributeReason] = Field(description="those with `told` come first")
     named_share: float = Field(
-        ge=0, le=1, description="share of the difference that named attributes carry; the rest is content"
+        ge=0, le=1, description="share of the difference that named attributes explain; the rest is content"
     )
     texts: list[TextReason] = Field(description="largest value first")
 
 
 class UserResponse(Answer):
-    """What is known of a user."""
+    """State of a user."""
 
     user: str
     state: Literal["population", "personal"]
@@ -73,17 +73,17 @@ class UserResponse(Answer):
     bundle: str
     archetype_weights: list[float]
     uncertainty: Uncertainty
-    reasons: Reasons | None = Field(description="null where the bundle cannot be explained")
+    reasons: Reasons | None = Field(description="null if the bundle cannot be explained")
     updated_at: str
 
 
 class Learned(Answer):
-    """What an event says, and how much of it was learned."""
+    """What an event states, and how much of it was learned."""
 
     type: str
-    value: float | None = Field(description="±1 of a vote; of a rating in [-1, 1]")
+    value: float | None = Field(description="±1 for a vote, a number in [-1, 1] for a rating")
     weight: float
-    discount: float = Field(ge=0, le=1, description="what caps and trust left of the weight")
+    discount: float = Field(ge=0, le=1, description="factor by which caps and trust reduced the weight")
     flags: list[str]
     groups: list[int] | None = Field(description="sizes of groups of tied texts, best first")
     target_event_id: str | None
@@ -91,7 +91,7 @@ class Learned(Answer):
 
 
 class JudgedText(Answer):
-    """One text that an event judged, winner first, as one encoder knows it."""
+    """One judged text of an event, winner first, with its features from one encoder."""
 
     extractor: str
     position: int
@@ -100,12 +100,12 @@ class JudgedText(Answer):
 
 
 class ExportedEvent(Answer):
-    """One event of the log, with all that belongs to it."""
+    """One event of the log, with everything stored for it."""
 
     seq: int
     event_id: str
     received_at: str
-    event: dict[str, Any] = Field(description="as sent; without texts where the tenant keeps none")
+    event: dict[str, Any] = Field(description="as sent; without texts if the tenant keeps none")
     learned: Learned
     content_hash: str
     texts: list[JudgedText]
@@ -119,9 +119,9 @@ class Information(Answer):
 
 
 class Trust(Answer):
-    """How the account behaved."""
+    """Trust in the account, from its behaviour."""
 
-    share: float = Field(gt=0, le=1, description="what a judgement counts beside a fresh account's")
+    share: float = Field(gt=0, le=1, description="weight of a judgement relative to that of a new account")
     alpha: float
     beta: float
     judgements_today: int
@@ -131,7 +131,7 @@ class Trust(Answer):
 
 
 class Standing(Answer):
-    """Where the user's log stands."""
+    """State of the user's log."""
 
     posterior_version: int
     feedback_events: int
@@ -149,7 +149,7 @@ class Evidence(Answer):
 
 
 class Beliefs(Answer):
-    """What the bundle in use believes of the user."""
+    """Posterior of the user under the bundle in use."""
 
     mean: list[float]
     std: list[float]
@@ -157,21 +157,21 @@ class Beliefs(Answer):
 
 
 class ExportedState(Answer):
-    """What one bundle made of the log."""
+    """State that one bundle learned from the log."""
 
     bundle: str
     half_life_days: float | None
-    through_seq: int = Field(description="up to which event")
+    through_seq: int = Field(description="seq of the last event that the state covers")
     as_of: str
     judgements: int
-    changes: int = Field(description="times that the user was found to have changed")
+    changes: int = Field(description="number of detected changes of the user")
     surprise: float
     evidence: Evidence
-    beliefs: Beliefs | None = Field(description="null for another bundle than the one in use")
+    beliefs: Beliefs | None = Field(description="null unless the bundle is in use")
 
 
 class ExportedRanking(Answer):
-    """What was shown to the user."""
+    """A ranking that was made for the user."""
 
     rank_id: str
     created_at: str
@@ -180,7 +180,7 @@ class ExportedRanking(Answer):
 
 
 class StoredAnswer(Answer):
-    """What an answer that is kept under an idempotency key says of the user."""
+    """The part of an answer stored under an idempotency key that concerns the user."""
 
     idempotency_key: str
     created_at: str
@@ -188,12 +188,12 @@ class StoredAnswer(Answer):
 
 
 class UserExport(Answer):
-    """All that is held on a user."""
+    """Everything stored about a user."""
 
     format: int
     user: str
     exported_at: str
-    standing: Standing | None = Field(description="null where nothing was learned")
+    standing: Standing | None = Field(description="null if nothing was learned")
     events: list[ExportedEvent]
     states: list[ExportedState]
     rankings: list[ExportedRanking]
@@ -201,10 +201,10 @@ class UserExport(Answer):
 
 
 class MergeResponse(Answer):
-    """Where the user stands after a merge."""
+    """State of the user after a merge."""
 
     user: str
-    merged_events: int = Field(description="0 where there was nothing to merge, or it was merged before")
+    merged_events: int = Field(description="0 if there was nothing to merge, or it was merged before")
     feedback_events: int
     posterior_version: int
 

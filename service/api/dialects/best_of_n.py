@@ -12,26 +12,26 @@ from penchant.service.validation import ExactModel, UserId
 
 
 class BestOfNRequest(ExactModel):
-    """Candidates of which one is to be chosen for a user."""
+    """Candidates from which one is chosen for a user."""
 
     user: UserId | None = None
     prompt: str | None = None
     candidates: list[str] = Field(min_length=1)
     strategy: Literal["mean"] | None = None
     accept_threshold: float | None = Field(
-        None, ge=0, le=1, description="least `probability_acceptable` of the best"
+        None, ge=0, le=1, description="smallest `probability_acceptable` of a candidate that may be chosen"
     )
-    n_return: int | None = Field(default=None, ge=0, description="how many results; absent or 0 means all")
+    n_return: int | None = Field(default=None, ge=0, description="number of results; absent or 0 means all")
     explain: bool | None = Field(default=None, description="an `explanation` in each result")
 
 
 def build_best_of_n_task(request: BestOfNRequest, settings: Settings) -> Task:
-    """The task of a best-of-n request."""
+    """Return the task of a request."""
     return Task.within_limits((request.prompt or "",), "prompt", request.candidates, "candidates", settings)
 
 
 class CandidateScore(Answer):
-    """One candidate; `score` is its mean utility."""
+    """One candidate. `score` is its mean utility."""
 
     index: int
     score: float
@@ -41,7 +41,7 @@ class CandidateScore(Answer):
 
 
 class BestOfNResponse(Answer):
-    """The choice, and the candidates by descending score; `best` is null where none is good enough."""
+    """The choice, and the candidates by descending score. `best` is null if none is good enough."""
 
     id: str
     best: CandidateScore | None
@@ -50,7 +50,7 @@ class BestOfNResponse(Answer):
 
 
 def build_best_of_n_answer(request: BestOfNRequest, choice: ChoiceResult) -> dict[str, Any]:
-    """The best candidate that is good enough, and all by descending score."""
+    """Return the answer: the best candidate if it is good enough, and all candidates by descending score."""
     mean, best, acceptable = choice.mean.tolist(), choice.best.tolist(), choice.acceptable.tolist()
     results = [
         add_explanation(

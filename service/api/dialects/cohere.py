@@ -1,4 +1,4 @@
-"""`/v1/rerank`, `/v2/rerank` and `/rerank`, as clients of Cohere, Jina and vLLM call them."""
+"""`/v1/rerank`, `/v2/rerank` and `/rerank`, in the dialect of Cohere, Jina and vLLM."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -24,24 +24,24 @@ Document = Annotated[
 
 
 class RerankRequest(LenientModel):
-    """Candidates to be ranked for a user (Cohere v1 and v2, Jina, vLLM)."""
+    """Candidates to rank for a user (Cohere v1 and v2, Jina, vLLM)."""
 
     model: str | None = None
     query: str
     documents: list[Document] = Field(min_length=1)
-    top_n: int | None = Field(default=None, ge=0, description="how many results; absent or 0 means all")
+    top_n: int | None = Field(default=None, ge=0, description="number of results; absent or 0 means all")
     return_documents: bool | None = None
     rank_fields: list[str] | None = None
     max_tokens_per_doc: int | None = Field(
-        None, description="accepted and not used: see GET /v1/models for limits"
+        None, description="accepted and ignored; GET /v1/models has the limits"
     )
-    priority: int | None = Field(default=None, description="accepted and not used")
+    priority: int | None = Field(default=None, description="accepted and ignored")
     explain: bool | None = Field(default=None, description="an `explanation` in each result")
     user: UserId | None = None
 
 
 def build_rerank_task(request: RerankRequest, settings: Settings) -> Task:
-    """The task of a Cohere, Jina or vLLM request."""
+    """Return the task of a request."""
     texts = [_document_text(document, i, request.rank_fields) for i, document in enumerate(request.documents)]
     return Task.within_limits((request.query,), "query", texts, "documents", settings)
 
@@ -71,7 +71,7 @@ class DocumentText(Answer):
 
 
 class RerankResult(Answer):
-    """One candidate; `relevance_score` is P(the user prefers it to the population's median answer)."""
+    """One candidate. `relevance_score` is P(the user prefers it to the population's median answer)."""
 
     index: int
     relevance_score: float = Field(ge=0, le=1)
@@ -87,20 +87,20 @@ class ApiVersion(Answer):
 
 
 class BilledUnits(Answer):
-    """One search a request."""
+    """Each request counts as one search."""
 
     search_units: int
 
 
 class Tokens(Answer):
-    """Tokens read by the encoder, cached texts included."""
+    """Tokens of the texts, including those of cached texts."""
 
     input_tokens: int
     output_tokens: int
 
 
 class Personalization(Answer):
-    """Whose taste the ranking follows."""
+    """The user whose taste the ranking follows, and what is known about that user."""
 
     user: str | None
     state: Literal["population", "personal"]
@@ -109,7 +109,7 @@ class Personalization(Answer):
 
 
 class Meta(Answer):
-    """About the answer."""
+    """Information about the answer."""
 
     api_version: ApiVersion
     billed_units: BilledUnits
@@ -119,7 +119,7 @@ class Meta(Answer):
 
 
 class RerankResponse(Answer):
-    """Candidates, the one the user should like best first."""
+    """Candidates, best first."""
 
     id: str
     model: str
@@ -131,7 +131,7 @@ class RerankResponse(Answer):
 def build_rerank_answer(
     request: RerankRequest, task: Task, ranked: RankingResult, version: str
 ) -> dict[str, Any]:
-    """Cohere's answer, with `model` and `usage` for Jina's and vLLM's clients."""
+    """Return Cohere's answer, with `model` and `usage` for clients of Jina and vLLM."""
     probability, std = ranked.probability.tolist(), ranked.std.tolist()
     results = []
     for i in ranked.order[: request.top_n or None].tolist():

@@ -1,4 +1,4 @@
-"""`/rerank` with `texts`, as clients of text-embeddings-inference call it."""
+"""`/rerank` with `texts`, in the dialect of text-embeddings-inference."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from penchant.service.validation import LenientModel, UserId
 
 
 class TeiRequest(LenientModel):
-    """Texts to be ranked for a user (text-embeddings-inference)."""
+    """Texts to rank for a user (text-embeddings-inference)."""
 
     model: str | None = None
     query: str
@@ -25,7 +25,7 @@ class TeiRequest(LenientModel):
 
 
 def build_tei_task(request: TeiRequest, settings: Settings) -> Task:
-    """The task of a TEI request."""
+    """Return the task of a request."""
     return Task.within_limits((request.query,), "query", request.texts, "texts", settings)
 
 
@@ -39,7 +39,7 @@ class TeiResult(Answer):
 
 
 def build_tei_answer(request: TeiRequest, task: Task, ranked: RankingResult) -> list[dict[str, Any]]:
-    """TEI's bare array."""
+    """Return TEI's bare array."""
     scores = (ranked.mean if request.raw_scores else ranked.probability).tolist()
     results = []
     for i in ranked.order.tolist():

@@ -1,4 +1,4 @@
-"""`/v1/score` and `/score`, as clients of vLLM call them."""
+"""`/v1/score` and `/score`, in the dialect of vLLM."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -18,7 +18,7 @@ TextOrTexts = Annotated[
 
 
 class ScoreRequest(LenientModel):
-    """Pairs to be scored (vLLM): one prompt for all texts, or as many prompts as texts; for one user or for several."""
+    """Pairs to score (vLLM): one prompt for all texts, or one prompt for each, for one user or several."""
 
     model: str | None = None
     text_1: TextOrTexts = None
@@ -30,12 +30,12 @@ class ScoreRequest(LenientModel):
     users: list[UserId] | None = Field(
         default=None,
         min_length=1,
-        description="score the same texts for each of these; no other user is named",
+        description="score the same texts for each of these users; no other field may name a user",
     )
 
 
 def build_score_task(request: ScoreRequest, settings: Settings) -> Task:
-    """The task of a vLLM score request, 1-to-N or N-to-N."""
+    """Return the task of a request, with one prompt for all texts or one for each."""
     if request.text_1 is not None or request.text_2 is not None:
         names, prompts, texts = ("text_1", "text_2"), request.text_1, request.text_2
     else:
@@ -50,10 +50,10 @@ def build_score_task(request: ScoreRequest, settings: Settings) -> Task:
 def select_users(
     request: ScoreRequest, user: str | None, texts: int, settings: Settings
 ) -> tuple[str | None, ...]:
-    """For whom a score request is; `user` is whom another channel names.
+    """Return the users of a request. `user` is the one named outside `users`, if any.
 
     Raises:
-        ApiError: `user_conflict`, or more scores than a request may have.
+        ApiError: `user_conflict`, or `validation_failed` if the request asks for too many scores.
     """
     if request.users is None:
         return (user,)
@@ -85,19 +85,19 @@ def _strings(value: object, name: str) -> list[str]:
 
 
 class ScoreResult(Answer):
-    """One text; `score` is its utility, unbounded."""
+    """One text. `score` is its utility, which is unbounded."""
 
     index: int
     object: Literal["score"]
     score: float
     std: float
     probability: float = Field(ge=0, le=1)
-    user: str | None = Field(default=None, description="whose score it is; absent unless `users` was sent")
+    user: str | None = Field(default=None, description="user of the score; absent unless `users` was sent")
     explanation: Explanation | None = EXPLANATION
 
 
 class ScoreResponse(Answer):
-    """Scores in the order of the request: of several users, all of the first one, then of the next."""
+    """Scores in the order of the request: all texts for the first user, then all texts for the next."""
 
     id: str
     object: Literal["list"]
@@ -110,7 +110,7 @@ class ScoreResponse(Answer):
 def build_score_answer(
     answers: Sequence[RankingResult], created: int, *, named: bool = False
 ) -> dict[str, Any]:
-    """VLLM's list, in the order of the request; `named` where each entry says whose it is."""
+    """Return vLLM's list, in the order of the request. If `named`, each entry names its user."""
     first = answers[0]
     return {
         "id": first.rank_id,

@@ -4,6 +4,6 @@ In reading order:
 
 - `rank`: ranking, in every dialect
 - `feedback`: feedback
-- `users`: what is known of a user
-- `ops`: for operators, and what is served
+- `users`: users' states, data and rights
+- `ops`: health, metrics and served models
 """

@@ -23,13 +23,13 @@ router = LeanRouter(tags=["feedback"])
 @router.post(
     "/v1/feedback",
     scope=Scope.FEEDBACK,
-    summary="Tell what users liked",
+    summary="Send feedback of users",
     **describe_route("feedback", FeedbackResponse, FEEDBACK_BODY),
 )
 async def feedback(request: Request) -> Response:
-    """Learns from a batch of events, or one bare event.
+    """Learn from a batch of events, or from a single event without an envelope.
 
-    The events are on disk before the answer, and the next ranking of their users reflects them.
+    The events are on disk before the answer is sent, and the next ranking for their users reflects them.
     """
     runtime, tenant = get_runtime(request), authorize(request)
     body = await read_object(request, runtime.settings)

@@ -1,4 +1,4 @@
-"""For operators and for clients that ask what is runtime."""
+"""Routes for operators, and for clients that ask which models are served."""
 
 from typing import Any
 
@@ -29,13 +29,13 @@ router = LeanRouter(tags=["operations"])
     "/healthz", scope=None, summary="Is the process alive?", **describe_route("health", answers.Health)
 )
 async def healthz(_request: Request) -> Response:
-    """Answers as long as the process does."""
+    """Return 200 while the process is alive."""
     return json_response({"status": "ok"})
 
 
 @router.get("/readyz", scope=None, summary="Can it serve?", **describe_route("health", answers.Readiness))
 async def readyz(request: Request) -> Response:
-    """200 when encoder and store work, otherwise 503; either way with each check."""
+    """Return 200 if encoder and store work, and 503 otherwise. Both list every check."""
     runtime = get_runtime(request)
     checks = await _checks(runtime)
     if request.app.state.draining:
@@ -47,9 +47,9 @@ async def readyz(request: Request) -> Response:
     return json_response({"status": "ready", "checks": checks})
 
 
-@router.get("/health", scope=None, summary="As /readyz", **describe_route("health", answers.Readiness))
+@router.get("/health", scope=None, summary="Same as /readyz", **describe_route("health", answers.Readiness))
 async def health(request: Request) -> Response:
-    """As `/readyz`."""
+    """Same as `/readyz`."""
     return await readyz(request)
 
 
@@ -57,7 +57,7 @@ async def health(request: Request) -> Response:
     "/metrics", scope=None, summary="Prometheus metrics", response_class=Response, include_in_schema=False
 )
 async def metrics(request: Request) -> Response:
-    """Metrics in Prometheus' text format, without tenants and users."""
+    """Return metrics in Prometheus' text format. They name no tenants and no users."""
     telemetry: Telemetry = request.app.state.telemetry
     return Response(telemetry.render(), media_type=CONTENT_TYPE_LATEST)
 
@@ -69,7 +69,7 @@ async def metrics(request: Request) -> Response:
     **describe_route("models", answers.ModelList),
 )
 async def models(request: Request) -> Response:
-    """Every accepted model name; all of them are the loaded bundle."""
+    """List every accepted model name. All of them stand for the loaded bundle."""
     runtime, tenant = get_runtime(request), authorize(request)
     bundle, limits = get_served_model(request).bundle, _limits(request, tenant)
     data = [

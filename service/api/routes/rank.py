@@ -1,4 +1,4 @@
-"""Ranking routes. Each is: who → task → result → the dialect's answer."""
+"""Ranking routes. Each one goes from the caller to a task, from the task to its result, and to the dialect's answer."""
 
 from typing import Any
 
@@ -49,24 +49,24 @@ _RERANK = describe_route("ranking", RerankResponse, RerankRequest)
     "/v1/rerank", scope=Scope.RANK, summary="Rank documents for a user (Cohere v1, Jina, vLLM)", **_RERANK
 )
 async def rerank_v1(request: Request) -> Response:
-    """Documents by the probability that this user prefers them to the population's median answer."""
+    """Rank documents by the probability that this user prefers them to the population's median answer."""
     return await _rerank(request, await _read_body(request), "1")
 
 
 @router.post("/v2/rerank", scope=Scope.RANK, summary="Rank documents for a user (Cohere v2)", **_RERANK)
 async def rerank_v2(request: Request) -> Response:
-    """As `/v1/rerank`."""
+    """Same as `/v1/rerank`."""
     return await _rerank(request, await _read_body(request), "2")
 
 
 @router.post(
     "/rerank",
     scope=Scope.RANK,
-    summary="Rank documents or texts for a user (Cohere, Jina, vLLM; TEI where `texts` is sent)",
+    summary="Rank documents or texts for a user (Cohere, Jina, vLLM; TEI if `texts` is sent)",
     **describe_route("ranking", (RerankResponse, list[TeiResult]), (RerankRequest, TeiRequest)),
 )
 async def rerank_short(request: Request) -> Response:
-    """As `/v2/rerank`; a body with `texts` in place of `documents` gets TEI's bare array."""
+    """Same as `/v2/rerank`. A body with `texts` in place of `documents` gets TEI's bare array."""
     body = await _read_body(request)
     if body.get("texts") is not None and body.get("documents") is None:
         return await _tei(request, body)
@@ -80,7 +80,7 @@ async def rerank_short(request: Request) -> Response:
     **describe_route("ranking", ScoreResponse, ScoreRequest),
 )
 async def score_short(request: Request) -> Response:
-    """As `/v1/score`."""
+    """Same as `/v1/score`."""
     return await _score(request)
 
 
@@ -91,7 +91,7 @@ async def score_short(request: Request) -> Response:
     **describe_route("ranking", ScoreResponse, ScoreRequest),
 )
 async def score(request: Request) -> Response:
-    """The utility of each text for this user, or for each of `users`, in the order of the request."""
+    """Return the utility of each text for this user, or for each of `users`, in the order of the request."""
     return await _score(request)
 
 
@@ -102,7 +102,7 @@ async def score(request: Request) -> Response:
     **describe_route("ranking", BestOfNResponse, BestOfNRequest),
 )
 async def best_of_n(request: Request) -> Response:
-    """The candidate with the highest utility, if it is good enough, and how sure that is."""
+    """Choose the candidate with the highest utility, if it is good enough, and return how certain the choice is."""
     runtime, tenant = get_runtime(request), authorize(request)
     body = validate(BestOfNRequest, await read_object(request, runtime.settings))
     user = resolve_ranking_user(request, body.user, None)

@@ -1,4 +1,4 @@
-"""What is known of a user, and forgetting it. Paths stay percent-encoded (see `middleware`): ids may hold `/`."""
+"""Routes for users' states and data. Paths stay percent-encoded (see `middleware`), because ids may contain `/`."""
 
 from typing import Final
 
@@ -33,19 +33,21 @@ DEFAULT_LIMIT: Final = 20
 
 
 class MergeRequest(ExactModel):
-    """A provisional user who turns out to be a known one."""
+    """A provisional user who turned out to be the user of the path."""
 
-    source: UserId = Field(alias="from", description="whose feedback is given to the user of the path")
+    source: UserId = Field(
+        alias="from", description="provisional user whose feedback moves to the user of the path"
+    )
 
 
 @router.get(
     "/{user}",
     scope=Scope.RANK,
-    summary="What is known of a user",
+    summary="Get the state of a user",
     **describe_route("user", answers.UserResponse),
 )
 async def get_user(request: Request) -> Response:
-    """How much feedback the user gave, where that leaves us, and how the user differs from the population."""
+    """Return the user's state: feedback received, remaining uncertainty, and differences from the population."""
     runtime, tenant = get_runtime(request), authorize(request)
     user, model = read_path_user(request), get_served_model(request)
     state = await _known(model, tenant, user)
@@ -67,10 +69,10 @@ async def get_user(request: Request) -> Response:
 
 
 @router.delete(
-    "/{user}", scope=Scope.ADMIN, status_code=204, summary="Forget a user", **describe_route("forget", None)
+    "/{user}", scope=Scope.ADMIN, status_code=204, summary="Delete a user", **describe_route("forget", None)
 )
 async def delete_user(request: Request) -> Response:
-    """Removes posterior, log, rankings, and features that no other feedback needs. Also 204 where unknown."""
+    """Delete the user's posterior, log, rankings, and features that nothing else needs. Unknown users get 204 too."""
     runtime, tenant = get_runtime(request), authorize(request)
     await runtime.user_data.delete(tenant, read_path_user(request))
     return Response(status_code=204)
@@ -79,11 +81,11 @@ async def delete_user(request: Request) -> Response:
 @router.get(
     "/{user}/export",
     scope=Scope.ADMIN,
-    summary="All that is held on a user",
+    summary="Export everything stored about a user",
     **describe_route("export", answers.UserExport),
 )
 async def export_user(request: Request) -> Response:
-    """The log with its texts, what every bundle made of it, what was shown, kept answers, and trust."""
+    """Return everything stored about the user: log with texts, states of every bundle, rankings, answers and trust."""
     runtime, tenant = get_runtime(request), authorize(request)
     held = await runtime.user_data.export(tenant, read_path_user(request))
     return json_response(held)
@@ -92,11 +94,11 @@ async def export_user(request: Request) -> Response:
 @router.post(
     "/{user}/merge",
     scope=Scope.ADMIN,
-    summary="Give a user what is known of a provisional one",
+    summary="Merge a provisional user into a user",
     **describe_route("merge", answers.MergeResponse, MergeRequest),
 )
 async def merge_users(request: Request) -> Response:
-    """The logs become one, in the order in which they were received; the provisional user is no more. Idempotent."""
+    """Merge the log of a provisional user into this one, by time of arrival, and delete that user. Idempotent."""
     runtime, tenant = get_runtime(request), authorize(request)
     user = read_path_user(request)
     body = validate(MergeRequest, await read_object(request, runtime.settings))
@@ -106,11 +108,11 @@ async def merge_users(request: Request) -> Response:
 @router.get(
     "/{user}/feedback",
     scope=Scope.FEEDBACK,
-    summary="A user's feedback log",
+    summary="List a user's feedback",
     **describe_route("page", answers.FeedbackPage),
 )
 async def get_feedback(request: Request) -> Response:
-    """Events in the order in which they were learned."""
+    """List events in the order in which they were learned."""
     runtime, tenant = get_runtime(request), authorize(request)
     user = read_path_user(request)
     limit = _integer(request, "limit", DEFAULT_LIMIT, 1, runtime.settings.max_page_items)
