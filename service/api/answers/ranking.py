@@ -34,7 +34,9 @@ class Explanation(Answer):
     )
     shift_std: float
     probability_up: float = Field(ge=0, le=1, description="P(shift > 0)")
-    moved: list[Part] = Field(description="the personal parts of the shift, largest value first")
+    moved: list[Part] = Field(
+        description="the personal parts of the shift, sorted by absolute value, largest first"
+    )
 
 
 EXPLANATION = Field(default=None, description="absent unless the request sets `explain`")
