@@ -50,6 +50,7 @@ class EncoderCard:
         max_tokens: Longest sequence, in tokens.
         joint: Whether prompt and text are read in one sequence.
         features: `FeatureExtractor.identity` at fitting time.
+        max_windows: Largest number of sequences in which a text is read.
     """
 
     name: str
@@ -58,6 +59,7 @@ class EncoderCard:
     max_tokens: int
     joint: bool
     features: str
+    max_windows: int = 1
 
     @classmethod
     def from_extractor(cls, extractor: FeatureExtractor) -> "EncoderCard":
@@ -70,6 +72,7 @@ class EncoderCard:
             encoder.max_tokens,
             encoder.joint,
             extractor.identity,
+            encoder.max_windows,
         )
 
 

@@ -1,6 +1,6 @@
-"""Batches for an encoder: texts of similar length together, padded to a common multiple of 16 tokens.
+"""Batches for an encoder: windows of similar length together, padded to a common multiple of 16 tokens.
 
-Rounded lengths make the vector of a text independent of its batch, bit for bit. Kernels work on whole vector
+Rounded lengths make the vector of a window independent of its batch, bit for bit. Kernels work on whole vector
 registers, so that sums over 48 and over 64 padded positions add the same numbers in the same order, while sums over 40
 and 41 do not. They also keep the number of distinct shapes small, which helps backends that prepare something for each
 shape.
@@ -25,10 +25,10 @@ _MIN_TOKENS: Final = 128  # in smaller batches, fixed costs outweigh the gain of
 
 @dataclass(frozen=True)
 class Batch:
-    """Texts of similar length, padded on the right.
+    """Windows of similar length, padded on the right.
 
     Attributes:
-        rows: Index of each text in the call, `[b]`.
+        rows: Index of each window in the call, `[b]`.
         ids: Token numbers, `[b, length]`.
         mask: 1 for a token and 0 for padding, `[b, length]`.
     """
@@ -39,14 +39,14 @@ class Batch:
 
 
 def make_batches(tokens: Tokens, *, workers: int, most_tokens: int, pad: int) -> list[Batch]:
-    """Split texts into batches, longest texts first.
+    """Split windows into batches, longest windows first. The windows of a text may be in different batches.
 
     Args:
-        tokens: Tokens of the texts.
+        tokens: Tokens of the texts with their windows.
         workers: Number of batches that are computed at the same time. Each worker gets at least two batches if there
             are enough tokens.
-        most_tokens: Largest number of tokens in a padded batch, which bounds the memory of a forward pass. A longer text
-            gets a batch of its own.
+        most_tokens: Largest number of tokens in a padded batch, which bounds the memory of a forward pass. A longer
+            window gets a batch of its own.
         pad: Number of the padding token.
     """
     padded = -(-tokens.lengths // MULTIPLE) * MULTIPLE

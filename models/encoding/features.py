@@ -29,13 +29,31 @@ class Features:
     Attributes:
         vectors: The embedding followed by the attributes, `[n, dim]` float16. The same rounded vectors are cached,
             stored with the log, learned from and ranked from, so that all of them agree exactly.
-        tokens: Number of tokens that the encoder read, after truncation, `[n]`.
+        tokens: Number of tokens that the encoder read, in all windows and after truncation, `[n]`.
         truncated: Whether the encoder read only the beginning of the text, `[n]`.
+        windows: Embeddings of each text's windows: n arrays `[w, encoder.dim]` float16. Those of a text of one window
+            equal the first `encoder.dim` numbers of its vector.
     """
 
     vectors: NDArray[np.float16]
     tokens: NDArray[np.int64]
     truncated: NDArray[np.bool_]
+    windows: tuple[NDArray[np.float16], ...]
+
+    @classmethod
+    def join(cls, parts: "Sequence[Features]") -> "Features":
+        """Concatenate the features of one or several calls."""
+        return cls(
+            np.concatenate([part.vectors for part in parts]),
+            np.concatenate([part.tokens for part in parts]),
+            np.concatenate([part.truncated for part in parts]),
+            tuple(windows for part in parts for windows in part.windows),
+        )
+
+
+def get_embedding(vector: NDArray[np.float16]) -> NDArray[np.float16]:
+    """Return the embedding within a feature vector, `[1, encoder.dim]`, as a view: the only window of a short text."""
+    return vector[None, : len(vector) - len(ATTRIBUTE_NAMES)]
 
 
 @runtime_checkable
@@ -79,12 +97,14 @@ class FeatureExtractor:
     Attributes:
         encoder: Text encoder.
         dim: Width of a feature vector: `encoder.dim` plus the number of attributes.
+        max_tokens: Largest number of tokens that the encoder reads of a text, in all windows.
         identity: Hash of everything that determines the vectors. Features of different identities must never be mixed.
     """
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
         self.dim = encoder.dim + len(ATTRIBUTE_NAMES)
+        self.max_tokens = encoder.max_tokens * encoder.max_windows
         content = "\x1f".join((encoder.identity, ATTRIBUTE_VERSION, *ATTRIBUTE_NAMES))
         self.identity = hashlib.blake2b(content.encode(), digest_size=KEY_BYTES).hexdigest()
         self._salt = bytes.fromhex(self.identity)
@@ -113,7 +133,7 @@ class FeatureExtractor:
             sizes = [self.estimate(text) for text in texts]
             rows = zip(texts, used_prompts, attributes, sizes, strict=True)
             return [ReadText(text, prompt, row, None, size) for text, prompt, row, size in rows]
-        tokens = _split_tokens(self.encoder.tokenize(texts, prompts if self.encoder.joint else None))
+        tokens = self.encoder.tokenize(texts, prompts if self.encoder.joint else None).split()
         together = zip(texts, used_prompts, attributes, tokens, strict=True)
         return [ReadText(text, prompt, row, own, len(own.ids)) for text, prompt, row, own in together]
 
@@ -124,11 +144,15 @@ class FeatureExtractor:
         vectors = np.concatenate(
             [encoding.embeddings, attributes.reshape(len(texts), len(ATTRIBUTE_NAMES))], axis=1
         )
-        return Features(vectors.astype(np.float16), encoding.tokens, encoding.truncated)
+        rounded = vectors.astype(np.float16)
+        windows = encoding.windows.astype(np.float16)
+        ends = np.cumsum(encoding.counts)
+        split = tuple(windows[end - n : end] for end, n in zip(ends, encoding.counts, strict=True))
+        return Features(rounded, encoding.tokens, encoding.truncated, split)
 
     def estimate(self, text: str) -> int:
         """Estimate how many tokens of a text the encoder will read."""
-        return min(self.encoder.max_tokens, 1 + len(text) // CHARS_PER_TOKEN)
+        return min(self.max_tokens, 1 + len(text) // CHARS_PER_TOKEN)
 
     def _encode_texts(self, texts: Sequence[ReadText]) -> Encoding:
         tokens = [text.tokens for text in texts if text.tokens is not None]
@@ -136,13 +160,3 @@ class FeatureExtractor:
             return self.encoder.encode_tokens(type(tokens[0]).join(tokens))
         prompts = [text.prompt for text in texts] if self.encoder.joint else None
         return self.encoder.encode([text.text for text in texts], prompts)
-
-
-def _split_tokens(tokens: "Tokens") -> "list[Tokens]":
-    """Split the tokens of n texts into n tokens of one text each."""
-    ends = np.cumsum(tokens.lengths).tolist()
-    starts = [0, *ends[:-1]]
-    return [
-        type(tokens)(tokens.ids[start:end], tokens.lengths[i : i + 1], tokens.truncated[i : i + 1])
-        for i, (start, end) in enumerate(zip(starts, ends, strict=False))
-    ]

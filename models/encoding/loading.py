@@ -14,6 +14,7 @@ def load_encoder(
     *,
     pooling: Pooling = "mean",
     max_tokens: int = DEFAULT_MAX_TOKENS,
+    max_windows: int = 1,
     joint: bool = False,
     backend: BackendName = "auto",
     precision: Precision = "auto",
@@ -28,6 +29,8 @@ def load_encoder(
             of a model on the Hugging Face hub.
         pooling: `mean` over tokens, or the `last` token, for decoders that are trained for it.
         max_tokens: Longest sequence, in tokens.
+        max_windows: Largest number of sequences in which a long text is read, from 1 to 64. With 1, a text is cut at
+            `max_tokens`.
         joint: Whether to read prompt and text in one sequence.
         backend: Backend to use. `auto` takes the fastest that is available; OpenVINO is an extra.
         precision: Precision to compute in. `auto` takes bfloat16 if it is faster and accurate (cosine ≥ 0.9999), or else
@@ -37,8 +40,8 @@ def load_encoder(
         cache: Folder for converted models and measurements. None uses `penchant/encoders` in the user's cache folder.
 
     Raises:
-        EncoderError: If the model does not exist, cannot be read or has the wrong hash, or if the given backend,
-            precision or device cannot serve it.
+        EncoderError: If the model does not exist, cannot be read or has the wrong hash, if the given backend,
+            precision or device cannot serve it, or if `max_windows` is out of range.
 
     Cost: the first call on a machine measures every backend, which takes seconds; see docs/performance.md.
     """
@@ -52,7 +55,15 @@ def load_encoder(
         root=str(cache or find_cache_folder()),
     )
     card, chosen = open_backend(request)
-    return TransformerEncoder(name, card, chosen, pooling=pooling, max_tokens=max_tokens, joint=joint)
+    return TransformerEncoder(
+        name,
+        card,
+        chosen,
+        pooling=pooling,
+        max_tokens=max_tokens,
+        max_windows=max_windows,
+        joint=joint,
+    )
 
 
 def find_cache_folder() -> Path:

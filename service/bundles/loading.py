@@ -51,6 +51,7 @@ def _load(settings: Settings, bundle: Bundle, name: str) -> FeatureExtractor:
             name,
             pooling="last" if card.pooling == "last" else "mean",
             max_tokens=card.max_tokens,
+            max_windows=card.max_windows,
             joint=card.joint,
             backend=settings.encoder_backend,
             precision=settings.encoder_precision,

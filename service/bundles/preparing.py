@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import numpy as np
-
 from penchant.models.encoding.features import FeatureExtractor, Features
 from penchant.service.bundles.served_model import ModelBuilder, ServedModel
 from penchant.service.encoding.batching import MicroBatcher
@@ -56,11 +54,7 @@ class PoliteExtractor(BatchedExtractor):
                 time.sleep(0.002)  # on a background thread
             some = slice(start, start + _BATCH_TEXTS)
             parts.append(super().extract(texts[some], None if prompts is None else prompts[some]))
-        return Features(
-            np.concatenate([part.vectors for part in parts]),
-            np.concatenate([part.tokens for part in parts]),
-            np.concatenate([part.truncated for part in parts]),
-        )
+        return Features.join(parts)
 
 
 class Preparation:

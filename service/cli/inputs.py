@@ -127,6 +127,7 @@ def load_extractor(
     *,
     pooling: "Pooling" = "mean",
     max_tokens: int = 256,
+    max_windows: int = 1,
     joint: bool = False,
     precision: "Precision" = "auto",
     device: str = "auto",
@@ -139,7 +140,13 @@ def load_extractor(
     report("load encoder", 0, 1)
     try:
         encoder = load_encoder(
-            name, pooling=pooling, max_tokens=max_tokens, joint=joint, precision=precision, device=device
+            name,
+            pooling=pooling,
+            max_tokens=max_tokens,
+            max_windows=max_windows,
+            joint=joint,
+            precision=precision,
+            device=device,
         )
     except EncoderError as error:
         stop(error)
@@ -157,6 +164,7 @@ def load_bundle_extractor(
         report,
         pooling="last" if card.pooling == "last" else "mean",
         max_tokens=card.max_tokens,
+        max_windows=card.max_windows,
         joint=card.joint,
         precision=precision,
         device=device,

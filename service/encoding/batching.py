@@ -42,18 +42,25 @@ class ExtractionResult:
 
 @dataclass(eq=False)
 class _PendingRequest:
-    """A waiting request, and the part of its result that is complete."""
+    """A waiting request, and the row of each of its texts in the features of a batch, once the batch is complete."""
 
     job: Job
     future: "asyncio.Future[ExtractionResult]"
-    features: Features
+    rows: list[tuple[Features, int] | None]
     started_at: float = field(default_factory=time.perf_counter)
     encode_seconds: float = 0.0
 
     def to_result(self) -> ExtractionResult:
         """Return the result. Call this when all rows are complete."""
         seconds = time.perf_counter() - self.started_at
-        return ExtractionResult(self.features, max(0.0, seconds - self.encode_seconds), self.encode_seconds)
+        rows = [row for row in self.rows if row is not None]
+        features = Features(
+            np.stack([batch.vectors[i] for batch, i in rows]),
+            np.array([batch.tokens[i] for batch, i in rows], np.int64),
+            np.array([batch.truncated[i] for batch, i in rows], np.bool_),
+            tuple(batch.windows[i] for batch, i in rows),
+        )
+        return ExtractionResult(features, max(0.0, seconds - self.encode_seconds), self.encode_seconds)
 
 
 class ThroughputEstimate:
@@ -143,13 +150,10 @@ class MicroBatcher:
         joint, n = self._extractor.encoder.joint, len(texts)
         pairs = [(text, prompt if joint else "") for text, prompt in zip(texts, prompts, strict=True)]
         future: asyncio.Future[ExtractionResult] = asyncio.get_running_loop().create_future()
-        rows = Features(
-            np.empty((n, self._extractor.dim), np.float16), np.zeros(n, np.int64), np.zeros(n, np.bool_)
-        )
         job = Job(n)
         with self._changed:
             self._admit(texts)
-            self._requests[job] = _PendingRequest(job, future, rows)
+            self._requests[job] = _PendingRequest(job, future, [None] * n)
             self._queue.add(job, pairs)
             self._changed.notify_all()
         self._telemetry.queued_texts.inc(n)  # added up, since an upgrade may run two encoders
@@ -268,15 +272,14 @@ class MicroBatcher:
     def _distribute(
         self, batch: Sequence[Entry], features: Features, seconds: float
     ) -> list[_PendingRequest]:
-        """Copy the rows of a batch to the requests that wait for them. Return the requests that it completes."""
+        """Give the rows of a batch to the requests that wait for them. Return the requests that it completes."""
         served: dict[Job, None] = {}
         for i, entry in enumerate(batch):
             for job, rows in self._queue.complete(entry).items():
                 served[job] = None
-                target = self._requests[job].features
-                target.vectors[rows] = features.vectors[i]
-                target.tokens[rows] = features.tokens[i]
-                target.truncated[rows] = features.truncated[i]
+                pending = self._requests[job].rows
+                for row in rows:
+                    pending[row] = (features, i)
         for job in served:
             self._requests[job].encode_seconds += seconds
         return [self._requests.pop(job) for job in served if not job.n_pending]

@@ -179,6 +179,23 @@ def test_the_card_names_the_encoder(extractor):
     assert (card.name, card.identity, card.max_tokens) == ("hashing", encoder.identity, 256)
     assert card.features == extractor.identity
     assert not card.joint
+    assert card.max_windows == 1
+
+
+def test_a_bundle_remembers_its_windows(tmp_path):
+    bundle = tiny_bundle(FeatureExtractor(HashingEncoder(max_windows=8)))
+    bundle.save(tmp_path / "windows")
+    loaded = Bundle.load(tmp_path / "windows")
+    assert loaded.manifest.encoder.max_windows == 8
+    assert loaded.version == bundle.version != tiny_bundle(FeatureExtractor(HashingEncoder())).version
+
+
+def test_a_manifest_without_windows_means_one(saved, bundle):
+    """Bundles of earlier versions have no `max_windows`. They load unchanged, with the same version."""
+    rewrite(saved, lambda manifest: manifest["encoder"].pop("max_windows"))
+    loaded = Bundle.load(saved)
+    assert loaded.manifest.encoder == bundle.manifest.encoder
+    assert loaded.version == bundle.version
 
 
 def test_optional_parts_of_a_bundle_can_be_absent(extractor, tmp_path):

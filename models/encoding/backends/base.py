@@ -58,10 +58,10 @@ class Backend(Protocol):
 
 
 def embed(backend: Backend, tokens: Tokens, pad: int) -> NDArray[np.float32]:
-    """Return the unit vectors `[n, dim]` of n ≥ 1 texts. Cost: one forward pass, with under 16 padding tokens a text."""
+    """Return the unit vectors `[n, dim]` of n ≥ 1 windows. Cost: one forward pass, with under 16 padding tokens each."""
     batches = make_batches(tokens, workers=backend.workers, most_tokens=backend.most_tokens, pad=pad)
     parts = backend.embed(batches)
-    vectors = np.empty((len(tokens), parts[0].shape[1]), np.float32)
+    vectors = np.empty((len(tokens.lengths), parts[0].shape[1]), np.float32)
     for batch, part in zip(batches, parts, strict=True):
         vectors[batch.rows] = part
     return vectors

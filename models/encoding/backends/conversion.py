@@ -68,7 +68,7 @@ def load_conversion(root: Path, name: str) -> Conversion | None:
             raise ValueError("the hash of its files is wrong")
         with np.load(folder / _PROBES, allow_pickle=False) as arrays:
             lengths = arrays["lengths"]
-            tokens = Tokens(arrays["ids"], lengths, np.zeros(len(lengths), np.bool_))
+            tokens = Tokens(arrays["ids"], lengths, np.ones_like(lengths), np.zeros(len(lengths), np.bool_))
             return Conversion(folder / _MODEL, card, Probes(tokens, arrays["vectors"]))
     except FileNotFoundError:
         return None

@@ -1,5 +1,6 @@
 """`TransformerEncoder` on tiny random models: folders, GGUF files, pooling, batches, prompts and refusals."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from transformers import AutoModel, BertModel, RobertaConfig, RobertaModel
 from penchant.models.encoding import pretrained
 from penchant.models.encoding.backends.base import embed
 from penchant.models.encoding.backends.torch import TorchBackend
-from penchant.models.encoding.encoder import Encoder, EncoderError
+from penchant.models.encoding.encoder import Encoder, EncoderError, Encoding
 from penchant.models.encoding.loading import load_encoder
-from penchant.models.encoding.model_files import find_model_files
+from penchant.models.encoding.model_files import ModelCard, find_model_files
 from penchant.models.encoding.tokens import TextTokenizer
 
 TEXTS = ["a b c", "d", "e f g h i j k l m n o p " * 3, "", "b a c", "c " * 20, "zzz"]
@@ -79,6 +80,10 @@ def assert_company_does_not_matter(encoder: Encoder, texts: list[str]) -> None:
     many = encoder.encode(texts * 40).embeddings
     np.testing.assert_allclose(many, np.tile(separate, (40, 1)), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(separate, axis=1), 1.0, atol=1e-5)
+
+
+def find_card(source: Path) -> ModelCard:
+    return pretrained.load_pretrained(find_model_files(str(source)), "mean")[0]
 
 
 # ---------------------------------------------------------------- vectors
@@ -193,7 +198,63 @@ def test_unusual_texts_become_unit_vectors(bert, llama, text, joint):
 def test_no_texts_give_no_rows(bert):
     encoded = load(bert).encode([])
     assert encoded.embeddings.shape == (0, 16)
-    assert encoded.tokens.shape == encoded.truncated.shape == (0,)
+    assert encoded.tokens.shape == encoded.truncated.shape == encoded.counts.shape == (0,)
+    assert encoded.windows.shape == (0, 16)
+
+
+# ---------------------------------------------------------------- windows
+
+
+def test_a_long_text_is_the_mean_of_its_windows(bert):
+    """32 positions leave room for 30 letters. 45 letters are two windows, of 23 and 22."""
+    encoder, single = load(bert, max_windows=3), load(bert)
+    letters = ("a b c d e f g h i j k l m n o p " * 7).split()
+    texts = [" ".join(letters[:45]), "a b c", " ".join(letters[:91]), ""]
+    encoded = encoder.encode(texts)
+    parts = [letters[:23], letters[23:45], letters[:3], letters[:30], letters[30:60], letters[60:90], []]
+    windows = single.encode([" ".join(part) for part in parts])
+    np.testing.assert_allclose(encoded.windows, windows.embeddings, atol=1e-5)
+    assert encoded.counts.tolist() == [2, 1, 3, 1]
+    assert encoded.tokens.tolist() == [25 + 24, 5, 3 * 32, 2]
+    assert encoded.truncated.tolist() == [False, False, True, False]
+    for i, rows, weights in ((0, slice(0, 2), [25, 24]), (2, slice(3, 6), [1, 1, 1])):
+        mean = np.average(encoded.windows[rows].astype(float), axis=0, weights=weights)
+        np.testing.assert_allclose(encoded.embeddings[i], mean / np.linalg.norm(mean), atol=1e-6)
+    np.testing.assert_array_equal(encoded.embeddings[[1, 3]], encoded.windows[[2, 6]])
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_vectors_of_windows_do_not_depend_on_the_batch(bert, llama, joint):
+    for folder in (bert, llama):
+        encoder = load(folder, max_windows=4, max_tokens=16, joint=joint)
+        assert_company_does_not_matter(encoder, [*TEXTS, "a b c d " * 100])
+
+
+def test_one_window_changes_nothing(bert):
+    """Neither identity nor vectors change, so that features of earlier versions remain valid."""
+    plain, explicit, several = load(bert), load(bert, max_windows=1), load(bert, max_windows=2)
+    assert plain.identity == explicit.identity != several.identity
+    assert several.identity != load(bert, max_windows=3).identity
+    settings = f"{find_card(bert).weights}|mean|32|False"
+    assert plain.identity == hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
+    short = ["a b c", "", "d " * 30]
+    expected = plain.encode(short)
+    np.testing.assert_array_equal(several.encode(short).embeddings, expected.embeddings)
+    assert expected.windows is expected.embeddings
+    assert expected.counts.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("max_windows", [0, -1, 65])
+def test_an_impossible_number_of_windows_is_refused(bert, max_windows):
+    with pytest.raises(EncoderError, match=f"max_windows is {max_windows}, it must be from 1 to 64"):
+        load(bert, max_windows=max_windows)
+
+
+def test_opposite_windows_have_no_mean():
+    windows = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]], np.float32)
+    encoding = Encoding.from_windows(windows, np.array([5, 5, 3]), np.array([2, 1]), np.zeros(2, np.bool_))
+    np.testing.assert_array_equal(encoding.embeddings, [[0.0, 0.0], [0.0, 1.0]])
+    assert encoding.tokens.tolist() == [10, 3]
 
 
 # ---------------------------------------------------------------- identity and refusals
