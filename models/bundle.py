@@ -28,7 +28,9 @@ from penchant.models.taste.population import Population
 from penchant.models.taste.reward import REFERENCE_KEY, ItemMemory, RewardModel
 from penchant.models.taste.text_prior import LinearTextPrior
 
-FORMAT: Final = 2
+FORMATS: Final = (2, 3)
+"""Formats of a bundle. Format 3 reads prompts, which format 2 does not; otherwise they are the same."""
+
 DEFAULT_BUNDLE: Final = Path(__file__).parent / "default_bundle"
 """Folder of the bundle that ships with the package."""
 
@@ -51,6 +53,7 @@ class EncoderCard:
         joint: Whether prompt and text are read in one sequence.
         features: `FeatureExtractor.identity` at fitting time.
         max_windows: Largest number of sequences in which a text is read.
+        match: Version of the match features that the bundle reads. Empty if it does not read prompts.
     """
 
     name: str
@@ -60,6 +63,7 @@ class EncoderCard:
     joint: bool
     features: str
     max_windows: int = 1
+    match: str = ""
 
     @classmethod
     def from_extractor(cls, extractor: FeatureExtractor) -> "EncoderCard":
@@ -73,6 +77,7 @@ class EncoderCard:
             encoder.joint,
             extractor.identity,
             encoder.max_windows,
+            extractor.match_version,
         )
 
 
@@ -126,7 +131,7 @@ class Bundle:
             BundleError: If the folder cannot be written.
         """
         manifest = {
-            "format": FORMAT,
+            "format": find_format(self.reward),
             "version": self.version,
             "weights_sha256": hashlib.sha256(self._weights).hexdigest(),
             **asdict(self.manifest),
@@ -156,9 +161,10 @@ class Bundle:
         except (OSError, ValueError) as error:
             raise BundleError(f"cannot read bundle {path}: {error}") from error
         try:
-            if manifest["format"] != FORMAT:
+            if manifest["format"] not in FORMATS:
+                readable = " and ".join(map(str, FORMATS))
                 raise BundleError(
-                    f"bundle {path} has format {manifest['format']}, this version reads {FORMAT}"
+                    f"bundle {path} has format {manifest['format']}, this version reads {readable}"
                 )
             actual = hashlib.sha256(weights).hexdigest()
             if actual != manifest["weights_sha256"]:
@@ -191,7 +197,12 @@ def round_trip(reward: RewardModel) -> RewardModel:
 def _pack_arrays(reward: RewardModel) -> bytes:
     # safetensors writes the memory of an array as it is, so it must be in C order.
     arrays = {name: np.array(array, order="C") for name, array in _collect_arrays(reward).items()}
-    return bytes(save_tensors(arrays, metadata={"format": str(FORMAT)}))
+    return bytes(save_tensors(arrays, metadata={"format": str(find_format(reward))}))
+
+
+def find_format(reward: RewardModel) -> int:
+    """Return the format in which a reward model is saved."""
+    return FORMATS[0] if reward.text_prior.standardiser.match is None else FORMATS[1]
 
 
 def _collect_arrays(reward: RewardModel) -> dict[str, NDArray[Any]]:
@@ -232,9 +243,13 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
     k_archetypes, q = arrays["population.means"].shape
     n_items = len(arrays["memory.keys"])
     inducing, dim = len(arrays["text.inducing"]), len(arrays["text.centre"])
-    if d != dim + inducing + 1:
-        raise ValueError(f"there are {d} weights for {dim} features and {inducing} inducing texts")
+    match = len(arrays["match.column"]) if "match.layout" in arrays else 0
+    if d != dim + match + inducing + 1:
+        raise ValueError(
+            f"there are {d} weights for {dim} features, {match} functions of the match and {inducing} inducing texts"
+        )
     expected: dict[str, tuple[int, ...]] = {
+        **(_describe_match_shapes(arrays) if match else {}),
         "text.centre": (dim,),
         "text.scale": (dim,),
         "text.inducing": (inducing, dim if inducing else 0),
@@ -255,6 +270,11 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
     for name, shape in expected.items():
         if arrays[name].shape != shape:
             raise ValueError(f"{name} has shape {arrays[name].shape}, must be {shape}")
+    if match and not (
+        0 <= arrays["match.column"].min() <= arrays["match.column"].max() < arrays["match.layout"][1]
+        and 0 <= arrays["match.layout"][0] < arrays["match.layout"][1]
+    ):
+        raise ValueError("match.column names a match feature that does not exist")
     for name, array in arrays.items():
         if name != "text.scale" and not np.isfinite(array).all():  # an infinite scale drops a feature
             raise ValueError(f"{name} holds a number that is not finite")
@@ -262,6 +282,12 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
         raise ValueError("flips.values must be probabilities")
     if not (arrays["text.basis_length"] > 0).all():
         raise ValueError("text.basis_length must be positive")
+
+
+def _describe_match_shapes(arrays: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
+    width = len(arrays["match.column"])
+    names = ("column", "low", "high", "anchor", "kind")
+    return {"match.layout": (2,), **{f"match.{name}": (width,) for name in names}}
 
 
 def _build_reward_model(arrays: Mapping[str, NDArray[Any]]) -> RewardModel:

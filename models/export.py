@@ -75,7 +75,7 @@ def export_model(bundle: Bundle) -> ExportedModel:
     reward, manifest = bundle.reward, bundle.manifest
     axes, prior = find_tastes(bundle), reward.population.prior
     dim = len(reward.text_prior.standardiser.centre)
-    weights = TextMap.from_reward(reward, dim).weights
+    weights = TextMap.from_reward(reward).weights
     means, covariances = axes.users(prior.means, prior.covariances)
     standardiser = reward.text_prior.standardiser
     basis = standardiser.basis

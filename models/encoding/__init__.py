@@ -4,6 +4,7 @@ In reading order:
 
 - `attributes`: interpretable attributes of a text: length, style, form
 - `encoder`: the protocol of text encoders
+- `match`: what a text is to its prompt
 - `features`: embedding and attributes as one vector, with its content key
 - `loading`: from a name to an encoder
 - `model_files`: where a model's files are, and what is known of it without its weights

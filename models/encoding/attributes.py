@@ -70,7 +70,7 @@ _LEXICONS: Final[dict[str, frozenset[str]]] = {
         "useless ridiculous"
     ),
 }
-_FUNCTION_WORDS = _split_words(
+FUNCTION_WORDS = _split_words(
     "the a an of to in on at by for with from as and or but if is are was were be been being it this that these "
     "those he she they we you i not no do does did have has had will would can could should may might must there "
     "which who what when where how why than then so such"
@@ -121,7 +121,7 @@ _ATTRIBUTES: Final[dict[str, Callable[[_TextStatistics], float]]] = {
     "word_length": lambda r: r.letters / r.n_words / 4.0,
     "long_words": lambda r: sum(len(w) >= 8 for w in r.words) / r.n_words,
     "vocabulary": _type_token_ratio,
-    "function_words": lambda r: r.share(_FUNCTION_WORDS),
+    "function_words": lambda r: r.share(FUNCTION_WORDS),
     "bullets": _log_count(_BULLET),
     "numbered_list": _log_count(_NUMBERED),
     "headings": _log_count(_HEADING),

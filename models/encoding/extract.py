@@ -1,13 +1,13 @@
 """Features of all texts of a data set. Each text is encoded once, and an interrupted run can be resumed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, CheckpointError, Progress, ignore_progress
-from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.features import FeatureExtractor, Features
 from penchant.models.judgements.judgement import Judgement
 
 EXTRACT_BATCH: Final = 256
@@ -16,14 +16,89 @@ EXTRACT_BATCH: Final = 256
 EXTRACT_PART: Final = 4 * EXTRACT_BATCH
 """Number of texts between two checkpoints, so that an interruption loses about ten seconds of two cores."""
 
+Item = tuple[str, str]
+"""A text in its context: (context, text)."""
+
+
+class FeatureTable(Mapping[Item, NDArray[np.float16]]):
+    """Feature vectors `[width]` of (context, text) pairs, match features included if the extractor reads prompts.
+
+    It also finds the vector of a text with the prompt of another, without the encoder: see `cross`.
+
+    Args:
+        extractor: Extractor that computed the features.
+        items: The pairs, which a loop over the table yields in this order.
+        keys: Content keys of the encoded texts and prompts.
+        features: Features of the encoded texts and prompts.
+    """
+
+    def __init__(
+        self, extractor: FeatureExtractor, items: Sequence[Item], keys: Sequence[bytes], features: Features
+    ) -> None:
+        self._extractor = extractor
+        self._features = features
+        self._rows = {key: row for row, key in enumerate(keys)}
+        self._vectors: dict[Item, NDArray[np.float16]] = {}
+        # Contexts in order, so that the words of a prompt are found once.
+        by_context = sorted(dict.fromkeys(items))
+        for start in range(0, len(by_context), EXTRACT_PART):
+            part = by_context[start : start + EXTRACT_PART]
+            self._vectors.update(zip(part, self._compute(part), strict=True))
+        self._items = list(dict.fromkeys(items))
+
+    def __getitem__(self, item: Item) -> NDArray[np.float16]:
+        return self._vectors[item]
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether the vectors hold match features."""
+        return self._extractor.reads_prompts
+
+    def cross(self, items: Sequence[Item]) -> NDArray[np.float16]:
+        """Return the vectors `[n, width]` of texts with prompts that they may not answer.
+
+        Args:
+            items: Pairs of a prompt and a text, each of which occurs in the table.
+
+        Raises:
+            KeyError: If a prompt or a text does not occur in the table.
+        """
+        return self._compute(items)
+
+    def get_prompt(self, context: str) -> NDArray[np.float16]:
+        """Return the embedding of a prompt, `[encoder.dim]`."""
+        vector: NDArray[np.float16] = self._features.vectors[self._rows[self._extractor.key(context)]]
+        return vector[: self._extractor.encoder.dim]
+
+    def _compute(self, items: Sequence[Item]) -> NDArray[np.float16]:
+        key = self._extractor.key
+        rows = [self._rows[key(text, context)] for context, text in items]
+        vectors: NDArray[np.float16] = self._features.vectors[rows]
+        if not self.reads_prompts:
+            return vectors
+        prompts = self._features.vectors[[self._rows[key(context)] for context, _ in items]]
+        return self._extractor.add_match(
+            vectors,
+            [context for context, _ in items],
+            [text for _, text in items],
+            prompts,
+            [self._features.windows[row] for row in rows],
+        )
+
 
 def extract_features(
     judgements: Sequence[Judgement],
     extractor: FeatureExtractor,
     progress: Progress = ignore_progress,
     checkpoint: Checkpoint = NO_CHECKPOINT,
-) -> dict[tuple[str, str], NDArray[np.float16]]:
-    """Return the feature vector `[dim]` of every judged (context, text). Each distinct text is encoded once.
+) -> FeatureTable:
+    """Return the feature vector `[width]` of every judged (context, text). Each distinct text is encoded once.
 
     Args:
         judgements: Judgements whose texts are encoded.
@@ -39,12 +114,12 @@ def extract_features(
 
 
 def extract_text_features(
-    items: Sequence[tuple[str, str]],
+    items: Sequence[Item],
     extractor: FeatureExtractor,
     progress: Progress = ignore_progress,
     checkpoint: Checkpoint = NO_CHECKPOINT,
-) -> dict[tuple[str, str], NDArray[np.float16]]:
-    """Return the feature vector `[dim]` of each (context, text). Each distinct text is encoded once.
+) -> FeatureTable:
+    """Return the feature vector `[width]` of each (context, text). Each distinct text and prompt is encoded once.
 
     Args:
         items: Distinct (context, text) pairs.
@@ -55,37 +130,38 @@ def extract_text_features(
     Raises:
         CheckpointError: If saved features cannot be read or do not fit the texts, or if features cannot be saved.
     """
-    by_key: dict[bytes, tuple[str, str]] = {}
+    by_key: dict[bytes, Item] = {}
     for context, text in items:
         by_key.setdefault(extractor.key(text, context), (context, text))
+    if extractor.reads_prompts:
+        for context, _ in items:
+            by_key.setdefault(extractor.key(context), ("", context))
     todo = list(by_key.values())
-    vectors = np.empty((len(todo), extractor.dim), np.float16)
+    parts = []
     # Parts and batches always start at the same texts, so that every text has the same batch in a resumed run.
     for number, start in enumerate(range(0, len(todo), EXTRACT_PART)):
-        part = slice(start, start + EXTRACT_PART)
+        stop = min(start + EXTRACT_PART, len(todo))
         saved = checkpoint.load(f"encode {number}")
         if saved is None:
-            vectors[part] = _encode_part(todo, part, extractor, progress)
-            checkpoint.save(f"encode {number}", {"vectors": vectors[part]})
-        elif saved["vectors"].shape == vectors[part].shape:
-            vectors[part] = saved["vectors"]
-            progress("encode", min(part.stop, len(todo)), len(todo))
+            part = _encode_part(todo, start, stop, extractor, progress)
+            checkpoint.save(f"encode {number}", part.to_arrays())
         else:
-            raise CheckpointError(f"{checkpoint.folder} holds features of other texts")
-    rows = dict(zip(by_key, vectors, strict=True))
-    return {(context, text): rows[extractor.key(text, context)] for context, text in items}
+            part = Features.from_arrays(saved)
+            if part.vectors.shape != (stop - start, extractor.dim):
+                raise CheckpointError(f"{checkpoint.folder} holds features of other texts")
+            progress("encode", stop, len(todo))
+        parts.append(part)
+    features = Features.join(parts) if parts else extractor.extract([])
+    return FeatureTable(extractor, items, list(by_key), features)
 
 
 def _encode_part(
-    todo: Sequence[tuple[str, str]], part: slice, extractor: FeatureExtractor, progress: Progress
-) -> NDArray[np.float16]:
-    """Return the feature vectors of a part of the (context, text) pairs in `todo`, encoded batch by batch."""
-    stop = min(part.stop, len(todo))
+    todo: Sequence[Item], start: int, stop: int, extractor: FeatureExtractor, progress: Progress
+) -> Features:
+    """Return the features of the texts `todo[start:stop]`, encoded batch by batch."""
     batches = []
-    for start in range(part.start, stop, EXTRACT_BATCH):
-        batch = todo[start : min(start + EXTRACT_BATCH, stop)]
-        batches.append(
-            extractor.extract([text for _, text in batch], [context for context, _ in batch]).vectors
-        )
-        progress("encode", start + len(batch), len(todo))
-    return np.concatenate(batches)
+    for first in range(start, stop, EXTRACT_BATCH):
+        batch = todo[first : min(first + EXTRACT_BATCH, stop)]
+        batches.append(extractor.extract([text for _, text in batch], [context for context, _ in batch]))
+        progress("encode", first + len(batch), len(todo))
+    return Features.join(batches)

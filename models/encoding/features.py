@@ -1,18 +1,20 @@
-"""From text to feature vector: the embedding followed by the attributes, in float16.
+"""From text to feature vector: the embedding followed by the attributes, in float16, and then the match with a prompt.
 
-`extract` is `read` followed by `encode`; the two steps can run in different threads.
+`extract` is `read` followed by `encode`; the two steps can run in different threads. The prompt is a text of its own:
+its features are extracted, cached and stored like those of any other text, and `add_match` compares the two.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_VERSION, compute_attribute_matrix
 from penchant.models.encoding.encoder import Encoder, Encoding
+from penchant.models.encoding.match import MATCH_NAMES, MATCH_VERSION, compute_match
 
 if TYPE_CHECKING:  # tokenizers are needed for transformers only
     from penchant.models.encoding.tokens import Tokens
@@ -49,6 +51,23 @@ class Features:
             np.concatenate([part.truncated for part in parts]),
             tuple(windows for part in parts for windows in part.windows),
         )
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays of a checkpoint, by name."""
+        counts = np.array([len(windows) for windows in self.windows], np.int64)
+        return {
+            "vectors": self.vectors,
+            "tokens": self.tokens,
+            "truncated": self.truncated,
+            "windows": np.concatenate(self.windows),
+            "counts": counts,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Features":
+        """Return the features that `to_arrays` wrote."""
+        split = np.split(arrays["windows"], np.cumsum(arrays["counts"])[:-1])
+        return cls(arrays["vectors"], arrays["tokens"], arrays["truncated"], tuple(split))
 
 
 def get_embedding(vector: NDArray[np.float16]) -> NDArray[np.float16]:
@@ -93,17 +112,22 @@ class FeatureExtractor:
 
     Args:
         encoder: Text encoder.
+        reads_prompts: Whether to compare a text with its prompt. A joint encoder reads both in one sequence instead.
 
     Attributes:
         encoder: Text encoder.
-        dim: Width of a feature vector: `encoder.dim` plus the number of attributes.
+        reads_prompts: Whether `add_match` adds match features.
+        dim: Width of a text's feature vector: `encoder.dim` plus the number of attributes.
+        width: Width of a vector with its match features; `dim` without them.
         max_tokens: Largest number of tokens that the encoder reads of a text, in all windows.
         identity: Hash of everything that determines the vectors. Features of different identities must never be mixed.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, *, reads_prompts: bool = True) -> None:
         self.encoder = encoder
+        self.reads_prompts = reads_prompts and not encoder.joint
         self.dim = encoder.dim + len(ATTRIBUTE_NAMES)
+        self.width = self.dim + (len(MATCH_NAMES) if self.reads_prompts else 0)
         self.max_tokens = encoder.max_tokens * encoder.max_windows
         content = "\x1f".join((encoder.identity, ATTRIBUTE_VERSION, *ATTRIBUTE_NAMES))
         self.identity = hashlib.blake2b(content.encode(), digest_size=KEY_BYTES).hexdigest()
@@ -149,6 +173,35 @@ class FeatureExtractor:
         ends = np.cumsum(encoding.counts)
         split = tuple(windows[end - n : end] for end, n in zip(ends, encoding.counts, strict=True))
         return Features(rounded, encoding.tokens, encoding.truncated, split)
+
+    @property
+    def match_version(self) -> str:
+        """Version of the match features; empty if the extractor does not read prompts."""
+        return MATCH_VERSION if self.reads_prompts else ""
+
+    def add_match(
+        self,
+        vectors: NDArray[np.float16],
+        prompts: Sequence[str],
+        texts: Sequence[str],
+        prompt_vectors: NDArray[np.float16],
+        windows: Sequence[NDArray[np.float16]],
+    ) -> NDArray[np.float16]:
+        """Return the vectors `[n, width]` of n texts with the match of each to its prompt appended.
+
+        Args:
+            vectors: `[n, dim]` feature vectors of the texts.
+            prompts: n prompts. An empty one has no match information: its features are NaN.
+            texts: n texts.
+            prompt_vectors: `[n, dim]` feature vectors of the prompts.
+            windows: Embeddings of each text's windows, as in `Features`.
+
+        Cost: that of `compute_match`. No encoder pass.
+        """
+        if not self.reads_prompts:
+            return vectors
+        match = compute_match(prompts, texts, prompt_vectors[:, : self.encoder.dim], windows)
+        return np.concatenate([vectors, match], axis=1)
 
     def estimate(self, text: str) -> int:
         """Estimate how many tokens of a text the encoder will read."""

@@ -174,7 +174,7 @@ class _Terms:
     def build(
         cls, reward: RewardModel, vectors: NDArray[np.float16], item_keys: Sequence[bytes] | None
     ) -> "_Terms":
-        text = TextMap.from_reward(reward, vectors.shape[1])
+        text = TextMap.from_reward(reward)
         x = reward.text_prior.standardiser(vectors)
         attributes, read = x[:, text.named], x @ text.weights
         reference = np.concatenate([reward.reference.base, reward.reference.directions[0]])

@@ -162,7 +162,7 @@ def explain_user(
 
     Cost: O(a d m r + n d a) for a attributes and a text prior with uncertainty of rank r.
     """
-    deviation, text = Deviation.from_posterior(posterior), TextMap.from_reward(reward, vectors.shape[1])
+    deviation, text = Deviation.from_posterior(posterior), TextMap.from_reward(reward)
     keys = item_keys if item_keys is not None else [row.tobytes() for row in vectors]
     rows = sorted({key: i for i, key in reversed(list(enumerate(keys)))}.values())  # first of equal texts
     vectors, keys = vectors[rows], [keys[i] for i in rows]

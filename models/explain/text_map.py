@@ -44,16 +44,18 @@ class TextMap:
     Attributes:
         form: The text prior's weights and their uncertainty.
         weights: `[d, q]` coefficients of x for [b; v; loadings].
-        first: Column of the first named attribute: x = [embedding | attributes | others | 1].
+        first: Column of the first named attribute: x = [embedding | attributes | match | others | 1].
+        matched: Columns of x that hold the match of the text and its prompt.
     """
 
     form: LinearForm
     weights: Vector
     first: int
+    matched: slice
 
     @classmethod
-    def from_reward(cls, reward: RewardModel, dim: int) -> "TextMap":
-        """Return the map of a reward model for raw feature vectors of width `dim`.
+    def from_reward(cls, reward: RewardModel) -> "TextMap":
+        """Return the map of a reward model.
 
         Raises:
             ExplanationError: If the text prior is not linear.
@@ -61,8 +63,12 @@ class TextMap:
         prior = reward.text_prior
         if not isinstance(prior, LinearForm):
             raise ExplanationError(f"{type(prior).__name__} is not linear in the features of a text")
+        standardiser = reward.text_prior.standardiser
         return cls(
-            prior, np.concatenate([prior.weights, reward.loadings], axis=1), dim - len(ATTRIBUTE_NAMES)
+            prior,
+            np.concatenate([prior.weights, reward.loadings], axis=1),
+            len(standardiser.centre) - len(ATTRIBUTE_NAMES),
+            standardiser.matched,
         )
 
     @property

@@ -59,7 +59,7 @@ class TextSample:
         keys: Sequence[bytes] | None,
         counts: NDArray[np.int64] | Vector,
     ) -> None:
-        self._map = TextMap.from_reward(reward, vectors.shape[1])
+        self._map = TextMap.from_reward(reward)
         self._x = reward.text_prior.standardiser(vectors)
         self._varied = np.isfinite(reward.text_prior.standardiser.scale[self._map.named])
         self._weights = counts / counts.sum()

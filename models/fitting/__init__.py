@@ -2,6 +2,7 @@
 
 In reading order:
 
+- `relevance`: how much an answer to the question is worth
 - `dataset`: judgements as index tensors
 - `variational`: beliefs about users, items and rating scales
 - `logistic`: the bound of votes and comparisons

@@ -42,11 +42,15 @@ def assemble(
     targets, precisions = fit.coordinate_messages
     precisions = precisions * torch.from_numpy(kept).to(precisions)
     regressions = [
-        fit_regression(fit.x, fit.blocks, targets[j], precisions[j], fit.hyper[j]) for j in range(1 + fit.k)
+        fit_regression(fit.get_regressors(j), fit.blocks, targets[j], precisions[j], fit.hyper[j])
+        for j in range(1 + fit.k)
     ]
+    weights = torch.stack([r.mean for r in regressions], 1).cpu().numpy()
+    if fit.data.relevance:
+        weights[fit.standardiser.matched, 0] = fit.data.relevance.weights
     text_prior = LinearTextPrior(
         fit.standardiser,
-        torch.stack([r.mean for r in regressions], 1).cpu().numpy(),
+        weights,
         torch.stack([r.prior_variance for r in regressions], 1).cpu().numpy(),
         np.stack([_compute_learned_root(r) for r in regressions]),
         fit.residual.cpu().numpy().copy(),

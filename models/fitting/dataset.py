@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from penchant.models.encoding.match import MATCH_NAMES
+from penchant.models.fitting.relevance import CrossTable, Relevance
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.taste.items import item_key
 
@@ -20,13 +22,14 @@ class Dataset:
     Attributes:
         users: Names of the U users.
         keys: Keys of the N items, each a context and a text.
-        vectors: Features of the items, `[N, dim]` float16.
+        vectors: Features of the items, `[N, dim]` float16, and their match features if there is a `relevance`.
         sources: Names of the S sources.
         ratings: Ratings.
         votes: Votes.
         pairs: Comparisons. A choice or ranking is split into its stages (Plackett–Luce). A stage of n texts becomes the
             pairs of its winner with each of the others, at weight 2/n: together they carry the information of the
             stage if its texts are equally good.
+        relevance: Shared weights of the match features. None if the fit does not read prompts.
     """
 
     users: tuple[str, ...]
@@ -36,6 +39,7 @@ class Dataset:
     ratings: "JudgementBatch"
     votes: "JudgementBatch"
     pairs: "JudgementBatch"
+    relevance: Relevance | None = None
 
     def __len__(self) -> int:
         return len(self.ratings) + len(self.votes) + len(self.pairs)
@@ -47,13 +51,17 @@ class Dataset:
 
     @classmethod
     def from_judgements(
-        cls, judgements: Iterable[Judgement], features: Mapping[tuple[str, str], NDArray[np.float16]]
+        cls,
+        judgements: Iterable[Judgement],
+        features: Mapping[tuple[str, str], NDArray[np.float16]],
+        relevance: Relevance | None = None,
     ) -> "Dataset":
         """Index judgements. Comparisons of a text with itself and judgements of weight 0 are left out.
 
         Args:
             judgements: Judgements, iterated once.
-            features: Feature vector `[dim]` of every judged (context, text).
+            features: Feature vector of every judged (context, text).
+            relevance: Shared weights of the match features. If None, match features are left out.
 
         Cost: about 3 µs and 60 bytes a judgement.
         """
@@ -73,14 +81,18 @@ class Dataset:
                 for winner, others in _split_stages(rows, j.groups):
                     for loser in others:
                         pairs.add((user, winner, loser, source), 1.0, j.weight * 2 / (1 + len(others)))
+        vectors = np.stack([features[item] for item in items]) if items else np.zeros((0, 0), np.float16)
+        if relevance is None and isinstance(features, CrossTable) and features.reads_prompts:
+            vectors = vectors[:, : -len(MATCH_NAMES)]
         return cls(
             users=tuple(users),
             keys=tuple(item_key(context, text) for context, text in items),
-            vectors=np.stack([features[item] for item in items]) if items else np.zeros((0, 0), np.float16),
+            vectors=vectors,
             sources=tuple(sources),
             ratings=ratings.build(),
             votes=votes.build(),
             pairs=pairs.build(),
+            relevance=relevance,
         )
 
     def to(self, device: torch.device) -> "Dataset":

@@ -151,13 +151,18 @@ class Fit(FitState):
             target = (
                 messages.linear[:, j] - (messages.precision[:, j] * current).sum(1)
             ) / precision.clamp_min(1e-12)
+            x = self.get_regressors(j)
+            if j == 0:  # the regression explains what the match does not
+                target = target - self.known_base
             if tuned:
                 self.hyper[j] = tune_hyperparameters(
-                    self.x, self.blocks, target, precision, self.hyper[j], max_steps=5, reach=TUNED_REACH
+                    x, self.blocks, target, precision, self.hyper[j], max_steps=5, reach=TUNED_REACH
                 )
-            regression = fit_regression(self.x, self.blocks, target, precision, self.hyper[j])
+            regression = fit_regression(x, self.blocks, target, precision, self.hyper[j])
             self.coordinate_messages[0, j], self.coordinate_messages[1, j] = target, precision
-            self.text_mean[:, j] = self.x.double() @ regression.mean
+            self.text_mean[:, j] = x.double() @ regression.mean
+            if j == 0:
+                self.text_mean[:, 0] += self.known_base
             self.residual[j] = regression.residual_variance
         prior_precision = torch.diag(1 / self.residual)
         mean, cov = messages.compute_posterior(prior_precision, self.text_mean / self.residual)

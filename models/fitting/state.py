@@ -13,6 +13,7 @@ from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
 from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.mixture import Mixture
 from penchant.models.fitting.reliability import Reliability
+from penchant.models.fitting.text_fit import LOG_BOUNDS
 from penchant.models.fitting.variational import Factors, RatingScales
 from penchant.models.taste.text_prior import Standardiser
 
@@ -58,6 +59,7 @@ class FitState:
         standardiser: Standardiser of the features.
         x: Standardised features of the texts, `[N, d]` float32.
         blocks: Block of each feature, `[d]`.
+        known_base: Part of the items' base utility that the match with their prompts explains, `[N]`.
         hyper: Log hyperparameters of the text prior, one array for each coordinate.
         coordinate_messages: Targets and precisions of the item coordinates from the judgements, `[2, m, N]`.
         text_mean: Prediction of each item coordinate from the text alone, `[N, m]`.
@@ -70,14 +72,23 @@ class FitState:
         self.options = options
         self.device = _find_device(options.device)
         self.data = data = data.to(self.device)
+        relevance = data.relevance
         n_attributes = len(ATTRIBUTE_NAMES)
-        n_embedded = data.vectors.shape[1] - n_attributes
+        n_embedded = data.vectors.shape[1] - n_attributes - (relevance.basis.width if relevance else 0)
         self.standardiser = Standardiser.fit(
-            data.vectors, blocks=(n_embedded, n_attributes), seed=options.seed
+            data.vectors,
+            blocks=(n_embedded, n_attributes),
+            match=relevance.basis if relevance else None,
+            seed=options.seed,
         )
-        self.x = torch.from_numpy(self.standardiser(data.vectors).astype(np.float32)).to(self.device)
-        basis = self.standardiser.basis
-        widths = [n_embedded, n_attributes, *([len(basis.inducing)] if basis else []), 1]
+        x = self.standardiser(data.vectors)
+        self.x = torch.from_numpy(x.astype(np.float32)).to(self.device)
+        self.known_base = self.make_zeros(len(x))
+        if relevance:
+            known = x[:, self.standardiser.matched] @ relevance.weights
+            self.known_base = torch.from_numpy(known).to(self.device)
+        _, n_match, n_basis, _ = self.standardiser.widths
+        widths = [width for width in (n_embedded, n_attributes, n_match, n_basis, 1) if width]
         self.blocks = torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths)).to(self.device)
         k = self.k = options.rank
         width = 2 + k
@@ -95,15 +106,25 @@ class FitState:
         self.reliability = Reliability(data)
         m = 1 + k
         start = [
-            np.log(0.3 / widths[0]),
-            np.log(0.3 / widths[0]),
-            *([np.log(0.1)] if basis else []),
+            np.log(0.3 / n_embedded),
+            np.log(0.3 / n_embedded),
+            *([np.log(0.3)] if n_match else []),
+            *([np.log(0.1)] if n_basis else []),
             np.log(0.3),
         ]
         self.hyper = [np.array(start) for _ in range(m)]
+        self._text_x = self.x
+        if n_match:  # of the base utility, the relevance fit alone decides on the weights of the match
+            self._text_x = self.x.clone()
+            self._text_x[:, self.standardiser.matched] = 0.0
+            self.hyper[0][2] = LOG_BOUNDS[0]
         self.coordinate_messages = self.make_zeros(2, m, n_items)
         self.text_mean = self.make_zeros(n_items, m)
         self.residual = torch.full((m,), 0.3, dtype=DTYPE, device=self.device)
+
+    def get_regressors(self, coordinate: int) -> Tensor:
+        """Return the features `[N, d]` that the text prior of an item coordinate is regressed on."""
+        return self.x if coordinate else self._text_x
 
     def make_zeros(self, *shape: int) -> Tensor:
         """Make a tensor of zeros on the device, in the precision of a fit."""

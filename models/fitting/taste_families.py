@@ -34,6 +34,9 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, float]]] = {
 COMPONENTS: Final[Mapping[str, int]] = {"content-32": 32, "content-64": 64}
 """Number of principal components of the embedding, by family. Their prior variances are proportional to their own."""
 
+RELEVANCE: Final = "relevance"
+"""Family of one direction: how much more than others a user wants an answer to the question."""
+
 FAMILIES: Final[Mapping[str, tuple[float, ...]]] = {
     "length": (0.1,),
     "style": (0.03,),
@@ -47,16 +50,33 @@ def compute_directions(tastes: str, fit: Fit) -> tuple[NDArray[np.float64], NDAr
     """Return directions `[d, p]` of x and the share of each in the prior variance, `[p]`.
 
     Args:
-        tastes: A family, several families joined by `+`, or `none`, for which p = 0.
+        tastes: A family, several families joined by `+`, or `none`, for which p = 0. `family*number` multiplies the
+            family's shares.
         fit: Fit that holds the standardised features.
     """
-    parts = [_compute_family(name, fit) for name in tastes.split("+")]
+    parts = []
+    for term in tastes.split("+"):
+        name, _, factor = term.partition("*")
+        loadings, shares = _compute_family(name, fit)
+        parts.append((loadings, shares * float(factor or 1)))
     return np.concatenate([p[0] for p in parts], axis=1), np.concatenate([p[1] for p in parts])
+
+
+def _find_relevance(fit: Fit) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the shared worth of an answer as a direction: a user's weight on it is relative to the others'."""
+    relevance = fit.data.relevance
+    p = int(relevance is not None and bool(relevance.weights.any()))
+    loadings = np.zeros((fit.standardiser.width, p))
+    if relevance is not None and p:
+        loadings[fit.standardiser.matched, 0] = relevance.weights
+    return loadings, np.ones(p)
 
 
 def _compute_family(name: str, fit: Fit) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if name in COMPONENTS:
         return fit.compute_content_directions(COMPONENTS[name])
+    if name == RELEVANCE:
+        return _find_relevance(fit)
     relative = {} if name == "none" else ATTRIBUTES[name]
     width, dim = fit.standardiser.width, len(fit.standardiser.centre)
     first = dim - len(ATTRIBUTE_NAMES)

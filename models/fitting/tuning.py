@@ -22,6 +22,7 @@ from penchant.models.evaluation.split import Mode, TestPair, bucket, group_by_us
 from penchant.models.fitting.assemble import build_population
 from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions
+from penchant.models.fitting.relevance import fit_relevance
 from penchant.models.fitting.taste_families import FAMILIES, compute_directions
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.taste.items import item_key
@@ -140,9 +141,8 @@ def fit_reward(
         search = ChoiceSearch(held_out, base, progress, checkpoint)
         choice, trials = search.choose(ranks, declared), tuple(search.trials)
     options = replace(base, rank=choice.rank, archetypes=choice.archetypes)
-    fit = Fit(Dataset.from_judgements(judgements, vectors), options).run(
-        _name_stage("fit", progress), checkpoint, "fit"
-    )
+    data = Dataset.from_judgements(judgements, vectors, fit_relevance(judgements, vectors))
+    fit = Fit(data, options).run(_name_stage("fit", progress), checkpoint, "fit")
     return TunedModel(
         choice.apply(fit.build_reward_model(with_memory=with_memory), fit),
         choice,
@@ -239,7 +239,8 @@ class ChoiceSearch:
     ) -> None:
         self._held_out, self._base = held_out, base
         self._progress, self._checkpoint = progress, checkpoint
-        self._data = Dataset.from_judgements(held_out.train, held_out.vectors)
+        relevance = fit_relevance(held_out.train, held_out.vectors)
+        self._data = Dataset.from_judgements(held_out.train, held_out.vectors, relevance)
         self._losses: list[NDArray[np.float64]] = []
         self.trials: list[Trial] = []
 

@@ -8,6 +8,8 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from penchant.models.taste.match_basis import MatchBasis
+
 Vector = NDArray[np.float64]
 
 MIN_INDUCING: Final = 64
@@ -59,48 +61,84 @@ class RadialBasis:
 
 @dataclass(frozen=True)
 class Standardiser:
-    """x = [(vector − centre) / scale clipped ; radial basis features ; 1].
+    """x = [(vector − centre) / scale clipped ; match ; radial basis features ; 1].
+
+    The first `dim` raw features describe the text alone, the others its match with a prompt.
 
     Attributes:
-        centre: `[dim]` subtracted from the raw features.
+        centre: `[dim]` subtracted from the raw features of the text.
         scale: `[dim]` divisor; infinite for a feature that does not vary in the fitted texts.
-        basis: Radial basis features; None if too few texts were fitted.
+        basis: Radial basis features of the text; None if too few texts were fitted.
+        match: Functions of the match features; None if the model does not read prompts.
     """
 
     centre: Vector
     scale: Vector
     basis: RadialBasis | None = None
+    match: MatchBasis | None = None
 
     @classmethod
     def fit(
-        cls, vectors: NDArray[np.float16], *, blocks: tuple[int, ...] = (), seed: int = 0
+        cls,
+        vectors: NDArray[np.float16],
+        *,
+        blocks: tuple[int, ...] = (),
+        match: MatchBasis | None = None,
+        seed: int = 0,
     ) -> "Standardiser":
         """Return the standardiser of the texts that a model is fitted on. Features with little variation are dropped.
 
         Args:
-            vectors: `[n, dim]` raw features.
-            blocks: Widths of the blocks of features, which get equal weight in the radial basis; their sum is dim.
+            vectors: `[n, ≥ dim]` raw features.
+            blocks: Widths of the blocks of a text's features, which get equal weight in the radial basis; their sum is
+                dim. () for a single block of all raw features.
+            match: Functions of the match features.
             seed: Seed of the choice of inducing texts.
         """
-        wide = vectors.astype(np.float64)
+        wide = vectors[:, : sum(blocks) or None].astype(np.float64)
         deviation = wide.std(axis=0)
         common = (wide != np.median(wide, axis=0)).mean(axis=0) > 5e-3
         # Rounded as in a bundle, so that a model serves with the numbers that it was fitted with.
         centre = wide.mean(axis=0).astype(np.float32).astype(np.float64)
         scale = np.where(common & (deviation > 1e-6), deviation, np.inf).astype(np.float32).astype(np.float64)
         plain = cls(centre, scale)
-        return cls(centre, scale, _radial_basis(plain(vectors)[:, :-1], blocks or (wide.shape[1],), seed))
+        basis = _radial_basis(plain(vectors)[:, :-1], blocks or (wide.shape[1],), seed)
+        return cls(centre, scale, basis, match)
 
     @property
     def width(self) -> int:
         """Length d of x."""
-        return len(self.centre) + (len(self.basis.inducing) if self.basis else 0) + 1
+        return sum(self.widths)
+
+    @property
+    def widths(self) -> tuple[int, int, int, int]:
+        """Widths of the parts of x: the text's features, match, radial basis and the constant."""
+        match, basis = self.match, self.basis
+        return len(self.centre), len(match) if match else 0, len(basis.inducing) if basis else 0, 1
+
+    @property
+    def matched(self) -> slice:
+        """Columns of x that hold the functions of the match features."""
+        return slice(self.widths[0], self.widths[0] + self.widths[1])
 
     def __call__(self, vectors: NDArray[np.float16]) -> Vector:
-        """Return x `[n, d]` of raw features `[n, dim]`, the constant last."""
-        wide = np.clip((vectors.astype(np.float64) - self.centre) / self.scale, -CLIP, CLIP)
-        ones = np.ones((len(wide), 1))
-        return np.concatenate([wide, ones] if self.basis is None else [wide, self.basis(wide), ones], axis=1)
+        """Return x `[n, d]` of raw features, the constant last.
+
+        Args:
+            vectors: `[n, dim]` features of the texts alone, for which the match is unknown and neutral, or `[n, dim +
+                match.width]`. A model that does not read prompts ignores the match.
+        """
+        dim = len(self.centre)
+        wide = np.clip((vectors[:, :dim].astype(np.float64) - self.centre) / self.scale, -CLIP, CLIP)
+        parts = [wide]
+        if self.match is not None:
+            is_known = vectors.shape[1] > dim
+            parts.append(
+                self.match(vectors[:, dim:]) if is_known else np.zeros((len(vectors), len(self.match)))
+            )
+        if self.basis is not None:
+            parts.append(self.basis(wide))
+        return np.concatenate([*parts, np.ones((len(wide), 1))], axis=1)
 
 
 def _radial_basis(wide: Vector, blocks: tuple[int, ...], seed: int) -> RadialBasis | None:
@@ -183,6 +221,7 @@ class LinearTextPrior:
             "text.prior_variance": self.prior_variance.astype(np.float32),
             "text.learned": self.learned.astype(np.float16),
             "text.residual_variance": self.residual_variance.astype(np.float32),
+            **(self.standardiser.match.arrays() if self.standardiser.match else {}),
         }
 
     @classmethod
@@ -195,7 +234,7 @@ class LinearTextPrior:
                 wide["text.inducing"], wide["text.basis_scale"], float(wide["text.basis_length"][0])
             )
         return cls(
-            Standardiser(wide["text.centre"], wide["text.scale"], basis),
+            Standardiser(wide["text.centre"], wide["text.scale"], basis, MatchBasis.from_arrays(arrays)),
             wide["text.weights"],
             wide["text.prior_variance"],
             wide["text.learned"].astype(np.float32),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
-from penchant.models.bundle import FORMAT, Bundle, BundleError, EncoderCard, round_trip
+from penchant.models.bundle import FORMATS, Bundle, BundleError, EncoderCard, round_trip
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.ranking.selection import probability_best, relevance
@@ -283,7 +283,7 @@ def test_a_killed_writer_leaves_the_old_bundle_or_a_refused_one(bundle, saved, e
         Bundle.load(saved)
 
 
-@pytest.mark.parametrize("number", [FORMAT + 1, 0, "1", None])
+@pytest.mark.parametrize("number", [FORMATS[-1] + 1, 0, "1", None])
 def test_another_format_is_refused(saved, number):
     rewrite(saved, lambda m: m.update(format=number))
     with pytest.raises(BundleError, match="has format"):

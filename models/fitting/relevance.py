@@ -1,0 +1,254 @@
+"""How much an answer to the question is worth: the weights of the match features in the taste that all users share.
+
+Judgements alone cannot teach them, because people are hardly ever shown answers to another question. Pairs of an answer
+to this prompt and an answer to another one (mismatched pairs) are therefore added. Of them, the answer to this prompt
+is preferred. The weights maximise the likelihood of both kinds of pairs in a logistic regression; the slopes along the
+segments of the cosine are at least 0 and smooth.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from typing import Final, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from penchant.models.encoding.match import BRIEF, COSINE, COVERAGE, MATCH_NAMES
+from penchant.models.evaluation.split import bucket
+from penchant.models.judgements.judgement import Judgement
+from penchant.models.taste.match_basis import MatchBasis
+
+Item = tuple[str, str]
+
+MISMATCHED_WEIGHT: Final = 3.0
+"""Weight of all mismatched pairs of a source together, relative to all its judgements."""
+
+SOURCE_WEIGHT: Final = 1000.0
+"""Number of comparisons that the judgements of a source count as, if it has so many. A large source must not decide."""
+
+MAX_COMPARISONS: Final = 4000
+"""Largest number of comparisons of a source that are used, and of its mismatched pairs."""
+
+RATINGS_EACH: Final = 4
+"""Largest number of comparisons that the ratings of one user in one context are turned into."""
+
+NEAREST: Final = 3
+"""Half of the mismatched answers belong to one of so many prompts that are most similar to this one."""
+
+KNOTS: Final = (-1.0, 0.2, 0.4, 0.6, 1.0)
+"""Ends of the segments of the cosine."""
+
+SMOOTHNESS: Final = 1.0
+"""Precision of the difference between the slopes of adjacent segments."""
+
+COVERAGE_PRECISION: Final = 30.0
+"""Precision of the weight of `coverage`, which the embeddings mostly know. Mismatched pairs exaggerate it: texts that
+were written for a prompt repeat its words, retrieved ones need not."""
+
+RIDGE: Final = 0.01
+ANCHOR: Final[Mapping[int, float]] = {COSINE: 0.65, COVERAGE: 0.75}
+"""Match of an answer to its own prompt where no such answers are known."""
+
+
+@runtime_checkable
+class CrossTable(Protocol):
+    """Features of texts that can be paired with other prompts, such as a `FeatureTable`."""
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether the vectors hold match features, in the last columns."""
+        ...
+
+    def cross(self, items: Sequence[Item]) -> NDArray[np.float16]:
+        """Return the vectors `[n, width]` of (prompt, text) pairs."""
+        ...
+
+    def get_prompt(self, context: str) -> NDArray[np.float16]:
+        """Return the embedding of a prompt."""
+        ...
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """The shared weights of the match features.
+
+    Attributes:
+        basis: Functions of the match features.
+        weights: `[w]` weight of each function in the base utility.
+    """
+
+    basis: MatchBasis
+    weights: NDArray[np.float64]
+
+
+def fit_relevance(judgements: Sequence[Judgement], vectors: object) -> Relevance | None:
+    """Fit the shared weights of the match features. Equal judgements give equal weights.
+
+    Args:
+        judgements: Judgements to fit to, each of which compares answers to its context.
+        vectors: Features of every judged (context, text).
+
+    Returns:
+        None if the vectors hold no match features or cannot be paired with other prompts. The weights are 0 if no
+        context is a prompt.
+
+    Cost: a second or two, whatever the number of judgements.
+    """
+    if not isinstance(vectors, CrossTable) or not vectors.reads_prompts:
+        return None
+    answers = _group_answers(judgements)
+    basis = make_basis(
+        _cross_match(vectors, [(c, t) for texts in answers.values() for c in texts for t in texts[c]])
+    )
+    precision = np.full(len(basis), RIDGE)
+    precision[basis.column == COVERAGE] = COVERAGE_PRECISION
+    parts: list[tuple[NDArray[np.float64], float]] = []
+    for source, texts in answers.items():
+        compared = _sample_comparisons([j for j in judgements if j.source == source])
+        mismatched = _make_mismatched(vectors, texts, source)
+        for pairs, weight in ((compared, 1.0), (mismatched, MISMATCHED_WEIGHT)):
+            if pairs:
+                total = weight * min(SOURCE_WEIGHT, len(compared) or SOURCE_WEIGHT)
+                parts.append((_compute_differences(vectors, basis, pairs), total / len(pairs)))
+    return Relevance(basis, _regress(parts, precision, basis))
+
+
+def make_basis(own: NDArray[np.float16]) -> MatchBasis:
+    """Make the functions of the match features.
+
+    Args:
+        own: `[n, len(MATCH_NAMES)]` match features of answers to their own prompts, whose medians are the anchors.
+    """
+    rows: list[tuple[int, float, float, float, int]] = []
+    for kind in (0, 1):
+        anchors = {column: _find_anchor(own[own[:, BRIEF] == kind], column) for column in (COSINE, COVERAGE)}
+        rows += [(COSINE, low, high, anchors[COSINE], kind) for low, high in pairwise(KNOTS)]
+        rows.append((COVERAGE, 0.0, 1.0, anchors[COVERAGE], kind))
+    column, low, high, anchor, kinds = zip(*rows, strict=True)
+    return MatchBasis(
+        column=np.array(column, np.int64),
+        # Rounded as in a bundle, so that a model serves with the numbers that it was fitted with.
+        low=np.array(low, np.float32).astype(np.float64),
+        high=np.array(high, np.float32).astype(np.float64),
+        anchor=np.array(anchor, np.float32).astype(np.float64),
+        kind=np.array(kinds, np.int64),
+        kind_column=BRIEF,
+        width=len(MATCH_NAMES),
+    )
+
+
+def _find_anchor(own: NDArray[np.float16], column: int) -> float:
+    values = own[:, column].astype(np.float64)
+    values = values[~np.isnan(values)]
+    return float(np.median(values)) if len(values) else ANCHOR[column]
+
+
+def _group_answers(judgements: Sequence[Judgement]) -> dict[str, dict[str, list[str]]]:
+    """Return the texts of each prompt, by source, in the order of their first judgement."""
+    answers: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
+    for judgement in judgements:
+        if judgement.context.strip():
+            answers[judgement.source][judgement.context].update(dict.fromkeys(judgement.texts))
+    return {source: {c: list(texts) for c, texts in contexts.items()} for source, contexts in answers.items()}
+
+
+def _sample_comparisons(judgements: Sequence[Judgement]) -> list[tuple[Item, Item]]:
+    """Return (better, worse) items of a source's judgements, evenly sampled if there are many."""
+    pairs: list[tuple[Item, Item]] = []
+    rated: dict[Item, list[tuple[float, str]]] = defaultdict(list)
+    for j in judgements:
+        if not j.context.strip() or not j.weight:
+            continue
+        if j.form == "comparison":
+            sizes = j.groups or (1,) * len(j.texts)
+            start = 0
+            for size in sizes:
+                stop = start + size
+                pairs += [
+                    ((j.context, winner), (j.context, loser))
+                    for winner in j.texts[start:stop]
+                    for loser in j.texts[stop:]
+                ]
+                start = stop
+        else:
+            rated[j.user, j.context].append((j.normalised, j.texts[0]))
+    for (_, context), ratings in rated.items():
+        ratings.sort(key=lambda rating: bucket("relevance", rating[1]))
+        for (value, text), (other, other_text) in islice(pairwise(ratings), RATINGS_EACH):
+            if value != other and text != other_text:
+                better, worse = (text, other_text) if value > other else (other_text, text)
+                pairs.append(((context, better), (context, worse)))
+    step = max(1, -(-len(pairs) // MAX_COMPARISONS))
+    return pairs[::step]
+
+
+def _make_mismatched(
+    vectors: CrossTable, answers: Mapping[str, Sequence[str]], source: str
+) -> list[tuple[Item, Item]]:
+    """Return pairs of an answer to a prompt, and an answer to another prompt as an answer to the same one."""
+    prompts = list(answers)
+    if len(prompts) < 2:
+        return []
+    embedded = np.stack([vectors.get_prompt(prompt) for prompt in prompts]).astype(np.float32)
+    embedded /= np.maximum(np.linalg.norm(embedded, axis=1, keepdims=True), 1e-6)
+    rng = np.random.default_rng(int(bucket("mismatched", source) * 2**32))
+    each = max(1, MAX_COMPARISONS // len(prompts))
+    pairs = []
+    for row, prompt in enumerate(prompts):
+        similarity = embedded @ embedded[row]
+        similarity[row] = -np.inf
+        nearest = np.argsort(-similarity, kind="stable")[: min(NEAREST, len(prompts) - 1)]
+        own = set(answers[prompt])
+        for number in range(each):
+            other = int(rng.choice(nearest)) if number % 2 else int(rng.integers(len(prompts)))
+            text = str(rng.choice(answers[prompts[other]]))
+            if other != row and text not in own:
+                pairs.append(((prompt, str(rng.choice(answers[prompt]))), (prompt, text)))
+    return pairs
+
+
+def _cross_match(vectors: CrossTable, items: Sequence[Item]) -> NDArray[np.float16]:
+    if not items:
+        return np.zeros((0, len(MATCH_NAMES)), np.float16)
+    return vectors.cross(items)[:, -len(MATCH_NAMES) :]
+
+
+def _compute_differences(
+    vectors: CrossTable, basis: MatchBasis, pairs: Sequence[tuple[Item, Item]]
+) -> NDArray[np.float64]:
+    better, worse = (basis(_cross_match(vectors, [pair[side] for pair in pairs])) for side in (0, 1))
+    return better - worse
+
+
+def _regress(
+    parts: Sequence[tuple[NDArray[np.float64], float]], precision: NDArray[np.float64], basis: MatchBasis
+) -> NDArray[np.float64]:
+    """Return the weights of largest posterior probability, given differences `[n, w]` of pairs and their weights."""
+    # Adjacent segments of the cosine of one kind of prompt.
+    steps = [
+        (j, j + 1)
+        for j in range(len(basis) - 1)
+        if basis.column[j] == basis.column[j + 1] == COSINE and basis.kind[j] == basis.kind[j + 1]
+    ]
+    penalty = np.diag(precision)
+    for first, second in steps:
+        change = np.zeros(len(basis))
+        change[first], change[second] = -1.0, 1.0
+        penalty += SMOOTHNESS * np.outer(change, change)
+
+    def objective(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        loss, gradient = float(weights @ penalty @ weights), 2 * penalty @ weights
+        for differences, weight in parts:
+            margins = differences @ weights
+            loss += weight * float(np.logaddexp(0.0, -margins).sum())
+            gradient = gradient - weight * differences.T @ (1 / (1 + np.exp(margins)))
+        return loss, gradient
+
+    if not parts:
+        return np.zeros(len(basis))
+    bounds = [(0.0, None)] * len(basis)
+    found = minimize(objective, np.ones(len(basis)), jac=True, method="L-BFGS-B", bounds=bounds)
+    return np.asarray(found.x)
