@@ -3,7 +3,7 @@
 rank, score, best_of_n          one method for each kind of result
   ├─ Describer.describe         cache | Featurizer.get_features (cache | store | encoder) → RewardModel.describe
   ├─ _load_users                UserStates.get: memory | store
-  ├─ _compute_scores            all users × all candidates
+  ├─ _compute_scores            all users × all candidates; the population too, between its answer and the users'
   └─ _explain                   explanations, if the request asks for them
 """
 
@@ -55,7 +55,7 @@ class _Users(NamedTuple):
     posteriors: list[UserPosterior]
     summaries: list[UserSummary]
 
-    def need_population(self, personalization: float) -> bool:
+    def needs_population(self, personalization: float) -> bool:
         """Return whether the strength of personalization makes their scores differ from those of their posteriors."""
         return personalization != 1 and any(summary.is_personal for summary in self.summaries)
 
@@ -274,7 +274,7 @@ class Scorer:
             NonFiniteScoreError: If a score is NaN or infinite.
         """
         compute, computed = partial(scores, self._reward, users.posteriors, items), len(users.posteriors)
-        if users.need_population(personalization):
+        if users.needs_population(personalization):
             compute = partial(
                 personalized_scores,
                 self._reward,
@@ -296,7 +296,7 @@ class Scorer:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return P(best) and P(acceptable) of each item for the only user."""
         (posterior,) = users.posteriors
-        if users.need_population(personalization):
+        if users.needs_population(personalization):
             compute = partial(
                 personalized_choice, self._reward, self._states.prior, posterior, items, personalization
             )
