@@ -75,6 +75,15 @@ class Settings(BaseSettings):
     )
     model_aliases: tuple[str, ...] = CLIENT_MODEL_NAMES
 
+    # Rankings.
+    personalization: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Strength of personalization of requests that set none: 0 is the population, 1 the user.",
+    )
+
     # Limits of a request.
     max_body_bytes: int = Field(default=8 * 2**20, gt=0)
     max_candidates: int = Field(default=1000, gt=0)

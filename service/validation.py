@@ -8,7 +8,15 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Final, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from penchant.service.errors import InvalidRequestError
 
@@ -77,6 +85,24 @@ UserId = Annotated[
 
 
 Text = Annotated[str, Field(min_length=1)]
+
+
+def _validate_strength(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError("`personalization` must be a number from 0 to 1.")
+    return value
+
+
+_Strength = Annotated[float, Field(ge=0, le=1), BeforeValidator(_validate_strength)]
+
+PersonalizationStrength = Annotated[
+    _Strength | None,
+    Field(
+        description="how far the answer departs from the population's towards the user's: 0 is the population's answer, "
+        "1 the user's; absent or null means the server's setting"
+    ),
+]
+"""Strength of personalization of a request. None means the server's setting."""
 
 
 class LenientModel(BaseModel):

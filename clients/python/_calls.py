@@ -68,9 +68,17 @@ def score(
     documents: str | Sequence[str],
     user: str | None,
     explain: bool | None,
+    personalization: float | None,
     model: str | None,
 ) -> Call[responses.Scores]:
-    body = {"queries": queries, "documents": documents, "user": user, "explain": explain, "model": model}
+    body = {
+        "queries": queries,
+        "documents": documents,
+        "user": user,
+        "explain": explain,
+        "personalization": personalization,
+        "model": model,
+    }
     return Call("POST", "/v1/score", _build_parser(responses.Scores), _drop_none(body))
 
 
@@ -83,6 +91,7 @@ def rerank(
     return_documents: bool | None,
     max_tokens_per_doc: int | None,
     explain: bool | None,
+    personalization: float | None,
     model: str | None,
 ) -> Call[responses.Ranking]:
     body = {
@@ -93,6 +102,7 @@ def rerank(
         "return_documents": return_documents,
         "max_tokens_per_doc": max_tokens_per_doc,
         "explain": explain,
+        "personalization": personalization,
         "model": model,
     }
     return Call("POST", "/v1/rerank", _build_parser(responses.Ranking), _drop_none(body))
@@ -107,6 +117,7 @@ def best_of_n(
     accept_threshold: float | None,
     n_return: int | None,
     explain: bool | None,
+    personalization: float | None,
 ) -> Call[responses.BestOfN]:
     body = {
         "candidates": list(candidates),
@@ -116,6 +127,7 @@ def best_of_n(
         "accept_threshold": accept_threshold,
         "n_return": n_return,
         "explain": explain,
+        "personalization": personalization,
     }
     return Call("POST", "/v1/best-of-n", _build_parser(responses.BestOfN), _drop_none(body))
 

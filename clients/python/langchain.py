@@ -31,12 +31,15 @@ class PenchantRerank(BaseDocumentCompressor):
         async_client: Client that `acompress_documents` calls. If None, `compress_documents` runs in a thread instead.
         user: User whose taste counts. Defaults to the client's user (`Client.for_user`), else to the population.
         top_n: Number of documents to keep. Defaults to all.
+        personalization: How far the order departs from the population's towards the user's, from 0 to 1. Defaults to the
+            server's setting.
     """
 
     client: Client
     async_client: AsyncClient | None = None
     user: str | None = None
     top_n: int | None = None
+    personalization: float | None = None
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
@@ -47,7 +50,14 @@ class PenchantRerank(BaseDocumentCompressor):
         callbacks: Callbacks = None,  # noqa: ARG002 (LangChain's signature)
     ) -> Sequence[Document]:
         """Return the documents in the user's order, best first."""
-        return rerank_documents(self.client, documents, query, user=self.user, top_n=self.top_n)
+        return rerank_documents(
+            self.client,
+            documents,
+            query,
+            user=self.user,
+            top_n=self.top_n,
+            personalization=self.personalization,
+        )
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks = None
@@ -55,4 +65,11 @@ class PenchantRerank(BaseDocumentCompressor):
         """Return the documents in the user's order, best first."""
         if self.async_client is None:
             return await super().acompress_documents(documents, query, callbacks)
-        return await arerank_documents(self.async_client, documents, query, user=self.user, top_n=self.top_n)
+        return await arerank_documents(
+            self.async_client,
+            documents,
+            query,
+            user=self.user,
+            top_n=self.top_n,
+            personalization=self.personalization,
+        )

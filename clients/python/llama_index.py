@@ -22,11 +22,14 @@ class PenchantRerank(BaseNodePostprocessor):
         client: Client that sends the requests.
         user: User whose taste counts. Defaults to the client's user (`Client.for_user`), else to the population.
         top_n: Number of nodes to keep. Defaults to all.
+        personalization: How far the order departs from the population's towards the user's, from 0 to 1. Defaults to the
+            server's setting.
     """
 
     client: Client
     user: str | None = None
     top_n: int | None = None
+    personalization: float | None = None
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -44,7 +47,11 @@ class PenchantRerank(BaseNodePostprocessor):
             return []
         texts = [node.node.get_content(metadata_mode=MetadataMode.NONE) for node in nodes]
         ranking = self.client.rerank(
-            query=query_bundle.query_str, documents=texts, user=self.user, top_n=self.top_n
+            query=query_bundle.query_str,
+            documents=texts,
+            user=self.user,
+            top_n=self.top_n,
+            personalization=self.personalization,
         )
         return [
             NodeWithScore(node=nodes[result.index].node, score=result.relevance_score)

@@ -11,12 +11,13 @@ deviation from it (see `deviation`), the posterior mean utility of a text is
 
 The weights W_ad include `loadings`. Content is the contribution of all other columns of x (the embedding) relative to
 the reference answer. Memory is the learned residual of this text. The sum is exact: no surrogate model is fitted, and
-nothing is sampled.
+nothing is sampled. At a strength of personalization α (see `ranking.personalization`), the personal parts are
+multiplied by α, and their variances are interpolated between those of the population and of the user.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,9 @@ from numpy.typing import NDArray
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_PHRASES
 from penchant.models.explain.deviation import Deviation
 from penchant.models.explain.text_map import TextMap
+from penchant.models.ranking.personalization import blend_means, blend_probabilities, blend_stds
 from penchant.models.ranking.selection import order, relevance
+from penchant.models.taste.items import Items
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import RewardModel
 
@@ -70,7 +73,7 @@ class Explanation:
 
     Attributes:
         index: Row of the candidate in the request.
-        utility: Posterior mean, equal to that of `UserPosterior.utility`.
+        utility: Posterior mean, equal to that of `UserPosterior.utility` at full personalization.
         std: Standard deviation of the utility, residuals included.
         population_utility: Utility for the population: the sum of the shared parts.
         population_rank: Rank for a user without judgements, 1 = first.
@@ -103,6 +106,7 @@ def explain_items(
     item_keys: Sequence[bytes] | None = None,
     *,
     rows: Sequence[int] | None = None,
+    personalization: float = 1.0,
 ) -> tuple[Explanation, ...]:
     """Return the parts of each candidate's utility, and those that moved it for this user.
 
@@ -112,48 +116,108 @@ def explain_items(
         vectors: `[n, dim]` features of all candidates of the request; their mean is the baseline.
         item_keys: n keys from `item_key`, looked up in the item memory. If None, the item memory is not used.
         rows: Candidates to explain, in this order. None for all.
+        personalization: Strength of personalization, from 0 (the explanations for the population) to 1.
 
     Raises:
         ExplanationError: If the text prior is not linear.
+        PersonalizationError: If the strength is not from 0 to 1.
 
     Cost: O(n a q²) for a attributes, beside that of describing and ranking the items, and about 0.5 ms for each
-        explained
-    candidate.
+    explained candidate.
     """
     if not len(vectors):
         return ()
     terms = _Terms.build(reward, vectors, item_keys)
-    deviation = Deviation.from_posterior(posterior)
-    items = reward.describe(vectors, item_keys)
-    utility = posterior.utility(items)
-    places = np.empty(len(items), np.int64)
-    places[order(relevance(reward, UserPosterior.at_prior(posterior.population), items))] = np.arange(
-        1, len(items) + 1
-    )
-    shared = terms.base + terms.directions @ deviation.population
-    personal, spread = terms.directions @ deviation.mean, deviation.std(terms.directions)
     moved = terms.against_baseline()
-    moves, moves_spread = moved.directions @ deviation.mean, deviation.std(moved.directions)
-    shifts = deviation.estimate(moved.directions.sum(axis=1))
+    items = reward.describe(vectors, item_keys)
+    population = UserPosterior.at_prior(posterior.population)
+    places = np.empty(len(items), np.int64)
+    places[order(relevance(reward, population, items))] = np.arange(1, len(items) + 1)
+    shared = terms.base + terms.directions @ posterior.population.prior.mean
+    personal = _PersonalTerms.compute(posterior, items, terms, moved)
+    if personalization != 1:
+        start = _PersonalTerms.compute(population, items, terms, moved)
+        personal = _PersonalTerms.blend(start, personal, personalization)
     none = np.zeros(shared.shape[1])
     return tuple(
         Explanation(
             index=int(i),
-            utility=float(utility.mean[i]),
-            std=float(utility.std[i]),
+            utility=float(personal.utility.mean[i]),
+            std=float(personal.utility.std[i]),
             population_utility=float(shared[i].sum()),
             population_rank=int(places[i]),
             parts=_sorted(
                 terms.parts(i, shared[i], none, personal=False)
-                + terms.parts(i, personal[i], spread[i], personal=True)
+                + terms.parts(i, personal.parts.mean[i], personal.parts.std[i], personal=True)
             ),
-            shift=float(shifts.mean[i]),
-            shift_std=float(shifts.std[i]),
-            probability_up=float(shifts.probability[i]),
-            moved=_sorted(moved.parts(i, moves[i], moves_spread[i], personal=True)),
+            shift=float(personal.shift.mean[i]),
+            shift_std=float(personal.shift.std[i]),
+            probability_up=float(personal.probability_up[i]),
+            moved=_sorted(moved.parts(i, personal.moves.mean[i], personal.moves.std[i], personal=True)),
         )
         for i in (range(len(items)) if rows is None else rows)
     )
+
+
+class _Moments(NamedTuple):
+    """Means and standard deviations, of the same shape."""
+
+    mean: Vector
+    std: Vector
+
+    @classmethod
+    def blend(cls, population: "_Moments", user: "_Moments", personalization: float) -> "_Moments":
+        """Return the moments at a strength of personalization."""
+        return cls(
+            blend_means(population.mean, user.mean, personalization),
+            blend_stds(population.std, user.std, personalization),
+        )
+
+
+class _PersonalTerms(NamedTuple):
+    """The terms of n explanations that depend on the user.
+
+    Attributes:
+        utility: `[n]` utilities.
+        parts: `[n, s]` personal parts by source.
+        moves: `[n, s]` personal parts relative to the baseline.
+        shift: `[n]` sums of `moves` over the sources.
+        probability_up: `[n]` P(shift > 0).
+    """
+
+    utility: _Moments
+    parts: _Moments
+    moves: _Moments
+    shift: _Moments
+    probability_up: Vector
+
+    @classmethod
+    def compute(
+        cls, posterior: UserPosterior, items: Items, terms: "_Terms", moved: "_Terms"
+    ) -> "_PersonalTerms":
+        """Return the terms of one user."""
+        utility, deviation = posterior.utility(items), Deviation.from_posterior(posterior)
+        shifts = deviation.estimate(moved.directions.sum(axis=1))
+        return cls(
+            _Moments(utility.mean, utility.std),
+            _Moments(terms.directions @ deviation.mean, deviation.std(terms.directions)),
+            _Moments(moved.directions @ deviation.mean, deviation.std(moved.directions)),
+            _Moments(shifts.mean, shifts.std),
+            shifts.probability,
+        )
+
+    @classmethod
+    def blend(
+        cls, population: "_PersonalTerms", user: "_PersonalTerms", personalization: float
+    ) -> "_PersonalTerms":
+        """Return the terms at a strength of personalization."""
+        return cls(
+            _Moments.blend(population.utility, user.utility, personalization),
+            _Moments.blend(population.parts, user.parts, personalization),
+            _Moments.blend(population.moves, user.moves, personalization),
+            _Moments.blend(population.shift, user.shift, personalization),
+            blend_probabilities(population.probability_up, user.probability_up, personalization),
+        )
 
 
 @dataclass(frozen=True)

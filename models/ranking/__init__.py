@@ -4,4 +4,5 @@ In reading order:
 
 - `selection`: probabilities and the order for one user
 - `scores`: utilities of many items for many users in one matrix product
+- `personalization`: rankings between the population's and the user's
 """

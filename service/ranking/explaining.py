@@ -25,7 +25,9 @@ def explain_candidates(
     posterior: UserPosterior,
     vectors: NDArray[np.float16],
     item_keys: Sequence[bytes],
+    *,
     rows: Sequence[int],
+    personalization: float,
 ) -> dict[int, dict[str, Any]]:
     """Explain the utilities of some of n candidates. Return the explanations by row.
 
@@ -35,12 +37,15 @@ def explain_candidates(
         vectors: `[n, dim]` features of all candidates.
         item_keys: n item keys.
         rows: Rows of the candidates to explain.
+        personalization: Strength of personalization, from 0 to 1.
 
     Raises:
         InvalidRequestError: If the bundle's text prior is not linear.
     """
     try:
-        explanations = explain_items(reward, posterior, vectors, item_keys, rows=rows)
+        explanations = explain_items(
+            reward, posterior, vectors, item_keys, rows=rows, personalization=personalization
+        )
     except ExplanationError as error:
         raise InvalidRequestError(("/explain", "The loaded bundle cannot be explained.")) from error
     fields = (asdict(explanation) for explanation in explanations)

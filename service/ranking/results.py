@@ -60,7 +60,7 @@ MAX_WARNED: Final = 20
 
 
 class UserSummary(NamedTuple):
-    """The user whose taste a ranking follows, as responses report it.
+    """The user of a ranking, as responses report it. It does not depend on the strength of personalization.
 
     Attributes:
         user_id: User id. None for the population.

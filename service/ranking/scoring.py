@@ -3,7 +3,7 @@
 rank, score, best_of_n          one method for each kind of result
   ├─ Describer.describe         cache | Featurizer.get_features (cache | store | encoder) → RewardModel.describe
   ├─ _load_users                UserStates.get: memory | store
-  ├─ _compute_scores            all users × all candidates
+  ├─ _compute_scores            all users × all candidates; the population too, between its answer and the users'
   └─ _explain                   explanations, if the request asks for them
 """
 
@@ -11,12 +11,14 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.bundle import Bundle
+from penchant.models.ranking.personalization import personalized_choice, personalized_scores
 from penchant.models.ranking.scores import Scores, scores
 from penchant.models.ranking.selection import (
     NonFiniteScoreError,
@@ -53,14 +55,19 @@ class _Users(NamedTuple):
     posteriors: list[UserPosterior]
     summaries: list[UserSummary]
 
+    def needs_population(self, personalization: float) -> bool:
+        """Return whether the strength of personalization makes their scores differ from those of their posteriors."""
+        return personalization != 1 and any(summary.is_personal for summary in self.summaries)
+
 
 class _ExplanationInput(NamedTuple):
-    """A task, the item keys of its texts, and the posterior of the user for whom its ranking is explained."""
+    """A task, the item keys of its texts, and the user and the strength of personalization of its ranking."""
 
     tenant: str
     task: Task
     keys: tuple[bytes, ...]
     posterior: UserPosterior
+    personalization: float
 
 
 class Scorer:
@@ -101,6 +108,7 @@ class Scorer:
         *,
         by_utility: bool = False,
         explain: int = 0,
+        personalization: float = 1.0,
     ) -> RankingResult:
         """Rank the texts of a task for one user.
 
@@ -111,12 +119,21 @@ class Scorer:
             timings: Timings of the request, which are updated.
             by_utility: Whether to order by utility instead of relevance.
             explain: Number of texts to explain, best first.
+            personalization: Strength of personalization, from 0 (the population's ranking) to 1 (the user's).
 
         Raises:
             ApiError: If the encoder is overloaded or fails, or if the bundle cannot be explained.
             NonFiniteScoreError: If a score is NaN or infinite.
         """
-        (result,) = await self.score(tenant, (user,), task, timings, by_utility=by_utility, explain=explain)
+        (result,) = await self.score(
+            tenant,
+            (user,),
+            task,
+            timings,
+            by_utility=by_utility,
+            explain=explain,
+            personalization=personalization,
+        )
         return result
 
     async def score(
@@ -128,6 +145,7 @@ class Scorer:
         *,
         by_utility: bool = False,
         explain: int = 0,
+        personalization: float = 1.0,
     ) -> list[RankingResult]:
         """Rank the texts of a task for each of several users, in one matrix product. All results share a `rank_id`.
 
@@ -138,6 +156,7 @@ class Scorer:
             timings: Timings of the request, which are updated.
             by_utility: Whether to order by utility instead of relevance.
             explain: Number of texts to explain for each user, best first.
+            personalization: Strength of personalization, from 0 (the population's scores) to 1 (the users').
 
         Raises:
             ApiError: If the encoder is overloaded or fails, or if the bundle cannot be explained.
@@ -147,7 +166,7 @@ class Scorer:
             batch = await self._describer.describe(tenant, task.texts, task.prompts, timings)
             loaded = await self._load_users(tenant, users, timings)
             started = time.perf_counter()
-            scores = await self._compute_scores(loaded.posteriors, batch.items)
+            scores = await self._compute_scores(loaded, batch.items, personalization)
             warnings = warn_of_truncation(
                 task, batch.truncated, self._describer.featurizer.extractor.encoder.max_tokens
             )
@@ -168,7 +187,9 @@ class Scorer:
                         tokens=batch.tokens,
                         warnings=warnings,
                         explanations=await self._explain(
-                            _ExplanationInput(tenant, task, batch.items.keys, loaded.posteriors[row]),
+                            _ExplanationInput(
+                                tenant, task, batch.items.keys, loaded.posteriors[row], personalization
+                            ),
                             best_first[:explain].tolist(),
                             timings,
                         )
@@ -180,7 +201,14 @@ class Scorer:
             return results
 
     async def best_of_n(
-        self, tenant: str, user: str | None, task: Task, timings: Timings, *, explain: bool = False
+        self,
+        tenant: str,
+        user: str | None,
+        task: Task,
+        timings: Timings,
+        *,
+        explain: bool = False,
+        personalization: float = 1.0,
     ) -> ChoiceResult:
         """Order the texts of a task by mean utility, and compute P(best) and P(acceptable) of each.
 
@@ -190,6 +218,7 @@ class Scorer:
             task: Candidates.
             timings: Timings of the request, which are updated.
             explain: Whether to explain all candidates.
+            personalization: Strength of personalization, from 0 (the population's choice) to 1 (the user's).
 
         Raises:
             ApiError: If the encoder is overloaded or fails, or if the bundle cannot be explained.
@@ -197,10 +226,10 @@ class Scorer:
         """
         with self._telemetry.tracing.span("rank", texts=len(task.texts)):
             batch = await self._describer.describe(tenant, task.texts, task.prompts, timings)
-            (posterior,) = (await self._load_users(tenant, (user,), timings)).posteriors
+            loaded = await self._load_users(tenant, (user,), timings)
             started = time.perf_counter()
-            scores = await self._compute_scores((posterior,), batch.items)
-            best, acceptable = await self._compute_choice_probabilities(posterior, batch.items)
+            scores = await self._compute_scores(loaded, batch.items, personalization)
+            best, acceptable = await self._compute_choice_probabilities(loaded, batch.items, personalization)
             timings.rank += time.perf_counter() - started
             rows = list(range(len(task.texts))) if explain else []
             choice = ChoiceResult(
@@ -210,7 +239,9 @@ class Scorer:
                 acceptable=acceptable,
                 order=order(scores.mean[0]),
                 explanations=await self._explain(
-                    _ExplanationInput(tenant, task, batch.items.keys, posterior), rows, timings
+                    _ExplanationInput(tenant, task, batch.items.keys, loaded.posteriors[0], personalization),
+                    rows,
+                    timings,
                 ),
             )
             self._record(tenant, choice.rank_id, user, task, timings)
@@ -236,25 +267,41 @@ class Scorer:
         timings.posterior += time.perf_counter() - started
         return loaded
 
-    async def _compute_scores(self, posteriors: Sequence[UserPosterior], items: Items) -> Scores:
+    async def _compute_scores(self, users: _Users, items: Items, personalization: float) -> Scores:
         """Compute the scores of all items for all users. Many scores are computed in a thread, not on the event loop.
 
         Raises:
             NonFiniteScoreError: If a score is NaN or infinite.
         """
-        if len(items) * len(posteriors) <= INLINE_SCORES:
-            result = scores(self._reward, posteriors, items)
-        else:
-            result = await asyncio.to_thread(scores, self._reward, posteriors, items)
+        compute, computed = partial(scores, self._reward, users.posteriors, items), len(users.posteriors)
+        if users.needs_population(personalization):
+            compute = partial(
+                personalized_scores,
+                self._reward,
+                self._states.prior,
+                users.posteriors,
+                items,
+                personalization,
+            )
+            computed += 1
+        inline = len(items) * computed <= INLINE_SCORES
+        result = compute() if inline else await asyncio.to_thread(compute)
         # A single value that is not finite makes the product so. `order` checks the relevance.
         if not math.isfinite(np.vdot(result.mean, result.std)):
             raise NonFiniteScoreError("A mean or standard deviation of the utilities is not finite.")
         return result
 
     async def _compute_choice_probabilities(
-        self, posterior: UserPosterior, items: Items
+        self, users: _Users, items: Items, personalization: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return P(best) and P(acceptable) of each item."""
+        """Return P(best) and P(acceptable) of each item for the only user."""
+        (posterior,) = users.posteriors
+        if users.needs_population(personalization):
+            compute = partial(
+                personalized_choice, self._reward, self._states.prior, posterior, items, personalization
+            )
+            inline = 2 * len(items) <= INLINE_CHOICES
+            return compute() if inline else await asyncio.to_thread(compute)
         arguments = (self._reward, posterior, items)
         if len(items) <= INLINE_CHOICES:
             return probability_best(*arguments), probability_acceptable(*arguments)
@@ -271,7 +318,13 @@ class Scorer:
         )
         started = time.perf_counter()
         explanations = await asyncio.to_thread(
-            explain_candidates, self._reward, explained.posterior, batch.vectors, explained.keys, rows
+            explain_candidates,
+            self._reward,
+            explained.posterior,
+            batch.vectors,
+            explained.keys,
+            rows=rows,
+            personalization=explained.personalization,
         )
         timings.rank += time.perf_counter() - started
         return explanations

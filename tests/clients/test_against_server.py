@@ -42,6 +42,34 @@ def test_feedback_moves_the_next_ranking(client: Client) -> None:
     assert [s.index for s in sorted(scores.data, key=lambda s: -s.score)] == after.order
 
 
+def test_personalization_leads_from_the_population_to_the_user(client: Client) -> None:
+    dora = client.for_user("sdk-dora")
+    query, texts = (
+        "Why does it squeak?",
+        ["Oil it.", "Put one drop of oil on every single roller, then wait."],
+    )
+    first, last = (texts[index] for index in client.rerank(query=query, documents=texts).order)
+    event = {"type": "preference", "prompt": query, "chosen": last, "rejected": first}
+    assert dora.feedback(events=[event] * 5).accepted == 5
+
+    def scores(strength: float | None) -> list[float]:
+        return [s.score for s in dora.score(queries=query, documents=texts, personalization=strength).data]
+
+    population = [s.score for s in client.score(queries=query, documents=texts).data]
+    assert scores(0) == population
+    assert scores(1) == scores(None) != population
+    assert scores(0.5) == pytest.approx(
+        [(a + b) / 2 for a, b in zip(population, scores(1), strict=True)], abs=1e-12
+    )
+    assert (
+        dora.rerank(query=query, documents=texts, personalization=0).meta.personalization.state == "personal"
+    )
+    best = dora.best_of_n(prompt=query, candidates=texts, personalization=0).results
+    assert best == client.best_of_n(prompt=query, candidates=texts).results
+    with pytest.raises(UnprocessableEntityError, match="from 0 to 1"):
+        scores(1.5)
+
+
 def test_feedback_can_name_the_texts_of_a_ranking(client: Client) -> None:
     bo = client.for_user("sdk-bo")
     ranking = bo.rerank(query="Tea?", documents=["Yes.", "No, thank you."])

@@ -86,6 +86,21 @@ def test_best_of_n(call: Any, server: Any) -> None:
     assert result.best.probability_best == 0.7
 
 
+@pytest.mark.parametrize("strength", [0.0, 0.25, 1])
+def test_every_ranking_takes_a_strength_of_personalization(call: Any, server: Any, strength: float) -> None:
+    best = {"index": 0, "score": 0.5, "probability_best": 1.0, "probability_acceptable": 0.6}
+    server.respond(RANKING)
+    server.respond(
+        {"id": "score_1", "object": "list", "created": 1, "model": "penchant", "data": [], "usage": {}}
+    )
+    server.respond({"id": "best_1", "best": best, "accepted": True, "results": [best]})
+    call(lambda c: c.rerank(query="Tea?", documents=["Yes."], personalization=strength))
+    call(lambda c: c.score(queries="Tea?", documents=["Yes."], personalization=strength))
+    call(lambda c: c.best_of_n(candidates=["Yes."], personalization=strength))
+    assert [request.path for request in server.requests] == ["/v1/rerank", "/v1/score", "/v1/best-of-n"]
+    assert [request.body["personalization"] for request in server.requests] == [strength] * 3
+
+
 def test_best_of_n_without_an_acceptable_candidate(call: Any, server: Any) -> None:
     server.respond({"id": "best_1", "best": None, "accepted": False, "results": []})
     result = call(lambda c: c.best_of_n(candidates=["a"]))

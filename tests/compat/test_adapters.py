@@ -30,6 +30,28 @@ def test_langchain(trained: Any, user: str | None) -> None:
     assert originals == documents(trained)
 
 
+def test_adapters_pass_the_strength_of_personalization(trained: Any) -> None:
+    nodes = [NodeWithScore(node=TextNode(text=text, id_=str(i))) for i, text in enumerate(trained.documents)]
+
+    async def compress(client: Client) -> list[int]:
+        async with AsyncClient(base_url=trained.url) as async_client:
+            reranker = penchant.langchain.PenchantRerank(
+                client=client, async_client=async_client, user="short", personalization=0
+            )
+            ranked = await reranker.acompress_documents(documents(trained), trained.query)
+        return [document.metadata["place"] for document in ranked]
+
+    with Client(base_url=trained.url) as client:
+        langchain = penchant.langchain.PenchantRerank(client=client, user="short", personalization=0)
+        compressed = langchain.compress_documents(documents(trained), trained.query)
+        llama_index = penchant.llama_index.PenchantRerank(client=client, user="short", personalization=0)
+        ranked = llama_index.postprocess_nodes(nodes, QueryBundle(trained.query))
+        in_tasks = asyncio.run(compress(client))
+    assert [document.metadata["place"] for document in compressed] == trained.orders[None]
+    assert in_tasks == trained.orders[None]
+    assert [int(node.node_id) for node in ranked] == trained.orders[None]
+
+
 def test_langchain_metadata_identifies_a_document_in_feedback(trained: Any) -> None:
     with Client(base_url=trained.url) as client:
         reader = client.for_user("langchain-reader")

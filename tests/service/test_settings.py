@@ -17,10 +17,13 @@ def test_settings_come_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("PENCHANT_MAX_CANDIDATES", "5")
     monkeypatch.setenv("PENCHANT_LOG_LEVEL", "debug")
     monkeypatch.setenv("PENCHANT_BUNDLE", "")
+    assert Settings().personalization == 1
+    monkeypatch.setenv("PENCHANT_PERSONALIZATION", "0.25")
     settings = Settings()
     assert (settings.port, settings.data_dir, settings.max_candidates) == (9000, tmp_path, 5)
     assert settings.get_tenant_keys() == {"acme": "other", "default": "secret"}
     assert (settings.log_level, settings.bundle) == ("DEBUG", None)
+    assert settings.personalization == 0.25
     assert "secret" not in repr(settings)
 
 
@@ -33,6 +36,10 @@ def test_settings_come_from_the_environment(monkeypatch, tmp_path):
         ("API_KEYS", '{"acme": ""}'),
         ("MAX_CANDIDATES", "0"),
         ("LOG_LEVEL", "loud"),
+        ("PERSONALIZATION", "-0.1"),
+        ("PERSONALIZATION", "1.1"),
+        ("PERSONALIZATION", "nan"),
+        ("PERSONALIZATION", "all"),
     ],
 )
 def test_invalid_settings_are_refused(monkeypatch, name, value):

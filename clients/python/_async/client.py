@@ -67,6 +67,7 @@ class AsyncClient(AsyncFeedbackClient):
         documents: str | Sequence[str],
         user: str | None = None,
         explain: bool | None = None,
+        personalization: float | None = None,
         model: str | None = None,
     ) -> responses.Scores:
         """Return the utility of each text for the user, in the order given. Utilities are raw and unbounded.
@@ -79,6 +80,8 @@ class AsyncClient(AsyncFeedbackClient):
             documents: Texts to score.
             user: User whose taste counts. Defaults to the client's user, else to the population.
             explain: Whether each result carries an `Explanation`.
+            personalization: How far the answer departs from the population's towards the user's, from 0 to 1. Defaults
+                to the server's setting, which is 1 unless its operator changed it.
             model: Name of a model from `models`.
         """
         return await self._run(
@@ -87,6 +90,7 @@ class AsyncClient(AsyncFeedbackClient):
                 documents=documents,
                 user=self._resolve_user(user),
                 explain=explain,
+                personalization=personalization,
                 model=model,
             )
         )
@@ -101,6 +105,7 @@ class AsyncClient(AsyncFeedbackClient):
         return_documents: bool | None = None,
         max_tokens_per_doc: int | None = None,
         explain: bool | None = None,
+        personalization: float | None = None,
         model: str | None = None,
     ) -> responses.Ranking:
         """Return the documents in the user's order of preference, best first.
@@ -117,6 +122,8 @@ class AsyncClient(AsyncFeedbackClient):
             return_documents: Whether each result carries its text.
             max_tokens_per_doc: Accepted for compatibility with other rerankers; the server ignores it.
             explain: Whether each result carries an `Explanation`.
+            personalization: How far the answer departs from the population's towards the user's, from 0 to 1. Defaults
+                to the server's setting, which is 1 unless its operator changed it.
             model: Name of a model from `models`.
         """
         return await self._run(
@@ -128,6 +135,7 @@ class AsyncClient(AsyncFeedbackClient):
                 return_documents=return_documents,
                 max_tokens_per_doc=max_tokens_per_doc,
                 explain=explain,
+                personalization=personalization,
                 model=model,
             )
         )
@@ -142,6 +150,7 @@ class AsyncClient(AsyncFeedbackClient):
         accept_threshold: float | None = None,
         n_return: int | None = None,
         explain: bool | None = None,
+        personalization: float | None = None,
     ) -> responses.BestOfN:
         """Return the candidate to show the user, and the probability that the user finds it good enough.
 
@@ -158,6 +167,8 @@ class AsyncClient(AsyncFeedbackClient):
                 candidate reaches it, ``best`` is None.
             n_return: Number of candidates to return. Defaults to all.
             explain: Whether each result carries an `Explanation`.
+            personalization: How far the answer departs from the population's towards the user's, from 0 to 1. Defaults
+                to the server's setting, which is 1 unless its operator changed it.
         """
         return await self._run(
             calls.best_of_n(
@@ -168,6 +179,7 @@ class AsyncClient(AsyncFeedbackClient):
                 accept_threshold=accept_threshold,
                 n_return=n_return,
                 explain=explain,
+                personalization=personalization,
             )
         )
 

@@ -10,13 +10,21 @@ __all__ = ["arerank_documents"]
 
 
 async def arerank_documents(
-    client: AsyncClient, documents: Sequence[Document], query: str, *, user: str | None, top_n: int | None
+    client: AsyncClient,
+    documents: Sequence[Document],
+    query: str,
+    *,
+    user: str | None,
+    top_n: int | None,
+    personalization: float | None,
 ) -> list[Document]:
     """Return copies of the documents in the user's order, with the score and the ranking in their metadata."""
     if not documents:
         return []
     texts = [document.page_content for document in documents]
-    ranking = await client.rerank(query=query, documents=texts, user=user, top_n=top_n)
+    ranking = await client.rerank(
+        query=query, documents=texts, user=user, top_n=top_n, personalization=personalization
+    )
     ranked_documents = []
     for result in ranking.results:
         document = documents[result.index]

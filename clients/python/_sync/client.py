@@ -68,6 +68,7 @@ class Client(FeedbackClient):
         documents: str | Sequence[str],
         user: str | None = None,
         explain: bool | None = None,
+        personalization: float | None = None,
         model: str | None = None,
     ) -> responses.Scores:
         """Return the utility of each text for the user, in the order given. Utilities are raw and unbounded.
@@ -80,6 +81,8 @@ class Client(FeedbackClient):
             documents: Texts to score.
             user: User whose taste counts. Defaults to the client's user, else to the population.
             explain: Whether each result carries an `Explanation`.
+            personalization: How far the answer departs from the population's towards the user's, from 0 to 1. Defaults
+                to the server's setting, which is 1 unless its operator changed it.
             model: Name of a model from `models`.
         """
         return self._run(
@@ -88,6 +91,7 @@ class Client(FeedbackClient):
                 documents=documents,
                 user=self._resolve_user(user),
                 explain=explain,
+                personalization=personalization,
                 model=model,
             )
         )
@@ -102,6 +106,7 @@ class Client(FeedbackClient):
         return_documents: bool | None = None,
         max_tokens_per_doc: int | None = None,
         explain: bool | None = None,
+        personalization: float | None = None,
         model: str | None = None,
     ) -> responses.Ranking:
         """Return the documents in the user's order of preference, best first.
@@ -118,6 +123,8 @@ class Client(FeedbackClient):
             return_documents: Whether each result carries its text.
             max_tokens_per_doc: Accepted for compatibility with other rerankers; the server ignores it.
             explain: Whether each result carries an `Explanation`.
+            personalization: How far the answer departs from the population's towards the user's, from 0 to 1. Defaults
+                to the server's setting, which is 1 unless its operator changed it.
             model: Name of a model from `models`.
         """
         return self._run(
@@ -129,6 +136,7 @@ class Client(FeedbackClient):
                 return_documents=return_documents,
                 max_tokens_per_doc=max_tokens_per_doc,
                 explain=explain,
+                personalization=personalization,
                 model=model,
             )
         )
@@ -143,6 +151,7 @@ class Client(FeedbackClient):
         accept_threshold: float | None = None,
         n_return: int | None = None,
         explain: bool | None = None,
+        personalization: float | None = None,
     ) -> responses.BestOfN:
         """Return the candidate to show the user, and the probability that the user finds it good enough.
 
@@ -159,6 +168,8 @@ class Client(FeedbackClient):
                 candidate reaches it, ``best`` is None.
             n_return: Number of candidates to return. Defaults to all.
             explain: Whether each result carries an `Explanation`.
+            personalization: How far the answer departs from the population's towards the user's, from 0 to 1. Defaults
+                to the server's setting, which is 1 unless its operator changed it.
         """
         return self._run(
             calls.best_of_n(
@@ -169,6 +180,7 @@ class Client(FeedbackClient):
                 accept_threshold=accept_threshold,
                 n_return=n_return,
                 explain=explain,
+                personalization=personalization,
             )
         )
 

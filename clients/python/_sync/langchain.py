@@ -11,13 +11,21 @@ __all__ = ["rerank_documents"]
 
 
 def rerank_documents(
-    client: Client, documents: Sequence[Document], query: str, *, user: str | None, top_n: int | None
+    client: Client,
+    documents: Sequence[Document],
+    query: str,
+    *,
+    user: str | None,
+    top_n: int | None,
+    personalization: float | None,
 ) -> list[Document]:
     """Return copies of the documents in the user's order, with the score and the ranking in their metadata."""
     if not documents:
         return []
     texts = [document.page_content for document in documents]
-    ranking = client.rerank(query=query, documents=texts, user=user, top_n=top_n)
+    ranking = client.rerank(
+        query=query, documents=texts, user=user, top_n=top_n, personalization=personalization
+    )
     ranked_documents = []
     for result in ranking.results:
         document = documents[result.index]

@@ -11,7 +11,9 @@ class Part(Answer):
     name: str = Field(
         description="an attribute, or `content`, `memory`, `constant` (shared), `threshold` (personal)"
     )
-    personal: bool = Field(description="whether it is this user's own difference, rather than shared taste")
+    personal: bool = Field(
+        description="whether it is this user's own difference, multiplied by `personalization`, rather than shared taste"
+    )
     label: str = Field(
         description="plain description; for an attribute, the direction in which the candidate differs"
     )

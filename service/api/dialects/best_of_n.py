@@ -8,7 +8,7 @@ from penchant.service.api.answers.base import Answer
 from penchant.service.api.answers.ranking import EXPLANATION, Explanation
 from penchant.service.ranking.results import ChoiceResult, Task, add_explanation
 from penchant.service.settings import Settings
-from penchant.service.validation import ExactModel, UserId
+from penchant.service.validation import ExactModel, PersonalizationStrength, UserId
 
 
 class BestOfNRequest(ExactModel):
@@ -23,6 +23,7 @@ class BestOfNRequest(ExactModel):
     )
     n_return: int | None = Field(default=None, ge=0, description="number of results; absent or 0 means all")
     explain: bool | None = Field(default=None, description="an `explanation` in each result")
+    personalization: PersonalizationStrength = None
 
 
 def build_best_of_n_task(request: BestOfNRequest, settings: Settings) -> Task:

@@ -10,7 +10,7 @@ from penchant.service.api.answers.ranking import EXPLANATION, Explanation, Usage
 from penchant.service.errors import InvalidRequestError
 from penchant.service.ranking.results import RankingResult, Task, add_explanation, format_usage
 from penchant.service.settings import Settings
-from penchant.service.validation import LenientModel, UserId
+from penchant.service.validation import LenientModel, PersonalizationStrength, UserId
 
 Document = Annotated[
     Any,
@@ -37,6 +37,7 @@ class RerankRequest(LenientModel):
     )
     priority: int | None = Field(default=None, description="accepted and ignored")
     explain: bool | None = Field(default=None, description="an `explanation` in each result")
+    personalization: PersonalizationStrength = None
     user: UserId | None = None
 
 
@@ -100,10 +101,12 @@ class Tokens(Answer):
 
 
 class Personalization(Answer):
-    """The user whose taste the ranking follows, and what is known about that user."""
+    """The user of the request, and what is known about that user."""
 
     user: str | None
-    state: Literal["population", "personal"]
+    state: Literal["population", "personal"] = Field(
+        description="`personal` if anything was learned about the user, whatever the `personalization` of the request"
+    )
     feedback_events: int
     posterior_version: int
 

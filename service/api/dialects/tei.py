@@ -8,7 +8,7 @@ from penchant.service.api.answers.base import Answer
 from penchant.service.api.answers.ranking import EXPLANATION, Explanation
 from penchant.service.ranking.results import RankingResult, Task, add_explanation
 from penchant.service.settings import Settings
-from penchant.service.validation import LenientModel, UserId
+from penchant.service.validation import LenientModel, PersonalizationStrength, UserId
 
 
 class TeiRequest(LenientModel):
@@ -21,6 +21,7 @@ class TeiRequest(LenientModel):
     return_text: bool | None = None
     truncate: bool | None = Field(default=None, description="accepted; long texts are always truncated")
     explain: bool | None = Field(default=None, description="an `explanation` in each result")
+    personalization: PersonalizationStrength = None
     user: UserId | None = None
 
 

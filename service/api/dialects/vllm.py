@@ -10,7 +10,7 @@ from penchant.service.api.answers.ranking import EXPLANATION, Explanation, Usage
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.ranking.results import RankingResult, Task, add_explanation, format_usage
 from penchant.service.settings import Settings
-from penchant.service.validation import LenientModel, UserId
+from penchant.service.validation import LenientModel, PersonalizationStrength, UserId
 
 TextOrTexts = Annotated[
     Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
@@ -26,6 +26,7 @@ class ScoreRequest(LenientModel):
     queries: TextOrTexts = None
     documents: TextOrTexts = None
     explain: bool | None = Field(default=None, description="an `explanation` in each result")
+    personalization: PersonalizationStrength = None
     user: UserId | None = None
     users: list[UserId] | None = Field(
         default=None,

@@ -37,6 +37,7 @@ from penchant.service.api.dialects.vllm import (
 )
 from penchant.service.api.openapi import describe_route
 from penchant.service.api.routing import LeanRouter
+from penchant.service.settings import Settings
 from penchant.service.telemetry.metrics import Timings
 from penchant.service.validation import validate
 
@@ -110,9 +111,21 @@ async def best_of_n(request: Request) -> Response:
     spend_candidates(request, len(task.texts))
     timings = Timings()
     choice = await get_served_model(request).scorer.best_of_n(
-        tenant, user, task, timings, explain=bool(body.explain)
+        tenant,
+        user,
+        task,
+        timings,
+        explain=bool(body.explain),
+        personalization=_get_personalization(body, runtime.settings),
     )
     return json_response(build_best_of_n_answer(body, choice), timings)
+
+
+def _get_personalization(
+    body: RerankRequest | TeiRequest | ScoreRequest | BestOfNRequest, settings: Settings
+) -> float:
+    """Return the strength of personalization of a request, or that of the settings if it names none."""
+    return settings.personalization if body.personalization is None else body.personalization
 
 
 async def _read_body(request: Request) -> dict[str, Any]:
@@ -128,7 +141,14 @@ async def _rerank(request: Request, raw: dict[str, Any], version: str) -> Respon
     spend_candidates(request, len(task.texts))
     timings = Timings()
     explain = (body.top_n or len(task.texts)) if body.explain else 0
-    ranked = await get_served_model(request).scorer.rank(tenant, user, task, timings, explain=explain)
+    ranked = await get_served_model(request).scorer.rank(
+        tenant,
+        user,
+        task,
+        timings,
+        explain=explain,
+        personalization=_get_personalization(body, runtime.settings),
+    )
     return json_response(build_rerank_answer(body, task, ranked, version), timings)
 
 
@@ -141,7 +161,13 @@ async def _tei(request: Request, raw: dict[str, Any]) -> Response:
     timings = Timings()
     explain = len(task.texts) if body.explain else 0
     ranked = await get_served_model(request).scorer.rank(
-        tenant, user, task, timings, by_utility=bool(body.raw_scores), explain=explain
+        tenant,
+        user,
+        task,
+        timings,
+        by_utility=bool(body.raw_scores),
+        explain=explain,
+        personalization=_get_personalization(body, runtime.settings),
     )
     return json_response(build_tei_answer(body, task, ranked), timings, {"X-Rank-Id": ranked.rank_id})
 
@@ -155,7 +181,14 @@ async def _score(request: Request) -> Response:
     spend_candidates(request, len(task.texts) * len(users))
     timings = Timings()
     explain = len(task.texts) if body.explain else 0
-    ranked = await get_served_model(request).scorer.score(tenant, users, task, timings, explain=explain)
+    ranked = await get_served_model(request).scorer.score(
+        tenant,
+        users,
+        task,
+        timings,
+        explain=explain,
+        personalization=_get_personalization(body, runtime.settings),
+    )
     return json_response(
         build_score_answer(ranked, int(runtime.store.clock()), named=body.users is not None), timings
     )

@@ -21,6 +21,7 @@ from penchant.models.explain.reasons import (
     explain_items,
     explain_user,
 )
+from penchant.models.ranking.personalization import PersonalizationError, personalized_scores
 from penchant.models.ranking.selection import relevance
 from penchant.models.taste.items import Items
 from penchant.models.taste.observations import Pair, RatingScale, Vote
@@ -131,6 +132,44 @@ def test_parts_sum_to_the_posterior_utility(rng, make_population, archetypes, lo
         assert ("memory" in {part.name for part in e.parts}) == (e.index < remembered)
     shifts = personal.mean - everyone.mean
     np.testing.assert_allclose([e.shift for e in explained], shifts - shifts.mean(), atol=1e-9)
+
+
+@pytest.mark.parametrize("archetypes", [1, 3])
+def test_personalization_scales_the_personal_parts(rng, make_population, archetypes):
+    keys = [rng.bytes(16) for _ in range(5)]
+    reward = make_reward(rng, make_population, archetypes=archetypes, loadings=1, memory_keys=keys[:2])
+    vectors, posterior = make_vectors(rng, 5), judge(rng, reward)
+    everyone = UserPosterior.at_prior(reward.population)
+    items = reward.describe(vectors, keys)
+
+    def explain(strength, user=posterior):
+        return explain_items(reward, user, vectors, keys, personalization=strength)
+
+    full, population = explain(1.0), explain_items(reward, everyone, vectors, keys)
+    assert full == explain_items(reward, posterior, vectors, keys)
+    assert explain(0.0) == explain(0.4, everyone) == population
+    strength = 0.3
+    for part_way, whole, start in zip(explain(strength), full, population, strict=True):
+        table = personalized_scores(reward, everyone, [posterior], items, strength)
+        assert total(part_way) == pytest.approx(table.mean[0, whole.index], abs=1e-9)
+        assert part_way.utility == pytest.approx(table.mean[0, whole.index], abs=1e-12)
+        assert part_way.std == pytest.approx(table.std[0, whole.index], abs=1e-12)
+        assert sum(part.value for part in part_way.moved) == pytest.approx(part_way.shift, abs=1e-9)
+        assert part_way.shift == pytest.approx(strength * whole.shift, abs=1e-12)
+        assert part_way.shift_std**2 == pytest.approx(
+            (1 - strength) * start.shift_std**2 + strength * whole.shift_std**2
+        )
+        assert min(start.probability_up, whole.probability_up) < part_way.probability_up
+        assert part_way.probability_up < max(start.probability_up, whole.probability_up)
+        assert part_way.population_utility == whole.population_utility
+        assert part_way.population_rank == whole.population_rank
+        scaled = {(part.name, part.personal): part for part in part_way.parts}
+        assert len(scaled) == len(whole.parts)
+        for part in whole.parts:
+            share = strength if part.personal else 1.0
+            assert scaled[part.name, part.personal].value == pytest.approx(share * part.value, abs=1e-12)
+    with pytest.raises(PersonalizationError, match="from 0 to 1"):
+        explain(1.5)
 
 
 @pytest.mark.parametrize("archetypes", [1, 3])

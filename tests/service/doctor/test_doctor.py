@@ -67,6 +67,7 @@ def test_a_missing_store_is_no_problem_and_is_not_created(tmp_path):
     [
         ("PENCHANT_MAX_CANDIDATE", "did you mean PENCHANT_MAX_CANDIDATES?"),
         ("PENCHANT_STORE_UR", "did you mean PENCHANT_STORE_URL?"),
+        ("PENCHANT_PERSONALISATION", "did you mean PENCHANT_PERSONALIZATION?"),
         ("PENCHANT_XYZZY", "unset it"),
     ],
 )
