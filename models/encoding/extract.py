@@ -82,7 +82,9 @@ class FeatureTable(Mapping[Item, NDArray[np.float16]]):
         vectors: NDArray[np.float16] = self._features.vectors[rows]
         if not self.reads_prompts:
             return vectors
-        prompts = self._features.vectors[[self._rows[key(context)] for context, _ in items]]
+        # A blank prompt has no features, and `add_match` does not read them.
+        prompt_rows = [self._rows[key(context)] if context.strip() else 0 for context, _ in items]
+        prompts = self._features.vectors[prompt_rows]
         return self._extractor.add_match(
             vectors,
             [context for context, _ in items],
@@ -134,7 +136,7 @@ def extract_text_features(
     for context, text in items:
         by_key.setdefault(extractor.key(text, context), (context, text))
     if extractor.reads_prompts:
-        for context, _ in items:
+        for context in (context for context, _ in items if context.strip()):
             by_key.setdefault(extractor.key(context), ("", context))
     todo = list(by_key.values())
     parts = []
