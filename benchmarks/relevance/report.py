@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from benchmarks.machine import machine
 from benchmarks.relevance.metrics import DRAWS, Figure
+from benchmarks.relevance.plan import NONE
 from benchmarks.relevance.rankings import OURS, RankingRow
 from benchmarks.relevance.styles import CLEAR, JUDGEMENTS
 from benchmarks.relevance.swapped_prompts import PromptRow
@@ -130,7 +131,8 @@ def markdown(results: Results) -> str:
         lines += _queries(results.queries)
     if results.prompts:
         lines += _prompts(results.prompts)
-    lines += ["", "## Goals missed", "", *([f"- {line}" for line in results.missed] or ["None."])]
+    missed = len(results.missed)
+    lines += ["", f"{missed} goals missed; they are marked in the tables." if missed else "All goals met."]
     return "\n".join(lines) + "\n"
 
 
@@ -155,6 +157,12 @@ def _users(results: Results) -> list[str]:
         for name, reasons in results.left_out.items()
         for style, reason in reasons.items()
     ]
+    both: dict[tuple[str, str], list[bool]] = {}
+    for row in results.users:
+        both.setdefault((row.questions, row.variant), []).append(row.keeps and row.moves)
+    met = ", ".join(
+        f"{name}/{variant} {sum(flags)} of {len(flags)}" for (name, variant), flags in both.items()
+    )
     return [
         *_heading(
             "Users of style",
@@ -181,6 +189,8 @@ def _users(results: Results) -> list[str]:
                 for row in results.users
             ],
         ),
+        "",
+        f"Users who meet both goals: {met}.",
         *(["", f"Left out: {'; '.join(left_out)}."] if left_out else []),
     ]
 
@@ -232,18 +242,20 @@ def _queries(rows: Sequence[QueryRow]) -> list[str]:
     return [
         *_heading(
             "Probe: the wrong question",
-            "With a question that the candidates do not answer, the ranking must not be above chance (lower end of the "
-            "interval at most 0). The cosine shows how much two questions of a set have in common.",
+            "With a question that the candidates do not answer, rankings must not be above chance, or not above those "
+            "without a question, which follow style alone (lower end of either interval at most 0). The cosine shows "
+            "how much two questions of a set have in common.",
         ),
         *_table(
-            ["set", "question sent", "nDCG@10", "above chance", "", "cosine above chance"],
+            ["set", "question sent", "nDCG@10", "above chance", "above none", "", "cosine above chance"],
             [
                 [
                     row.questions,
                     row.query,
                     str(row.ndcg),
                     str(row.above_chance),
-                    _verdict(passed=row.passed),
+                    "–" if row.query == NONE else str(row.above_none),
+                    "" if row.query == NONE else _verdict(passed=row.passed),
                     "–" if row.cosine_above_chance is None else str(row.cosine_above_chance),
                 ]
                 for row in rows

@@ -1,5 +1,6 @@
 """A whole run: a server or a model, the parts, the report."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,9 +102,10 @@ def measure(
     results = Results(report.about(model.bundle.version, counts, in_process=in_process))
     with _opened(Plan(sets), parts, place, model, in_process=in_process) as study:
         for part in parts:
+            started = time.perf_counter()
             _measure_part(part, study, model, place, results)
             report.write(results, place.out)
-            print(f"{part}: measured", flush=True)
+            print(f"{part}: {time.perf_counter() - started:.0f} s", flush=True)
     return results
 
 
