@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.progress import Progress
 
 from penchant.models.bundle import DEFAULT_BUNDLE, Bundle, EncoderCard, Manifest, round_trip
 from penchant.models.checkpoint import Progress as ProgressCall
-from penchant.models.encoding.extract import extract_features
+from penchant.models.encoding.extract import FeatureTable, extract_features
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.loading import load_encoder
 from penchant.models.evaluation.few_shot import Predictions, Vectors, adapt, predict
@@ -133,17 +132,16 @@ def describe_source(source: Source, folder: Path, rows: Sequence[Judgement]) -> 
 
 def load_features(
     path: Path | None, judgements: Sequence[Judgement], extractor: FeatureExtractor, progress: ProgressCall
-) -> dict[tuple[str, str], NDArray[np.float16]]:
-    """Return the features of all texts, from the file of an earlier run if there is one."""
+) -> FeatureTable:
+    """Return the features of all texts, from the file of an earlier run on the same judgements if there is one."""
     if path is not None and path.exists():
-        with np.load(path) as file:
-            known = dict(zip(map(bytes, file["keys"]), file["vectors"], strict=True))
-        items = {(j.context, text) for j in judgements for text in j.texts}
-        return {item: known[extractor.key(item[1], item[0])] for item in sorted(items)}
+        with np.load(path) as arrays:
+            return FeatureTable.from_arrays(
+                list(dict.fromkeys((j.context, text) for j in judgements for text in j.texts)), arrays
+            )
     vectors = extract_features(judgements, extractor, progress)
     if path is not None:
-        keys = [np.frombuffer(extractor.key(text, context), np.uint8) for context, text in vectors]
-        np.savez(path, keys=np.stack(keys), vectors=np.stack(list(vectors.values())))
+        np.savez(path, **vectors.to_arrays())
     return vectors
 
 
