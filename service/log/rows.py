@@ -7,8 +7,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from penchant.models.encoding.features import pack_features
 from penchant.service.store.events import LoggedJudgement
-from penchant.service.store.features import pack_vector
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def build_feature_rows(tenant: str, features: JudgedFeatures) -> list[dict[str, 
             "tenant": tenant,
             "extractor": features.extractor,
             "feature_key": key,
-            "vector": pack_vector(features.vectors[i], features.windows[i]),
+            "vector": pack_features(features.vectors[i], features.windows[i]),
             "tokens": int(features.tokens[i]),
             "truncated": int(features.truncated[i]),
         }

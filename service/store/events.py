@@ -10,7 +10,8 @@ import orjson
 from numpy.typing import NDArray
 from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
 
-from penchant.service.store.features import drop_unneeded, unpack_vector
+from penchant.models.encoding.features import unpack_features
+from penchant.service.store.features import drop_unneeded
 from penchant.service.store.statements import AnyRow, chunks
 from penchant.service.store.tables import features, feedback_events, judged_items
 
@@ -301,7 +302,7 @@ def replay_events(
             source=row.source,
             received_at=row.received_at,
             item_keys=tuple(key for key, _ in judged),
-            vectors=np.stack([unpack_vector(content)[0] for content in present]) if complete else None,
+            vectors=np.stack([unpack_features(content)[0] for content in present]) if complete else None,
         )
 
 
