@@ -74,10 +74,16 @@ def mean(values: ArrayLike) -> Figure:
 
 
 def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Figure:
-    """Return the ratio of two means over the same questions, with a bootstrap interval."""
+    """Return the ratio of two means over the same questions, with a bootstrap interval.
+
+    Draws whose denominator is 0 are left out of the interval. All three numbers are NaN if every denominator is 0.
+    """
     top, bottom = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    if not bottom.any():
+        return Figure(math.nan, math.nan, math.nan)
     rows = _draws(len(top))
-    return _figure(float(top.mean() / bottom.mean()), top[rows].mean(axis=1) / bottom[rows].mean(axis=1))
+    above, below = top[rows].mean(axis=1), bottom[rows].mean(axis=1)
+    return _figure(float(top.mean() / bottom.mean()), above[below > 0] / below[below > 0])
 
 
 def median_ratio(numerators: ArrayLike, denominators: ArrayLike) -> Figure:

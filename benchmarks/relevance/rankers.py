@@ -121,6 +121,10 @@ class ServedRanker:
         """
         return self._send("POST", RERANK, body)
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         content = self._send(method, path, None if body is None else json.dumps(body).encode())
         answer: dict[str, Any] = json.loads(content)

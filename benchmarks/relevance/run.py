@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -134,6 +134,8 @@ def _opened(
     """Start a server, or describe the items that the parts rank in this process."""
     if not in_process:
         with ours(bundle=str(place.bundle.resolve()), log_level="WARNING") as server:
-            yield Study(plan, ServedRanker(server.port))
+            ranker = ServedRanker(server.port)
+            with closing(ranker):
+                yield Study(plan, ranker)
         return
     yield Study(plan, ModelRanker(model.bundle.reward, model.vectors(plan.items(parts))))

@@ -44,20 +44,22 @@ class TimeRow:
 
 
 def measure_time(ranker: ServedRanker, questions: QuestionSet, *, rounds: int = ROUNDS) -> TimeRow:
-    """Time requests for the population. The kinds alternate, question by question, and their order changes.
+    """Time requests for the population. Those without and with the question alternate, and their order changes.
 
     Args:
         ranker: Server to send the requests to.
         questions: The set.
-        rounds: Number of measured requests of each kind and question; one more is not measured.
+        rounds: Number of measured requests of each kind and question.
     """
     seconds = np.zeros((3, len(questions.questions), rounds))
     for number, question in enumerate(questions.questions):
         for kind in (NONE, SAME):  # after these, all candidates are cached with and without the question
             _seconds(ranker, question, kind, 0)
         for turn in range(rounds):
-            for kind in np.roll((NONE, SAME, NEW), turn).tolist():
+            for kind in ((NONE, SAME), (SAME, NONE))[turn % 2]:
                 seconds[kind, number, turn] = _seconds(ranker, question, kind, turn)
+        for turn in range(rounds):  # last, because a request after one that used the encoder takes longer
+            seconds[NEW, number, turn] = _seconds(ranker, question, NEW, turn)
     by_question: Vector = np.median(seconds, axis=2)
     none, same, new = (1000 * float(np.median(seconds[kind])) for kind in (NONE, SAME, NEW))
     return TimeRow(
