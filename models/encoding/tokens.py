@@ -87,8 +87,8 @@ class Tokens:
 class TextTokenizer:
     """A tokenizer for one encoder, with windows and truncation. Safe to use from several threads.
 
-    A text that does not fit into one sequence is split into as few windows as possible, of nearly equal length: the
-    last one has fewer tokens than the others by less than the number of windows. In joint mode each window has the
+    A text that does not fit into one sequence is split into as few windows as possible, evenly spaced, which overlap so
+    that all of them are full: the last one has fewer tokens than the others by less than the number of windows. In joint mode each window has the
     prompt before it.
 
     Args:
@@ -165,8 +165,9 @@ class TextTokenizer:
             return [text]
         n_windows = min(self._max_windows, -(-len(text) // room))
         text.truncate(min(len(text), n_windows * room))
-        text.truncate(-(-len(text) // n_windows))
-        return [text, *text.overflowing]
+        step = -(-(len(text) - room) // (n_windows - 1))
+        text.truncate(room, stride=room - step)
+        return [text, *text.overflowing[: n_windows - 1]]
 
 
 def _replace_surrogates(text: str) -> str:
