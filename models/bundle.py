@@ -249,7 +249,7 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
             f"there are {d} weights for {dim} features, {match} functions of the match and {inducing} inducing texts"
         )
     expected: dict[str, tuple[int, ...]] = {
-        **(_describe_match_shapes(arrays) if match else {}),
+        **(_describe_match_shapes(arrays) if "match.layout" in arrays else {}),
         "text.centre": (dim,),
         "text.scale": (dim,),
         "text.inducing": (inducing, dim if inducing else 0),
@@ -270,11 +270,8 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
     for name, shape in expected.items():
         if arrays[name].shape != shape:
             raise ValueError(f"{name} has shape {arrays[name].shape}, must be {shape}")
-    if match and not (
-        0 <= arrays["match.column"].min() <= arrays["match.column"].max() < arrays["match.layout"][1]
-        and 0 <= arrays["match.layout"][0] < arrays["match.layout"][1]
-    ):
-        raise ValueError("match.column names a match feature that does not exist")
+    if "match.layout" in arrays:
+        _check_match(arrays)
     for name, array in arrays.items():
         if name != "text.scale" and not np.isfinite(array).all():  # an infinite scale drops a feature
             raise ValueError(f"{name} holds a number that is not finite")
@@ -282,6 +279,14 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
         raise ValueError("flips.values must be probabilities")
     if not (arrays["text.basis_length"] > 0).all():
         raise ValueError("text.basis_length must be positive")
+
+
+def _check_match(arrays: Mapping[str, NDArray[Any]]) -> None:
+    columns = np.append(arrays["match.column"], arrays["match.layout"][0])
+    if not ((columns >= 0) & (columns < arrays["match.layout"][1])).all():
+        raise ValueError("match.column or match.layout names a match feature that does not exist")
+    if not (arrays["match.low"] <= arrays["match.high"]).all():
+        raise ValueError("match.low must not be above match.high")
 
 
 def _describe_match_shapes(arrays: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import numpy as np
@@ -118,6 +118,8 @@ def fit_bundle_to_features(
         "fit": summarise_tuning(tuned),
         "inspection": inspect_reward_model(tuned.reward, judgements, vectors),
     }
+    if tuned.reward.text_prior.standardiser.match is None:
+        card = replace(card, match="")
     return Bundle(tuned.reward, Manifest(name, card, tuple(data), metrics))
 
 

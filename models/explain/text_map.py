@@ -76,6 +76,20 @@ class TextMap:
         """Columns of x that hold the named attributes."""
         return slice(self.first, self.first + len(ATTRIBUTE_NAMES))
 
+    @property
+    def described(self) -> slice:
+        """Columns of x that have a name: the attributes, and the match, which follows them."""
+        return slice(self.first, self.matched.stop)
+
+    def match_worth(self, mean: Vector) -> Vector:
+        """Return what the functions of the match are worth to a user, one weight for each.
+
+        Args:
+            mean: `[q]` coordinates [t; z] of the user. For the shared worth, the mean of the population.
+        """
+        weights = self.weights[self.matched]
+        return np.asarray(weights[:, 0] + weights[:, 1:] @ mean[1:])
+
     def directions(self, functionals: Vector) -> tuple[Vector, Vector]:
         """Return linear functionals h·x of a text's features as directions in the space of taste.
 
