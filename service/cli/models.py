@@ -13,6 +13,7 @@ from penchant.service.cli.inputs import (
     Device,
     EncoderOption,
     Json,
+    MaxWindows,
     describe_judgements,
     load_bundle,
     load_bundle_extractor,
@@ -68,6 +69,7 @@ def fit(
     ] = None,
     split: SplitOption = "cold",
     encoder: EncoderOption = "embedded",
+    max_windows: MaxWindows = 1,
     precision: Annotated[
         Literal["float32", "bfloat16", "auto"],
         typer.Option(
@@ -120,7 +122,9 @@ def fit(
                 describe_judgements(path, judgements)
                 for path, judgements in zip(data or (), sets, strict=True)
             ]
-            extractor = load_extractor(encoder, report, precision=precision, device=device)
+            extractor = load_extractor(
+                encoder, report, max_windows=max_windows, precision=precision, device=device
+            )
             checkpoint = open_checkpoint(
                 folder,
                 resume=resume,
@@ -157,6 +161,7 @@ def evaluate(
         int, typer.Option(min=1, help="Number of random splits over which figures are averaged.")
     ] = 5,
     encoder: EncoderOption = "embedded",
+    max_windows: MaxWindows = 1,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -171,7 +176,7 @@ def evaluate(
         with progress() as report:
             judgements = read_judgements(data, report)
             extractor = (
-                load_extractor(encoder, report, device=device)
+                load_extractor(encoder, report, max_windows=max_windows, device=device)
                 if loaded is None
                 else load_bundle_extractor(loaded, report, device=device)
             )

@@ -1,5 +1,10 @@
-"""Features of texts, by content key."""
+"""Features of texts, by content key.
 
+The column `vector` holds the feature vector as float16 numbers. For a text of several windows their embeddings follow,
+and then `_SUFFIX`: a row of odd length holds windows.
+"""
+
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,6 +17,7 @@ from penchant.service.store.statements import chunks
 from penchant.service.store.tables import features, judged_items
 
 FLOAT16: Final = np.dtype("<f2")
+_SUFFIX: Final = struct.Struct("<IB")  # `dim` and the number of windows, in 5 bytes
 _FEATURES = select(features.c.feature_key, features.c.vector, features.c.tokens, features.c.truncated).where(
     features.c.tenant == bindparam("tenant"),
     features.c.extractor == bindparam("extractor"),
@@ -27,11 +33,36 @@ class StoredFeature:
         vector: Features `[dim]`.
         tokens: Number of tokens that the encoder read.
         truncated: Whether the text was cut.
+        several: Embeddings of the windows of a text of several windows, `[w, encoder.dim]`. None for any other text.
     """
 
     vector: NDArray[np.float16]
     tokens: int
     truncated: bool
+    several: NDArray[np.float16] | None
+
+
+def pack_vector(vector: NDArray[np.float16], windows: NDArray[np.float16]) -> bytes:
+    """Return the content of the column `vector`.
+
+    Args:
+        vector: Feature vector, `[dim]`.
+        windows: Embeddings of the text's windows, `[w, encoder.dim]`. A single window is part of the vector and is not
+            stored again.
+    """
+    content = vector.astype(FLOAT16, copy=False).tobytes()
+    if len(windows) == 1:
+        return content
+    return content + windows.astype(FLOAT16, copy=False).tobytes() + _SUFFIX.pack(len(vector), len(windows))
+
+
+def unpack_vector(content: bytes) -> tuple[NDArray[np.float16], NDArray[np.float16] | None]:
+    """Return the feature vector `[dim]`, and the windows `[w, encoder.dim]` of a text of several windows."""
+    if len(content) % FLOAT16.itemsize == 0:
+        return np.frombuffer(content, FLOAT16), None
+    dim, n_windows = _SUFFIX.unpack(content[-_SUFFIX.size :])
+    numbers = np.frombuffer(content, FLOAT16, (len(content) - _SUFFIX.size) // FLOAT16.itemsize)
+    return numbers[:dim], numbers[dim:].reshape(n_windows, -1)
 
 
 def find_features(
@@ -41,8 +72,9 @@ def find_features(
     stored = {}
     for some in chunks(keys):
         parameters = {"tenant": tenant, "extractor": extractor, "keys": some}
-        for key, vector, tokens, truncated in connection.execute(_FEATURES, parameters):
-            stored[key] = StoredFeature(np.frombuffer(vector, FLOAT16), tokens, bool(truncated))
+        for key, content, tokens, truncated in connection.execute(_FEATURES, parameters):
+            vector, several = unpack_vector(content)
+            stored[key] = StoredFeature(vector, tokens, bool(truncated), several)
     return stored
 
 
