@@ -70,6 +70,16 @@ class Features:
         return cls(arrays["vectors"], arrays["tokens"], arrays["truncated"], tuple(split))
 
 
+def join_vectors(vectors: NDArray[np.float16], match: NDArray[np.float16]) -> NDArray[np.float16]:
+    """Return the raw vectors of n texts as a reward model reads them.
+
+    Args:
+        vectors: `[n, dim]` feature vectors of the texts alone.
+        match: `[n, w]` match features of the texts with their prompts. `w` is 0 for a model that does not read prompts.
+    """
+    return np.concatenate([vectors, match], axis=1) if match.shape[1] else vectors
+
+
 def get_embedding(vector: NDArray[np.float16]) -> NDArray[np.float16]:
     """Return the embedding within a feature vector, `[1, encoder.dim]`, as a view: the only window of a short text."""
     return vector[None, : len(vector) - len(ATTRIBUTE_NAMES)]
@@ -198,10 +208,19 @@ class FeatureExtractor:
 
         Cost: that of `compute_match`. No encoder pass.
         """
+        return join_vectors(vectors, self.compute_match(prompts, texts, prompt_vectors, windows))
+
+    def compute_match(
+        self,
+        prompts: Sequence[str],
+        texts: Sequence[str],
+        prompt_vectors: NDArray[np.float16],
+        windows: Sequence[NDArray[np.float16]],
+    ) -> NDArray[np.float16]:
+        """Return the match features `[n, width - dim]` of n texts with their prompts; see `add_match`."""
         if not self.reads_prompts:
-            return vectors
-        match = compute_match(prompts, texts, prompt_vectors[:, : self.encoder.dim], windows)
-        return np.concatenate([vectors, match], axis=1)
+            return np.zeros((len(texts), 0), np.float16)
+        return compute_match(prompts, texts, prompt_vectors[:, : self.encoder.dim], windows)
 
     def estimate(self, text: str) -> int:
         """Estimate how many tokens of a text the encoder will read."""
