@@ -10,9 +10,9 @@ import orjson
 from numpy.typing import NDArray
 from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
 
-from penchant.models.encoding.features import join_vectors
+from penchant.models.encoding.features import join_vectors, unpack_features
 from penchant.models.encoding.match import MATCH_NAMES
-from penchant.service.store.features import drop_unneeded, unpack_match, unpack_vector
+from penchant.service.store.features import drop_unneeded, unpack_match
 from penchant.service.store.statements import AnyRow, chunks
 from penchant.service.store.tables import features, feedback_events, judged_items
 
@@ -341,4 +341,4 @@ def _read_vectors(texts: Sequence[AnyRow], match_version: str) -> NDArray[np.flo
     for row, text in enumerate(texts):
         if match_version and text.match_version == match_version:
             match[row] = unpack_match(text.match)
-    return join_vectors(np.stack([unpack_vector(text.vector)[0] for text in texts]), match)
+    return join_vectors(np.stack([unpack_features(text.vector)[0] for text in texts]), match)
