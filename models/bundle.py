@@ -20,6 +20,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from penchant.models.encoding.features import KEY_BYTES, FeatureExtractor
+from penchant.models.encoding.match import MATCH_VERSION
 from penchant.models.errors import ModelError
 from penchant.models.files import write_atomically
 from penchant.models.taste.items import Items
@@ -54,6 +55,7 @@ class EncoderCard:
         features: `FeatureExtractor.identity` at fitting time.
         max_windows: Largest number of sequences in which a text is read.
         match: Version of the match features that the bundle reads. Empty if it does not read prompts.
+        window_features: `FeatureExtractor.window_identity` at fitting time. Empty if it is not known.
     """
 
     name: str
@@ -64,6 +66,12 @@ class EncoderCard:
     features: str
     max_windows: int = 1
     match: str = ""
+    window_features: str = ""
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether the bundle reads match features."""
+        return bool(self.match)
 
     @classmethod
     def from_extractor(cls, extractor: FeatureExtractor) -> "EncoderCard":
@@ -78,6 +86,7 @@ class EncoderCard:
             extractor.identity,
             encoder.max_windows,
             extractor.match_version,
+            extractor.window_identity,
         )
 
 
@@ -153,7 +162,8 @@ class Bundle:
             path: Folder of the bundle.
 
         Raises:
-            BundleError: If the bundle is missing or damaged, its hash is wrong, or this version cannot read its format.
+            BundleError: If the bundle is missing or damaged, its hash is wrong, or this version cannot read its format
+                or its match features.
         """
         try:
             manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
@@ -180,6 +190,11 @@ class Bundle:
             )
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise BundleError(f"bundle {path} is damaged: {error!r}") from error
+        if described.encoder.match not in ("", MATCH_VERSION):
+            raise BundleError(
+                f"bundle {path} reads match features of version {described.encoder.match!r}, "
+                f"this version computes those of version {MATCH_VERSION!r}"
+            )
         bundle = cls(reward, described)
         bundle.__dict__["_weights"] = weights  # the version is computed from the bytes of the file
         if bundle.version != manifest["version"]:

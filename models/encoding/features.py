@@ -73,6 +73,16 @@ class Features:
         return cls(arrays["vectors"], arrays["tokens"], arrays["truncated"], tuple(split))
 
 
+def join_vectors(vectors: NDArray[np.float16], match: NDArray[np.float16]) -> NDArray[np.float16]:
+    """Return the raw vectors of n texts as a reward model reads them.
+
+    Args:
+        vectors: `[n, dim]` feature vectors of the texts alone.
+        match: `[n, w]` match features of the texts with their prompts. `w` is 0 for a model that does not read prompts.
+    """
+    return np.concatenate([vectors, match], axis=1) if match.shape[1] else vectors
+
+
 def get_embedding(vector: NDArray[np.float16]) -> NDArray[np.float16]:
     """Return the embedding within a feature vector, `[1, encoder.dim]`, as a view: the only window of a short text."""
     return vector[None, : len(vector) - len(ATTRIBUTE_NAMES)]
@@ -150,6 +160,8 @@ class FeatureExtractor:
         width: Width of a vector with its match features; `dim` without them.
         max_tokens: Largest number of tokens that the encoder reads of a text, in all windows.
         identity: Hash of everything that determines the vectors. Features of different identities must never be mixed.
+        window_identity: Identity of the features by the same encoder when it reads a single window of each text. A text
+            that fits one window has the same vector under both.
     """
 
     def __init__(self, encoder: Encoder, *, reads_prompts: bool = True) -> None:
@@ -158,8 +170,8 @@ class FeatureExtractor:
         self.dim = encoder.dim + len(ATTRIBUTE_NAMES)
         self.width = self.dim + (len(MATCH_NAMES) if self.reads_prompts else 0)
         self.max_tokens = encoder.max_tokens * encoder.max_windows
-        content = "\x1f".join((encoder.identity, ATTRIBUTE_VERSION, *ATTRIBUTE_NAMES))
-        self.identity = hashlib.blake2b(content.encode(), digest_size=KEY_BYTES).hexdigest()
+        self.identity = _hash_identity(encoder.identity)
+        self.window_identity = _hash_identity(encoder.window_identity)
         self._salt = bytes.fromhex(self.identity)
 
     def key(self, text: str, prompt: str = "") -> bytes:
@@ -227,10 +239,19 @@ class FeatureExtractor:
 
         Cost: that of `compute_match`. No encoder pass.
         """
+        return join_vectors(vectors, self.compute_match(prompts, texts, prompt_vectors, windows))
+
+    def compute_match(
+        self,
+        prompts: Sequence[str],
+        texts: Sequence[str],
+        prompt_vectors: NDArray[np.float16],
+        windows: Sequence[NDArray[np.float16]],
+    ) -> NDArray[np.float16]:
+        """Return the match features `[n, width - dim]` of n texts with their prompts; see `add_match`."""
         if not self.reads_prompts:
-            return vectors
-        match = compute_match(prompts, texts, prompt_vectors[:, : self.encoder.dim], windows)
-        return np.concatenate([vectors, match], axis=1)
+            return np.zeros((len(texts), 0), np.float16)
+        return compute_match(prompts, texts, prompt_vectors[:, : self.encoder.dim], windows)
 
     def estimate(self, text: str) -> int:
         """Estimate how many tokens of a text the encoder will read."""
@@ -242,3 +263,8 @@ class FeatureExtractor:
             return self.encoder.encode_tokens(type(tokens[0]).join(tokens))
         prompts = [text.prompt for text in texts] if self.encoder.joint else None
         return self.encoder.encode([text.text for text in texts], prompts)
+
+
+def _hash_identity(encoder: str) -> str:
+    content = "\x1f".join((encoder, ATTRIBUTE_VERSION, *ATTRIBUTE_NAMES))
+    return hashlib.blake2b(content.encode(), digest_size=KEY_BYTES).hexdigest()

@@ -218,6 +218,7 @@ def replay(
             Forgetting(settings.forgetting_half_life_days),
             loaded.version,
             loaded.manifest.encoder.features,
+            loaded.manifest.encoder.match,
         )
         result = replay_store(
             store,
@@ -236,5 +237,7 @@ def replay(
         highlight=False,
         soft_wrap=True,
     )
+    for line in result.shortfall.describe():
+        note(line)
     if result.different and not repair:
         raise typer.Exit(1)
