@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_VERSION, compute_attribute_matrix
 from penchant.models.encoding.encoder import Encoder, Encoding
-from penchant.models.encoding.match import MATCH_NAMES, MATCH_VERSION, compute_match
+from penchant.models.encoding.match import MATCH_NAMES, MATCH_VERSION, RELEVANCE, compute_match
 
 if TYPE_CHECKING:  # tokenizers are needed for transformers only
     from penchant.models.encoding.tokens import Tokens
@@ -186,6 +186,8 @@ class FeatureExtractor:
         texts: Sequence[str],
         prompt_vectors: NDArray[np.float16],
         windows: Sequence[NDArray[np.float16]],
+        *,
+        relevance: NDArray[np.float16] | None = None,
     ) -> NDArray[np.float16]:
         """Return the vectors `[n, width]` of n texts with the match of each to its prompt appended.
 
@@ -195,12 +197,15 @@ class FeatureExtractor:
             texts: n texts.
             prompt_vectors: `[n, dim]` feature vectors of the prompts.
             windows: Embeddings of each text's windows, as in `Features`.
+            relevance: `[n]` scores of the texts by a cross-encoder. None without one.
 
         Cost: that of `compute_match`. No encoder pass.
         """
         if not self.reads_prompts:
             return vectors
         match = compute_match(prompts, texts, prompt_vectors[:, : self.encoder.dim], windows)
+        if relevance is not None:
+            match[:, RELEVANCE] = relevance
         return np.concatenate([vectors, match], axis=1)
 
     def estimate(self, text: str) -> int:

@@ -250,6 +250,7 @@ class _Terms:
             row = reward.memory.rows.get(key)
             if row is not None:
                 terms[i, _NAMED + 1, :m] = reward.memory.means[row] - read[i, :m]
+                terms[i, _NAMED + 1, 0] += reward.get_declared(x[i])
         terms[:, _NAMED + 2] = reference
         base = terms[:, :, 0].copy()
         terms[:, :, 0] = 0.0

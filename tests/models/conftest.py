@@ -230,3 +230,38 @@ def llama(letter_tokenizer: Callable[..., Any], tmp_path_factory: pytest.TempPat
         LlamaModel(LlamaConfig(vocab_size=20, max_position_embeddings=64, **_SIZE)).save_pretrained(folder)
     letter_tokenizer(framed=False).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_classifier(
+    letter_tokenizer: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Makes folders with a random BERT classifier with 48 positions: `make_classifier(labels=2)`."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    def make(*, labels: int = 1, segments: int = 2, scale: float = 5.0) -> Path:
+        folder = tmp_path_factory.mktemp("classifier")
+        config = BertConfig(
+            vocab_size=20,
+            max_position_embeddings=48,
+            num_labels=labels,
+            type_vocab_size=segments,
+            initializer_range=0.4,
+            **_SIZE,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = BertForSequenceClassification(config)
+        model.classifier.weight.data *= scale
+        model.save_pretrained(folder)
+        letter_tokenizer(framed=True).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def classifier(make_classifier: Callable[..., Path]) -> Path:
+    """Folder with a random BERT classifier with one label."""
+    return make_classifier()
