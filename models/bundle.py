@@ -20,6 +20,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from penchant.models.encoding.features import KEY_BYTES, FeatureExtractor
+from penchant.models.encoding.match import MATCH_VERSION
 from penchant.models.errors import ModelError
 from penchant.models.files import write_atomically
 from penchant.models.taste.items import Items
@@ -64,6 +65,11 @@ class EncoderCard:
     features: str
     max_windows: int = 1
     match: str = ""
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether the bundle reads match features."""
+        return bool(self.match)
 
     @classmethod
     def from_extractor(cls, extractor: FeatureExtractor) -> "EncoderCard":
@@ -166,7 +172,8 @@ class Bundle:
             path: Folder of the bundle.
 
         Raises:
-            BundleError: If the bundle is missing or damaged, its hash is wrong, or this version cannot read its format.
+            BundleError: If the bundle is missing or damaged, its hash is wrong, or this version cannot read its format
+                or its match features.
         """
         try:
             manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
@@ -193,6 +200,11 @@ class Bundle:
             )
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise BundleError(f"bundle {path} is damaged: {error!r}") from error
+        if described.encoder.match not in ("", MATCH_VERSION):
+            raise BundleError(
+                f"bundle {path} reads match features of version {described.encoder.match!r}, "
+                f"this version computes those of version {MATCH_VERSION!r}"
+            )
         bundle = cls(reward, described)
         bundle.__dict__["_weights"] = weights  # the version is computed from the bytes of the file
         if bundle.version != manifest["version"]:

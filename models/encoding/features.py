@@ -70,6 +70,16 @@ class Features:
         return cls(arrays["vectors"], arrays["tokens"], arrays["truncated"], tuple(split))
 
 
+def join_vectors(vectors: NDArray[np.float16], match: NDArray[np.float16]) -> NDArray[np.float16]:
+    """Return the raw vectors of n texts as a reward model reads them.
+
+    Args:
+        vectors: `[n, dim]` feature vectors of the texts alone.
+        match: `[n, w]` match features of the texts with their prompts. `w` is 0 for a model that does not read prompts.
+    """
+    return np.concatenate([vectors, match], axis=1) if match.shape[1] else vectors
+
+
 def get_embedding(vector: NDArray[np.float16]) -> NDArray[np.float16]:
     """Return the embedding within a feature vector, `[1, encoder.dim]`, as a view: the only window of a short text."""
     return vector[None, : len(vector) - len(ATTRIBUTE_NAMES)]
@@ -186,8 +196,6 @@ class FeatureExtractor:
         texts: Sequence[str],
         prompt_vectors: NDArray[np.float16],
         windows: Sequence[NDArray[np.float16]],
-        *,
-        relevance: NDArray[np.float16] | None = None,
     ) -> NDArray[np.float16]:
         """Return the vectors `[n, width]` of n texts with the match of each to its prompt appended.
 
@@ -197,16 +205,35 @@ class FeatureExtractor:
             texts: n texts.
             prompt_vectors: `[n, dim]` feature vectors of the prompts.
             windows: Embeddings of each text's windows, as in `Features`.
-            relevance: `[n]` scores of the texts by a cross-encoder. None without one.
 
         Cost: that of `compute_match`. No encoder pass.
         """
+        return join_vectors(vectors, self.compute_match(prompts, texts, prompt_vectors, windows))
+
+    def compute_match(
+        self,
+        prompts: Sequence[str],
+        texts: Sequence[str],
+        prompt_vectors: NDArray[np.float16],
+        windows: Sequence[NDArray[np.float16]],
+        *,
+        relevance: NDArray[np.float16] | None = None,
+    ) -> NDArray[np.float16]:
+        """Return the match features `[n, width - dim]` of n texts with their prompts; see `add_match`.
+
+        Args:
+            prompts: n prompts.
+            texts: n texts.
+            prompt_vectors: `[n, dim]` feature vectors of the prompts.
+            windows: Embeddings of each text's windows.
+            relevance: `[n]` scores of the texts by a cross-encoder, NaN for a blank prompt. None without one.
+        """
         if not self.reads_prompts:
-            return vectors
+            return np.zeros((len(texts), 0), np.float16)
         match = compute_match(prompts, texts, prompt_vectors[:, : self.encoder.dim], windows)
         if relevance is not None:
             match[:, RELEVANCE] = relevance
-        return np.concatenate([vectors, match], axis=1)
+        return match
 
     def estimate(self, text: str) -> int:
         """Estimate how many tokens of a text the encoder will read."""

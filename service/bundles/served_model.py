@@ -38,13 +38,11 @@ class FeatureSource:
         extractor: Extractor, which defines keys and dimensions.
         batcher: Batcher that runs the extractor's encoder.
         cache: Features in memory.
-        featurizer: Featurizer, which looks features up or has them computed.
     """
 
     extractor: FeatureExtractor
     batcher: MicroBatcher
     cache: FeatureCache
-    featurizer: Featurizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +60,8 @@ class ServedModel:
         scorer: Scorer, which ranks candidates.
         explainer: Explainer of users' preferences.
         ledger: Ledger, which logs feedback and learns from it.
-        featurizer: Featurizer of the source.
+        featurizer: Featurizer, which looks features up in the source or has them computed, and matches texts with
+            prompts if the bundle reads prompts.
     """
 
     bundle: Bundle
@@ -136,15 +135,7 @@ class ModelBuilder:
     def build_source(self, extractor: FeatureExtractor) -> FeatureSource:
         """Build a feature source. The caller starts its batcher."""
         batcher = MicroBatcher(extractor, self.settings, self.telemetry)
-        cache = FeatureCache(self.settings.feature_cache_bytes)
-        featurizer = Featurizer(
-            extractor=extractor,
-            batcher=batcher,
-            cache=cache,
-            store=self.store,
-            telemetry=self.telemetry,
-        )
-        return FeatureSource(extractor, batcher, cache, featurizer)
+        return FeatureSource(extractor, batcher, FeatureCache(self.settings.feature_cache_bytes))
 
     def build_model(self, bundle: Bundle, source: FeatureSource) -> ServedModel:
         """Build a model with empty caches. The caller starts its replayer when the model begins to rank."""
@@ -164,7 +155,18 @@ class ModelBuilder:
         policy = TrustPolicy(
             settings.max_daily_information, settings.burst_events, settings.sustained_events_per_minute
         )
-        describer = Describer(bundle.reward, source.featurizer, settings.item_cache_bytes, self.telemetry)
+        # Bundles that share a source may differ in whether they read prompts.
+        extractor = FeatureExtractor(
+            source.extractor.encoder, reads_prompts=bundle.manifest.encoder.reads_prompts
+        )
+        featurizer = Featurizer(
+            extractor=extractor,
+            batcher=source.batcher,
+            cache=source.cache,
+            store=self.store,
+            telemetry=self.telemetry,
+        )
+        describer = Describer(bundle.reward, featurizer, settings.item_cache_bytes, self.telemetry)
         return ServedModel(
             bundle=bundle,
             source=source,
@@ -176,7 +178,7 @@ class ModelBuilder:
             scorer=Scorer(bundle, describer, states, self.rankings, self.telemetry),
             explainer=Explainer(bundle.reward, source.extractor.identity, self.store),
             ledger=Ledger(fold, cache, settings.idempotency_ttl_hours * _HOUR, policy),
-            featurizer=source.featurizer,
+            featurizer=featurizer,
         )
 
     def build_replayer(self, fold: Fold, cache: StateCache, extractor: TextExtractor) -> Replayer:

@@ -140,6 +140,7 @@ def load_extractor(
     joint: bool = False,
     precision: "Precision" = "auto",
     device: str = "auto",
+    reads_prompts: bool = True,
 ) -> "FeatureExtractor":
     """Load a text encoder as a feature extractor."""
     from penchant.models.encoding.encoder import EncoderError
@@ -160,7 +161,7 @@ def load_extractor(
     except EncoderError as error:
         stop(error)
     report("load encoder", 1, 1)
-    return FeatureExtractor(encoder)
+    return FeatureExtractor(encoder, reads_prompts=reads_prompts)
 
 
 def load_bundle_extractor(
@@ -177,6 +178,7 @@ def load_bundle_extractor(
         joint=card.joint,
         precision=precision,
         device=device,
+        reads_prompts=card.reads_prompts,
     )
     if extractor.identity != card.features:
         stop(f"bundle {bundle.version} was fitted with encoder {card.name!r}, but with other weights")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, bindparam, delete, select
 
+from penchant.models.encoding.features import get_embedding
 from penchant.service.store.statements import chunks
 from penchant.service.store.tables import features, judged_items
 
@@ -25,21 +26,26 @@ _FEATURES = select(features.c.feature_key, features.c.vector, features.c.tokens,
 )
 
 
-@dataclass(frozen=True)
-class StoredFeature:
-    """The stored features of a text.
+@dataclass(frozen=True, slots=True)
+class TextFeatures:
+    """The features of one text.
 
     Attributes:
-        vector: Features `[dim]`.
+        vector: Feature vector, `[dim]`.
         tokens: Number of tokens that the encoder read.
-        truncated: Whether the text was cut.
+        truncated: Whether the encoder read only the beginning of the text.
         several: Embeddings of the windows of a text of several windows, `[w, encoder.dim]`. None for any other text.
     """
 
     vector: NDArray[np.float16]
     tokens: int
     truncated: bool
-    several: NDArray[np.float16] | None
+    several: NDArray[np.float16] | None = None
+
+    @property
+    def windows(self) -> NDArray[np.float16]:
+        """Embeddings of the text's windows, `[w, encoder.dim]`. A single window is a view of the vector."""
+        return get_embedding(self.vector) if self.several is None else self.several
 
 
 def pack_vector(vector: NDArray[np.float16], windows: NDArray[np.float16]) -> bytes:
@@ -67,14 +73,14 @@ def unpack_vector(content: bytes) -> tuple[NDArray[np.float16], NDArray[np.float
 
 def find_features(
     connection: Connection, tenant: str, extractor: str, keys: Sequence[bytes]
-) -> dict[bytes, StoredFeature]:
+) -> dict[bytes, TextFeatures]:
     """Return the stored features, by key."""
     stored = {}
     for some in chunks(keys):
         parameters = {"tenant": tenant, "extractor": extractor, "keys": some}
         for key, content, tokens, truncated in connection.execute(_FEATURES, parameters):
             vector, several = unpack_vector(content)
-            stored[key] = StoredFeature(vector, tokens, bool(truncated), several)
+            stored[key] = TextFeatures(vector, tokens, bool(truncated), several)
     return stored
 
 
