@@ -28,6 +28,8 @@ COSINE, COVERAGE, BRIEF, RELEVANCE = range(len(MATCH_NAMES))
 MATCH_VERSION: Final = "1"
 """Version of the definitions. It is part of the identity of stored match features."""
 
+_MODEL_DIGITS: Final = 8
+
 MAX_PROMPT_WORDS: Final = 64
 """Number of distinct content words of a prompt that `coverage` looks for, from the beginning."""
 
@@ -35,6 +37,38 @@ MAX_PROMPT_WORDS: Final = 64
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]|[^\W_]+")
 _SUFFIX = re.compile(r"(?:ies|ing|ed|es|s|e|y)$")
 _SHORTEST_STEM: Final = 4
+
+
+def name_version(version: str, model: str | None) -> str:
+    """Return the version of stored match features: `version`, and a mark of the cross-encoder that gave `relevance`.
+
+    Args:
+        version: Version of the definitions. Empty for a model that does not read prompts.
+        model: Identity of the cross-encoder. None without one.
+    """
+    return f"{version}+{model[:_MODEL_DIGITS]}" if version and model is not None else version
+
+
+def convert_match(match: NDArray[np.float16], stored: str, wanted: str) -> NDArray[np.float16] | None:
+    """Return stored match features `[..., w]` as a model of another version reads them.
+
+    Scores of another cross-encoder than the wanted one are on another scale, so they become NaN.
+
+    Args:
+        match: Match features.
+        stored: Their version, from `name_version`.
+        wanted: Version that the model reads, from `name_version`.
+
+    Returns:
+        None if the definitions differ.
+    """
+    if stored == wanted:
+        return match
+    if stored.partition("+")[0] != wanted.partition("+")[0]:
+        return None
+    match = match.copy()
+    match[..., RELEVANCE] = np.nan
+    return match
 
 
 def compute_match(
