@@ -55,6 +55,7 @@ class EncoderCard:
         features: `FeatureExtractor.identity` at fitting time.
         max_windows: Largest number of sequences in which a text is read.
         match: Version of the match features that the bundle reads. Empty if it does not read prompts.
+        window_features: `FeatureExtractor.window_identity` at fitting time. Empty if it is not known.
     """
 
     name: str
@@ -65,6 +66,7 @@ class EncoderCard:
     features: str
     max_windows: int = 1
     match: str = ""
+    window_features: str = ""
 
     @property
     def reads_prompts(self) -> bool:
@@ -84,6 +86,7 @@ class EncoderCard:
             extractor.identity,
             encoder.max_windows,
             extractor.match_version,
+            extractor.window_identity,
         )
 
 

@@ -131,6 +131,8 @@ class FeatureExtractor:
         width: Width of a vector with its match features; `dim` without them.
         max_tokens: Largest number of tokens that the encoder reads of a text, in all windows.
         identity: Hash of everything that determines the vectors. Features of different identities must never be mixed.
+        window_identity: Identity of the features by the same encoder when it reads a single window of each text. A text
+            that fits one window has the same vector under both.
     """
 
     def __init__(self, encoder: Encoder, *, reads_prompts: bool = True) -> None:
@@ -139,8 +141,8 @@ class FeatureExtractor:
         self.dim = encoder.dim + len(ATTRIBUTE_NAMES)
         self.width = self.dim + (len(MATCH_NAMES) if self.reads_prompts else 0)
         self.max_tokens = encoder.max_tokens * encoder.max_windows
-        content = "\x1f".join((encoder.identity, ATTRIBUTE_VERSION, *ATTRIBUTE_NAMES))
-        self.identity = hashlib.blake2b(content.encode(), digest_size=KEY_BYTES).hexdigest()
+        self.identity = _hash_identity(encoder.identity)
+        self.window_identity = _hash_identity(encoder.window_identity)
         self._salt = bytes.fromhex(self.identity)
 
     def key(self, text: str, prompt: str = "") -> bytes:
@@ -245,3 +247,8 @@ class FeatureExtractor:
             return self.encoder.encode_tokens(type(tokens[0]).join(tokens))
         prompts = [text.prompt for text in texts] if self.encoder.joint else None
         return self.encoder.encode([text.text for text in texts], prompts)
+
+
+def _hash_identity(encoder: str) -> str:
+    content = "\x1f".join((encoder, ATTRIBUTE_VERSION, *ATTRIBUTE_NAMES))
+    return hashlib.blake2b(content.encode(), digest_size=KEY_BYTES).hexdigest()

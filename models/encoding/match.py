@@ -49,23 +49,23 @@ def name_version(version: str, model: str | None) -> str:
     return f"{version}+{model[:_MODEL_DIGITS]}" if version and model is not None else version
 
 
-def convert_match(match: NDArray[np.float16], stored: str, wanted: str) -> NDArray[np.float16] | None:
-    """Return stored match features `[..., w]` as a model of another version reads them.
+def have_same_definitions(version: str, other: str) -> bool:
+    """Return whether match features of two versions from `name_version` differ at most in their cross-encoder."""
+    return version.partition("+")[0] == other.partition("+")[0]
 
-    Scores of another cross-encoder than the wanted one are on another scale, so they become NaN.
+
+def convert_match(match: NDArray[np.float16], version: str, wanted: str) -> NDArray[np.float16]:
+    """Return match features `[..., w]` of one version as a model of another version reads them.
+
+    The scores of another cross-encoder are on another scale, so they become NaN.
 
     Args:
         match: Match features.
-        stored: Their version, from `name_version`.
-        wanted: Version that the model reads, from `name_version`.
-
-    Returns:
-        None if the definitions differ.
+        version: Their version, from `name_version`.
+        wanted: Version of the same definitions that the model reads.
     """
-    if stored == wanted:
+    if version == wanted:
         return match
-    if stored.partition("+")[0] != wanted.partition("+")[0]:
-        return None
     match = match.copy()
     match[..., RELEVANCE] = np.nan
     return match

@@ -23,7 +23,7 @@ from penchant.service.ranking.scoring import Scorer
 from penchant.service.settings import Settings
 from penchant.service.store.database import Store
 from penchant.service.telemetry.metrics import Telemetry
-from penchant.service.users.catching_up import TextExtractor
+from penchant.service.users.completion import TextExtractor
 from penchant.service.users.current import UserStates
 from penchant.service.users.fold import Fold
 from penchant.service.users.replayer import BatchedExtractor, Replayer
@@ -176,9 +176,8 @@ class ModelBuilder:
             settings.max_daily_information, settings.burst_events, settings.sustained_events_per_minute
         )
         # Bundles that share a source may differ in whether they read prompts.
-        extractor = FeatureExtractor(
-            source.extractor.encoder, reads_prompts=bundle.manifest.encoder.reads_prompts
-        )
+        card = bundle.manifest.encoder
+        extractor = FeatureExtractor(source.extractor.encoder, reads_prompts=card.reads_prompts)
         featurizer = Featurizer(
             extractor=extractor,
             batcher=source.batcher,
@@ -197,7 +196,7 @@ class ModelBuilder:
             states=states,
             describer=describer,
             scorer=Scorer(bundle, describer, states, self.rankings, self.telemetry),
-            explainer=Explainer(bundle.reward, source.extractor.identity, self.store),
+            explainer=Explainer(bundle.reward, fold.extractor, fold.match_version, self.store),
             ledger=Ledger(fold, cache, settings.idempotency_ttl_hours * _HOUR, policy),
             featurizer=featurizer,
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from penchant.models.bundle import Bundle
 from penchant.models.encoding.cross_encoder import CrossEncoder, identify_cross_encoder, load_cross_encoder
 from penchant.models.encoding.encoder import EncoderError
-from penchant.models.encoding.match import RELEVANCE
+from penchant.models.encoding.match import RELEVANCE, name_version
 from penchant.models.taste.reward import SignalError
 from penchant.service.bundles.loading import StartError
 from penchant.service.settings import Settings
@@ -96,6 +96,7 @@ def build_fold(bundle: Bundle, settings: Settings, signal: Signal | None) -> Fol
         Forgetting(settings.forgetting_half_life_days),
         bundle.version if signal is None else f"{bundle.version}+{signal.tag}",
         card.features,
+        name_version(card.match, None if signal is None else signal.model),
     )
 
 

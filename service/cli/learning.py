@@ -230,5 +230,7 @@ def replay(
         highlight=False,
         soft_wrap=True,
     )
+    for line in result.shortfall.describe():
+        note(line)
     if result.different and not repair:
         raise typer.Exit(1)

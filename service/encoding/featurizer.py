@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.encoding.features import FeatureExtractor, join_vectors
+from penchant.models.encoding.match import name_version
 from penchant.service.cache import BoundedCache
 from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.encoding.relevance import RelevanceScorer
@@ -131,6 +132,12 @@ class Featurizer:
         self._cache = cache
         self._store = store
         self._telemetry = telemetry
+
+    @property
+    def match_version(self) -> str:
+        """Version of the match features, from `name_version`; empty if prompts are not read."""
+        model = None if self._relevance is None else self._relevance.model
+        return name_version(self.extractor.match_version, model)
 
     async def get_features(
         self, tenant: str, texts: Sequence[str], prompts: Sequence[str], timings: Timings

@@ -69,10 +69,12 @@ class RelevanceScorer:
         telemetry: Metrics and traces. The batches count as batches of the encoder.
 
     Attributes:
+        model: Identity of the cross-encoder.
         batcher: Batcher that runs the cross-encoder. The caller starts and stops it.
     """
 
     def __init__(self, encoder: CrossEncoder, settings: Settings, telemetry: Telemetry) -> None:
+        self.model = encoder.identity
         self.batcher = MicroBatcher(PairExtractor(encoder), settings, telemetry)
         self._telemetry = telemetry
         self._cache: BoundedCache[tuple[str, bytes], np.float16] = BoundedCache(

@@ -1,4 +1,4 @@
-"""Features of texts, by content key.
+"""Features of texts and prompts, by content key.
 
 The column `vector` holds the feature vector as float16 numbers. For a text of several windows their embeddings follow,
 and then `_SUFFIX`: a row of odd length holds windows.
@@ -71,6 +71,16 @@ def unpack_vector(content: bytes) -> tuple[NDArray[np.float16], NDArray[np.float
     return numbers[:dim], numbers[dim:].reshape(n_windows, -1)
 
 
+def pack_match(match: NDArray[np.float16]) -> bytes:
+    """Return the content of the column `match` for the match features `[w]` of one text."""
+    return match.astype(FLOAT16, copy=False).tobytes()
+
+
+def unpack_match(content: bytes) -> NDArray[np.float16]:
+    """Return the match features `[w]` in the column `match`."""
+    return np.frombuffer(content, FLOAT16)
+
+
 def find_features(
     connection: Connection, tenant: str, extractor: str, keys: Sequence[bytes]
 ) -> dict[bytes, TextFeatures]:
@@ -92,7 +102,7 @@ def find_vectors(
 
 
 def drop_unneeded(connection: Connection, tenant: str, judged: Iterable[tuple[str, bytes]]) -> list[bytes]:
-    """Delete those of the (extractor, key) features that no judgement needs, and return their keys."""
+    """Delete those of the (extractor, key) features of texts and prompts that no judgement needs. Return their keys."""
     by_extractor: dict[str, list[bytes]] = {}
     for extractor, key in sorted(judged):
         by_extractor.setdefault(extractor, []).append(key)
@@ -100,13 +110,15 @@ def drop_unneeded(connection: Connection, tenant: str, judged: Iterable[tuple[st
     items, c = judged_items.c, features.c
     for extractor, keys in by_extractor.items():
         for some in chunks(keys):
-            needed = set(
-                connection.scalars(
-                    select(items.feature_key)
-                    .where(items.tenant == tenant, items.extractor == extractor, items.feature_key.in_(some))
+            needed = {
+                key
+                for column in (items.feature_key, items.prompt_key)
+                for key in connection.scalars(
+                    select(column)
+                    .where(items.tenant == tenant, items.extractor == extractor, column.in_(some))
                     .distinct()
                 )
-            )
+            }
             unneeded = [key for key in some if key not in needed]
             if unneeded:
                 connection.execute(

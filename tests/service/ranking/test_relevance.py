@@ -14,10 +14,11 @@ from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.match import RELEVANCE
 from penchant.models.testing import tiny_bundle
 from penchant.service.bundles.loading import StartError
-from penchant.service.bundles.signal import Signal, find_signal
+from penchant.service.bundles.signal import Signal, build_fold, find_signal
 from penchant.service.settings import Settings
+from penchant.service.users.verify import ReplayReport, replay
 
-from ..conftest import Store, WatchedEncoder
+from ..conftest import START, Store, WatchedEncoder
 
 Serve = Callable[..., TestClient]
 
@@ -59,8 +60,8 @@ def rank(
     return [result["index"] for result in answer.json()["results"]]
 
 
-def utilities(client: TestClient, documents: list[str]) -> list[float]:
-    answer = client.post("/v1/score", json={"queries": QUERY, "documents": documents})
+def utilities(client: TestClient, documents: list[str], **fields: Any) -> list[float]:
+    answer = client.post("/v1/score", json={"queries": QUERY, "documents": documents, **fields})
     assert answer.status_code == 200, answer.text
     return [text["score"] for text in answer.json()["data"]]
 
@@ -175,6 +176,70 @@ def test_states_belong_to_a_signal(
     client = serve(matching)
     assert client.get("/v1/users/u").json()["feedback_events"] == 1
     assert len(find_versions(store)) == 3
+
+
+def find_scores(store: Store) -> list[tuple[str, float]]:
+    """Version of the match features and stored score of every judged text, winner first."""
+    rows = store.run("SELECT match_version, match FROM judged_items ORDER BY seq, position")
+    return [(version, float(np.frombuffer(bytes(match), "<f2")[RELEVANCE])) for version, match in rows]
+
+
+def test_feedback_stores_the_scores_so_that_no_model_is_needed_to_learn_again(
+    serve: Serve,
+    store: Store,
+    matching: Bundle,
+    declared: dict[str, Any],
+    cross: CrossEncoder,
+) -> None:
+    client = serve(matching, **declared)
+    choose(client)
+    expected = cross.score([QUERY] * 2, [DOCUMENTS[1], DOCUMENTS[0]]).astype(np.float16)
+    assert find_scores(store) == [(f"1+{cross.identity[:8]}", float(score)) for score in expected]
+    assert count(client, "relevance_cache_misses") == 2
+
+    learned = utilities(client, DOCUMENTS, user="u")
+    assert learned != utilities(client, DOCUMENTS)
+    report = learn_again(client, matching)
+    assert (report.equal, report.different, report.lacking, report.largest) == (1, 0, 0, 0.0)
+    store.run("DELETE FROM user_states")
+    client = serve(matching, **declared)  # learns the user from the log
+    assert count(client, "relevance_cache_misses") == 0
+    assert utilities(client, DOCUMENTS, user="u") == learned
+
+
+def learn_again(client: TestClient, matching: Bundle) -> ReplayReport:
+    """Compare the user's saved state with the log under the fold of a command, which loads no model."""
+    runtime = client.app.state.runtime  # type: ignore[attr-defined]
+    signal = find_signal(runtime.settings)
+    assert signal is not None
+    fold = build_fold(signal.add_to(matching), runtime.settings, signal)
+    return replay(runtime.store, fold, now=START)
+
+
+def test_the_scores_of_another_model_are_neutral(
+    serve: Serve,
+    store: Store,
+    matching: Bundle,
+    declared: dict[str, Any],
+    make_classifier: Callable[..., Path],
+) -> None:
+    """A judgement under one model is learned under another as if it had no score, and so it is without any model."""
+    choose(serve(matching, **declared))
+    other = declared | {"relevance_model": str(make_classifier(labels=2)), "relevance_weight": 3.0}
+    with_other = serve(matching, **other).get("/v1/users/u").json()
+    assert with_other["feedback_events"] == 1
+    assert [version for version, _ in find_scores(store)] == [
+        f"1+{find_signal(Settings(**declared)).model[:8]}"
+    ] * 2
+    plain = serve(matching)
+    assert plain.get("/v1/users/u").json()["feedback_events"] == 1
+    states = {
+        version: bytes(state) for version, state in store.run("SELECT bundle_version, state FROM user_states")
+    }
+    assert len(states) == 3
+    other_version = f"{matching.version}+{find_signal(Settings(**other)).tag}"
+    assert states[other_version] == states[matching.version]
+    assert len(set(states.values())) == 2
 
 
 def test_every_part_of_a_signal_counts() -> None:
