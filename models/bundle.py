@@ -8,7 +8,7 @@ bundle/
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -129,6 +129,19 @@ class Bundle:
         digest = hashlib.sha256(self._weights)
         digest.update(self.manifest.encoder.features.encode())
         return f"b-{digest.hexdigest()[:16]}"
+
+    def with_signal(self, column: int, *, mean: float, std: float, weight: float) -> "Bundle":
+        """Return this bundle with a declared signal, as in `RewardModel.with_signal`.
+
+        A signal is part of how a bundle is served. The version, and the weights that `save` writes, are still those of
+        the bundle without it.
+
+        Raises:
+            SignalError: If the reward model cannot take the signal.
+        """
+        bundle = replace(self, reward=self.reward.with_signal(column, mean=mean, std=std, weight=weight))
+        bundle.__dict__["_weights"] = self._weights
+        return bundle
 
     def save(self, path: Path) -> None:
         """Write the bundle to a folder. Each file is written atomically, the manifest last.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_VERSION, compute_attribute_matrix
 from penchant.models.encoding.encoder import Encoder, Encoding
-from penchant.models.encoding.match import MATCH_NAMES, MATCH_VERSION, compute_match
+from penchant.models.encoding.match import MATCH_NAMES, MATCH_VERSION, RELEVANCE, compute_match
 
 if TYPE_CHECKING:  # tokenizers are needed for transformers only
     from penchant.models.encoding.tokens import Tokens
@@ -247,11 +247,24 @@ class FeatureExtractor:
         texts: Sequence[str],
         prompt_vectors: NDArray[np.float16],
         windows: Sequence[NDArray[np.float16]],
+        *,
+        relevance: NDArray[np.float16] | None = None,
     ) -> NDArray[np.float16]:
-        """Return the match features `[n, width - dim]` of n texts with their prompts; see `add_match`."""
+        """Return the match features `[n, width - dim]` of n texts with their prompts; see `add_match`.
+
+        Args:
+            prompts: n prompts.
+            texts: n texts.
+            prompt_vectors: `[n, dim]` feature vectors of the prompts.
+            windows: Embeddings of each text's windows.
+            relevance: `[n]` scores of the texts by a cross-encoder, NaN for a blank prompt. None without one.
+        """
         if not self.reads_prompts:
             return np.zeros((len(texts), 0), np.float16)
-        return compute_match(prompts, texts, prompt_vectors[:, : self.encoder.dim], windows)
+        match = compute_match(prompts, texts, prompt_vectors[:, : self.encoder.dim], windows)
+        if relevance is not None:
+            match[:, RELEVANCE] = relevance
+        return match
 
     def estimate(self, text: str) -> int:
         """Estimate how many tokens of a text the encoder will read."""

@@ -29,6 +29,8 @@ COSINE, COVERAGE, BRIEF, RELEVANCE = range(len(MATCH_NAMES))
 MATCH_VERSION: Final = "1"
 """Version of the definitions. It is part of the identity of stored match features."""
 
+_MODEL_DIGITS: Final = 8
+
 MAX_PROMPT_WORDS: Final = 64
 """Number of distinct content words of a prompt that `coverage` looks for, from the beginning."""
 
@@ -43,6 +45,38 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]|[^\W
 _CONTRACTION = re.compile(r"\b[a-z]+n['’]t\b|['’](?:s|re|ve|ll|m|d)\b")
 _SUFFIX = re.compile(r"(?:ies|ing|ed|es|s|e|y)$")
 _SHORTEST_STEM: Final = 4
+
+
+def name_version(version: str, model: str | None) -> str:
+    """Return the version of stored match features: `version`, and a mark of the cross-encoder that gave `relevance`.
+
+    Args:
+        version: Version of the definitions. Empty for a model that does not read prompts.
+        model: Identity of the cross-encoder. None without one.
+    """
+    return f"{version}+{model[:_MODEL_DIGITS]}" if version and model is not None else version
+
+
+def have_same_definitions(version: str, other: str) -> bool:
+    """Return whether match features of two versions from `name_version` differ at most in their cross-encoder."""
+    return version.partition("+")[0] == other.partition("+")[0]
+
+
+def convert_match(match: NDArray[np.float16], version: str, wanted: str) -> NDArray[np.float16]:
+    """Return match features `[..., w]` of one version as a model of another version reads them.
+
+    The scores of another cross-encoder are on another scale, so they become NaN.
+
+    Args:
+        match: Match features.
+        version: Their version, from `name_version`.
+        wanted: Version of the same definitions that the model reads.
+    """
+    if version == wanted:
+        return match
+    match = match.copy()
+    match[..., RELEVANCE] = np.nan
+    return match
 
 
 def compute_match(

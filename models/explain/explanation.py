@@ -263,6 +263,7 @@ class _Terms:
             row = reward.memory.rows.get(key)
             if row is not None:
                 terms[i, _CONTENT + 1, :m] = reward.memory.means[row] - read[i, :m]
+                terms[i, _CONTENT + 1, 0] += reward.get_declared(x[i])
         terms[:, _CONTENT + 2] = reference
         base = terms[:, :, 0].copy()
         terms[:, :, 0] = 0.0

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.encoding.features import FeatureExtractor, join_vectors
+from penchant.models.encoding.match import name_version
 from penchant.service.cache import BoundedCache
 from penchant.service.encoding.batching import MicroBatcher
+from penchant.service.encoding.relevance import RelevanceScorer
 from penchant.service.store.database import Store
 from penchant.service.store.features import TextFeatures, find_features
 from penchant.service.telemetry.metrics import Telemetry, Timings
@@ -108,6 +110,7 @@ class Featurizer:
         cache: Cache of features in memory.
         store: Store of the features of judged texts.
         telemetry: Metrics and traces.
+        relevance: Source of the match feature `relevance`. None without one.
 
     Attributes:
         extractor: Extractor that defines the content keys.
@@ -121,12 +124,20 @@ class Featurizer:
         cache: FeatureCache,
         store: Store,
         telemetry: Telemetry,
+        relevance: RelevanceScorer | None = None,
     ) -> None:
         self.extractor = extractor
+        self._relevance = relevance
         self._batcher = batcher
         self._cache = cache
         self._store = store
         self._telemetry = telemetry
+
+    @property
+    def match_version(self) -> str:
+        """Version of the match features, from `name_version`; empty if prompts are not read."""
+        model = None if self._relevance is None else self._relevance.model
+        return name_version(self.extractor.match_version, model)
 
     async def get_features(
         self, tenant: str, texts: Sequence[str], prompts: Sequence[str], timings: Timings
@@ -141,7 +152,8 @@ class Featurizer:
             ApiError: If the encoder fails.
 
         Cost: n hashes if all are cached; otherwise also one query for the others, and an encoder pass for those that
-            are not stored either. The match costs about 0.02 ms a text and 0.1 ms per KB of text.
+            are not stored either. The match costs about 0.02 ms a text and 0.1 ms per KB of text, and a pass of the
+            relevance model, if there is one, over the pairs whose scores are not cached.
         """
         key = self.extractor.key
         keys = tuple(key(text, prompt) for text, prompt in zip(texts, prompts, strict=True))
@@ -153,6 +165,9 @@ class Featurizer:
             wanted |= {k: (prompt, "") for prompt, k in by_prompt.items()}
         features = await self._find_features(tenant, wanted, timings)
         rows = [features[k] for k in keys]
+        scores = None
+        if self._relevance is not None and self.extractor.reads_prompts:
+            scores = await self._relevance.get_scores(tenant, prompts, texts, timings)
         vectors, windows = np.stack([row.vector for row in rows]), tuple(row.windows for row in rows)
         prompt_vectors = [vectors[0] if k is None else features[k].vector for k in prompt_keys]
         return FeatureBatch(
@@ -161,7 +176,7 @@ class Featurizer:
             np.array([row.tokens for row in rows], np.int64),
             np.array([row.truncated for row in rows], np.bool_),
             windows,
-            await self._compute_match(prompts, texts, prompt_vectors, windows),
+            await self._compute_match(prompts, texts, prompt_vectors, windows, scores),
             prompt_keys,
             {k: features[k] for k in prompt_keys if k is not None},
         )
@@ -212,8 +227,16 @@ class Featurizer:
         texts: Sequence[str],
         prompt_vectors: Sequence[NDArray[np.float16]],
         windows: Sequence[NDArray[np.float16]],
+        relevance: NDArray[np.float16] | None,
     ) -> NDArray[np.float16]:
         """Return the match features. Those of many or long texts are computed in a thread, not on the event loop."""
-        compute = partial(self.extractor.compute_match, prompts, texts, np.stack(prompt_vectors), windows)
+        compute = partial(
+            self.extractor.compute_match,
+            prompts,
+            texts,
+            np.stack(prompt_vectors),
+            windows,
+            relevance=relevance,
+        )
         is_quick = len(texts) <= INLINE_PAIRS and sum(map(len, texts)) <= INLINE_CHARS
         return compute() if is_quick or not self.extractor.reads_prompts else await asyncio.to_thread(compute)

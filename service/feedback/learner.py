@@ -244,7 +244,7 @@ class Learner:
                 batch.truncated[rows],
                 batch.windows[rows],
                 batch.match[rows],
-                featurizer.extractor.match_version,
+                featurizer.match_version,
                 prompt_key := batch.prompt_keys[rows.start],
                 None if prompt_key is None else batch.prompts[prompt_key],
             )

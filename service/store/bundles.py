@@ -226,17 +226,22 @@ def drop_outdated(connection: Connection, keep: str, now: float, after: UserKey)
     version = connection.scalar(statement.order_by(c.bundle_version).limit(1))
     if version is None:
         return None
+    # With a declared signal, a state's version is the bundle's, a plus sign and a mark of the signal.
+    of_bundle = or_(
+        states.bundle_version == version, states.bundle_version.startswith(f"{version}+", autoescape=True)
+    )
     beyond = or_(states.tenant > after[0], and_(states.tenant == after[0], states.user_id > after[1]))
     page = connection.execute(
         select(states.tenant, states.user_id)
-        .where(states.bundle_version == version, beyond)
+        .where(of_bundle, beyond)
+        .distinct()
         .order_by(states.tenant, states.user_id)
         .limit(_STATES_AT_ONCE)
     ).all()
     if page:
         connection.execute(
             delete(user_states).where(
-                states.bundle_version == version,
+                of_bundle,
                 tuple_(states.tenant, states.user_id).in_([tuple(row) for row in page]),
             )
         )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
 
 from penchant.models.encoding.features import join_vectors, unpack_features
-from penchant.models.encoding.match import MATCH_NAMES
+from penchant.models.encoding.match import MATCH_NAMES, convert_match, have_same_definitions
 from penchant.service.store.features import drop_unneeded, unpack_match
 from penchant.service.store.statements import AnyRow, chunks
 from penchant.service.store.tables import features, feedback_events, judged_items
@@ -329,7 +329,8 @@ def replay_events(
             received_at=row.received_at,
             item_keys=tuple(text.item_key for text in texts),
             vectors=_read_vectors(texts, match_version),
-            is_matched=not match_version or all(text.match_version == match_version for text in texts),
+            is_matched=not match_version
+            or all(have_same_definitions(text.match_version or "", match_version) for text in texts),
         )
 
 
@@ -339,6 +340,6 @@ def _read_vectors(texts: Sequence[AnyRow], match_version: str) -> NDArray[np.flo
         return None
     match = np.full((len(texts), len(MATCH_NAMES) if match_version else 0), np.nan, np.float16)
     for row, text in enumerate(texts):
-        if match_version and text.match_version == match_version:
-            match[row] = unpack_match(text.match)
+        if match_version and have_same_definitions(text.match_version or "", match_version):
+            match[row] = convert_match(unpack_match(text.match), text.match_version, match_version)
     return join_vectors(np.stack([unpack_features(text.vector)[0] for text in texts]), match)

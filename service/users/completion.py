@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from penchant.models.encoding.features import Features, get_embedding
-from penchant.models.encoding.match import BRIEF, COSINE, MATCH_NAMES, compute_cosine, compute_match
+from penchant.models.encoding.match import (
+    BRIEF,
+    COSINE,
+    MATCH_NAMES,
+    compute_cosine,
+    compute_match,
+    convert_match,
+    have_same_definitions,
+)
 from penchant.models.taste.items import item_key
 from penchant.service.log.reading import get_judged_texts, hash_context
 from penchant.service.log.rows import JudgedFeatures
@@ -317,12 +325,14 @@ class _Work:
             version = self._fold.match_version
             if (
                 version
-                and all(row.match_version == version for row in own)
+                and all(have_same_definitions(row.match_version or "", version) for row in own)
                 and (first.prompt_key is None or first.prompt_key in whole)
             ):
                 features = replace(
                     features,
-                    match=np.stack([unpack_match(row.match) for row in own]),
+                    match=np.stack(
+                        [convert_match(unpack_match(row.match), row.match_version, version) for row in own]
+                    ),
                     match_version=version,
                     prompt_key=first.prompt_key,
                     prompt=whole[first.prompt_key] if first.prompt_key else None,
