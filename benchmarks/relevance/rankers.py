@@ -131,12 +131,19 @@ class ServedRanker:
         return answer
 
     def _send(self, method: str, path: str, body: bytes | None) -> bytes:
-        self._connection.request(method, path, body, {"Content-Type": "application/json"})
-        response = self._connection.getresponse()
+        try:
+            response = self._exchange(method, path, body)
+        except ConnectionError:  # the server closes connections that were idle for a minute
+            self._connection.close()
+            response = self._exchange(method, path, body)
         content = response.read()
         if response.status != _OK:
             raise RequestFailedError(f"{method} {path}: {response.status} {content[:500]!r}")
         return content
+
+    def _exchange(self, method: str, path: str, body: bytes | None) -> http.client.HTTPResponse:
+        self._connection.request(method, path, body, {"Content-Type": "application/json"})
+        return self._connection.getresponse()
 
 
 def _rerank_fields(document: Mapping[str, Any]) -> set[str]:

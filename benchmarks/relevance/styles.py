@@ -157,7 +157,7 @@ def _draw_pairs(
     """Draw pairs of candidates of one question that differ clearly: (question, text with more, text with less)."""
     pairs: list[tuple[Question, str, str]] = []
     for _ in range(100 * JUDGEMENTS):
-        question = questions[rng.integers(len(questions))]
+        question = questions[int(rng.integers(len(questions)))]
         values = attribute_of(question.candidates, attribute)
         i, j = rng.choice(len(values), 2, replace=False)
         if values[i] < values[j]:

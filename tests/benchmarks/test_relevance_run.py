@@ -57,6 +57,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     fields = ("query", "documents", "personalization")
+    closes = False
     requests: list[tuple[str, dict]]
 
     def do_GET(self):
@@ -88,6 +89,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(encoded)))
         self.end_headers()
         self.wfile.write(encoded)
+        self.close_connection = self.closes  # without telling the client
 
     def log_message(self, *arguments):
         pass
@@ -139,6 +141,13 @@ def test_a_server_that_refuses_is_reported(ranker):
         ranker.rank("short", ["a", "b"])
     with pytest.raises(RequestFailedError, match="accepted 0 of 1"):
         ranker.learn("u", [Preference("q", "refused", "b")])
+
+
+def test_a_connection_that_the_server_closed_is_opened_again(server, ranker):
+    server[1].closes = True
+    assert ranker.rank("q", ["aa", "a"]).tolist() == [1, 0]
+    assert ranker.rank("q", ["aaa", "a"]).tolist() == [1, 0]
+    assert len(server[1].requests) == 2
 
 
 def test_the_curve_needs_the_field(server, ranker):
