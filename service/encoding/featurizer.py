@@ -136,8 +136,8 @@ class Featurizer:
     @property
     def match_version(self) -> str:
         """Version of the match features, from `name_version`; empty if prompts are not read."""
-        model = None if self._relevance is None else self._relevance.model
-        return name_version(self.extractor.match_version, model)
+        version = self.extractor.match_version
+        return version if self._relevance is None else name_version(version, self._relevance.model)
 
     async def get_features(
         self, tenant: str, texts: Sequence[str], prompts: Sequence[str], timings: Timings
