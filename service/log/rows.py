@@ -7,9 +7,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from penchant.models.encoding.features import join_vectors
+from penchant.models.encoding.features import join_vectors, pack_features
 from penchant.service.store.events import LoggedJudgement
-from penchant.service.store.features import TextFeatures, pack_match, pack_vector
+from penchant.service.store.features import TextFeatures, pack_match
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def build_feature_rows(tenant: str, features: JudgedFeatures) -> list[dict[str, 
             "tenant": tenant,
             "extractor": features.extractor,
             "feature_key": key,
-            "vector": pack_vector(features.vectors[i], features.windows[i]),
+            "vector": pack_features(features.vectors[i], features.windows[i]),
             "tokens": int(features.tokens[i]),
             "truncated": int(features.truncated[i]),
         }
@@ -118,7 +118,7 @@ def build_prompt_rows(tenant: str, features: JudgedFeatures) -> list[dict[str, A
             "tenant": tenant,
             "extractor": features.extractor,
             "feature_key": features.prompt_key,
-            "vector": pack_vector(prompt.vector, prompt.windows),
+            "vector": pack_features(prompt.vector, prompt.windows),
             "tokens": prompt.tokens,
             "truncated": int(prompt.truncated),
         }

@@ -10,9 +10,9 @@ import orjson
 from numpy.typing import NDArray
 from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
 
-from penchant.models.encoding.features import join_vectors
+from penchant.models.encoding.features import join_vectors, unpack_features
 from penchant.models.encoding.match import MATCH_NAMES, convert_match, have_same_definitions
-from penchant.service.store.features import drop_unneeded, unpack_match, unpack_vector
+from penchant.service.store.features import drop_unneeded, unpack_match
 from penchant.service.store.statements import AnyRow, chunks
 from penchant.service.store.tables import features, feedback_events, judged_items
 
@@ -342,4 +342,4 @@ def _read_vectors(texts: Sequence[AnyRow], match_version: str) -> NDArray[np.flo
     for row, text in enumerate(texts):
         if match_version and have_same_definitions(text.match_version or "", match_version):
             match[row] = convert_match(unpack_match(text.match), text.match_version, match_version)
-    return join_vectors(np.stack([unpack_vector(text.vector)[0] for text in texts]), match)
+    return join_vectors(np.stack([unpack_features(text.vector)[0] for text in texts]), match)

@@ -1,10 +1,8 @@
 """Features of texts and prompts, by content key.
 
-The column `vector` holds the feature vector as float16 numbers. For a text of several windows their embeddings follow,
-and then `_SUFFIX`: a row of odd length holds windows.
+The column `vector` holds the feature vector and the windows of a text, as `pack_features` writes them.
 """
 
-import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, bindparam, delete, select
 
-from penchant.models.encoding.features import get_embedding
+from penchant.models.encoding.features import get_embedding, unpack_features
 from penchant.service.store.statements import chunks
 from penchant.service.store.tables import features, judged_items
 
-FLOAT16: Final = np.dtype("<f2")
-_SUFFIX: Final = struct.Struct("<IB")  # `dim` and the number of windows, in 5 bytes
+_FLOAT16: Final = np.dtype("<f2")
 _FEATURES = select(features.c.feature_key, features.c.vector, features.c.tokens, features.c.truncated).where(
     features.c.tenant == bindparam("tenant"),
     features.c.extractor == bindparam("extractor"),
@@ -48,37 +45,14 @@ class TextFeatures:
         return get_embedding(self.vector) if self.several is None else self.several
 
 
-def pack_vector(vector: NDArray[np.float16], windows: NDArray[np.float16]) -> bytes:
-    """Return the content of the column `vector`.
-
-    Args:
-        vector: Feature vector, `[dim]`.
-        windows: Embeddings of the text's windows, `[w, encoder.dim]`. A single window is part of the vector and is not
-            stored again.
-    """
-    content = vector.astype(FLOAT16, copy=False).tobytes()
-    if len(windows) == 1:
-        return content
-    return content + windows.astype(FLOAT16, copy=False).tobytes() + _SUFFIX.pack(len(vector), len(windows))
-
-
-def unpack_vector(content: bytes) -> tuple[NDArray[np.float16], NDArray[np.float16] | None]:
-    """Return the feature vector `[dim]`, and the windows `[w, encoder.dim]` of a text of several windows."""
-    if len(content) % FLOAT16.itemsize == 0:
-        return np.frombuffer(content, FLOAT16), None
-    dim, n_windows = _SUFFIX.unpack(content[-_SUFFIX.size :])
-    numbers = np.frombuffer(content, FLOAT16, (len(content) - _SUFFIX.size) // FLOAT16.itemsize)
-    return numbers[:dim], numbers[dim:].reshape(n_windows, -1)
-
-
 def pack_match(match: NDArray[np.float16]) -> bytes:
     """Return the content of the column `match` for the match features `[w]` of one text."""
-    return match.astype(FLOAT16, copy=False).tobytes()
+    return match.astype(_FLOAT16, copy=False).tobytes()
 
 
 def unpack_match(content: bytes) -> NDArray[np.float16]:
     """Return the match features `[w]` in the column `match`."""
-    return np.frombuffer(content, FLOAT16)
+    return np.frombuffer(content, _FLOAT16)
 
 
 def find_features(
@@ -89,7 +63,7 @@ def find_features(
     for some in chunks(keys):
         parameters = {"tenant": tenant, "extractor": extractor, "keys": some}
         for key, content, tokens, truncated in connection.execute(_FEATURES, parameters):
-            vector, several = unpack_vector(content)
+            vector, several = unpack_features(content)
             stored[key] = TextFeatures(vector, tokens, bool(truncated), several)
     return stored
 

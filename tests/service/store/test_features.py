@@ -7,7 +7,7 @@ from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
 from penchant.service.log.judgements import read_judgements
-from penchant.service.store.features import FLOAT16, find_features, pack_vector, unpack_vector
+from penchant.service.store.features import find_features
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import Forgetting
 from penchant.service.users.verify import replay
@@ -15,23 +15,6 @@ from penchant.service.users.verify import replay
 SHORT = "three short words"
 LONG = " ".join(f"word{i}" for i in range(11))
 ENDLESS = " ".join(f"word{i}" for i in range(40))
-
-
-@pytest.mark.parametrize("dim", [5, 403])
-@pytest.mark.parametrize("n_windows", [1, 2, 8, 64])
-def test_a_row_returns_vector_and_windows(dim, n_windows):
-    rng = np.random.default_rng(dim)
-    vector = rng.normal(size=dim).astype(np.float16)
-    windows = rng.normal(size=(n_windows, dim - 3)).astype(np.float16)
-    content = pack_vector(vector, windows)
-    assert content[: 2 * dim] == vector.astype(FLOAT16).tobytes()  # the vector always comes first
-    unpacked, several = unpack_vector(content)
-    np.testing.assert_array_equal(unpacked, vector)
-    if n_windows == 1:
-        assert len(content) == 2 * dim  # as in stores of earlier versions
-        assert several is None
-    else:
-        np.testing.assert_array_equal(several, windows)
 
 
 @pytest.fixture
