@@ -107,7 +107,7 @@ def list_bundles(connection: Connection) -> list[StoredBundle]:
         c.updated_at,
     )
     statement = select(*columns).where(c.tenant == NO_TENANT)
-    return [StoredBundle(*row) for row in connection.execute(statement.order_by(c.created_at)).tuples()]
+    return [StoredBundle(*row) for row in connection.execute(statement.order_by(c.created_at))]
 
 
 def find_archive(connection: Connection, version: str) -> bytes | None:
