@@ -68,13 +68,6 @@ def find_features(
     return stored
 
 
-def find_vectors(
-    connection: Connection, tenant: str, extractor: str, keys: Sequence[bytes]
-) -> dict[bytes, NDArray[np.float16]]:
-    """Return the stored vectors, `[dim]` each, by key."""
-    return {key: stored.vector for key, stored in find_features(connection, tenant, extractor, keys).items()}
-
-
 def drop_unneeded(connection: Connection, tenant: str, judged: Iterable[tuple[str, bytes]]) -> list[bytes]:
     """Delete those of the (extractor, key) features of texts and prompts that no judgement needs. Return their keys."""
     by_extractor: dict[str, list[bytes]] = {}
