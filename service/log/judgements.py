@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 from sqlalchemy import Connection
 
+from penchant.models.encoding.features import unpack_match
 from penchant.models.judgements import kinds
 from penchant.models.judgements.judgement import DEFAULT_SOURCE, Judgement
 from penchant.models.taste.items import item_key
@@ -21,7 +22,7 @@ from penchant.models.taste.reward import RewardModel
 from penchant.service.log.reading import get_judged_texts, hash_context, in_force
 from penchant.service.log.stored_features import StoredFeatures
 from penchant.service.store.events import iterate_logs
-from penchant.service.store.features import find_features, unpack_match
+from penchant.service.store.features import find_features
 from penchant.service.store.judged_items import iterate_items
 from penchant.service.store.statements import AnyRow
 

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from penchant.models.encoding.features import get_embedding, join_vectors
+from penchant.models.encoding.features import TextFeatures, get_embedding, join_vectors
 from penchant.models.encoding.match import BRIEF, COSINE, MATCH_NAMES, compute_cosine, compute_match
-from penchant.service.store.features import TextFeatures
 
 Item = tuple[str, str]
 """(context, text), where each is a hash or key that stands for the text itself."""
