@@ -9,13 +9,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from penchant.models.encoding.features import FeatureExtractor, join_vectors
+from penchant.models.encoding.features import FeatureExtractor, TextFeatures, join_vectors
 from penchant.models.encoding.match import name_version
 from penchant.service.cache import BoundedCache
 from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.encoding.relevance import RelevanceScorer
 from penchant.service.store.database import Store
-from penchant.service.store.features import TextFeatures, find_features
+from penchant.service.store.features import find_features
 from penchant.service.telemetry.metrics import Telemetry, Timings
 
 OVERHEAD_BYTES: Final = 400

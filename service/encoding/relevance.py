@@ -102,6 +102,10 @@ class RelevanceScorer:
             settings.relevance_cache_bytes, size=lambda _score: SCORE_BYTES
         )
 
+    def __len__(self) -> int:
+        """Return the number of cached scores."""
+        return len(self._cache)
+
     async def get_scores(
         self, tenant: str, prompts: Sequence[str], texts: Sequence[str], timings: Timings
     ) -> NDArray[np.float16]:
