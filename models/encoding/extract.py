@@ -104,6 +104,10 @@ class FeatureTable(Mapping[Item, NDArray[np.float16]]):
         )
         return np.concatenate([vectors, match], axis=1)
 
+    def has_prompt(self, context: str) -> bool:
+        """Return whether a context is a prompt. A blank one is not."""
+        return bool(context.strip())
+
     def get_prompt(self, context: str) -> NDArray[np.float16]:
         """Return the embedding of a prompt, `[encoder.dim]`.
 

@@ -21,7 +21,8 @@ from penchant.models.evaluation.split import MIN_SUPPORT, MIN_TEST, Mode
 from penchant.models.fitting.em import FitOptions
 from penchant.models.taste.reward import RewardModel
 from penchant.models.training import fit_bundle_to_features
-from penchant.service.log.judgements import Item, StoredJudgements, replace_item_keys
+from penchant.service.log.judgements import StoredJudgements, replace_item_keys
+from penchant.service.log.stored_features import Item
 
 MIN_COMPARED: Final = 10
 """Smallest number of held-out users on which two bundles are compared."""
@@ -89,6 +90,7 @@ def describe_feedback(feedback: StoredJudgements, split: HeldOutUsers) -> dict[s
         "users": feedback.users - split.held_out,
         "held_out_users": split.held_out,
         "left_out": dict(feedback.left_out),
+        "unmatched": feedback.unmatched,
         "sha256": feedback.sha256,
     }
 

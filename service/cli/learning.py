@@ -126,7 +126,8 @@ def fit_from_store(
                 tenants = choose_tenants(connection, tenant)
                 settings = read_settings(data_dir, store_url)
                 bundle = load_bundle(current) if current else load_current_bundle(connection, settings)
-                feedback = read_judgements(connection, tenants, bundle.manifest.encoder.features)
+                card = bundle.manifest.encoder
+                feedback = read_judgements(connection, tenants, card.features, card.match)
             checkpoint = open_checkpoint(
                 work,
                 resume=resume,

@@ -9,13 +9,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from penchant.models.encoding.features import FeatureExtractor, join_vectors
+from penchant.models.encoding.features import FeatureExtractor, TextFeatures, join_vectors
 from penchant.models.encoding.match import name_version
 from penchant.service.cache import BoundedCache
 from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.encoding.relevance import RelevanceScorer
 from penchant.service.store.database import Store
-from penchant.service.store.features import TextFeatures, find_features
+from penchant.service.store.features import find_features
 from penchant.service.telemetry.metrics import Telemetry, Timings
 
 OVERHEAD_BYTES: Final = 400
@@ -136,8 +136,8 @@ class Featurizer:
     @property
     def match_version(self) -> str:
         """Version of the match features, from `name_version`; empty if prompts are not read."""
-        model = None if self._relevance is None else self._relevance.model
-        return name_version(self.extractor.match_version, model)
+        version = self.extractor.match_version
+        return version if self._relevance is None else name_version(version, self._relevance.model)
 
     async def get_features(
         self, tenant: str, texts: Sequence[str], prompts: Sequence[str], timings: Timings

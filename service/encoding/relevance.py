@@ -1,12 +1,11 @@
 """Scores of texts as answers to prompts by the operator's cross-encoder, batched and cached as features are."""
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penchant.models.encoding.cross_encoder import CrossEncoder
 from penchant.models.encoding.features import CHARS_PER_TOKEN, Features, ReadText
 from penchant.models.encoding.tokens import Tokens
 from penchant.models.taste.items import item_keys
@@ -23,6 +22,28 @@ _NO_WINDOWS: Final = np.zeros((0, 0), np.float16)
 _LARGEST: Final = float(np.finfo(np.float16).max)
 
 
+class PairEncoder(Protocol):
+    """What scores pairs. `CrossEncoder` is one; this module does not import it, because that would need torch."""
+
+    @property
+    def identity(self) -> str:
+        """Hash of everything that determines the scores."""
+
+    @property
+    def joint(self) -> bool:
+        """Always true: prompt and text are read in one sequence."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Largest number of tokens that are read of a pair, in all windows."""
+
+    def tokenize(self, prompts: Sequence[str], texts: Sequence[str]) -> Tokens:
+        """Tokenize n pairs."""
+
+    def score_tokens(self, tokens: Tokens) -> NDArray[np.float32]:
+        """Return the scores `[n]` of tokenized pairs."""
+
+
 class PairExtractor:
     """A cross-encoder as a batcher runs it: the features of a text are its score as an answer to its prompt.
 
@@ -33,7 +54,7 @@ class PairExtractor:
         encoder: The cross-encoder.
     """
 
-    def __init__(self, encoder: CrossEncoder) -> None:
+    def __init__(self, encoder: PairEncoder) -> None:
         self.encoder = encoder
 
     def estimate(self, text: str) -> int:
@@ -73,13 +94,17 @@ class RelevanceScorer:
         batcher: Batcher that runs the cross-encoder. The caller starts and stops it.
     """
 
-    def __init__(self, encoder: CrossEncoder, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(self, encoder: PairEncoder, settings: Settings, telemetry: Telemetry) -> None:
         self.model = encoder.identity
         self.batcher = MicroBatcher(PairExtractor(encoder), settings, telemetry)
         self._telemetry = telemetry
         self._cache: BoundedCache[tuple[str, bytes], np.float16] = BoundedCache(
             settings.relevance_cache_bytes, size=lambda _score: SCORE_BYTES
         )
+
+    def __len__(self) -> int:
+        """Return the number of cached scores."""
+        return len(self._cache)
 
     async def get_scores(
         self, tenant: str, prompts: Sequence[str], texts: Sequence[str], timings: Timings

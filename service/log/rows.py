@@ -7,9 +7,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from penchant.models.encoding.features import join_vectors, pack_features
+from penchant.models.encoding.features import TextFeatures, join_vectors, pack_features, pack_match
 from penchant.service.store.events import LoggedJudgement
-from penchant.service.store.features import TextFeatures, pack_match
 
 
 @dataclass(frozen=True)

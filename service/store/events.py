@@ -10,9 +10,9 @@ import orjson
 from numpy.typing import NDArray
 from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
 
-from penchant.models.encoding.features import join_vectors, unpack_features
+from penchant.models.encoding.features import join_vectors, unpack_features, unpack_match
 from penchant.models.encoding.match import MATCH_NAMES, convert_match, have_same_definitions
-from penchant.service.store.features import drop_unneeded, unpack_match
+from penchant.service.store.features import drop_unneeded
 from penchant.service.store.statements import AnyRow, chunks
 from penchant.service.store.tables import features, feedback_events, judged_items
 

@@ -5,6 +5,7 @@ import os
 import sqlite3
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -254,6 +255,50 @@ def test_an_encoder_that_does_not_match_the_bundle_fails(monkeypatch, folder):
     assert status == "failed"
     assert "is another" in detail
     assert "PENCHANT_ENCODER" in advice
+
+
+@pytest.fixture
+def reads_prompts(monkeypatch):
+    monkeypatch.setattr(model, "load_bundle", lambda _settings: tiny_bundle(EXTRACTOR, match=True))
+
+
+def test_the_relevance_model_is_loaded_and_timed(reads_prompts, folder, classifier):
+    [(_, detail, _)] = list_findings(folder, "relevance", relevance_model=str(classifier))
+    assert str(classifier) in detail
+    assert "a right answer has" in detail
+    assert list_findings(folder, "relevance") == []
+
+
+def test_a_relevance_model_without_a_head_fails(reads_prompts, folder):
+    [(status, detail, advice)] = list_problems(folder, "relevance", relevance_model="embedded")
+    assert status == "failed"
+    assert "lacks these weights: classifier.bias, classifier.weight" in detail
+    assert "PENCHANT_RELEVANCE_MODEL" in advice
+
+
+def test_a_relevance_model_needs_a_bundle_that_reads_prompts(folder, classifier):
+    [(status, detail, _)] = list_problems(folder, "relevance", relevance_model=str(classifier))
+    assert status == "failed"
+    assert "needs a bundle that reads prompts, and tiny (b-" in detail
+
+
+@pytest.mark.parametrize(("scores", "status"), [((2.0, -1.0), "ok"), ((-1.0, 2.0), "warning")])
+def test_a_relevance_model_that_prefers_wrong_answers_is_reported(
+    monkeypatch, reads_prompts, folder, classifier, scores, status
+):
+    scorer = SimpleNamespace(score=lambda _prompts, _texts: np.array(scores, np.float32))
+    monkeypatch.setattr(model, "load_relevance_model", lambda _settings: scorer)
+    [(found, detail, advice)] = list_findings(folder, "relevance", relevance_model=str(classifier))
+    assert found == status
+    assert f"a right answer has {scores[0]:.2f}, a wrong one {scores[1]:.2f}" in detail
+    assert ("prefers the wrong answer" in advice) == (status == "warning")
+
+
+def test_a_scale_without_a_relevance_model_is_reported(folder):
+    [(status, detail, _)] = list_problems(folder, "settings", relevance_weight=2.0, relevance_std=3.0)
+    assert status == "warning"
+    assert "relevance_std, relevance_weight" in detail
+    assert "no effect without relevance_model" in detail
 
 
 def test_a_failing_encoder_is_reported_without_its_message(monkeypatch, folder):

@@ -11,10 +11,11 @@ from starlette.testclient import TestClient
 from penchant.models.bundle import Bundle
 from penchant.models.encoding.cross_encoder import CrossEncoder, load_cross_encoder
 from penchant.models.encoding.features import FeatureExtractor
-from penchant.models.encoding.match import RELEVANCE
+from penchant.models.encoding.match import BRIEF, COSINE, MATCH_NAMES, RELEVANCE
 from penchant.models.testing import tiny_bundle
 from penchant.service.bundles.loading import StartError
 from penchant.service.bundles.signal import Signal, build_fold, find_signal
+from penchant.service.log.judgements import read_judgements
 from penchant.service.settings import Settings
 from penchant.service.users.verify import ReplayReport, replay
 
@@ -240,6 +241,32 @@ def test_the_scores_of_another_model_are_neutral(
     other_version = f"{matching.version}+{find_signal(Settings(**other)).tag}"
     assert states[other_version] == states[matching.version]
     assert len(set(states.values())) == 2
+
+
+def test_fits_read_the_match_of_judgements_with_scores_as_any_other(
+    serve: Serve, matching: Bundle, declared: dict[str, Any]
+) -> None:
+    client = serve(matching, **declared)
+    choose(client)
+    card = matching.manifest.encoder
+    with client.app.state.runtime.store.reading() as connection:  # type: ignore[attr-defined]
+        stored = read_judgements(connection, ["default"], card.features, card.match)
+    assert (len(stored.judgements), stored.unmatched) == (1, 0)
+    match = stored.vectors[QUERY, DOCUMENTS[1]][-len(MATCH_NAMES) :]
+    assert not np.isnan(match[[COSINE, BRIEF]]).any()
+    assert np.isnan(match[RELEVANCE])  # it is declared, so that no fit may learn from it
+
+
+def test_deleted_users_leave_no_scores_in_memory(
+    serve: Serve, matching: Bundle, declared: dict[str, Any]
+) -> None:
+    client = serve(matching, **declared)
+    choose(client)
+    relevance = client.app.state.runtime.relevance  # type: ignore[attr-defined]
+    assert len(relevance) == 2
+    assert client.delete("/v1/users/u").status_code in (200, 204)
+    client.get("/healthz")  # the loop has run
+    assert len(relevance) == 0
 
 
 def test_every_part_of_a_signal_counts() -> None:
