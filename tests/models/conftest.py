@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
+from penchant.models.encoding.extract import FeatureTable, extract_features
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.judgements.judgement import Judgement
@@ -175,6 +176,47 @@ def plant() -> Plant:
         )
 
     return draw
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Comparisons of answers to questions by users of whom half prefer answers that name the question's words.
+
+    Attributes:
+        judgements: Comparisons of answers to the same question.
+        table: Features of every (question, answer).
+        questions: The questions.
+        near: An answer to each question that names its words.
+        far: An answer to each question that does not.
+    """
+
+    judgements: list[Judgement]
+    table: FeatureTable
+    questions: list[str]
+    near: list[str]
+    far: list[str]
+
+
+@pytest.fixture(scope="session")
+def asked() -> Asked:
+    """Judgements of 40 users on near and far answers to 30 questions. Users differ in relevance, and by noise."""
+    rng = np.random.default_rng(11)
+    words = ["plain", "words", "that", "say", "little", "about", "anything", "at", "all", "in", "particular"]
+    questions = [f"tell about topic{i} subject{i}" for i in range(30)]
+
+    def draw(named: str) -> str:
+        return " ".join([*rng.choice(words, 5), named])
+
+    near = [draw(f"topic{i} subject{i}") for i in range(30)]
+    far = [draw(f"other{i}") for i in range(30)]
+    judgements = []
+    for user in range(40):
+        for i in rng.permutation(30)[:20]:
+            first, second = (near[i], far[i]) if rng.logistic() < 2 - 3 * (user % 2) else (far[i], near[i])
+            judgements.append(Judgement(f"user {user}", questions[i], "pair", (first, second)))
+    return Asked(
+        judgements, extract_features(judgements, FeatureExtractor(HashingEncoder(32))), questions, near, far
+    )
 
 
 # ---------------------------------------------------------------- tiny transformers: only these import torch

@@ -10,6 +10,7 @@ from scipy.special import expit
 from penchant.models.bundle import Bundle, EncoderCard, Manifest
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
+from penchant.models.evaluation.few_shot import Catalogue, observe
 from penchant.models.export import (
     export_model,
     export_texts,
@@ -20,6 +21,8 @@ from penchant.models.export import (
 )
 from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions
+from penchant.models.fitting.relevance import fit_relevance
+from penchant.models.fitting.tuning import Choice
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.ranking.selection import preference_probability, relevance
 from penchant.models.taste.items import item_key
@@ -62,14 +65,26 @@ class Reader:
         distance = (a[:, None] - b[None]) * self.a["basis_scale"]
         return np.exp(-(distance**2).sum(2) / (2 * self.m["features"]["basis_length"] ** 2))
 
+    def match(self, raw):
+        """Return the functions of the match `[n, functions]`."""
+        column, low, high = self.a["match_column"].astype(int), self.a["match_low"], self.a["match_high"]
+        values = raw[:, column]
+        kind = raw[:, [self.m["features"]["match"]["kind_column"]]]
+        applies = ((self.a["match_kind"] == -1) | (self.a["match_kind"] == kind)) & ~np.isnan(values)
+        return np.where(applies, np.clip(values, low, high) - np.clip(self.a["match_anchor"], low, high), 0.0)
+
     def texts(self, features):
         """Return base utilities `[n]` and loadings `[n, tastes]`."""
+        dim = len(self.a["centre"])
+        features, raw = features[:, :dim], features[:, dim:]
+        if not raw.shape[1]:
+            raw = np.full((len(features), max(1, len(self.m["features"]["match"]["columns"]))), np.nan)
         clip = self.m["features"]["clip"]
         wide = np.clip((features - self.a["centre"]) / self.a["scale"], -clip, clip)
         points = self.a["basis_texts"]
         gram = self.kernel(points, points) + self.m["features"]["basis_jitter"] * np.eye(len(points))
         basis = self.kernel(wide, points) @ np.linalg.inv(np.linalg.cholesky(gram)).T
-        x = np.column_stack([wide, basis, np.ones(len(wide))])
+        x = np.column_stack([wide, self.match(raw), basis, np.ones(len(wide))])
         found = x @ self.a["weights"]
         return found[:, 0], found[:, 1:]
 
@@ -114,8 +129,6 @@ def test_users_and_texts_meet_in_a_dot_product(bundle, planted):
     users = list(export_users(bundle, planted.judgements, planted.vectors, lambda *step: steps.append(step)))
     assert [user["user"] for user in users] == planted.users
     assert steps[-1] == ("users", 60, 60)
-    from penchant.models.evaluation.few_shot import Catalogue, observe
-
     catalogue = Catalogue(bundle.reward, planted.vectors)
     for user in users[:5]:
         judgements = [j for j in planted.judgements if j.user == user["user"]]
@@ -175,6 +188,74 @@ def test_tastes_agree_with_the_manifest(bundle):
     positions = [taste["position"] for taste in bundle.manifest.metrics["inspection"]["tastes"]]
     assert len(positions) >= 2
     np.testing.assert_array_equal(find_tastes(bundle).positions[: len(positions)], positions)
+
+
+@pytest.fixture(scope="module")
+def reading(asked) -> Bundle:
+    """Bundle that reads prompts, with a learned direction and a taste for relevance."""
+    data = Dataset.from_judgements(
+        asked.judgements, asked.table, fit_relevance(asked.judgements, asked.table)
+    )
+    fit = Fit(data, FitOptions(rank=1, archetypes=2, rounds=10)).run()
+    reward = Choice(tastes="relevance", taste_variance=0.5).apply(fit.build_reward_model(), fit)
+    return wrapped(reward, inspection=inspect_reward_model(reward, asked.judgements, asked.table))
+
+
+def test_a_reader_computes_utilities_with_the_match(reading, asked, tmp_path):
+    files = save_model(export_model(reading), tmp_path / "out")
+    arrays, manifest = dict(np.load(files[0])), json.loads(files[1].read_text("utf-8"))
+    assert manifest["features"]["match"] == {
+        "reads": "prompt and text, compared; unknown without a prompt",
+        "columns": ["cosine", "coverage", "brief", "relevance"],
+        "kind_column": 2,
+        "version": "1",
+    }
+    assert manifest["arrays"].keys() == arrays.keys()
+    assert all(list(arrays[name].shape) == about["shape"] for name, about in manifest["arrays"].items())
+    assert "match" in manifest["formulas"]["x"]
+    pairs = [
+        *zip(asked.questions, asked.near, strict=True),
+        *zip(asked.questions[1:], asked.near, strict=False),
+    ]
+    prior = reading.reward.population.prior
+    found = {}
+    for name, vectors in (
+        ("with", asked.table.cross(pairs)),
+        ("without", asked.table.cross(pairs)[:, : asked.table.dim]),
+    ):
+        base, positions = Reader(arrays, manifest).texts(vectors.astype(np.float64))
+        items = reading.reward.describe(vectors)
+        for c in range(2):
+            mean = arrays["population_means"][c]
+            expected = items.base + items.features @ prior.means[c]
+            np.testing.assert_allclose(mean[0] + base + positions @ mean[1:], expected, atol=1e-6)
+        found[name] = base
+    assert np.ptp(found["with"] - found["without"]) > 0.5  # the match is in them
+
+
+def test_exported_users_agree_with_a_model_that_reads_prompts(reading, asked):
+    texts = list(asked.table)
+    rows = list(export_texts(reading, texts, asked.table))
+    base, positions = np.array([row["base"] for row in rows]), np.array([row["tastes"] for row in rows])
+    items = reading.reward.describe(
+        np.stack([asked.table[item] for item in texts]), [item_key(*item) for item in texts]
+    )
+    catalogue = Catalogue(reading.reward, asked.table)
+    for user in list(export_users(reading, asked.judgements[:100], asked.table)):
+        judgements = [j for j in asked.judgements[:100] if j.user == user["user"]]
+        posterior = UserPosterior.at_prior(reading.reward.population).fold(
+            [observe(j, reading.reward, catalogue) for j in judgements]
+        )
+        mean = np.array(user["mean"])
+        np.testing.assert_allclose(
+            mean[0] + base + positions @ mean[1:], posterior.utility(items).mean, atol=1e-7
+        )
+
+
+def test_a_bundle_that_reads_no_prompts_has_no_functions_of_the_match(bundle):
+    model = export_model(bundle)
+    assert {len(array) for name, array in model.arrays.items() if name.startswith("match_")} == {0}
+    assert model.manifest["features"]["match"]["columns"] == []
 
 
 def test_a_bundle_without_inspection_can_be_exported(extractor):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penchant.models.bundle import Bundle, BundleError
+from penchant.models.bundle import Bundle, BundleError, EncoderCard
 from penchant.models.checkpoint import Checkpoint, CheckpointError
 from penchant.models.encoding.encoder import Encoding
 from penchant.models.encoding.extract import EXTRACT_BATCH, EXTRACT_PART, extract_features
@@ -22,7 +22,7 @@ from penchant.models.evaluation.split import split
 from penchant.models.fitting.em import FitOptions
 from penchant.models.fitting.tuning import Choice
 from penchant.models.judgements.judgement import Judgement
-from penchant.models.training import NothingToEvaluateError, evaluate, fit_bundle
+from penchant.models.training import NothingToEvaluateError, evaluate, fit_bundle, fit_bundle_to_features
 
 WORDS = "amber salt river stone cloud quiet ember north harbour violet paper engine".split()  # noqa: SIM905
 QUICK = FitOptions(rounds=12)
@@ -185,6 +185,19 @@ def test_a_fitted_bundle_describes_itself(bundle, extractor, tmp_path):
     assert fit["trials"] == []
     bundle.save(tmp_path / "words")
     assert Bundle.load(tmp_path / "words").manifest == manifest  # all of it is JSON
+
+
+def test_a_bundle_reads_prompts_if_its_features_do(bundle, judgements, extractor):
+    assert bundle.manifest.encoder.match == extractor.match_version == "1"
+    assert bundle.reward.text_prior.standardiser.match is not None
+    # Without the means to pair texts with other prompts, nothing is learned of the match.
+    some = judgements[:200]
+    vectors = {item: row[: extractor.dim] for item, row in extract_features(some, extractor).items()}
+    blind = fit_bundle_to_features(
+        some, vectors, EncoderCard.from_extractor(extractor), name="blind", options=QUICK, ranks=(0,)
+    )
+    assert blind.reward.text_prior.standardiser.match is None
+    assert blind.manifest.encoder.match == ""
 
 
 def test_shared_taste_generalises_to_unseen_texts(bundle, extractor):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from penchant.models.fitting.dataset import Dataset, JudgementBatch
+from penchant.models.fitting.relevance import fit_relevance
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.taste.items import item_key
 
@@ -156,3 +157,14 @@ def test_a_dataset_moves_with_all_its_tensors():
 def test_a_text_that_was_never_encoded_is_a_key_error():
     with pytest.raises(KeyError):
         Dataset.from_judgements([judgement("vote", "u", "never encoded", value=1.0)], {})
+
+
+def test_match_features_are_kept_only_with_their_weights(asked):
+    relevance = fit_relevance(asked.judgements, asked.table)
+    with_match = Dataset.from_judgements(asked.judgements, asked.table, relevance)
+    without = Dataset.from_judgements(asked.judgements, asked.table)
+    assert with_match.relevance is relevance
+    assert with_match.vectors.shape[1] == asked.table.dim + relevance.basis.width
+    assert without.relevance is None
+    np.testing.assert_array_equal(without.vectors, with_match.vectors[:, : asked.table.dim])
+    assert Dataset.from_judgements([], asked.table).vectors.shape == (0, 0)

@@ -13,6 +13,8 @@ from penchant.models.evaluation.split import TestPair
 from penchant.models.fitting.assemble import build_population
 from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions
+from penchant.models.fitting.relevance import fit_relevance
+from penchant.models.fitting.tuning import Choice
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.taste.items import item_key
 from penchant.models.taste.observations import Pair
@@ -612,3 +614,104 @@ def test_little_data_gives_a_finite_model(rng, rows, rank):
     for scale in reward.scales.values():
         assert np.isfinite([scale.offset, scale.slope]).all()
         assert scale.slope > 0
+
+
+# ---------------------------------------------------------------- relevance
+
+
+@pytest.fixture(scope="module")
+def relevant(asked) -> Fit:
+    relevance = fit_relevance(asked.judgements, asked.table)
+    assert relevance is not None
+    return Fit(
+        Dataset.from_judgements(asked.judgements, asked.table, relevance), FitOptions(rank=1, rounds=12)
+    ).run()
+
+
+def test_the_base_has_the_given_weights_of_the_match(relevant):
+    """Shared judgements cannot move them: exactly the relevance fit decides."""
+    relevance = relevant.data.relevance
+    prior, matched = relevant.build_reward_model().text_prior, relevant.standardiser.matched
+    assert relevance.weights.max() > 0
+    np.testing.assert_array_equal(prior.weights[matched, 0], relevance.weights)
+    assert np.abs(prior.weights[matched, 1]).max() > 0.01  # a learned direction may weigh the match
+    # The base's weights of the match are known: they have next to no variance.
+    assert prior.prior_variance[matched, 0].max() < 1e-5
+    assert not prior.learned[0, matched].any()
+    assert not relevant.get_regressors(0)[:, matched].any()
+    assert relevant.get_regressors(1) is relevant.x
+
+
+def test_the_known_base_is_the_worth_of_the_match(asked, relevant):
+    relevance = relevant.data.relevance
+    match = relevant.data.vectors[:, -relevance.basis.width :]
+    np.testing.assert_allclose(relevant.known_base.numpy(), relevance.basis(match) @ relevance.weights)
+    assert len(match) == len(asked.table)
+    assert relevant.known_base.std() > 0.1
+    # What the text prior predicts for the base is the known part plus its regression on the text alone.
+    prior = relevant.build_reward_model().text_prior
+    others = np.ones(relevant.standardiser.width, bool)
+    others[relevant.standardiser.matched] = False
+    x = relevant.standardiser(relevant.data.vectors)
+    own = x[:, others] @ prior.weights[others, 0]
+    np.testing.assert_allclose(prior.predict(x)[0][:, 0], relevant.known_base.numpy() + own, atol=1e-9)
+
+
+def test_the_match_has_its_columns_and_block(relevant):
+    embedded, attributes, match, basis, constant = 32, len(ATTRIBUTE_NAMES), 10, 0, 1
+    if relevant.standardiser.basis is not None:
+        basis = len(relevant.standardiser.basis.inducing)
+    assert relevant.standardiser.widths == (embedded + attributes, match, basis, constant)
+    sizes = [size for size in (embedded, attributes, match, basis, constant) if size]
+    assert torch.bincount(relevant.blocks).tolist() == sizes
+    assert all(len(hyper) == len(sizes) for hyper in relevant.hyper)
+    assert relevant.x.shape == (len(relevant.data.keys), sum(sizes))
+
+
+def test_without_relevance_the_match_is_left_out(asked):
+    rows = asked.judgements[:200]
+    options = FitOptions(rank=1, rounds=3)
+    reading = Fit(Dataset.from_judgements(rows, asked.table), options).run()
+    plain = {item: vector[: asked.table.dim] for item, vector in asked.table.items()}
+    expected = Fit(Dataset.from_judgements(rows, plain), options).run()
+    assert reading.standardiser.match is None
+    assert not reading.known_base.any()
+    arrays = expected.build_reward_model().text_prior.arrays()
+    for name, array in reading.build_reward_model().text_prior.arrays().items():
+        np.testing.assert_array_equal(array, arrays[name])
+
+
+def test_users_differ_in_relevance(asked, relevant):
+    """A user who prefers near answers learns to expect near answers to new questions, and the other way round."""
+    taste = Choice(tastes="relevance", taste_variance=1.0)
+    reward = taste.apply(relevant.build_reward_model(with_memory=False), relevant)
+    items = {
+        side: reward.describe(
+            np.stack([asked.table[item] for item in zip(asked.questions, texts, strict=True)])
+        )
+        for side, texts in (("near", asked.near), ("far", asked.far))
+    }
+    for sign, first, second in ((1, "near", "far"), (-1, "far", "near")):
+        posterior = UserPosterior.at_prior(reward.population)
+        for i in range(15):
+            posterior = posterior.learn(Pair(items[first][i], items[second][i]))
+        gain = [posterior.utility(items[side]).mean[15:] for side in ("near", "far")]
+        assert sign * np.median(gain[0] - gain[1]) > 0
+
+
+def test_an_interrupted_fit_with_relevance_continues_to_the_same_bits(asked, tmp_path):
+    rows = asked.judgements[:200]
+    data = Dataset.from_judgements(rows, asked.table, fit_relevance(rows, asked.table))
+    options = FitOptions(rank=1, rounds=6)
+    whole = Fit(data, options).run()
+
+    def interrupt(_stage: str, done: int, _total: int) -> None:
+        if done == 7:
+            raise InterruptedFitError
+
+    checkpoint = Checkpoint(tmp_path / "work", "same")
+    with pytest.raises(InterruptedFitError):
+        Fit(data, options).run(interrupt, checkpoint)
+    resumed = Fit(data, options).run(checkpoint=checkpoint)
+    for name, tensor in resumed.collect_tensors().items():
+        assert torch.equal(tensor, whole.collect_tensors()[name])

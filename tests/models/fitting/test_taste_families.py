@@ -1,11 +1,17 @@
 """Tastes besides the learned directions: named attributes and principal components of the embeddings."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
+from penchant.models.encoding.extract import extract_features
+from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions
+from penchant.models.fitting.relevance import fit_relevance
 from penchant.models.fitting.taste_families import ATTRIBUTES, COMPONENTS, FAMILIES, compute_directions
 from penchant.models.fitting.tuning import Choice
 from penchant.models.judgements.judgement import Judgement
@@ -152,3 +158,44 @@ def test_every_tried_family_exists(written):
             reward = Choice(tastes=name, taste_variance=size).apply(fit.build_reward_model(), fit)
             assert reward.q == 1 + len(compute_directions(name, fit)[1])
             assert np.linalg.eigvalsh(reward.population.precisions[0]).min() > 0
+
+
+def test_a_factor_multiplies_the_shares(written):
+    fit, _, _ = written
+    length, content = compute_directions("length", fit), compute_directions("content-32", fit)
+    loadings, shares = compute_directions("length*0.25+content-32*3", fit)
+    np.testing.assert_array_equal(loadings, np.concatenate([length[0], content[0]], axis=1))
+    np.testing.assert_array_equal(shares, np.concatenate([0.25 * length[1], 3.0 * content[1]]))
+    with pytest.raises(ValueError, match="could not convert"):
+        compute_directions("length*much", fit)
+
+
+def test_relevance_is_the_shared_worth_of_an_answer(asked):
+    relevance = fit_relevance(asked.judgements, asked.table)
+    data = Dataset.from_judgements(asked.judgements, asked.table, relevance)
+    fit = Fit(data, FitOptions(rank=0, rounds=2)).run()
+    loadings, shares = compute_directions("relevance*2", fit)
+    assert loadings.shape == (fit.standardiser.width, 1)
+    assert shares.tolist() == [2.0]
+    x = fit.standardiser(data.vectors)
+    np.testing.assert_allclose((x @ loadings)[:, 0], fit.known_base.numpy())
+    both, _ = compute_directions("length+relevance", fit)
+    np.testing.assert_array_equal(both[:, [1]], loadings)
+    assert (both[:, 0] != 0).sum() == 1
+    reward = Choice(tastes="length+relevance", taste_variance=0.5).apply(fit.build_reward_model(), fit)
+    assert reward.q == 3
+    np.testing.assert_array_equal(reward.reference.directions, 0.0)
+
+
+def test_relevance_has_no_direction_if_nothing_is_known_of_it(written, asked):
+    """The model reads no prompts, or no judgement had one."""
+    fit, _, _ = written
+    rows = [replace(j, context="") for j in asked.judgements[:50]]
+    table = extract_features(rows, FeatureExtractor(HashingEncoder(16)))
+    data = Dataset.from_judgements(rows, table, fit_relevance(rows, table))
+    assert data.relevance is not None
+    unknown = Fit(data, FitOptions(rank=0, rounds=1)).run()
+    for without in (fit, unknown):
+        loadings, shares = compute_directions("relevance", without)
+        assert loadings.shape == (without.standardiser.width, 0)
+        assert shares.tolist() == []
