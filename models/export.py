@@ -25,6 +25,7 @@ from penchant.models.explain.text_map import TextMap
 from penchant.models.files import open_atomically, write_atomically
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.ranking.selection import relevance
+from penchant.models.taste.gate import LARGEST_GATE
 from penchant.models.taste.items import item_key
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.text_prior import CLIP, JITTER
@@ -35,7 +36,9 @@ FORMULAS: Final = {
     "kernel": "k(a, b) = exp(-sum((basis_scale * (a - b))**2) / (2 * basis_length**2))",
     "basis": "k(wide, basis_texts) @ inv(cholesky(k(basis_texts, basis_texts) + basis_jitter * identity)).T",
     "x": "[wide, basis, 1]",
-    "base, tastes": "x @ weights; the first column is the base utility for the mean user, then one column a taste",
+    "gates": "clip((prompt_embedding - gate_centre) @ gate_projection, -gate_clip, gate_clip); zeros without a prompt",
+    "base, tastes": "x @ weights + sum over c of gates[c] * (x @ gated_weights[c]); the first "
+    "column is the base utility for the mean user, then one column a taste",
     "utility": "threshold + base + tastes @ scores",
     "population": "[threshold, scores] of a user nobody has heard from: a mixture of Gaussians",
     "preference": "P(a over b) = sigmoid(temperature * difference / sqrt(1 + pi * variance / 8)), the difference of "
@@ -75,7 +78,8 @@ def export_model(bundle: Bundle) -> ExportedModel:
     reward, manifest = bundle.reward, bundle.manifest
     axes, prior = find_tastes(bundle), reward.population.prior
     dim = len(reward.text_prior.standardiser.centre)
-    weights = TextMap.from_reward(reward).weights
+    text = TextMap.from_reward(reward)
+    weights, gate = text.weights, reward.gate
     means, covariances = axes.users(prior.means, prior.covariances)
     standardiser = reward.text_prior.standardiser
     basis = standardiser.basis
@@ -88,10 +92,19 @@ def export_model(bundle: Bundle) -> ExportedModel:
         ),
         "basis_scale": (basis.scale if basis else np.ones(dim), "[features]"),
         "weights": (
-            np.column_stack(
-                [weights[:, 0] + weights[:, 1:] @ axes.centre, weights[:, 1:] @ axes.positions.T]
-            ),
+            _to_tastes(weights, axes),
             "[x, 1 + tastes]",
+        ),
+        "gate_centre": (
+            gate.centre if gate else np.zeros(0),
+            "[prompt embedding] empty if taste does not depend on the prompt",
+        ),
+        "gate_projection": (gate.projection if gate else np.zeros((0, 0)), "[prompt embedding, gates]"),
+        "gated_weights": (
+            np.array([_to_tastes(part, axes) for part in text.split_gated()]).reshape(
+                gate.size if gate else 0, len(weights), weights.shape[1]
+            ),
+            "[gates, x, 1 + tastes]",
         ),
         "population_weights": (prior.weights, "[archetypes] share of users"),
         "population_means": (means, "[archetypes, 1 + tastes] mean of [threshold, scores]"),
@@ -116,6 +129,7 @@ def export_model(bundle: Bundle) -> ExportedModel:
                 },
                 "attributes": list(ATTRIBUTE_NAMES),
                 "clip": CLIP,
+                "gate_clip": LARGEST_GATE,
                 "basis_length": basis.length if basis else 1.0,
                 "basis_jitter": JITTER,
             },
@@ -129,6 +143,11 @@ def export_model(bundle: Bundle) -> ExportedModel:
             "metrics": manifest.metrics,
         },
     )
+
+
+def _to_tastes(weights: NDArray[np.float64], axes: Tastes) -> NDArray[np.float64]:
+    """Return coefficients `[d, q]` of x for [b; v] as coefficients for the base utility and the tastes."""
+    return np.column_stack([weights[:, 0] + weights[:, 1:] @ axes.centre, weights[:, 1:] @ axes.positions.T])
 
 
 def export_users(

@@ -60,6 +60,11 @@ class FeatureTable(Mapping[Item, NDArray[np.float16]]):
         """Whether the vectors hold match features."""
         return self._extractor.reads_prompts
 
+    @property
+    def prompt_dim(self) -> int:
+        """Width of the prompt's embedding at the end of the vectors; 0 if they do not hold it."""
+        return self._extractor.prompt_dim
+
     def cross(self, items: Sequence[Item]) -> NDArray[np.float16]:
         """Return the vectors `[n, width]` of texts with prompts that they may not answer.
 

@@ -113,21 +113,27 @@ class FeatureExtractor:
     Args:
         encoder: Text encoder.
         reads_prompts: Whether to compare a text with its prompt. A joint encoder reads both in one sequence instead.
+        reads_prompt_embedding: Whether vectors also hold the embedding of the prompt, for a model with a gate. It has no
+            effect if prompts are not read.
 
     Attributes:
         encoder: Text encoder.
         reads_prompts: Whether `add_match` adds match features.
         dim: Width of a text's feature vector: `encoder.dim` plus the number of attributes.
-        width: Width of a vector with its match features; `dim` without them.
+        prompt_dim: Width of the prompt's embedding at the end of a vector; 0 if vectors do not hold it.
+        width: Width of a vector with its match features and the prompt's embedding; `dim` without them.
         max_tokens: Largest number of tokens that the encoder reads of a text, in all windows.
         identity: Hash of everything that determines the vectors. Features of different identities must never be mixed.
     """
 
-    def __init__(self, encoder: Encoder, *, reads_prompts: bool = True) -> None:
+    def __init__(
+        self, encoder: Encoder, *, reads_prompts: bool = True, reads_prompt_embedding: bool = False
+    ) -> None:
         self.encoder = encoder
         self.reads_prompts = reads_prompts and not encoder.joint
         self.dim = encoder.dim + len(ATTRIBUTE_NAMES)
-        self.width = self.dim + (len(MATCH_NAMES) if self.reads_prompts else 0)
+        self.prompt_dim = encoder.dim if self.reads_prompts and reads_prompt_embedding else 0
+        self.width = self.dim + (len(MATCH_NAMES) if self.reads_prompts else 0) + self.prompt_dim
         self.max_tokens = encoder.max_tokens * encoder.max_windows
         content = "\x1f".join((encoder.identity, ATTRIBUTE_VERSION, *ATTRIBUTE_NAMES))
         self.identity = hashlib.blake2b(content.encode(), digest_size=KEY_BYTES).hexdigest()
@@ -187,11 +193,13 @@ class FeatureExtractor:
         prompt_vectors: NDArray[np.float16],
         windows: Sequence[NDArray[np.float16]],
     ) -> NDArray[np.float16]:
-        """Return the vectors `[n, width]` of n texts with the match of each to its prompt appended.
+        """Return the vectors `[n, width]` of n texts, each with its match to its prompt appended.
+
+        With a `prompt_dim`, the embedding of the prompt follows.
 
         Args:
             vectors: `[n, dim]` feature vectors of the texts.
-            prompts: n prompts. An empty one has no match information: its features are NaN.
+            prompts: n prompts. An empty one has no match information: its features and its embedding are NaN.
             texts: n texts.
             prompt_vectors: `[n, dim]` feature vectors of the prompts.
             windows: Embeddings of each text's windows, as in `Features`.
@@ -201,7 +209,11 @@ class FeatureExtractor:
         if not self.reads_prompts:
             return vectors
         match = compute_match(prompts, texts, prompt_vectors[:, : self.encoder.dim], windows)
-        return np.concatenate([vectors, match], axis=1)
+        if not self.prompt_dim:
+            return np.concatenate([vectors, match], axis=1)
+        is_blank = np.array([not prompt.strip() for prompt in prompts], np.bool_)
+        embedded = np.where(is_blank[:, None], np.float16(np.nan), prompt_vectors[:, : self.prompt_dim])
+        return np.concatenate([vectors, match, embedded], axis=1)
 
     def estimate(self, text: str) -> int:
         """Estimate how many tokens of a text the encoder will read."""

@@ -9,7 +9,8 @@ deviation from it (see `deviation`), the posterior mean utility of a text is
          + content + memory, shared and personal                of the same form
          + φ_ref·E[δ]                                           threshold: the user's deviation on every answer
 
-The weights W_ad include `loadings`. Content is the contribution of all other columns of x (the embedding) relative to
+The weights W_ad include `loadings`, and the products of a gate, for which W_ad is the gated direction's weight times the
+gate value of the candidate's prompt. Content is the contribution of all other columns of x (the embedding) relative to
 the reference answer. Memory is the learned residual of this text. The sum is exact: no surrogate model is fitted, and
 nothing is sampled. At a strength of personalization α (see `ranking.personalization`), the personal parts are
 multiplied by α, and their variances are interpolated between those of the population and of the user.
@@ -240,10 +241,11 @@ class _Terms:
     ) -> "_Terms":
         text = TextMap.from_reward(reward)
         x = reward.text_prior.standardiser(vectors)
-        attributes, read = x[:, text.named], x @ text.weights
+        gates = reward.compute_gates(vectors)
+        attributes, read = x[:, text.named], text.read(x, gates)
         reference = np.concatenate([reward.reference.base, reward.reference.directions[0]])
         terms = np.zeros((len(x), _NAMED + 3, reward.q))  # of [b; v]
-        terms[:, :_NAMED] = attributes[:, :, None] * text.weights[text.named]
+        terms[:, :_NAMED] = text.read_named(x, gates)
         terms[:, _NAMED] = read - terms[:, :_NAMED].sum(axis=1) - reference
         m = text.form.weights.shape[1]
         for i, key in enumerate(item_keys or ()):

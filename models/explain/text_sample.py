@@ -64,6 +64,7 @@ class TextSample:
         self._varied = np.isfinite(reward.text_prior.standardiser.scale[self._map.named])
         self._weights = counts / counts.sum()
         self.items: Items = reward.describe(vectors, keys)
+        self._named = self._map.read(self._map.keep_named(self._x), reward.compute_gates(vectors))
         d = self._map.weights.shape[0]
         self._effects = self._map.coordinates(np.eye(d)[self._map.named])
         self._slopes = self._map.coordinates(slope_functionals(self._x, self._map.named))
@@ -94,11 +95,7 @@ class TextSample:
         variance = self.average(deviations**2)
         if variance == 0:
             return 0.0
-        named = (
-            self._x[:, self._map.named]
-            @ self._map.weights[self._map.named]
-            @ _coefficients(position, shared=shared)
-        )
+        named = self._named @ _coefficients(position, shared=shared)
         return float(np.clip(self.average(named * deviations) / variance, 0.0, 1.0))
 
     def meanings(self, position: Vector, *, shared: bool = False) -> tuple[Meaning, ...]:

@@ -59,7 +59,12 @@ class CrossTable(Protocol):
 
     @property
     def reads_prompts(self) -> bool:
-        """Whether the vectors hold match features, in the last columns."""
+        """Whether the vectors hold match features, after those of the text."""
+        ...
+
+    @property
+    def prompt_dim(self) -> int:
+        """Width of the prompt's embedding at the end of the vectors; 0 if they do not hold it."""
         ...
 
     def cross(self, items: Sequence[Item]) -> NDArray[np.float16]:
@@ -213,7 +218,9 @@ def _make_mismatched(
 def _cross_match(vectors: CrossTable, items: Sequence[Item]) -> NDArray[np.float16]:
     if not items:
         return np.zeros((0, len(MATCH_NAMES)), np.float16)
-    return vectors.cross(items)[:, -len(MATCH_NAMES) :]
+    crossed = vectors.cross(items)
+    stop = crossed.shape[1] - vectors.prompt_dim
+    return crossed[:, stop - len(MATCH_NAMES) : stop]
 
 
 def _compute_differences(

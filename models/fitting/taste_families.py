@@ -31,7 +31,7 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, float]]] = {
 }
 """Relative prior variance of each attribute, by family."""
 
-COMPONENTS: Final[Mapping[str, int]] = {"content-32": 32, "content-64": 64}
+COMPONENTS: Final[Mapping[str, int]] = {"content-8": 8, "content-32": 32, "content-64": 64}
 """Number of principal components of the embedding, by family. Their prior variances are proportional to their own."""
 
 RELEVANCE: Final = "relevance"
