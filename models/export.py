@@ -124,6 +124,7 @@ def export_model(bundle: Bundle) -> ExportedModel:
                     "encoder": manifest.encoder.name,
                     "pooling": manifest.encoder.pooling,
                     "max_tokens": manifest.encoder.max_tokens,
+                    "max_windows": manifest.encoder.max_windows,
                     "reads": "prompt and text" if manifest.encoder.joint else "the text alone",
                     "columns": dim - len(ATTRIBUTE_NAMES),
                 },

@@ -3,7 +3,7 @@
 
 Usage: scripts/fit_default_bundle.py DATA_FOLDER [--out FOLDER] [--repetitions N]
 
-DATA_FOLDER holds a folder for each of the four data sets below, with a file data.jsonl.gz. The shipped weights are
+DATA_FOLDER holds a folder for each of the data sets below, with a file data.jsonl.gz. The shipped weights are
 fitted to all of the data. The figures in the manifest come from the same recipe, fitted to the train parts of the cold
 split and evaluated on unseen users and texts.
 """
@@ -18,13 +18,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.progress import Progress
 
 from penchant.models.bundle import DEFAULT_BUNDLE, Bundle, EncoderCard, Manifest, round_trip
+from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, compute_fingerprint
 from penchant.models.checkpoint import Progress as ProgressCall
-from penchant.models.encoding.extract import extract_features
+from penchant.models.encoding.extract import FeatureTable, extract_features
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.loading import load_encoder
 from penchant.models.evaluation.few_shot import Predictions, Vectors, adapt, predict
@@ -53,13 +52,24 @@ POLIS_LINKS = (
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that may ship, with its licence and attribution."""
+    """A data set that may ship, with its licence and attribution.
+
+    Attributes:
+        name: Name of its folder.
+        scale: Lowest and highest rating. None if it has no ratings.
+        licence: Licence.
+        attribution: Attribution in the words that the licence requires.
+        changes: Changes made to the data.
+        is_prompted: Whether its contexts are prompts that the texts answer. Otherwise they are instructions to raters
+            or topics of a discussion, and are left out.
+    """
 
     name: str
     scale: tuple[float, float] | None
     licence: str
     attribution: str
     changes: str = "none"
+    is_prompted: bool = False
 
 
 SOURCES = (
@@ -79,6 +89,7 @@ SOURCES = (
         "CC BY 4.0",
         "Ivan Habernal and Iryna Gurevych, Which argument is more convincing? Analyzing and predicting convincingness "
         "of Web arguments using bidirectional LSTM, ACL 2016 (UKPLab/acl2016-convincing-arguments)",
+        is_prompted=True,
     ),
     Source(
         "stanford_politeness",
@@ -94,8 +105,19 @@ SOURCES = (
         "Lukas Gienapp, Tim Hagen, Maik Fröbe, Matthias Hagen, Benno Stein, Martin Potthast, Harrisen Scells, The "
         "Viability of Crowdsourcing for RAG Evaluation, SIGIR 2025 (webis-de/sigir25-rag-crowdsourcing)",
         "citation markers, which the raters did not see, deleted",
+        is_prompted=True,
+    ),
+    Source(
+        "expertqa_edits",
+        (0, 2),
+        "MIT (Copyright (c) 2023 Chaitanya Malaviya)",
+        "Chaitanya Malaviya, Subin Lee, Sihao Chen, Elizabeth Sieber, Mark Yatskar, Dan Roth, ExpertQA: Expert-Curated "
+        "Questions and Attributed Answers, NAACL 2024 (chaitanyamalaviya/ExpertQA)",
+        "citation markers deleted",
+        is_prompted=True,
     ),
 )
+MAX_WINDOWS = 8
 RANKS = (0, 2, 4)
 TASTE = ("length+content-32", 0.2)
 """Taste families and their variance. They are declared instead of fitted, because short statements and arguments cannot
@@ -110,10 +132,14 @@ def load(source: Source, folder: Path) -> list[Judgement]:
     rows = []
     for j in read(path, source=source.name):
         texts = j.texts
-        if source.name == "crowdrag25_pairwise":
+        if source.name in {"crowdrag25_pairwise", "expertqa_edits"}:
             texts = tuple(CITATION.sub("", text) for text in texts)
+        if len(set(texts)) < len(texts):  # an edit of nothing but markers
+            continue
+        context = j.context if source.is_prompted else ""
         scale = source.scale or j.scale
-        rows.append(replace(j, user=f"{source.name}/{j.user}", texts=texts, scale=scale))
+        user = f"{source.name}/{j.user}"
+        rows.append(replace(j, user=user, context=context, texts=texts, scale=scale))
     return with_scales(rows)
 
 
@@ -133,18 +159,12 @@ def describe_source(source: Source, folder: Path, rows: Sequence[Judgement]) -> 
 
 def load_features(
     path: Path | None, judgements: Sequence[Judgement], extractor: FeatureExtractor, progress: ProgressCall
-) -> dict[tuple[str, str], NDArray[np.float16]]:
-    """Return the features of all texts, from the file of an earlier run if there is one."""
-    if path is not None and path.exists():
-        with np.load(path) as file:
-            known = dict(zip(map(bytes, file["keys"]), file["vectors"], strict=True))
-        items = {(j.context, text) for j in judgements for text in j.texts}
-        return {item: known[extractor.key(item[1], item[0])] for item in sorted(items)}
-    vectors = extract_features(judgements, extractor, progress)
-    if path is not None:
-        keys = [np.frombuffer(extractor.key(text, context), np.uint8) for context, text in vectors]
-        np.savez(path, keys=np.stack(keys), vectors=np.stack(list(vectors.values())))
-    return vectors
+) -> FeatureTable:
+    """Return the features of all texts, from the folder of an earlier run if there is one."""
+    texts = sorted({(j.context, text) for j in judgements for text in j.texts})
+    identity = compute_fingerprint(extractor=extractor.identity, texts=texts)
+    checkpoint = Checkpoint(path, identity) if path else NO_CHECKPOINT
+    return extract_features(judgements, extractor, progress, checkpoint)
 
 
 def measure(
@@ -229,12 +249,10 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=DEFAULT_BUNDLE)
     parser.add_argument("--card", type=Path, default=Path(__file__).parents[1] / "docs" / "model-card.md")
-    parser.add_argument(
-        "--vectors", type=Path, help="file (.npz) that caches the texts' features between runs"
-    )
+    parser.add_argument("--vectors", type=Path, help="folder that keeps the texts' features between runs")
     parser.add_argument("--repetitions", type=int, default=3)
     arguments = parser.parse_args()
-    extractor = FeatureExtractor(load_encoder())
+    extractor = FeatureExtractor(load_encoder(max_windows=MAX_WINDOWS))
     sets = {source.name: load(source, arguments.data) for source in SOURCES}
     everything = [j for rows in sets.values() for j in rows]
     with Progress() as bars:

@@ -49,7 +49,7 @@ class Comparisons:
 
 
 class Catalogue:
-    """Features of every (context, text).
+    """Features of every (context, text). An unknown feature, such as the match without a prompt, counts as the mean.
 
     Attributes:
         x: `[n_items, d]` float32, standardised on the items of the training judgements, clipped; constant columns are 0.
@@ -59,6 +59,9 @@ class Catalogue:
         self._rows = {item: row for row, item in enumerate(vectors)}
         wide = np.stack(list(vectors.values())).astype(np.float64)
         seen = sorted({self._rows[j.context, text] for j in train for text in j.texts})
+        known = ~np.isnan(wide)
+        mean = np.nansum(wide[seen], axis=0) / np.maximum(known[seen].sum(axis=0), 1)
+        wide = np.where(known, wide, mean)
         centre, scale = wide[seen].mean(axis=0), wide[seen].std(axis=0)
         varies = (wide[seen] != np.median(wide[seen], axis=0)).mean(axis=0) > 5e-3
         scale = np.where(varies & (scale > 1e-6), scale, np.inf)

@@ -57,7 +57,8 @@ SEED: Final = 20_250_419
 
 def task(source: Source, *, seen: int = SEEN, unseen: int = UNSEEN) -> Task:
     """Draw users and their judgements."""
-    by_text = {text: vector for (_, text), vector in source.vectors().items()}
+    vectors = source.vectors()
+    by_text = {text: vector[: vectors.dim] for (_, text), vector in vectors.items()}
     return draw(by_text, np.random.default_rng(SEED), seen=seen, unseen=unseen)
 
 

@@ -10,11 +10,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from penchant.models.encoding.extract import FeatureTable
 from penchant.models.judgements.files import read, with_scales
 from penchant.models.judgements.judgement import Judgement
 
 Vectors = Mapping[tuple[str, str], NDArray[np.float16]]
-"""Feature vector `[dim]` of every (context, text)."""
+"""Feature vector of every (context, text): `[width]` with its match, or `[dim]` of the text alone."""
 
 FILE: Final = "data.jsonl.gz"
 
@@ -27,7 +28,7 @@ class Source:
         name: Name of its folder.
         path: Its gzip JSON Lines file.
         sha256: Hash of that file.
-        features: NumPy file of its feature vectors, which may not exist yet.
+        features: NumPy file of the features of its texts and prompts, which may not exist yet.
         identity: Identity of the extractor of the features.
     """
 
@@ -41,10 +42,10 @@ class Source:
         """Return all judgements in file order. The last set read is cached."""
         return _judgements(self.path)
 
-    def vectors(self) -> Vectors:
+    def vectors(self) -> FeatureTable:
         """Return the feature vector of every (context, text)."""
-        stored: NDArray[np.float16] = np.load(self.features)
-        return dict(zip(items(self.judgements()), stored, strict=True))
+        with np.load(self.features) as arrays:
+            return FeatureTable.from_arrays(items(self.judgements()), arrays)
 
 
 def items(judgements: Sequence[Judgement]) -> list[tuple[str, str]]:
@@ -68,7 +69,7 @@ def sources(folder: Path, names: Sequence[str] | None, identity: str, cache_fold
     for name in wanted:
         path = folder / name / FILE
         digest = _sha256(path)
-        features = cache_folder / "features" / identity / f"{name}-{digest[:16]}.npy"
+        features = cache_folder / "features" / identity / f"{name}-{digest[:16]}.npz"
         result.append(Source(name, path, digest, features, identity))
     return result
 

@@ -21,7 +21,7 @@ def encode(source: Source, extractor: Callable[[], FeatureExtractor]) -> None:
     vectors = extract_features(source.judgements(), extractor())
     source.features.parent.mkdir(parents=True, exist_ok=True)
     with open_atomically(source.features) as file:
-        np.save(file, np.stack(list(vectors.values())))
+        np.savez(file, **vectors.to_arrays())
 
 
 def extractor_identity(encoder: str, extractor: Callable[[], FeatureExtractor], cache_folder: Path) -> str:

@@ -39,9 +39,7 @@ class Task:
     def of(cls, source: Source, mode: Mode, repetition: int) -> "Task":
         """Read a set, split it, and load features. Texts that only left-out users judged are not kept."""
         parts = split(source.judgements(), mode, repetition)
-        vectors = source.vectors()
-        needed = dict.fromkeys(_items(parts))
-        return cls(source.name, mode, repetition, parts, {item: vectors[item] for item in needed})
+        return cls(source.name, mode, repetition, parts, source.vectors().subset(_items(parts)))
 
     @cached_property
     def asked(self) -> "Asked":

@@ -5,6 +5,7 @@ its features are extracted, cached and stored like those of any other text, and 
 """
 
 import hashlib
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
@@ -20,6 +21,8 @@ if TYPE_CHECKING:  # tokenizers are needed for transformers only
     from penchant.models.encoding.tokens import Tokens
 
 KEY_BYTES: Final = 16
+_FLOAT16: Final = np.dtype("<f2")
+_SUFFIX: Final = struct.Struct("<IB")
 CHARS_PER_TOKEN: Final = 4
 """Characters in an English token, for encoders that cannot count the tokens of a text before they encode it."""
 
@@ -73,6 +76,38 @@ class Features:
 def get_embedding(vector: NDArray[np.float16]) -> NDArray[np.float16]:
     """Return the embedding within a feature vector, `[1, encoder.dim]`, as a view: the only window of a short text."""
     return vector[None, : len(vector) - len(ATTRIBUTE_NAMES)]
+
+
+def blank_unknown(prompts: Sequence[str], embeddings: NDArray[np.float16]) -> NDArray[np.float16]:
+    """Return the embeddings `[n, E]` of n prompts, with NaN for a blank prompt, which is none."""
+    is_blank = np.array([not prompt.strip() for prompt in prompts], np.bool_)
+    return np.where(is_blank[:, None], np.float16(np.nan), embeddings)
+
+
+def pack_features(vector: NDArray[np.float16], windows: NDArray[np.float16]) -> bytes:
+    """Return the features of a text as bytes: the vector and, for a text of several windows, the windows.
+
+    The numbers are float16, little-endian. The windows are followed by `dim` and their number in 5 bytes, so that the
+    length is odd if there are windows.
+
+    Args:
+        vector: Feature vector, `[dim]`.
+        windows: Embeddings of the text's windows, `[w, encoder.dim]`. A single window is part of the vector and is not
+            stored again.
+    """
+    content = vector.astype(_FLOAT16, copy=False).tobytes()
+    if len(windows) == 1:
+        return content
+    return content + windows.astype(_FLOAT16, copy=False).tobytes() + _SUFFIX.pack(len(vector), len(windows))
+
+
+def unpack_features(content: bytes) -> tuple[NDArray[np.float16], NDArray[np.float16] | None]:
+    """Return vector `[dim]` and windows as `pack_features` packed them. Windows are None for a text of one window."""
+    if len(content) % _FLOAT16.itemsize == 0:
+        return np.frombuffer(content, _FLOAT16), None
+    dim, n_windows = _SUFFIX.unpack(content[-_SUFFIX.size :])
+    numbers = np.frombuffer(content, _FLOAT16, (len(content) - _SUFFIX.size) // _FLOAT16.itemsize)
+    return numbers[:dim], numbers[dim:].reshape(n_windows, -1)
 
 
 @runtime_checkable
@@ -209,11 +244,8 @@ class FeatureExtractor:
         if not self.reads_prompts:
             return vectors
         match = compute_match(prompts, texts, prompt_vectors[:, : self.encoder.dim], windows)
-        if not self.prompt_dim:
-            return np.concatenate([vectors, match], axis=1)
-        is_blank = np.array([not prompt.strip() for prompt in prompts], np.bool_)
-        embedded = np.where(is_blank[:, None], np.float16(np.nan), prompt_vectors[:, : self.prompt_dim])
-        return np.concatenate([vectors, match, embedded], axis=1)
+        embeddings = blank_unknown(prompts, prompt_vectors[:, : self.prompt_dim])
+        return np.concatenate([vectors, match, embeddings], axis=1)
 
     def estimate(self, text: str) -> int:
         """Estimate how many tokens of a text the encoder will read."""

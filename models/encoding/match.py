@@ -33,6 +33,8 @@ MAX_PROMPT_WORDS: Final = 64
 
 # Scripts without spaces between words count every character as a word.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]|[^\W_]+")
+# An English contraction adds no content: "what's" is "what", and "don't" is a function word.
+_CONTRACTION = re.compile(r"\b[a-z]+n['’]t\b|['’](?:s|re|ve|ll|m|d)\b")
 _SUFFIX = re.compile(r"(?:ies|ing|ed|es|s|e|y)$")
 _SHORTEST_STEM: Final = 4
 
@@ -91,7 +93,7 @@ def _find_content_words(prompt: str) -> frozenset[str]:
 
 
 def _split(text: str) -> list[str]:
-    return _WORD.findall(text[:MAX_CHARS].lower())
+    return _WORD.findall(_CONTRACTION.sub("", text[:MAX_CHARS].lower()))
 
 
 def _stem(word: str) -> str:

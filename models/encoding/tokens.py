@@ -149,8 +149,8 @@ class TextTokenizer:
             [_replace_surrogates(texts[i][:max_chars]) for i in long], add_special_tokens=False
         )
         for i, text in zip(long, encoded, strict=True):
-            fits = len(text) <= max_tokens
-            cut[i] = texts[i][: max_chars if fits else text.offsets[max_tokens - 1][1]]
+            end = max_chars if len(text) <= max_tokens else text.token_to_chars(max_tokens - 1)[1]
+            cut[i] = texts[i][:end]
         return cut
 
     def _encode(self, texts: Sequence[str], end: str = "") -> list[Any]:

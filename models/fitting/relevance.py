@@ -15,6 +15,7 @@ from typing import Final, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.special import expit
 
 from penchant.models.encoding.match import BRIEF, COSINE, COVERAGE, MATCH_NAMES
 from penchant.models.evaluation.split import bucket
@@ -67,6 +68,10 @@ class CrossTable(Protocol):
         """Width of the prompt's embedding at the end of the vectors; 0 if they do not hold it."""
         ...
 
+    def __getitem__(self, item: Item, /) -> NDArray[np.float16]:
+        """Return the vector `[width]` of a judged (context, text)."""
+        ...
+
     def cross(self, items: Sequence[Item]) -> NDArray[np.float16]:
         """Return the vectors `[n, width]` of (prompt, text) pairs."""
         ...
@@ -100,14 +105,14 @@ def fit_relevance(judgements: Sequence[Judgement], vectors: object) -> Relevance
         None if the vectors hold no match features or cannot be paired with other prompts. The weights are 0 if no
         context is a prompt.
 
-    Cost: a second or two, whatever the number of judgements.
+    Cost: a few seconds, and O(n) for n judgements.
     """
     if not isinstance(vectors, CrossTable) or not vectors.reads_prompts:
         return None
     answers = _group_answers(judgements)
-    basis = make_basis(
-        _cross_match(vectors, [(c, t) for texts in answers.values() for c in texts for t in texts[c]])
-    )
+    own = [vectors[c, t] for texts in answers.values() for c in texts for t in texts[c]]
+    own_match = _select_match(vectors, np.stack(own)) if own else np.zeros((0, len(MATCH_NAMES)), np.float16)
+    basis = make_basis(own_match)
     precision = np.full(len(basis), RIDGE)
     precision[basis.column == COVERAGE] = COVERAGE_PRECISION
     parts: list[tuple[NDArray[np.float64], float]] = []
@@ -193,16 +198,23 @@ def _sample_comparisons(judgements: Sequence[Judgement]) -> list[tuple[Item, Ite
 def _make_mismatched(
     vectors: CrossTable, answers: Mapping[str, Sequence[str]], source: str
 ) -> list[tuple[Item, Item]]:
-    """Return pairs of an answer to a prompt, and an answer to another prompt as an answer to the same one."""
+    """Return pairs of an answer to a prompt, and an answer to another prompt as an answer to the same one.
+
+    At most `MAX_COMPARISONS` pairs are made, of evenly sampled prompts if there are many.
+    """
     prompts = list(answers)
     if len(prompts) < 2:
         return []
     embedded = np.stack([vectors.get_prompt(prompt) for prompt in prompts]).astype(np.float32)
     embedded /= np.maximum(np.linalg.norm(embedded, axis=1, keepdims=True), 1e-6)
     rng = np.random.default_rng(int(bucket("mismatched", source) * 2**32))
-    each = max(1, MAX_COMPARISONS // len(prompts))
+    each = max(
+        2, MAX_COMPARISONS // len(prompts)
+    )  # of each prompt, at least one with a similar prompt's answer
+    step = -(-len(prompts) * each // MAX_COMPARISONS)
     pairs = []
-    for row, prompt in enumerate(prompts):
+    for row in range(0, len(prompts), step):
+        prompt = prompts[row]
         similarity = embedded @ embedded[row]
         similarity[row] = -np.inf
         nearest = np.argsort(-similarity, kind="stable")[: min(NEAREST, len(prompts) - 1)]
@@ -215,19 +227,17 @@ def _make_mismatched(
     return pairs
 
 
-def _cross_match(vectors: CrossTable, items: Sequence[Item]) -> NDArray[np.float16]:
-    if not items:
-        return np.zeros((0, len(MATCH_NAMES)), np.float16)
-    crossed = vectors.cross(items)
-    stop = crossed.shape[1] - vectors.prompt_dim
-    return crossed[:, stop - len(MATCH_NAMES) : stop]
+def _select_match(vectors: CrossTable, raw: NDArray[np.float16]) -> NDArray[np.float16]:
+    """Return the match features within raw vectors `[n, width]` of a table."""
+    stop = raw.shape[1] - vectors.prompt_dim
+    return raw[:, stop - len(MATCH_NAMES) : stop]
 
 
 def _compute_differences(
     vectors: CrossTable, basis: MatchBasis, pairs: Sequence[tuple[Item, Item]]
 ) -> NDArray[np.float64]:
-    better, worse = (basis(_cross_match(vectors, [pair[side] for pair in pairs])) for side in (0, 1))
-    return better - worse
+    better, worse = (vectors.cross([pair[side] for pair in pairs]) for side in (0, 1))
+    return basis(_select_match(vectors, better)) - basis(_select_match(vectors, worse))
 
 
 def _regress(
@@ -251,7 +261,7 @@ def _regress(
         for differences, weight in parts:
             margins = differences @ weights
             loss += weight * float(np.logaddexp(0.0, -margins).sum())
-            gradient = gradient - weight * differences.T @ (1 / (1 + np.exp(margins)))
+            gradient = gradient - weight * differences.T @ expit(-margins)
         return loss, gradient
 
     if not parts:

@@ -26,6 +26,15 @@ EncoderOption = Annotated[
         "--encoder", help="Text encoder: 'embedded', or the name or folder of a Hugging Face model."
     ),
 ]
+MaxWindows = Annotated[
+    int,
+    typer.Option(
+        "--max-windows",
+        min=1,
+        max=64,
+        help="Most windows of 256 tokens in which a long text is read. The rest of the text is cut off.",
+    ),
+]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

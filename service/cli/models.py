@@ -13,6 +13,7 @@ from penchant.service.cli.inputs import (
     Device,
     EncoderOption,
     Json,
+    MaxWindows,
     describe_judgements,
     load_bundle,
     load_bundle_extractor,
@@ -69,6 +70,7 @@ def fit(
     ] = None,
     split: SplitOption = "cold",
     encoder: EncoderOption = "embedded",
+    max_windows: MaxWindows = 1,
     precision: Annotated[
         Literal["float32", "bfloat16", "auto"],
         typer.Option(
@@ -132,7 +134,12 @@ def fit(
                 for path, judgements in zip(data or (), sets, strict=True)
             ]
             extractor = load_extractor(
-                encoder, report, precision=precision, device=device, prompt_embedding=bool(wanted)
+                encoder,
+                report,
+                max_windows=max_windows,
+                prompt_embedding=bool(wanted),
+                precision=precision,
+                device=device,
             )
             checkpoint = open_checkpoint(
                 folder,
@@ -182,6 +189,7 @@ def evaluate(
         int, typer.Option(min=1, help="Number of random splits over which figures are averaged.")
     ] = 5,
     encoder: EncoderOption = "embedded",
+    max_windows: MaxWindows = 1,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -196,7 +204,7 @@ def evaluate(
         with progress() as report:
             judgements = read_judgements(data, report)
             extractor = (
-                load_extractor(encoder, report, device=device)
+                load_extractor(encoder, report, max_windows=max_windows, device=device)
                 if loaded is None
                 else load_bundle_extractor(loaded, report, device=device)
             )

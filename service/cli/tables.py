@@ -22,7 +22,8 @@ def print_manifest(bundle: "Bundle") -> None:
     table = Table(show_header=False, title=f"{manifest.name} {bundle.version}", title_justify="left")
     table.add_row(
         "encoder",
-        f"{manifest.encoder.name}, {manifest.encoder.pooling} pooling, {manifest.encoder.max_tokens} tokens",
+        f"{manifest.encoder.name}, {manifest.encoder.pooling} pooling, {manifest.encoder.max_tokens} tokens"
+        + (f", up to {manifest.encoder.max_windows} windows" if manifest.encoder.max_windows > 1 else ""),
     )
     table.add_row("reads", "prompt and text together" if manifest.encoder.joint else "the text alone")
     for entry in manifest.data:

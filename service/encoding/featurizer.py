@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.features import FeatureExtractor, get_embedding
 from penchant.service.cache import BoundedCache
 from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.store.database import Store
@@ -15,7 +15,7 @@ from penchant.service.store.features import find_features
 from penchant.service.telemetry.metrics import Telemetry, Timings
 
 OVERHEAD_BYTES: Final = 400
-"""Memory of an entry in addition to its vector, in bytes: key, tuple, array header, dictionary slot."""
+"""Memory of an entry in addition to its numbers, in bytes: key, tuple, array header, dictionary slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,18 @@ class CachedFeature:
         vector: Feature vector, `[dim]`.
         tokens: Number of tokens that the encoder read.
         truncated: Whether the encoder read only the beginning of the text.
+        several: Embeddings of the windows of a text of several windows, `[w, encoder.dim]`. None for any other text.
     """
 
     vector: NDArray[np.float16]
     tokens: int
     truncated: bool
+    several: NDArray[np.float16] | None = None
+
+    @property
+    def windows(self) -> NDArray[np.float16]:
+        """Embeddings of the text's windows, `[w, encoder.dim]`. A single window is a view of the vector."""
+        return get_embedding(self.vector) if self.several is None else self.several
 
 
 class FeatureCache:
@@ -72,7 +79,8 @@ class FeatureCache:
 
 
 def _compute_memory(feature: CachedFeature) -> int:
-    return feature.vector.nbytes + OVERHEAD_BYTES
+    windows = 0 if feature.several is None else feature.several.nbytes
+    return feature.vector.nbytes + windows + OVERHEAD_BYTES
 
 
 @dataclass(frozen=True)
@@ -84,12 +92,14 @@ class FeatureBatch:
         vectors: Feature vectors, `[n, dim]`.
         tokens: Number of tokens that the encoder read, `[n]`.
         truncated: Whether the encoder read only the beginning of the text, `[n]`.
+        windows: Embeddings of each text's windows, n arrays `[w, encoder.dim]`.
     """
 
     keys: tuple[bytes, ...]
     vectors: NDArray[np.float16]
     tokens: NDArray[np.int64]
     truncated: NDArray[np.bool_]
+    windows: tuple[NDArray[np.float16], ...]
 
 
 class Featurizer:
@@ -153,11 +163,14 @@ class Featurizer:
             np.stack([row.vector for row in rows]),
             np.array([row.tokens for row in rows], np.int64),
             np.array([row.truncated for row in rows], np.bool_),
+            tuple(row.windows for row in rows),
         )
 
     async def _load_features(self, tenant: str, keys: Sequence[bytes]) -> dict[bytes, CachedFeature]:
         rows = await self._store.read(find_features, tenant, self.extractor.identity, keys)
-        return {k: CachedFeature(row.vector, row.tokens, row.truncated) for k, row in rows.items()}
+        return {
+            k: CachedFeature(row.vector, row.tokens, row.truncated, row.several) for k, row in rows.items()
+        }
 
     async def _encode(
         self,
@@ -173,7 +186,12 @@ class Featurizer:
         timings.encode += extracted.encode_seconds
         batch = extracted.features
         return {
-            # Copies the row, so that a cached row does not keep its whole batch in memory.
-            keys[i]: CachedFeature(batch.vectors[j].copy(), int(batch.tokens[j]), bool(batch.truncated[j]))
+            # Copies the rows, so that a cached text does not keep its whole batch in memory.
+            keys[i]: CachedFeature(
+                batch.vectors[j].copy(),
+                int(batch.tokens[j]),
+                bool(batch.truncated[j]),
+                batch.windows[j].copy() if len(batch.windows[j]) > 1 else None,
+            )
             for j, i in enumerate(rows)
         }

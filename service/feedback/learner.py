@@ -242,6 +242,7 @@ class Learner:
                 batch.vectors[rows],
                 batch.tokens[rows],
                 batch.truncated[rows],
+                batch.windows[rows],
             )
             ready.append(replace(event, features=features))
         return ready

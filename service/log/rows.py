@@ -7,8 +7,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from penchant.models.encoding.features import pack_features
 from penchant.service.store.events import LoggedJudgement
-from penchant.service.store.features import FLOAT16
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class JudgedFeatures:
         vectors: `[m, dim]` feature vectors.
         tokens: `[m]` token counts.
         truncated: `[m]` flags of texts that were longer than the encoder's limit.
+        windows: Embeddings of each text's windows, m arrays `[w, encoder.dim]`.
     """
 
     extractor: str
@@ -30,6 +31,7 @@ class JudgedFeatures:
     vectors: NDArray[np.float16]
     tokens: NDArray[np.int64]
     truncated: NDArray[np.bool_]
+    windows: tuple[NDArray[np.float16], ...]
 
 
 def build_event_row(
@@ -80,7 +82,7 @@ def build_feature_rows(tenant: str, features: JudgedFeatures) -> list[dict[str, 
             "tenant": tenant,
             "extractor": features.extractor,
             "feature_key": key,
-            "vector": features.vectors[i].astype(FLOAT16, copy=False).tobytes(),
+            "vector": pack_features(features.vectors[i], features.windows[i]),
             "tokens": int(features.tokens[i]),
             "truncated": int(features.truncated[i]),
         }

@@ -56,7 +56,7 @@ class Task:
 Vector = NDArray[np.float64]
 Explanations = Mapping[int, Mapping[str, Any]]
 MAX_WARNED: Final = 20
-"""Largest number of truncated texts that a warning lists."""
+"""Largest number of truncated or cut texts that a warning lists."""
 
 
 class UserSummary(NamedTuple):
@@ -132,8 +132,13 @@ def warn_of_truncation(task: Task, truncated: Sequence[int], max_tokens: int) ->
     """Return a warning that names the texts that the encoder truncated, if there are any."""
     if not truncated:
         return ()
-    listed = ", ".join(map(str, truncated[:MAX_WARNED])) + (", …" if len(truncated) > MAX_WARNED else "")
+    listed = list_indices(truncated)
     return (f"{len(truncated)} of {len(task.texts)} {task.field} truncated to {max_tokens} tokens: {listed}",)
+
+
+def list_indices(indices: Sequence[int]) -> str:
+    """Return the first indices of texts, as warnings list them."""
+    return ", ".join(map(str, indices[:MAX_WARNED])) + (", …" if len(indices) > MAX_WARNED else "")
 
 
 def add_explanation(result: dict[str, Any], explanations: Explanations) -> dict[str, Any]:

@@ -168,7 +168,7 @@ class Scorer:
             started = time.perf_counter()
             scores = await self._compute_scores(loaded, batch.items, personalization)
             warnings = warn_of_truncation(
-                task, batch.truncated, self._describer.featurizer.extractor.encoder.max_tokens
+                task, batch.truncated, self._describer.featurizer.extractor.max_tokens
             )
             rank_id = create_rank_id()
             timings.rank += time.perf_counter() - started

@@ -10,7 +10,8 @@ import orjson
 from numpy.typing import NDArray
 from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
 
-from penchant.service.store.features import FLOAT16, drop_unneeded
+from penchant.models.encoding.features import unpack_features
+from penchant.service.store.features import drop_unneeded
 from penchant.service.store.statements import AnyRow, chunks
 from penchant.service.store.tables import features, feedback_events, judged_items
 
@@ -261,7 +262,7 @@ def replay_events(
     """Yield a user's events with seq `since` to `until`, in order, each with its texts' features by `extractor`."""
     log, items = feedback_events.c, judged_items.c
     vectors: dict[int, list[tuple[bytes, bytes | None]]] = {}
-    for seq, item_key, vector in connection.execute(
+    for seq, item_key, content in connection.execute(
         _JUDGED.where(
             items.tenant == tenant,
             items.user_id == user,
@@ -269,7 +270,7 @@ def replay_events(
             items.seq.between(since, until),
         )
     ):
-        vectors.setdefault(seq, []).append((item_key, vector))
+        vectors.setdefault(seq, []).append((item_key, content))
     for row in connection.execute(
         select(
             log.seq,
@@ -287,7 +288,7 @@ def replay_events(
         .order_by(log.seq)
     ):
         judged = vectors.get(row.seq, [])
-        present = [vector for _, vector in judged if vector is not None]
+        present = [content for _, content in judged if content is not None]
         complete = bool(judged) and len(present) == len(judged)
         yield LoggedJudgement(
             seq=row.seq,
@@ -301,7 +302,7 @@ def replay_events(
             source=row.source,
             received_at=row.received_at,
             item_keys=tuple(key for key, _ in judged),
-            vectors=np.stack([np.frombuffer(vector, FLOAT16) for vector in present]) if complete else None,
+            vectors=np.stack([unpack_features(content)[0] for content in present]) if complete else None,
         )
 
 

@@ -1,17 +1,19 @@
-"""Features of texts, by content key."""
+"""Features of texts, by content key.
+
+The column `vector` holds the feature vector and the windows of a text, as `pack_features` writes them.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, bindparam, delete, select
 
+from penchant.models.encoding.features import unpack_features
 from penchant.service.store.statements import chunks
 from penchant.service.store.tables import features, judged_items
 
-FLOAT16: Final = np.dtype("<f2")
 _FEATURES = select(features.c.feature_key, features.c.vector, features.c.tokens, features.c.truncated).where(
     features.c.tenant == bindparam("tenant"),
     features.c.extractor == bindparam("extractor"),
@@ -27,11 +29,13 @@ class StoredFeature:
         vector: Features `[dim]`.
         tokens: Number of tokens that the encoder read.
         truncated: Whether the text was cut.
+        several: Embeddings of the windows of a text of several windows, `[w, encoder.dim]`. None for any other text.
     """
 
     vector: NDArray[np.float16]
     tokens: int
     truncated: bool
+    several: NDArray[np.float16] | None
 
 
 def find_features(
@@ -41,8 +45,9 @@ def find_features(
     stored = {}
     for some in chunks(keys):
         parameters = {"tenant": tenant, "extractor": extractor, "keys": some}
-        for key, vector, tokens, truncated in connection.execute(_FEATURES, parameters):
-            stored[key] = StoredFeature(np.frombuffer(vector, FLOAT16), tokens, bool(truncated))
+        for key, content, tokens, truncated in connection.execute(_FEATURES, parameters):
+            vector, several = unpack_features(content)
+            stored[key] = StoredFeature(vector, tokens, bool(truncated), several)
     return stored
 
 

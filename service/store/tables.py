@@ -59,7 +59,7 @@ features: Final = Table(
     Column("tenant", String(64), primary_key=True),
     Column("extractor", String(64), primary_key=True),
     Column("feature_key", LargeBinary(16), primary_key=True),
-    Column("vector", LargeBinary, nullable=False),  # float16, little-endian
+    Column("vector", LargeBinary, nullable=False),  # float16, little-endian; see `pack_features`
     Column("tokens", Integer, nullable=False),
     Column("truncated", Integer, nullable=False),
 )

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-import numpy as np
 import orjson
 from sqlalchemy import Connection
 
@@ -146,9 +145,7 @@ def _compute_features(
     parts = [
         extractor.extract([text for _, text in batch], [prompt for prompt, _ in batch]) for batch in batches
     ]
-    vectors = np.concatenate([part.vectors for part in parts])
-    tokens = np.concatenate([part.tokens for part in parts])
-    truncated = np.concatenate([part.truncated for part in parts])
+    computed = Features.join(parts)
     features, start = {}, 0
     for seq, pairs in pairs_by_seq.items():
         rows = slice(start, start := start + len(pairs))
@@ -156,8 +153,9 @@ def _compute_features(
             identity,
             tuple(extractor.key(text, prompt) for prompt, text in pairs),
             tuple(item_key(prompt, text) for prompt, text in pairs),
-            vectors[rows],
-            tokens[rows],
-            truncated[rows],
+            computed.vectors[rows],
+            computed.tokens[rows],
+            computed.truncated[rows],
+            computed.windows[rows],
         )
     return features

@@ -241,3 +241,14 @@ def test_features_are_standardised_on_train_texts_only() -> None:
     assert x[:3, 0].std(correction=0) == pytest.approx(1, abs=1e-5)
     assert x[3, 0] > 2
     assert not x[:, 1].any()  # constant: nothing to learn from
+
+
+def test_an_unknown_match_counts_as_the_mean_of_the_known_ones() -> None:
+    numbers = {"a": (0.0, np.nan, np.nan), "b": (1.0, 0.2, np.nan), "c": (3.0, 0.6, np.nan)}
+    vectors = {("q", t): np.array(row, np.float16) for t, row in numbers.items()}
+    train = [Judgement("u", "q", "pair", ("a", "b")), Judgement("u", "q", "pair", ("b", "c"))]
+    x = Catalogue(vectors, train).x
+    assert bool(x.isfinite().all())
+    assert x[0, 1] == pytest.approx(0, abs=1e-6)
+    assert x[2, 1] == pytest.approx(-float(x[1, 1]), abs=1e-3)
+    assert not x[:, 2].any()

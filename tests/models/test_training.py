@@ -15,6 +15,7 @@ from penchant.models.encoding.encoder import Encoding
 from penchant.models.encoding.extract import EXTRACT_BATCH, EXTRACT_PART, extract_features
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
+from penchant.models.encoding.match import MATCH_NAMES
 from penchant.models.evaluation.few_shot import adapt, predict
 from penchant.models.evaluation.report import curve
 from penchant.models.evaluation.split import split
@@ -61,18 +62,33 @@ def judgements() -> list[Judgement]:
 # ---------------------------------------------------------------- features
 
 
-def test_each_text_is_encoded_once(judgements):
+def test_each_text_and_each_prompt_is_encoded_once(judgements):
     encoder = Counting()
     extractor = FeatureExtractor(encoder)
     other = [Judgement("v", "another context", j.kind, j.texts) for j in judgements[:100]]
     steps: list[tuple[str, int, int]] = []
     vectors = extract_features([*judgements, *other], extractor, lambda *step: steps.append(step))
     encoded = [text for call in encoder.calls for text, _ in call]
-    assert len(encoded) == len(set(encoded)) == len({t for j in judgements for t in j.texts})
+    prompts = {"a context", "another context"}
+    assert len(encoded) == len(set(encoded))
+    assert set(encoded) == {t for j in judgements for t in j.texts} | prompts
     assert vectors.keys() == {(j.context, t) for j in [*judgements, *other] for t in j.texts}
-    for (_, text), vector in vectors.items():
-        np.testing.assert_array_equal(vector, extractor.extract([text]).vectors[0])
+    for (context, text), vector in vectors.items():
+        features = extractor.extract([text, context])
+        np.testing.assert_array_equal(vector[: extractor.dim], features.vectors[0])
+        expected = extractor.add_match(
+            features.vectors[:1], [context], [text], features.vectors[1:], features.windows[:1]
+        )
+        np.testing.assert_array_equal(vector, expected[0])
     assert steps == [("encode", len(encoded), len(encoded))]
+
+
+def test_without_prompts_only_the_texts_are_encoded(judgements):
+    encoder = Counting()
+    rows = [Judgement(j.user, " \n", j.kind, j.texts) for j in judgements[:50]]
+    vectors = extract_features(rows, FeatureExtractor(encoder))
+    assert {text for call in encoder.calls for text, _ in call} == {t for j in rows for t in j.texts}
+    assert all(np.isnan(vector[-len(MATCH_NAMES) :]).all() for vector in vectors.values())
 
 
 def test_a_joint_encoder_reads_each_text_in_each_context():

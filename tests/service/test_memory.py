@@ -35,6 +35,17 @@ def test_the_feature_cache_drops_unused_entries():
     assert (cache.get("t", b"a"), len(cache), cache.size) == (None, 1, ENTRY)
 
 
+def test_the_windows_of_a_long_text_take_memory():
+    cache = FeatureCache(10 * ENTRY)
+    cache.put("t", b"a", CachedFeature(np.zeros(DIM, np.float16), 9, False, np.zeros((3, 4), np.float16)))
+    assert cache.size == ENTRY + 3 * 4 * 2
+    assert cache.get("t", b"a").windows.shape == (3, 4)
+    small = FeatureCache(2 * ENTRY)
+    small.put("t", b"a", feature())
+    small.put("t", b"b", CachedFeature(np.zeros(DIM, np.float16), 9, False, np.zeros((3, 4), np.float16)))
+    assert [small.get("t", key) is not None for key in (b"a", b"b")] == [False, True]
+
+
 def test_the_feature_cache_is_separate_for_each_tenant():
     cache = FeatureCache(10 * ENTRY)
     cache.put("t", b"a", feature())

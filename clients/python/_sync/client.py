@@ -121,7 +121,7 @@ class Client(FeedbackClient):
             user: User whose taste counts. Defaults to the client's user, else to the population.
             top_n: Number of documents to return. Defaults to all.
             return_documents: Whether each result carries its text.
-            max_tokens_per_doc: Accepted for compatibility with other rerankers; the server ignores it.
+            max_tokens_per_doc: Number of tokens to which each document is cut. The limits of the server apply anyway.
             explain: Whether each result carries an `Explanation`.
             personalization: How far the answer departs from the population's towards the user's, from 0 to 1. Defaults
                 to the server's setting, which is 1 unless its operator changed it.

@@ -33,7 +33,10 @@ class RerankRequest(LenientModel):
     return_documents: bool | None = None
     rank_fields: list[str] | None = None
     max_tokens_per_doc: int | None = Field(
-        None, description="accepted and ignored; GET /v1/models has the limits"
+        default=None,
+        ge=1,
+        description="tokens of the encoder to which each document is cut; absent means that only the limits of "
+        "GET /v1/models apply",
     )
     priority: int | None = Field(default=None, description="accepted and ignored")
     explain: bool | None = Field(default=None, description="an `explanation` in each result")
@@ -132,9 +135,17 @@ class RerankResponse(Answer):
 
 
 def build_rerank_answer(
-    request: RerankRequest, task: Task, ranked: RankingResult, version: str
+    request: RerankRequest, task: Task, ranked: RankingResult, version: str, warnings: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Return Cohere's answer, with `model` and `usage` for clients of Jina and vLLM."""
+    """Return Cohere's answer, with `model` and `usage` for clients of Jina and vLLM.
+
+    Args:
+        request: The request.
+        task: Task with the documents as they were sent.
+        ranked: Ranking of the documents.
+        version: Version of the dialect.
+        warnings: Warnings in addition to those of the ranking.
+    """
     probability, std = ranked.probability.tolist(), ranked.std.tolist()
     results = []
     for i in ranked.order[: request.top_n or None].tolist():
@@ -151,7 +162,7 @@ def build_rerank_answer(
             "api_version": {"version": version},
             "billed_units": {"search_units": 1},
             "tokens": {"input_tokens": ranked.tokens, "output_tokens": 0},
-            "warnings": ranked.warnings,
+            "warnings": [*warnings, *ranked.warnings],
             "personalization": {
                 "user": user.user_id,
                 "state": user.state,

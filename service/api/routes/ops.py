@@ -106,7 +106,7 @@ def _limits(request: Request, tenant: str) -> dict[str, Any]:
     )
     return {
         **{name: getattr(settings, name) for name in of_requests},
-        "max_tokens_per_text": get_served_model(request).source.extractor.encoder.max_tokens,
+        "max_tokens_per_text": get_served_model(request).source.extractor.max_tokens,
         "tenant_requests_per_minute": own.requests_per_minute,
         "candidates_per_day": own.candidates_per_day,
         "events_per_day": own.events_per_day,

@@ -37,6 +37,7 @@ from penchant.service.api.dialects.vllm import (
 )
 from penchant.service.api.openapi import describe_route
 from penchant.service.api.routing import LeanRouter
+from penchant.service.ranking.cutting import cut_texts
 from penchant.service.settings import Settings
 from penchant.service.telemetry.metrics import Timings
 from penchant.service.validation import validate
@@ -141,15 +142,19 @@ async def _rerank(request: Request, raw: dict[str, Any], version: str) -> Respon
     spend_candidates(request, len(task.texts))
     timings = Timings()
     explain = (body.top_n or len(task.texts)) if body.explain else 0
-    ranked = await get_served_model(request).scorer.rank(
+    model, read = get_served_model(request), task
+    warnings: tuple[str, ...] = ()
+    if body.max_tokens_per_doc is not None:
+        read, warnings = await cut_texts(task, model.source.extractor.encoder, body.max_tokens_per_doc)
+    ranked = await model.scorer.rank(
         tenant,
         user,
-        task,
+        read,
         timings,
         explain=explain,
         personalization=_get_personalization(body, runtime.settings),
     )
-    return json_response(build_rerank_answer(body, task, ranked, version), timings)
+    return json_response(build_rerank_answer(body, task, ranked, version, warnings), timings)
 
 
 async def _tei(request: Request, raw: dict[str, Any]) -> Response:

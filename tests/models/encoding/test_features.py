@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, compute_attribute_matrix
-from penchant.models.encoding.features import FeatureExtractor, Features, get_embedding
+from penchant.models.encoding.features import (
+    FeatureExtractor,
+    Features,
+    get_embedding,
+    pack_features,
+    unpack_features,
+)
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.encoding.loading import load_encoder
 
@@ -122,6 +128,23 @@ def test_sizes_count_the_tokens_of_all_windows(bert):
     np.testing.assert_allclose(
         features.vectors[[1, 2, 0]].astype(float), extractor.extract(texts).vectors.astype(float), atol=1e-3
     )
+
+
+@pytest.mark.parametrize("dim", [5, 403])
+@pytest.mark.parametrize("n_windows", [1, 2, 8, 64])
+def test_packed_features_return_vector_and_windows(dim, n_windows):
+    rng = np.random.default_rng(dim)
+    vector = rng.normal(size=dim).astype(np.float16)
+    windows = rng.normal(size=(n_windows, dim - 3)).astype(np.float16)
+    content = pack_features(vector, windows)
+    assert content[: 2 * dim] == vector.astype("<f2").tobytes()  # the vector always comes first
+    unpacked, several = unpack_features(content)
+    np.testing.assert_array_equal(unpacked, vector)
+    if n_windows == 1:
+        assert len(content) == 2 * dim  # as in stores of earlier versions
+        assert several is None
+    else:
+        np.testing.assert_array_equal(several, windows)
 
 
 # ---------------------------------------------------------------- HashingEncoder

@@ -221,10 +221,9 @@ def test_a_gate_is_not_chosen_for_users_whose_taste_does_not_depend_on_it(vector
 
 def test_without_a_gate_the_prompts_embedding_changes_nothing(vectors, extractor, cheap):
     judgements = plant_flipping("pair", users=12)
-    narrow = FeatureTable.__new__(FeatureTable)
-    narrow.__dict__.update(vectors.__dict__)
-    narrow._extractor = FeatureExtractor(extractor.encoder)
-    narrow._vectors = {item: vector[: narrow._extractor.width] for item, vector in vectors.items()}
+    restored = {**vectors.to_arrays(), "reads": np.array([False, True, False])}
+    narrow = FeatureTable.from_arrays(list(vectors), restored)
+    assert next(iter(narrow.values())).shape == (FeatureExtractor(extractor.encoder).width,)
     card = EncoderCard.from_extractor(extractor)
     bundles = [
         fit_bundle_to_features(judgements, table, card, name="x", options=QUICK, ranks=(0,))

@@ -5,6 +5,7 @@ import re
 import pytest
 import structlog
 
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.taste.fixed_points import convergence_failures
 from penchant.service.api.answers.base import Problem
 from penchant.service.api.answers.ops import Health, ModelList, Readiness
@@ -47,6 +48,12 @@ def test_models_and_limits(client, settings):
     assert {"rerank-v3.5", "jina-reranker-v2-base-multilingual", "tiny"} <= {model.id for model in body.data}
     limits = body.data[0].limits
     assert (limits.max_candidates, limits.max_tokens_per_text) == (settings.max_candidates, 256)
+
+
+def test_the_limit_of_a_text_counts_all_windows(serve):
+    client = serve(using=HashingEncoder(max_tokens=100, max_windows=8))
+    limits = ModelList.model_validate(client.get("/v1/models").json()).data[0].limits
+    assert limits.max_tokens_per_text == 800
 
 
 def sample(client, name):

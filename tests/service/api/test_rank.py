@@ -1,10 +1,12 @@
 """Ranking routes: the answers of every dialect, and the rules that real clients force."""
 
 import math
+import threading
 
 import pytest
 from pydantic import TypeAdapter
 
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.service.api.dialects.best_of_n import BestOfNResponse
 from penchant.service.api.dialects.cohere import RerankResponse
 from penchant.service.api.dialects.tei import TeiResult
@@ -94,6 +96,69 @@ def test_long_texts_are_truncated_with_a_warning(client):
     body = ranked(client, documents=["short", "word " * 300, "also short", "word " * 400])
     assert body["meta"]["warnings"] == ["2 of 4 documents truncated to 256 tokens: 1, 3"]
     assert ranked(client)["meta"]["warnings"] == []
+
+
+def test_long_texts_are_read_in_windows_before_they_are_truncated(serve):
+    client = serve(using=HashingEncoder(max_windows=2))
+    body = ranked(client, documents=["short", "word " * 300, "other " * 512, "word " * 513])
+    assert body["meta"]["warnings"] == ["1 of 4 documents truncated to 512 tokens: 3"]
+    assert body["usage"]["total_tokens"] == 1 + 300 + 512 + 512
+
+
+@pytest.mark.parametrize("path", RERANKS)
+def test_documents_are_cut_to_max_tokens_per_doc(client, path):
+    """A cut document ranks as the text that remains of it. The response holds the documents that were sent."""
+    documents = ["one two three four", "boats and sea", "x", "boats, boats and more"]
+    body = {"query": "q", "max_tokens_per_doc": 2, "return_documents": True}
+    cut = client.post(path, json=body | {"documents": documents}).json()
+    sent = ["one two", "boats and", "x", "boats, boats"]
+    plain = client.post(path, json={"query": "q", "documents": sent}).json()
+    assert [(r["index"], r["relevance_score"]) for r in cut["results"]] == [
+        (r["index"], r["relevance_score"]) for r in plain["results"]
+    ]
+    assert cut["usage"] == plain["usage"]
+    assert all(result["document"]["text"] == documents[result["index"]] for result in cut["results"])
+    assert cut["meta"]["warnings"] == ["3 of 4 documents cut to 2 tokens: 0, 1, 3"]
+    assert plain["meta"]["warnings"] == []
+
+
+def test_a_cut_document_is_a_text_of_its_own(client, encoder):
+    """It is encoded and cached as any other text, and feedback on it is feedback on what remained of it."""
+    documents = ["tree house " * 900, "lake"]
+    body = ranked(client, documents=documents, max_tokens_per_doc=2, user="u")
+    assert sorted(encoder.texts) == ["lake", "tree house"]
+    assert body["meta"]["warnings"] == ["1 of 2 documents cut to 2 tokens: 0"]
+    assert body["usage"]["total_tokens"] == 3
+    vote = {"type": "vote", "rank_id": body["id"], "index": 0, "value": 1, "user": "u"}
+    assert client.post("/v1/feedback", json=vote).json()["accepted"] == 1
+    logged = client.get("/v1/users/u/feedback").json()["data"]
+    assert [entry["event"]["text"] for entry in logged] == ["tree house"]
+    ranked(client, documents=["tree house"])
+    assert len(encoder.texts) == 2
+
+
+def test_documents_within_max_tokens_per_doc_are_unchanged(client, encoder):
+    plain = ranked(client)
+    for limit in (20, 4096, 10**12):
+        body = ranked(client, max_tokens_per_doc=limit)
+        assert (body["results"], body["meta"]["warnings"]) == (plain["results"], [])
+    assert len(encoder.texts) == 4
+
+
+def test_only_requests_that_limit_their_documents_pay_for_it(client, encoder, monkeypatch):
+    threads = []
+
+    def cut(texts, max_tokens):
+        threads.append(threading.current_thread().name)
+        return HashingEncoder.cut(encoder, texts, max_tokens)
+
+    monkeypatch.setattr(encoder, "cut", cut)
+    ranked(client)
+    assert threads == []
+    ranked(client, max_tokens_per_doc=3)
+    ranked(client, max_tokens_per_doc=3, documents=["word " * 1000])
+    on_loop, on_thread = threads
+    assert on_loop != on_thread  # long documents do not block the event loop
 
 
 @pytest.mark.parametrize("query", ["", "q", "a much longer query " * 50])

@@ -122,6 +122,25 @@ def test_fit_writes_a_bundle_that_evaluate_show_and_export_read(
     assert {path.name for path in (tmp_path / "arrays").iterdir()} == {"model.safetensors", "manifest.json"}
 
 
+def test_windows_are_chosen_at_fitting_and_remembered(
+    ratings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(_name: str, *, max_windows: int, **_options: object) -> HashingEncoder:
+        return HashingEncoder(max_tokens=8, max_windows=max_windows)
+
+    monkeypatch.setattr(loading, "load_encoder", load)
+    folder = tmp_path / "windows"
+    assert "8 tokens, up to 4 windows" in run("fit", ratings, "--out", folder, "--max-windows", 4).stdout
+    bundle = Bundle.load(folder)
+    assert bundle.manifest.encoder.max_windows == 4
+    evaluation = ["evaluate", ratings, "--split", "cold", "--repetitions", 1, "--json"]
+    report = json.loads(run(*evaluation, "--bundle", folder).stdout)
+    assert report["bundle"] == bundle.version  # loaded with four windows, or it would not match
+    curves = [json.loads(run(*evaluation, "--max-windows", number).stdout)["curve"] for number in (1, 4)]
+    assert curves[0] != curves[1]
+    assert "--max-windows" in run("fit", ratings, "--out", folder, "--max-windows", 65, code=2).stderr
+
+
 def test_show_explains_a_bundle_on_other_judgements(
     hashing: FeatureExtractor, ratings: Path, tmp_path: Path
 ) -> None:

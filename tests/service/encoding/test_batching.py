@@ -14,6 +14,8 @@ from penchant.service.errors import ApiError, Code, OverloadedError
 from penchant.service.settings import Settings
 from penchant.service.telemetry.metrics import Telemetry
 
+from ..conftest import WatchedEncoder
+
 
 def run(encoder, scenario, **changes):
     """Run `scenario(batcher)` on an event loop with a started batcher."""
@@ -65,6 +67,29 @@ def test_waiting_requests_are_encoded_in_one_batch(encoder):
         np.testing.assert_array_equal(answer.features.vectors, reference.extract(texts).vectors)
         assert answer.queue_seconds >= 0
         assert answer.encode_seconds > 0
+
+
+def test_a_batch_counts_the_tokens_of_all_windows():
+    """Each long text has 12 words in three windows, and each request its own features."""
+    encoder = WatchedEncoder(max_tokens=4, max_windows=3)
+    long = [" ".join(f"{name}{i}" for i in range(12)) for name in "abc"]
+
+    async def scenario(batcher):
+        first = await block(batcher, encoder)
+        waiting = [ask(batcher, long[0], "d"), ask(batcher, long[1]), ask(batcher, long[2])]
+        await wait_until_read(batcher)
+        encoder.gate.set()
+        return [await first, *[await request for request in waiting]]
+
+    answers = run(encoder, scenario, max_batch_tokens=25)
+    assert encoder.calls == [["first"], ["d", long[0], long[1]], [long[2]]]
+    reference = FeatureExtractor(HashingEncoder(max_tokens=4, max_windows=3))
+    for answer, texts in zip(answers[1:], ([long[0], "d"], [long[1]], [long[2]]), strict=True):
+        expected = reference.extract(texts)
+        np.testing.assert_array_equal(answer.features.vectors, expected.vectors)
+        assert answer.features.tokens.tolist() == expected.tokens.tolist()
+        for own, other in zip(answer.features.windows, expected.windows, strict=True):
+            np.testing.assert_array_equal(own, other)
 
 
 @pytest.mark.parametrize("limits", [{"max_batch_texts": 4}, {"max_batch_tokens": 4}])
