@@ -10,8 +10,9 @@ from penchant.models.bundle import EncoderCard
 from penchant.models.checkpoint import Checkpoint
 from penchant.models.encoding.extract import FeatureTable, extract_text_features
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.evaluation.few_shot import Catalogue, observe
-from penchant.models.fitting import gates, tuning
+from penchant.models.fitting import gates, relevance, tuning
 from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions
 from penchant.models.fitting.gates import GateError, GateFitter, PromptDirections
@@ -63,7 +64,21 @@ LONG = [text + MORE * (2 + i % 2) for i, text in enumerate(SHORT)]
 UNSEEN = 3
 """Number of prompts of each kind that no user of the fit judged."""
 
-QUICK = FitOptions(rank=0, rounds=4)
+QUICK = FitOptions(rank=0, rounds=1)
+
+MARKED = {
+    "code": [f"Python code question about Python code: {prompt}" for prompt in CODE],
+    "advice": [f"Advice on people, friends and family wanted: {prompt}" for prompt in ADVICE],
+}
+"""Prompts whose kinds even the encoder without weights tells apart. Fits to its few features are quick."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_mismatched_pairs():
+    """Limits the pairs of the relevance fit, which is not tested here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relevance, "MAX_COMPARISONS", 100)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +90,18 @@ def extractor(load_where_faithful) -> FeatureExtractor:
 def vectors(extractor) -> FeatureTable:
     prompts = [*CODE, *ADVICE]
     return extract_text_features([(p, t) for p in prompts for t in (*SHORT, *LONG)], extractor)
+
+
+@pytest.fixture(scope="module")
+def hashed() -> FeatureTable:
+    extractor = FeatureExtractor(HashingEncoder(), reads_prompt_embedding=True)
+    prompts = [*MARKED["code"], *MARKED["advice"]]
+    return extract_text_features([(p, t) for p in prompts for t in (*SHORT, *LONG)], extractor)
+
+
+@pytest.fixture(scope="module")
+def hashed_card() -> EncoderCard:
+    return EncoderCard.from_extractor(FeatureExtractor(HashingEncoder(), reads_prompt_embedding=True))
 
 
 def judge(
@@ -93,9 +120,11 @@ def judge(
     return judgements
 
 
-def plant_flipping(kind: str, users: int = 60, number: int = 16) -> list[Judgement]:
+def plant_flipping(
+    kind: str, users: int = 60, number: int = 16, kinds: dict[str, list[str]] = KINDS
+) -> list[Judgement]:
     rng = np.random.default_rng(3)
-    seen = {name: prompts[UNSEEN:] for name, prompts in KINDS.items()}
+    seen = {name: prompts[UNSEEN:] for name, prompts in kinds.items()}
     return [
         judgement
         for u in range(users)
@@ -197,47 +226,50 @@ def fit_planted(judgements: Sequence[Judgement], vectors: FeatureTable, **argume
     return fit_reward(judgements, vectors, mode="warm", options=QUICK, ranks=(0,), **arguments)
 
 
-def test_a_gate_is_chosen_where_it_pays(vectors, cheap):
-    found = fit_planted(plant_flipping("pair", users=140, number=30), vectors, gate="auto")
+def test_a_gate_is_chosen_where_it_pays(hashed, cheap):
+    found = fit_planted(plant_flipping("pair", users=140, number=30, kinds=MARKED), hashed, gate="auto")
     assert (found.choice.gate, found.choice.gated) == (1, "length")
     assert found.reward.gate is not None
     ungated, gated = (next(t for t in found.trials if t.choice.gate == size) for size in (0, 1))
     assert gated.gain - ungated.gain > 0.2
 
 
-def test_a_gate_is_not_chosen_for_users_whose_taste_does_not_depend_on_it(vectors, cheap, extractor):
+def test_a_gate_is_not_chosen_for_users_whose_taste_does_not_depend_on_it(hashed, cheap):
     rng = np.random.default_rng(5)
     judgements = []
     for u in range(140):
         likes_long = u % 2
         for _ in range(30):
             pair = [str(rng.choice(SHORT)), str(rng.choice(LONG))][:: -1 if likes_long else 1]
-            judgements.append(Judgement(f"user {u}", str(rng.choice(CODE + ADVICE)), "pair", tuple(pair)))
-    found = fit_planted(judgements, vectors, gate="auto")
+            judgements.append(
+                Judgement(
+                    f"user {u}", str(rng.choice(MARKED["code"] + MARKED["advice"])), "pair", tuple(pair)
+                )
+            )
+    found = fit_planted(judgements, hashed, gate="auto")
     assert found.choice.gate == 0
     assert found.reward.gate is None
     assert [t.choice.gate for t in found.trials][-1] == 1
 
 
-def test_without_a_gate_the_prompts_embedding_changes_nothing(vectors, extractor, cheap):
-    judgements = plant_flipping("pair", users=12)
-    restored = {**vectors.to_arrays(), "reads": np.array([False, True, False])}
-    narrow = FeatureTable.from_arrays(list(vectors), restored)
-    assert next(iter(narrow.values())).shape == (FeatureExtractor(extractor.encoder).width,)
-    card = EncoderCard.from_extractor(extractor)
+def test_without_a_gate_the_prompts_embedding_changes_nothing(hashed, hashed_card, cheap):
+    judgements = plant_flipping("pair", users=12, kinds=MARKED)
+    restored = {**hashed.to_arrays(), "reads": np.array([False, True, False])}
+    narrow = FeatureTable.from_arrays(list(hashed), restored)
+    assert next(iter(narrow.values())).shape == (FeatureExtractor(HashingEncoder()).width,)
     bundles = [
-        fit_bundle_to_features(judgements, table, card, name="x", options=QUICK, ranks=(0,))
-        for table in (vectors, narrow)
+        fit_bundle_to_features(judgements, table, hashed_card, name="x", options=QUICK, ranks=(0,))
+        for table in (hashed, narrow)
     ]
     assert bundles[0].version == bundles[1].version
     assert not bundles[0].manifest.encoder.prompt_embedding
 
 
-def test_a_forced_gate_is_fitted_without_held_out_users(vectors, extractor, tmp_path):
+def test_a_forced_gate_is_fitted_without_held_out_users(hashed, hashed_card, tmp_path):
     bundle = fit_bundle_to_features(
-        plant_flipping("pair", users=12),
-        vectors,
-        EncoderCard.from_extractor(extractor),
+        plant_flipping("pair", users=12, kinds=MARKED),
+        hashed,
+        hashed_card,
         name="x",
         options=QUICK,
         ranks=(0,),
