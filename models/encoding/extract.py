@@ -138,13 +138,13 @@ class FeatureTable(Mapping[Item, NDArray[np.float16]]):
         Raises:
             ValueError: If the arrays are those of other pairs.
         """
-        joint, reads_prompts, reads_embedding = map(bool, arrays["reads"])
+        joint, reads_prompts, *further = map(bool, arrays["reads"])
         return cls(
             items,
             Features.from_arrays(arrays),
             joint=joint,
             reads_prompts=reads_prompts,
-            reads_prompt_embedding=reads_embedding,
+            reads_prompt_embedding=any(further),
         )
 
     def _get_embeddings(self, rows: int | Sequence[int]) -> NDArray[np.float16]:

@@ -168,6 +168,7 @@ class ChoiceSearch:
 
     Attributes:
         trials: All trials, in order.
+        losses: Log-loss of each trial, for each held-out user and fold.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class ChoiceSearch:
         self._progress, self._checkpoint = progress, checkpoint
         relevance = fit_relevance(held_out.train, held_out.vectors)
         self._data = Dataset.from_judgements(held_out.train, held_out.vectors, relevance)
-        self._losses: list[NDArray[np.float64]] = []
+        self.losses: list[NDArray[np.float64]] = []
         self.trials: list[Trial] = []
 
     def choose(
@@ -188,7 +189,7 @@ class ChoiceSearch:
         rewards = [self._held_out.build_reward_models(fit) for fit in fits]
         for rank, fit, folds in zip(ranks, fits, rewards, strict=True):
             self._run_trial(fit, folds, Choice(rank))
-        best = _find_best(self._losses, range(len(ranks)), by_mean=declared is not None)
+        best = _find_best(self.losses, range(len(ranks)), by_mean=declared is not None)
         fit, folds = fits[best], rewards[best]
         tried = [best]
         if self.trials[best].choice.rank and not declared:
@@ -198,7 +199,7 @@ class ChoiceSearch:
                 tried.append(
                     self._run_trial(fit, grouped, replace(self.trials[best].choice, archetypes=number))
                 )
-            best = _find_best(self._losses, tried)
+            best = _find_best(self.losses, tried)
             prior = build_population(fit.split_archetypes(self.trials[best].choice.archetypes))
             folds = [replace(reward, population=prior) for reward in folds]
         tried = [best]
@@ -209,7 +210,7 @@ class ChoiceSearch:
             choice = replace(self.trials[best].choice, tastes=tastes, taste_variance=variance)
             tried.append(self._run_trial(fit, folds, choice))
             self._progress("try tastes", number + 1, len(families))
-        chosen = tried[-1] if declared else _find_best(self._losses, tried)
+        chosen = tried[-1] if declared else _find_best(self.losses, tried)
         if gate:
             chosen = self._choose_gate(
                 fit, folds, chosen, GATE_SIZES if gate == "auto" else (gate,), forced=gate != "auto"
@@ -228,8 +229,8 @@ class ChoiceSearch:
             tried.append(self._run_trial(fit, folds, choice, fitters))
             self._progress("try gates", number + 1, len(options))
         if forced:
-            return _find_best(self._losses, tried[1:], by_mean=True)
-        return _find_best(self._losses, tried)
+            return _find_best(self.losses, tried[1:], by_mean=True)
+        return _find_best(self.losses, tried)
 
     def _fit(self, rank: int) -> Fit:
         options = replace(self._base, rank=rank, rounds=min(self._base.rounds, TRIAL_ROUNDS))
@@ -259,8 +260,8 @@ class ChoiceSearch:
             }
             self._checkpoint.save(stage, saved)
         losses = saved["losses"]
-        self._losses.append(losses)
-        gain = self._losses[0] - losses
+        self.losses.append(losses)
+        gain = self.losses[0] - losses
         error = float(gain.std(ddof=1) / len(gain) ** 0.5)
         choice = replace(choice, temperature=float(saved["temperature"]))
         self.trials.append(Trial(choice, float(losses.mean()), float(gain.mean()), error))
