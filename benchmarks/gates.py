@@ -1,7 +1,7 @@
 """Whether taste depends on the kind of prompt: `python -m benchmarks.gates --data FOLDER`.
 
-For every set whose judgements have several prompts, a model is chosen on held-out users as `penchant fit` does, then each
-gate is tried beside it as `penchant fit --gate auto` does. The result is how much a gate reduces the log-loss of the
+For every set whose judgements have several prompts, a model is chosen on held-out users as `penchant fit` does. Then each
+gate is tried beside it, as `penchant fit --gate auto` does. The result is how much a gate reduces the log-loss of the
 held-out users, paired by user and fold.
 """
 
@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import numpy as np
 import typer
@@ -26,6 +26,9 @@ from penchant.models.fitting.em import FitOptions
 from penchant.models.fitting.held_out import HeldOutUsers
 from penchant.models.fitting.tuning import MIN_USERS, RANKS, ChoiceSearch
 from penchant.models.judgements.judgement import Judgement
+
+SPLITS: Final[tuple[Mode, ...]] = ("cold", "warm")
+"""The first split in which enough users have enough judgements is used."""
 
 
 def main(
@@ -77,7 +80,6 @@ def measure(
     judgements: Sequence[Judgement],
     vectors: FeatureTable,
     *,
-    mode: Mode = "cold",
     ranks: Sequence[int] = RANKS,
     options: FitOptions | None = None,
 ) -> dict[str, Any]:
@@ -86,11 +88,14 @@ def measure(
     Args:
         judgements: Judgements of the set.
         vectors: Features with the embeddings of prompts.
-        mode: `cold` for new texts, `warm` for texts that recur.
         ranks: Ranks to choose from.
         options: Options of the fits.
     """
-    held_out = HeldOutUsers(judgements, vectors, mode)
+    by_mode = {mode: HeldOutUsers(judgements, vectors, mode) for mode in SPLITS}
+    mode, held_out = next(
+        ((mode, users) for mode, users in by_mode.items() if len(users.users) >= MIN_USERS),
+        ("warm", by_mode["warm"]),
+    )
     if len(held_out.users) < MIN_USERS:
         return {"skipped": f"{len(held_out.users)} held-out users are too few"}
     search = ChoiceSearch(held_out, options or FitOptions(), ignore_progress, NO_CHECKPOINT)
@@ -112,6 +117,7 @@ def measure(
             }
         )
     return {
+        "split": mode,
         "users": len(held_out.users),
         "prompts": len({j.context for j in judgements if j.context.strip()}),
         "ungated": asdict(search.trials[ungated].choice),
@@ -124,18 +130,18 @@ def measure(
 def format_markdown(results: dict[str, Any]) -> str:
     """Return the table of the results."""
     lines = [
-        "| set | held-out users | prompts | gated | gate values | log-loss without | gain ± standard error | chosen |",
-        "|---|---|---|---|---|---|---|---|",
+        "| set | split | held-out users | prompts | gated | gate values | log-loss without | gain ± standard error | chosen |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, found in results["sets"].items():
         if "skipped" in found:
-            lines.append(f"| {name} | | | | | | {found['skipped']} | |")
+            lines.append(f"| {name} | | | | | | | {found['skipped']} | |")
             continue
         best = max(found["gates"], key=lambda gate: gate["gain"])
         for gate in found["gates"]:
             is_chosen = found["chosen"] and gate is best
             lines.append(
-                f"| {name} | {found['users']} | {found['prompts']} | {gate['gated']} | {gate['gate']} "
+                f"| {name} | {found['split']} | {found['users']} | {found['prompts']} | {gate['gated']} | {gate['gate']} "
                 f"| {found['log_loss']:.4f} | {gate['gain']:+.4f} ± {gate['error']:.4f} | {'yes' if is_chosen else ''} |"
             )
     return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ bundle/
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from penchant.models.encoding.features import KEY_BYTES, FeatureExtractor
+from penchant.models.encoding.match import MATCH_VERSION
 from penchant.models.errors import ModelError
 from penchant.models.files import write_atomically
 from penchant.models.taste.gate import Gate
@@ -55,6 +56,7 @@ class EncoderCard:
         features: `FeatureExtractor.identity` at fitting time.
         max_windows: Largest number of sequences in which a text is read.
         match: Version of the match features that the bundle reads. Empty if it does not read prompts.
+        window_features: `FeatureExtractor.window_identity` at fitting time. Empty if it is not known.
         prompt_embedding: Whether the bundle also reads the embedding of the prompt, as one with a gate does.
     """
 
@@ -66,7 +68,13 @@ class EncoderCard:
     features: str
     max_windows: int = 1
     match: str = ""
+    window_features: str = ""
     prompt_embedding: bool = False
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether the bundle reads match features."""
+        return bool(self.match)
 
     @classmethod
     def from_extractor(cls, extractor: FeatureExtractor) -> "EncoderCard":
@@ -81,6 +89,7 @@ class EncoderCard:
             extractor.identity,
             encoder.max_windows,
             extractor.match_version,
+            extractor.window_identity,
             extractor.prompt_dim > 0,
         )
 
@@ -125,6 +134,19 @@ class Bundle:
         digest.update(self.manifest.encoder.features.encode())
         return f"b-{digest.hexdigest()[:16]}"
 
+    def with_signal(self, column: int, *, mean: float, std: float, weight: float) -> "Bundle":
+        """Return this bundle with a declared signal, as in `RewardModel.with_signal`.
+
+        A signal is part of how a bundle is served. The version, and the weights that `save` writes, are still those of
+        the bundle without it.
+
+        Raises:
+            SignalError: If the reward model cannot take the signal.
+        """
+        bundle = replace(self, reward=self.reward.with_signal(column, mean=mean, std=std, weight=weight))
+        bundle.__dict__["_weights"] = self._weights
+        return bundle
+
     def save(self, path: Path) -> None:
         """Write the bundle to a folder. Each file is written atomically, the manifest last.
 
@@ -157,7 +179,8 @@ class Bundle:
             path: Folder of the bundle.
 
         Raises:
-            BundleError: If the bundle is missing or damaged, its hash is wrong, or this version cannot read its format.
+            BundleError: If the bundle is missing or damaged, its hash is wrong, or this version cannot read its format
+                or its match features.
         """
         try:
             manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
@@ -184,6 +207,11 @@ class Bundle:
             )
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise BundleError(f"bundle {path} is damaged: {error!r}") from error
+        if described.encoder.match not in ("", MATCH_VERSION):
+            raise BundleError(
+                f"bundle {path} reads match features of version {described.encoder.match!r}, "
+                f"this version computes those of version {MATCH_VERSION!r}"
+            )
         bundle = cls(reward, described)
         bundle.__dict__["_weights"] = weights  # the version is computed from the bytes of the file
         if bundle.version != manifest["version"]:
@@ -257,7 +285,7 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
         )
     gated, products = _describe_gate_shapes(arrays, d)
     expected: dict[str, tuple[int, ...]] = {
-        **(_describe_match_shapes(arrays) if match else {}),
+        **(_describe_match_shapes(arrays) if "match.layout" in arrays else {}),
         **gated,
         "text.centre": (dim,),
         "text.scale": (dim,),
@@ -279,11 +307,8 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
     for name, shape in expected.items():
         if arrays[name].shape != shape:
             raise ValueError(f"{name} has shape {arrays[name].shape}, must be {shape}")
-    if match and not (
-        0 <= arrays["match.column"].min() <= arrays["match.column"].max() < arrays["match.layout"][1]
-        and 0 <= arrays["match.layout"][0] < arrays["match.layout"][1]
-    ):
-        raise ValueError("match.column names a match feature that does not exist")
+    if "match.layout" in arrays:
+        _check_match(arrays)
     for name, array in arrays.items():
         if name != "text.scale" and not np.isfinite(array).all():  # an infinite scale drops a feature
             raise ValueError(f"{name} holds a number that is not finite")
@@ -291,6 +316,14 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
         raise ValueError("flips.values must be probabilities")
     if not (arrays["text.basis_length"] > 0).all():
         raise ValueError("text.basis_length must be positive")
+
+
+def _check_match(arrays: Mapping[str, NDArray[Any]]) -> None:
+    columns = np.append(arrays["match.column"], arrays["match.layout"][0])
+    if not ((columns >= 0) & (columns < arrays["match.layout"][1])).all():
+        raise ValueError("match.column or match.layout names a match feature that does not exist")
+    if not (arrays["match.low"] <= arrays["match.high"]).all():
+        raise ValueError("match.low must not be above match.high")
 
 
 def _describe_match_shapes(arrays: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:

@@ -19,6 +19,7 @@ from safetensors.numpy import save as save_tensors
 from penchant.models.bundle import Bundle
 from penchant.models.checkpoint import Progress, ignore_progress
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
+from penchant.models.encoding.match import MATCH_NAMES
 from penchant.models.evaluation.few_shot import Catalogue, Vectors, observe
 from penchant.models.explain.tastes import Tastes
 from penchant.models.explain.text_map import TextMap
@@ -27,6 +28,7 @@ from penchant.models.judgements.judgement import Judgement
 from penchant.models.ranking.selection import relevance
 from penchant.models.taste.gate import LARGEST_GATE
 from penchant.models.taste.items import item_key
+from penchant.models.taste.match_basis import MatchBasis
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.text_prior import CLIP, JITTER
 
@@ -35,7 +37,9 @@ FORMULAS: Final = {
     "wide": "clip((features - centre) / scale, -clip, clip)",
     "kernel": "k(a, b) = exp(-sum((basis_scale * (a - b))**2) / (2 * basis_length**2))",
     "basis": "k(wide, basis_texts) @ inv(cholesky(k(basis_texts, basis_texts) + basis_jitter * identity)).T",
-    "x": "[wide, basis, 1]",
+    "match": "where match[:, match_column] is known and match_kind is -1 or match[:, kind_column]: clip(match[:, "
+    "match_column], match_low, match_high) - clip(match_anchor, match_low, match_high); 0 elsewhere",
+    "x": "[wide, match, basis, 1]",
     "gates": "clip((prompt_embedding - gate_centre) @ gate_projection, -gate_clip, gate_clip); zeros without a prompt",
     "base, tastes": "x @ weights + sum over c of gates[c] * (x @ gated_weights[c]); the first "
     "column is the base utility for the mean user, then one column a taste",
@@ -90,6 +94,7 @@ def export_model(bundle: Bundle) -> ExportedModel:
             basis.inducing if basis else np.zeros((0, dim)),
             "[basis, features] wide features of some fitted texts",
         ),
+        **_describe_match(standardiser.match),
         "basis_scale": (basis.scale if basis else np.ones(dim), "[features]"),
         "weights": (
             _to_tastes(weights, axes),
@@ -129,6 +134,12 @@ def export_model(bundle: Bundle) -> ExportedModel:
                     "columns": dim - len(ATTRIBUTE_NAMES),
                 },
                 "attributes": list(ATTRIBUTE_NAMES),
+                "match": {
+                    "reads": "prompt and text, compared; unknown without a prompt",
+                    "columns": list(MATCH_NAMES[: standardiser.match.width]) if standardiser.match else [],
+                    "kind_column": standardiser.match.kind_column if standardiser.match else 0,
+                    "version": manifest.encoder.match if standardiser.match else "",
+                },
                 "clip": CLIP,
                 "gate_clip": LARGEST_GATE,
                 "basis_length": basis.length if basis else 1.0,
@@ -149,6 +160,18 @@ def export_model(bundle: Bundle) -> ExportedModel:
 def _to_tastes(weights: NDArray[np.float64], axes: Tastes) -> NDArray[np.float64]:
     """Return coefficients `[d, q]` of x for [b; v] as coefficients for the base utility and the tastes."""
     return np.column_stack([weights[:, 0] + weights[:, 1:] @ axes.centre, weights[:, 1:] @ axes.positions.T])
+
+
+def _describe_match(match: MatchBasis | None) -> dict[str, tuple[NDArray[Any], str]]:
+    """Return the functions of the match and their meaning. They are empty for a model that reads no prompts."""
+    nothing = np.zeros(0)
+    return {
+        "match_column": (match.column if match else nothing, "[match] column of the match features, from 0"),
+        "match_low": (match.low if match else nothing, "[match] lower end of the segment"),
+        "match_high": (match.high if match else nothing, "[match] upper end of the segment"),
+        "match_anchor": (match.anchor if match else nothing, "[match] value at which the function is 0"),
+        "match_kind": (match.kind if match else nothing, "[match] kind of prompt it applies to; -1 for all"),
+    }
 
 
 def export_users(

@@ -129,6 +129,8 @@ def fit_bundle_to_features(
         "fit": summarise_tuning(tuned),
         "inspection": inspect_reward_model(tuned.reward, judgements, vectors),
     }
+    if tuned.reward.text_prior.standardiser.match is None:
+        card = replace(card, match="")
     return Bundle(tuned.reward, Manifest(name, card, tuple(data), metrics))
 
 

@@ -11,8 +11,10 @@ from penchant.models.encoding.features import FeatureExtractor
 from penchant.service.access.access import Access, build_access
 from penchant.service.bundles.loading import check_match, warm_up
 from penchant.service.bundles.served_model import ModelBuilder, Models
+from penchant.service.bundles.signal import find_signal, load_relevance_model
 from penchant.service.bundles.stored_bundles import load_first_bundle
 from penchant.service.bundles.upgrading import OutdatedBundles, Upgrades
+from penchant.service.encoding.relevance import RelevanceScorer
 from penchant.service.feed import Feed
 from penchant.service.feedback.commits import Commits
 from penchant.service.feedback.learner import Learner
@@ -40,6 +42,7 @@ class Runtime:
     access: Access
     writer: Writer
     models: Models
+    relevance: RelevanceScorer | None
     upgrades: Upgrades
     learner: Learner
     user_data: UserData
@@ -52,6 +55,8 @@ class Runtime:
             await asyncio.to_thread(model.replayer.stop)
         for source in self.models.sources:
             await source.batcher.stop()
+        if self.relevance is not None:
+            await self.relevance.batcher.stop()
         await self.writer.stop()
         await asyncio.to_thread(self.feed.stop)
         self.store.close()
@@ -78,7 +83,8 @@ async def start(
         clock: Function that returns the time in Unix seconds.
 
     Raises:
-        StartError: If the bundle cannot be loaded, or does not fit its encoder.
+        StartError: If the bundle cannot be loaded, or does not fit its encoder, or if the relevance model cannot be
+            loaded, or does not fit the bundle.
         StoreError: If the store cannot be used.
     """
     store = Store.open(settings, clock=clock)
@@ -88,6 +94,10 @@ async def start(
         extractor = extractor_of(bundle)
         check_match(bundle, extractor)
         warm_up(extractor)
+        signal = find_signal(settings)
+        if signal is not None:
+            signal.add_to(bundle)  # before the cross-encoder is loaded for nothing
+        cross_encoder = load_relevance_model(settings)
     except BaseException:
         store.close()
         raise
@@ -123,7 +133,8 @@ async def start(
         tenancy=access.tenancy,
         store=store,
     )
-    builder = ModelBuilder(settings, telemetry, store, rankings, loop)
+    relevance = None if cross_encoder is None else RelevanceScorer(cross_encoder, settings, telemetry)
+    builder = ModelBuilder(settings, telemetry, store, rankings, loop, signal, relevance)
     model = builder.build_model(bundle, builder.build_source(extractor))
     models.add(model)
     upgrades = Upgrades(
@@ -146,6 +157,7 @@ async def start(
     invalidator = CacheInvalidator(
         loop=loop,
         models=models,
+        relevance=relevance,
         rankings=rankings,
         erase=writer.erase_rankings,
         telemetry=telemetry,
@@ -160,6 +172,8 @@ async def start(
         telemetry=telemetry,
     )
     model.source.batcher.start()
+    if relevance is not None:
+        relevance.batcher.start()
     writer.start()
     feed.start()
     access.load()
@@ -174,6 +188,7 @@ async def start(
         access=access,
         writer=writer,
         models=models,
+        relevance=relevance,
         upgrades=upgrades,
         learner=learner,
         user_data=user_data,

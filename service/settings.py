@@ -84,6 +84,22 @@ class Settings(BaseSettings):
         description="Strength of personalization of requests that set none: 0 is the population, 1 the user.",
     )
 
+    # The signal `relevance`: scores of a cross-encoder, as a declared part of every text's utility.
+    relevance_model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Cross-encoder, by folder or by name on the Hugging Face hub. None: no such signal.",
+    )
+    relevance_mean: float = Field(
+        default=0.0, allow_inf_nan=False, description="Score of an ordinary answer, which adds nothing."
+    )
+    relevance_std: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="Standard deviation of the scores of answers."
+    )
+    relevance_weight: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="Utility (logits) of one standard deviation."
+    )
+
     # Limits of a request.
     max_body_bytes: int = Field(default=8 * 2**20, gt=0)
     max_candidates: int = Field(default=1000, gt=0)
@@ -149,6 +165,9 @@ class Settings(BaseSettings):
     max_queued_rankings: int = Field(default=10_000, gt=0)
     feature_cache_bytes: int = Field(default=128 * 2**20, ge=0)
     item_cache_bytes: int = Field(default=64 * 2**20, ge=0)
+    relevance_cache_bytes: int = Field(
+        default=16 * 2**20, ge=0, description="Memory of scores of the relevance model, 300 bytes each."
+    )
     ranking_cache_bytes: int = Field(default=32 * 2**20, ge=0)
     max_cached_users: int = Field(default=50_000, gt=0)
 

@@ -178,3 +178,67 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.should_exit = True
         thread.join(timeout=30)
     assert not thread.is_alive()
+
+
+# ---------------------------------------------------------------- tiny transformers: only these import torch
+
+
+_LETTERS = "abcdefghijklmnop"
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+
+
+@pytest.fixture(scope="session")
+def letter_tokenizer() -> Callable[..., Any]:
+    """Makes a tokenizer with one token per letter. With `framed` it adds [CLS] and [SEP] like BERT's."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    def make(*, framed: bool) -> Any:
+        numbers = {word: i for i, word in enumerate([*_SPECIAL, *_LETTERS])}
+        words = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
+        words.pre_tokenizer = pre_tokenizers.Whitespace()
+        if framed:
+            words.post_processor = processors.TemplateProcessing(
+                single="[CLS] $A [SEP]",
+                pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+                special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+            )
+        return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_classifier(
+    letter_tokenizer: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Makes folders with a random BERT classifier with 48 positions: `make_classifier(labels=2)`."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    def make(*, labels: int = 1, segments: int = 2, scale: float = 5.0) -> Path:
+        folder = tmp_path_factory.mktemp("classifier")
+        config = BertConfig(
+            vocab_size=20,
+            max_position_embeddings=48,
+            num_labels=labels,
+            type_vocab_size=segments,
+            initializer_range=0.4,
+            **TINY,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = BertForSequenceClassification(config)
+        model.classifier.weight.data *= scale
+        model.save_pretrained(folder)
+        letter_tokenizer(framed=True).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def classifier(make_classifier: Callable[..., Path]) -> Path:
+    """Folder with a random BERT classifier with one label."""
+    return make_classifier()

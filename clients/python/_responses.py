@@ -75,10 +75,11 @@ class Part(Response):
     """One term of a utility.
 
     Attributes:
-        name: Name of an attribute of the text, or ``content``, ``memory``, ``constant`` (shared) or ``threshold``
-            (personal).
+        name: Name of an attribute of the text, or ``relevance`` (how closely it answers the prompt), ``content``,
+            ``memory``, ``constant`` (shared) or ``threshold`` (personal).
         personal: Whether the term is this user's difference from the population, rather than taste that all share.
-        label: Description in plain language. For an attribute, it tells in which direction the candidate stands out.
+        label: Description in plain language. For an attribute and ``relevance``, it tells in which direction the
+            candidate stands out.
         value: Value in units of utility.
         std: Standard deviation of the value, given what is known of the user. 0 for shared taste.
     """
@@ -276,7 +277,7 @@ class AttributeReason(Response):
     """How much more, or less, the user likes one attribute of a text than the population does.
 
     Attributes:
-        name: Name of the attribute.
+        name: Name of the attribute, or ``relevance``: how closely a text answers its prompt.
         label: Which direction of the attribute the user prefers, in plain language.
         effect: Effect on the utility of one standard deviation more of the attribute, all else being equal.
         std: Standard deviation of the effect.

@@ -13,6 +13,7 @@ In reading order:
 - `batches`: texts of similar length together
 - `backends`: implementations of the forward pass
 - `transformer`: any transformer as an encoder
+- `cross_encoder`: scores of prompt and text by a sequence classifier
 - `extract`: features of every text of a data set
 - `hashing`: an encoder without weights, for tests
 """

@@ -30,7 +30,7 @@ class Batch:
     Attributes:
         rows: Index of each window in the call, `[b]`.
         ids: Token numbers, `[b, length]`.
-        mask: 1 for a token and 0 for padding, `[b, length]`.
+        mask: 1 for a token and 0 for padding, `[b, length]`. In the pairs of a cross-encoder, a token of the text is 2.
     """
 
     rows: NDArray[np.int64]
@@ -69,5 +69,8 @@ def _pad(tokens: Tokens, starts: NDArray[np.int64], rows: NDArray[np.int64], len
     ids = np.full((len(rows), length), pad, np.int64)
     for line, row in zip(ids, rows, strict=True):
         line[: tokens.lengths[row]] = tokens.ids[starts[row] : starts[row + 1]]
-    mask = (np.arange(length) < tokens.lengths[rows, None]).astype(np.int64)
+    places = np.arange(length)
+    mask = (places < tokens.lengths[rows, None]).astype(np.int64)
+    if tokens.leading is not None:
+        mask[mask.astype(np.bool_) & (places >= tokens.leading[rows, None])] = 2
     return Batch(rows, ids, mask)

@@ -82,6 +82,7 @@ class Encoder(Protocol):
         name: Name of the model, as in `load_encoder`.
         pooling: Pooling of token states to one vector.
         identity: Hash of the weights and of every setting that changes the embeddings.
+        window_identity: Identity of the same encoder when it reads a single window of each text.
         backend: Readable description of the backend. It is not part of the identity, because backends agree.
         dim: Width of an embedding.
         max_tokens: Longest sequence, in tokens.
@@ -93,6 +94,7 @@ class Encoder(Protocol):
     name: str
     pooling: Pooling
     identity: str
+    window_identity: str
     backend: str
     dim: int
     max_tokens: int

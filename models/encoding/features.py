@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_VERSION, compute_attribute_matrix
 from penchant.models.encoding.encoder import Encoder, Encoding
-from penchant.models.encoding.match import MATCH_NAMES, MATCH_VERSION, compute_match
+from penchant.models.encoding.match import MATCH_NAMES, MATCH_VERSION, RELEVANCE, compute_match
 
 if TYPE_CHECKING:  # tokenizers are needed for transformers only
     from penchant.models.encoding.tokens import Tokens
@@ -71,6 +71,20 @@ class Features:
         """Return the features that `to_arrays` wrote."""
         split = np.split(arrays["windows"], np.cumsum(arrays["counts"])[:-1])
         return cls(arrays["vectors"], arrays["tokens"], arrays["truncated"], tuple(split))
+
+
+def join_vectors(
+    vectors: NDArray[np.float16], match: NDArray[np.float16], prompts: NDArray[np.float16] | None = None
+) -> NDArray[np.float16]:
+    """Return the raw vectors of n texts as a reward model reads them.
+
+    Args:
+        vectors: `[n, dim]` feature vectors of the texts alone.
+        match: `[n, w]` match features of the texts with their prompts. `w` is 0 for a model that does not read prompts.
+        prompts: `[n, E]` embeddings of the prompts, NaN for a blank one. None for a model that does not read them.
+    """
+    parts = [vectors, match] if prompts is None else [vectors, match, prompts]
+    return np.concatenate(parts, axis=1) if match.shape[1] else vectors
 
 
 def get_embedding(vector: NDArray[np.float16]) -> NDArray[np.float16]:
@@ -159,6 +173,8 @@ class FeatureExtractor:
         width: Width of a vector with its match features and the prompt's embedding; `dim` without them.
         max_tokens: Largest number of tokens that the encoder reads of a text, in all windows.
         identity: Hash of everything that determines the vectors. Features of different identities must never be mixed.
+        window_identity: Identity of the features by the same encoder when it reads a single window of each text. A text
+            that fits one window has the same vector under both.
     """
 
     def __init__(
@@ -170,8 +186,8 @@ class FeatureExtractor:
         self.prompt_dim = encoder.dim if self.reads_prompts and reads_prompt_embedding else 0
         self.width = self.dim + (len(MATCH_NAMES) if self.reads_prompts else 0) + self.prompt_dim
         self.max_tokens = encoder.max_tokens * encoder.max_windows
-        content = "\x1f".join((encoder.identity, ATTRIBUTE_VERSION, *ATTRIBUTE_NAMES))
-        self.identity = hashlib.blake2b(content.encode(), digest_size=KEY_BYTES).hexdigest()
+        self.identity = _hash_identity(encoder.identity)
+        self.window_identity = _hash_identity(encoder.window_identity)
         self._salt = bytes.fromhex(self.identity)
 
     def key(self, text: str, prompt: str = "") -> bytes:
@@ -241,11 +257,39 @@ class FeatureExtractor:
 
         Cost: that of `compute_match`. No encoder pass.
         """
+        match = self.compute_match(prompts, texts, prompt_vectors, windows)
+        return join_vectors(vectors, match, self.get_prompt_embeddings(prompts, prompt_vectors))
+
+    def get_prompt_embeddings(
+        self, prompts: Sequence[str], prompt_vectors: NDArray[np.float16]
+    ) -> NDArray[np.float16]:
+        """Return the embeddings `[n, prompt_dim]` of prompts with feature vectors `[n, dim]`, NaN for a blank prompt."""
+        return blank_unknown(prompts, prompt_vectors[:, : self.prompt_dim])
+
+    def compute_match(
+        self,
+        prompts: Sequence[str],
+        texts: Sequence[str],
+        prompt_vectors: NDArray[np.float16],
+        windows: Sequence[NDArray[np.float16]],
+        *,
+        relevance: NDArray[np.float16] | None = None,
+    ) -> NDArray[np.float16]:
+        """Return the match features of n texts with their prompts; see `add_match`.
+
+        Args:
+            prompts: n prompts.
+            texts: n texts.
+            prompt_vectors: `[n, dim]` feature vectors of the prompts.
+            windows: Embeddings of each text's windows.
+            relevance: `[n]` scores of the texts by a cross-encoder, NaN for a blank prompt. None without one.
+        """
         if not self.reads_prompts:
-            return vectors
+            return np.zeros((len(texts), 0), np.float16)
         match = compute_match(prompts, texts, prompt_vectors[:, : self.encoder.dim], windows)
-        embeddings = blank_unknown(prompts, prompt_vectors[:, : self.prompt_dim])
-        return np.concatenate([vectors, match, embeddings], axis=1)
+        if relevance is not None:
+            match[:, RELEVANCE] = relevance
+        return match
 
     def estimate(self, text: str) -> int:
         """Estimate how many tokens of a text the encoder will read."""
@@ -257,3 +301,8 @@ class FeatureExtractor:
             return self.encoder.encode_tokens(type(tokens[0]).join(tokens))
         prompts = [text.prompt for text in texts] if self.encoder.joint else None
         return self.encoder.encode([text.text for text in texts], prompts)
+
+
+def _hash_identity(encoder: str) -> str:
+    content = "\x1f".join((encoder, ATTRIBUTE_VERSION, *ATTRIBUTE_NAMES))
+    return hashlib.blake2b(content.encode(), digest_size=KEY_BYTES).hexdigest()

@@ -33,8 +33,8 @@ class HashingEncoder:
         self.max_tokens = max_tokens
         self.max_windows = max_windows
         self.joint = joint
-        windows = f"-{max_windows}" if max_windows > 1 else ""
-        self.identity = f"hashing-{dim}-{max_tokens}-{'joint' if joint else 'text'}{windows}"
+        self.window_identity = f"hashing-{dim}-{max_tokens}-{'joint' if joint else 'text'}"
+        self.identity = self.window_identity + (f"-{max_windows}" if max_windows > 1 else "")
 
     def encode(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> Encoding:
         """Embed texts. Cost: linear in the number of words."""

@@ -1,7 +1,8 @@
 """From texts to tokens: `TextTokenizer` and `Tokens`, which can be made in one thread and encoded in another."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -24,12 +25,15 @@ class Tokens:
         lengths: Number of tokens in each window, at least 1, `[n_windows]`.
         counts: Number of windows of each text, at least 1, `[n]`.
         truncated: Whether some of the *text* was cut off, `[n]`. A cut prompt does not count.
+        leading: Number of tokens of each window that stand before those of the text, `[n_windows]`, for models that
+            distinguish the two segments of a pair. None for any other model.
     """
 
     ids: NDArray[np.int64]
     lengths: NDArray[np.int64]
     counts: NDArray[np.int64]
     truncated: NDArray[np.bool_]
+    leading: NDArray[np.int64] | None = None
 
     @classmethod
     def from_sequences(
@@ -56,11 +60,13 @@ class Tokens:
         """Concatenate the tokens of several calls."""
         if not parts:
             return cls.from_sequences([])
+        leading = [part.leading for part in parts if part.leading is not None]
         return cls(
             np.concatenate([part.ids for part in parts]),
             np.concatenate([part.lengths for part in parts]),
             np.concatenate([part.counts for part in parts]),
             np.concatenate([part.truncated for part in parts]),
+            np.concatenate(leading) if leading else None,
         )
 
     def split(self) -> list["Tokens"]:
@@ -75,6 +81,7 @@ class Tokens:
                     self.lengths[first:last],
                     self.counts[i : i + 1],
                     self.truncated[i : i + 1],
+                    None if self.leading is None else self.leading[first:last],
                 )
             )
             first = last
@@ -87,20 +94,29 @@ class Tokens:
 class TextTokenizer:
     """A tokenizer for one encoder, with windows and truncation. Safe to use from several threads.
 
-    A text that does not fit into one sequence is split into as few windows as possible, of nearly equal length: the
-    last one has fewer tokens than the others by less than the number of windows. In joint mode each window has the
-    prompt before it.
+    A text that does not fit into one sequence is split into as few windows as possible, evenly spaced, which overlap so
+    that all of them are full: the last one has fewer tokens than the others by less than the number of windows. In joint
+    mode each window has the prompt before it.
 
     Args:
         definition: A fast tokenizer as JSON.
         max_tokens: Longest sequence, in tokens.
         max_windows: Largest number of windows of a text. The rest of a longer text is cut off.
         joint: Whether a prompt precedes each text.
+        segmented: Whether prompt and text are the two segments of a pair, as a cross-encoder reads them. Otherwise, a
+            blank line follows the prompt. In joint mode only.
         pad: Number of the padding token, which represents a text without tokens.
     """
 
     def __init__(
-        self, definition: str, *, max_tokens: int, max_windows: int = 1, joint: bool, pad: int
+        self,
+        definition: str,
+        *,
+        max_tokens: int,
+        max_windows: int = 1,
+        joint: bool,
+        segmented: bool = False,
+        pad: int,
     ) -> None:
         self._tokenizer: Any = Tokenizer.from_str(definition)
         self._tokenizer.no_padding()
@@ -109,6 +125,7 @@ class TextTokenizer:
         self._max_windows = max_windows
         self._room = max_tokens - self._tokenizer.num_special_tokens_to_add(joint)
         self._joint = joint
+        self._segmented = segmented
         self._pad = pad
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> Tokens:
@@ -119,9 +136,10 @@ class TextTokenizer:
         n = len(texts)
         truncated = np.fromiter((len(text) > self._max_chars for text in texts), np.bool_, n)
         counts = np.ones(n, np.int64)
-        sequences = []
+        sequences, leading = [], []
         encoded = self._encode(texts)
-        encoded_prompts = self._encode(prompts or [""] * n, end="\n\n") if self._joint else [None] * n
+        end = "" if self._segmented else "\n\n"
+        encoded_prompts = self._encode(prompts or [""] * n, end) if self._joint else [None] * n
         for i, (text, prompt) in enumerate(zip(encoded, encoded_prompts, strict=True)):
             room = self._room
             if prompt is not None:
@@ -133,8 +151,12 @@ class TextTokenizer:
             counts[i] = len(windows)
             for window in windows:
                 pair = (window,) if prompt is None else (prompt, window)
-                sequences.append(self._tokenizer.post_process(*pair).ids or [self._pad])
-        return Tokens.from_sequences(sequences, truncated, counts)
+                sequence = self._tokenizer.post_process(*pair)
+                sequences.append(sequence.ids or [self._pad])
+                if self._segmented:
+                    leading.append(bisect_left(sequence.type_ids, 1))
+        tokens = Tokens.from_sequences(sequences, truncated, counts)
+        return replace(tokens, leading=np.array(leading, np.int64)) if self._segmented else tokens
 
     def cut(self, texts: Sequence[str], max_tokens: int) -> list[str]:
         """Return each text up to the end of its first `max_tokens` tokens. Special tokens do not count.
@@ -165,8 +187,9 @@ class TextTokenizer:
             return [text]
         n_windows = min(self._max_windows, -(-len(text) // room))
         text.truncate(min(len(text), n_windows * room))
-        text.truncate(-(-len(text) // n_windows))
-        return [text, *text.overflowing]
+        step = -(-(len(text) - room) // (n_windows - 1))
+        text.truncate(room, stride=room - step)
+        return [text, *text.overflowing[: n_windows - 1]]
 
 
 def _replace_surrogates(text: str) -> str:

@@ -34,6 +34,7 @@ class TransformerEncoder:
             agree to 1e-6, a hundredth of the rounding of float16 features. bfloat16 (cosine ≥ 0.9999) moves a vector by
             up to 0.014 of its length, fifty times that rounding. Features of both kinds may meet in one store, at the
             cost of that much noise.
+        window_identity: Identity of the same encoder when it reads a single window of each text.
         backend: Readable description of the backend.
         dim: Hidden size.
         max_tokens: Longest sequence, in tokens, limited by the positions of the model.
@@ -66,10 +67,9 @@ class TransformerEncoder:
         self.max_windows = max_windows
         self.precision = backend.precision
         self.backend = f"{backend.name} {backend.precision}, {backend.place}"
-        settings = f"{card.weights}|{pooling}|{self.max_tokens}|{joint}" + (
-            f"|{max_windows}" if max_windows > 1 else ""
-        )
-        self.identity = hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
+        settings = f"{card.weights}|{pooling}|{self.max_tokens}|{joint}"
+        self.window_identity = _hash(settings)
+        self.identity = _hash(f"{settings}|{max_windows}") if max_windows > 1 else self.window_identity
         self._backend = backend
         self._pad = card.pad
         self._tokenizer = TextTokenizer(
@@ -105,3 +105,7 @@ class TransformerEncoder:
         if not np.isfinite(vectors).all():
             raise EncoderError(f"encoder {self.name!r} produced a non-finite embedding")
         return Encoding.from_windows(vectors, tokens.lengths, tokens.counts, tokens.truncated)
+
+
+def _hash(settings: str) -> str:
+    return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()

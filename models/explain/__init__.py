@@ -4,6 +4,7 @@ In reading order:
 
 - `deviation`: how a user deviates from the population, with uncertainty
 - `text_map`: the linear map from the features of a text to the space of taste
+- `qualities`: what a text can have more or less of, closeness to the question included
 - `explanation`: the parts of a candidate's utility
 - `reasons`: how a user differs from the population, in words and texts
 - `tastes`: coordinates of users that do not depend on the fit

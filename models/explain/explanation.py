@@ -6,14 +6,15 @@ deviation from it (see `deviation`), the posterior mean utility of a text is
     E[u] = b_ref + φ_ref·ȳ                                      constant: the population's median answer
          + Σ_a (W_a0 + Σ_d z̄_d W_ad) x_a                        a named attribute a, shared
          + Σ_a (Σ_d E[δ_d] W_ad) x_a                            the same attribute, personal
-         + content + memory, shared and personal                of the same form
+         + relevance + content + memory, shared and personal    of the same form
          + φ_ref·E[δ]                                           threshold: the user's deviation on every answer
 
 The weights W_ad include `loadings`, and the products of a gate, for which W_ad is the gated direction's weight times the
-gate value of the candidate's prompt. Content is the contribution of all other columns of x (the embedding) relative to
-the reference answer. Memory is the learned residual of this text. The sum is exact: no surrogate model is fitted, and
-nothing is sampled. At a strength of personalization α (see `ranking.personalization`), the personal parts are
-multiplied by α, and their variances are interpolated between those of the population and of the user.
+gate value of the candidate's prompt. Relevance is the contribution of the match of the text and its prompt. Content is
+that of all other columns of x (the embedding) relative to the reference answer. Memory is the learned residual of this
+text. The sum is exact: no surrogate model is fitted, and nothing is sampled. At a strength of personalization α (see
+`ranking.personalization`), the personal parts are multiplied by α, and their variances are interpolated between those
+of the population and of the user.
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_PHRASES
 from penchant.models.explain.deviation import Deviation
+from penchant.models.explain.qualities import RELEVANCE
 from penchant.models.explain.text_map import TextMap
 from penchant.models.ranking.personalization import blend_means, blend_probabilities, blend_stds
 from penchant.models.ranking.selection import order, relevance
@@ -38,14 +40,16 @@ CONTENT, MEMORY, CONSTANT, THRESHOLD = "content", "memory", "constant", "thresho
 
 LABELS: Final[dict[str, tuple[str, ...]]] = {
     **ATTRIBUTE_PHRASES,
+    RELEVANCE: ("answers the question more closely", "answers the question less closely"),
     CONTENT: ("what it says, as the encoder reads it",),
     MEMORY: ("what was learned from judgements of this very text",),
     CONSTANT: ("what the population's median answer is worth",),
     THRESHOLD: ("how easily this user is satisfied",),
 }
-"""Plain language for every part; for an attribute, labels of more and of less of it."""
+"""Plain language for every part; for an attribute and for relevance, labels of more and of less of it."""
 
-_NAMED: Final = len(ATTRIBUTE_NAMES)
+_RELEVANCE: Final = len(ATTRIBUTE_NAMES)
+_CONTENT: Final = _RELEVANCE + 1
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,12 @@ class Part:
     """One term of a utility.
 
     Attributes:
-        name: An attribute of `ATTRIBUTE_NAMES`, or `content`, `memory`, `constant` (shared), `threshold` (personal).
+        name: An attribute of `ATTRIBUTE_NAMES`, or `relevance`, `content`, `memory`, `constant` (shared), `threshold`
+            (personal). There is no `relevance` without a prompt, or if the model reads no prompts.
         personal: Whether the part is this user's deviation from the population, rather than shared taste.
         label: Plain language. For an attribute, the direction in which the candidate differs ("shorter answers");
-            whether the user likes that is the sign of `value`.
+            whether the user likes that is the sign of `value`. For `relevance`, whether its match is worth more or less
+            to the population than that of the median answer or, in `moved`, than that of the other candidates.
         value: Posterior mean, in units of utility (logits).
         std: Standard deviation over the user's posterior; 0 for shared taste, which does not depend on the user.
     """
@@ -114,7 +120,8 @@ def explain_items(
     Args:
         reward: The model. Its text prior must be linear in the features.
         posterior: Posterior of the user.
-        vectors: `[n, dim]` features of all candidates of the request; their mean is the baseline.
+        vectors: `[n, width]` features of all candidates of the request; their mean is the baseline. `[n, dim]` features
+            have no match.
         item_keys: n keys from `item_key`, looked up in the item memory. If None, the item memory is not used.
         rows: Candidates to explain, in this order. None for all.
         personalization: Strength of personalization, from 0 (the explanations for the population) to 1.
@@ -128,7 +135,7 @@ def explain_items(
     """
     if not len(vectors):
         return ()
-    terms = _Terms.build(reward, vectors, item_keys)
+    terms = _Terms.build(reward, posterior.population.prior.mean, vectors, item_keys)
     moved = terms.against_baseline()
     items = reward.describe(vectors, item_keys)
     population = UserPosterior.at_prior(posterior.population)
@@ -223,51 +230,59 @@ class _PersonalTerms(NamedTuple):
 
 @dataclass(frozen=True)
 class _Terms:
-    """Contributions of s sources to n items: the named attributes, then content, memory and the reference answer.
+    """Contributions of s sources to n items: attributes, relevance, content, memory and the reference answer.
 
     Attributes:
         base: `[n, s]` contributions to the base utility.
         directions: `[n, s, q]` contributions to φ.
-        attributes: `[n, attributes]` standardised attributes.
+        qualities: `[n, attributes + 1]` standardised attributes, and what the match is worth to the population.
     """
 
     base: Vector
     directions: Vector
-    attributes: Vector
+    qualities: Vector
 
     @classmethod
     def build(
-        cls, reward: RewardModel, vectors: NDArray[np.float16], item_keys: Sequence[bytes] | None
+        cls,
+        reward: RewardModel,
+        population: Vector,
+        vectors: NDArray[np.float16],
+        item_keys: Sequence[bytes] | None,
     ) -> "_Terms":
+        """Return the terms of items. `population` is the mean `[q]` of its users."""
         text = TextMap.from_reward(reward)
         x = reward.text_prior.standardiser(vectors)
         gates = reward.compute_gates(vectors)
         attributes, read = x[:, text.named], text.read(x, gates)
         reference = np.concatenate([reward.reference.base, reward.reference.directions[0]])
-        terms = np.zeros((len(x), _NAMED + 3, reward.q))  # of [b; v]
-        terms[:, :_NAMED] = text.read_named(x, gates)
-        terms[:, _NAMED] = read - terms[:, :_NAMED].sum(axis=1) - reference
+        terms = np.zeros((len(x), _CONTENT + 3, reward.q))  # of [b; v]
+        terms[:, :_RELEVANCE] = text.read_named(x, gates)
+        terms[:, _RELEVANCE] = text.read(text.keep(x, text.matched), gates)
+        terms[:, _CONTENT] = read - terms[:, :_CONTENT].sum(axis=1) - reference
         m = text.form.weights.shape[1]
         for i, key in enumerate(item_keys or ()):
             row = reward.memory.rows.get(key)
             if row is not None:
-                terms[i, _NAMED + 1, :m] = reward.memory.means[row] - read[i, :m]
-        terms[:, _NAMED + 2] = reference
+                terms[i, _CONTENT + 1, :m] = reward.memory.means[row] - read[i, :m]
+                terms[i, _CONTENT + 1, 0] += reward.get_declared(x[i])
+        terms[:, _CONTENT + 2] = reference
         base = terms[:, :, 0].copy()
         terms[:, :, 0] = 0.0
-        terms[:, _NAMED + 2, 0] = 1.0  # the threshold contributes to every answer
-        return cls(base, terms, attributes)
+        terms[:, _CONTENT + 2, 0] = 1.0  # the threshold contributes to every answer
+        worth = x[:, text.matched] @ text.match_worth(population)
+        return cls(base, terms, np.column_stack([attributes, worth]))
 
     def against_baseline(self) -> "_Terms":
         """Contributions relative to the mean of the candidates, or to the reference answer for a single candidate."""
-        base, directions, attributes = map(_against_mean, (self.base, self.directions, self.attributes))
+        base, directions, qualities = map(_against_mean, (self.base, self.directions, self.qualities))
         base[:, -1], directions[:, -1] = 0.0, 0.0  # constant and threshold are equal for all answers
-        return _Terms(base, directions, attributes)
+        return _Terms(base, directions, qualities)
 
     def parts(self, i: int, values: Vector, stds: Vector, *, personal: bool) -> list[Part]:
         """The parts of candidate i that are not 0; `values` and `stds` are `[s]`."""
-        names = (*ATTRIBUTE_NAMES, CONTENT, MEMORY, THRESHOLD if personal else CONSTANT)
-        less = [*(self.attributes[i] < 0).tolist(), False, False, False]
+        names = (*ATTRIBUTE_NAMES, RELEVANCE, CONTENT, MEMORY, THRESHOLD if personal else CONSTANT)
+        less = [*(self.qualities[i] < 0).tolist(), False, False, False]
         return [
             Part(name, personal, LABELS[name][below], value, std)
             for name, below, value, std in zip(names, less, values.tolist(), stds.tolist(), strict=True)

@@ -37,7 +37,8 @@ class Taste:
         share: Share of the variance of a comparison, 0 to 1.
         deviation: Standard deviation of utility over the texts, for a user at `position`.
         position: `[q - 1]` z of a user one standard deviation from the mean user. For the consensus, the mean user.
-        named_share: Share of named attributes in the variance of utility. The rest is due to the content of the texts.
+        named_share: Share of named attributes and relevance in the variance of utility. The rest is due to the content
+            of the texts.
         attributes: Attributes that describe the direction, most important first.
         highest: Rows of the texts with the highest utility, highest first.
         lowest: Rows of the texts with the lowest utility, lowest first.
@@ -112,7 +113,8 @@ def inspect(
 
     Args:
         reward: The model. Its text prior must be linear in the features.
-        vectors: `[n, dim]` features of texts, n > 0. Of more than `MAX_TEXTS`, an evenly spaced selection is used.
+        vectors: `[n, width]` features of texts, or `[n, dim]` without match, n > 0. Of more than `MAX_TEXTS`, an evenly
+            spaced selection is used.
         item_keys: n keys from `item_key`, looked up in the item memory. If None, the item memory is not used.
         counts: `[n]` number of judgements of each text, its weight. None for equal weights.
         axes: Tastes computed from other texts, evaluated on these. None to compute them from these texts.

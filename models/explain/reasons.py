@@ -10,6 +10,9 @@ answers" can therefore mean two things, and both are given:
   texts by the attribute. On its own it can mislead as well: an attribute that is merely correlated with what the user
   likes has a slope.
 
+Beside the attributes, `relevance` is how much a user cares that an answer keeps to its question (see `qualities`). Its
+unit is one standard deviation, over the given texts, of what the match with the question is worth to the population.
+
 An attribute is a reason (`told`) only if effect and slope have the same sign, each with a probability of at least
 `REASON_PROBABILITY`, and the slope is at least `MIN_SLOPE`. Reasons are ordered by effect × slope, the Pratt measure of
 an attribute's share in the explained variance (Pratt 1987), which is negative if the two disagree. Limitations:
@@ -30,9 +33,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_PHRASES
+from penchant.models.encoding.attributes import ATTRIBUTE_PHRASES
 from penchant.models.explain.deviation import Deviation, Estimate
 from penchant.models.explain.explanation import Explanation, Part, explain_items
+from penchant.models.explain.qualities import RELEVANCE, Qualities
 from penchant.models.explain.text_map import ExplanationError, TextMap
 from penchant.models.taste.items import Items
 from penchant.models.taste.posterior import UserPosterior
@@ -60,9 +64,11 @@ MIN_SLOPE: Final = 0.05
 EXAMPLE_PROBABILITY: Final = 0.75
 """Minimum probability of an example's sign: three times as likely as the other. An example claims less than a reason."""
 
-UNCORRELATED_TEXTS: Final = 25.0
-"""Number of pseudo-texts with uncorrelated features, added when slopes are computed. Among a few texts any two features
-correlate by accident (by 1/√n): at 25 texts, as much as two related features typically do."""
+LABELS: Final = {
+    **ATTRIBUTE_PHRASES,
+    RELEVANCE: ("answers that keep closely to the question", "answers that may stray from the question"),
+}
+"""Plain language for every attribute and for relevance, for a user who likes it more, or less, than others do."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class AttributeReason:
     """A user's preference for one attribute, relative to the population's. The module docstring explains its meaning.
 
     Attributes:
-        name: One of `ATTRIBUTE_NAMES`.
+        name: One of `ATTRIBUTE_NAMES`, or `relevance`.
         label: The user's preference in plain language, by the sign of the effect: "shorter answers".
         effect: Change of utility (logits) for one standard deviation more, all else equal, relative to the population's.
         std: Standard deviation of the effect, over the user's posterior and the uncertainty of the fit.
@@ -122,9 +128,10 @@ class UserReasons:
         probability_easier: P(threshold > 0).
         archetype_weights: Probability of each archetype for this user; they sum to 1.
         population_archetype_weights: Probability of each archetype for a user without judgements.
-        attributes: All attributes that vary in the fitted texts, those `told` first, by descending effect × slope.
-        named_share: Share, 0 to 1, of named attributes in the variance of the user's deviation over the given texts. The
-            rest is due to the content of the texts.
+        attributes: All attributes that vary in the fitted texts, and `relevance` if the model reads prompts and the
+            given texts differ in it. Those `told` come first, by descending effect × slope.
+        named_share: Share, 0 to 1, of named attributes and relevance in the variance of the user's deviation over the
+            given texts. The rest is due to the content of the texts.
         texts: Texts with the largest deviation, largest value first; only those whose sign has a probability of at least
             `EXAMPLE_PROBABILITY`.
     """
@@ -153,7 +160,8 @@ def explain_user(
     Args:
         reward: The model. Its text prior must be linear in the features.
         posterior: Posterior of the user.
-        vectors: `[n, dim]` features of texts to compare on, such as those that the user judged. May be empty.
+        vectors: `[n, width]` features of texts to compare on, such as those that the user judged. May be empty.
+            `[n, dim]` features have no match.
         item_keys: n keys from `item_key`, looked up in the item memory; equal keys are one text. If None, the item
             memory is not used.
         examples: Maximum number of example texts that the user likes more than others do, and of those liked less.
@@ -178,7 +186,7 @@ def explain_user(
         population_archetype_weights=tuple(posterior.population.weights.tolist()),
         attributes=_attributes(reward, deviation, text, x),
         named_share=_named_share(
-            deviation, text.read(text.keep_named(x), reward.compute_gates(vectors)), items
+            deviation, text.read(text.keep(x, text.described), reward.compute_gates(vectors)), items
         ),
         texts=_texts(deviation, items, rows, examples) if rows else (),
     )
@@ -187,18 +195,18 @@ def explain_user(
 def _attributes(
     reward: RewardModel, deviation: Deviation, text: TextMap, x: Vector
 ) -> tuple[AttributeReason, ...]:
-    """All attributes that vary in the fitted texts: reasons first, then by effect × slope."""
-    effects = deviation.estimate(*text.directions(np.eye(len(text.weights))[text.named]))
-    slopes = deviation.estimate(*text.directions(slope_functionals(x, text.named)))
+    """All attributes that vary in the fitted texts, and relevance: reasons first, then by effect × slope."""
+    qualities = Qualities.along(reward, text, x)
+    effects = deviation.estimate(*text.directions(qualities.effects))
+    slopes = deviation.estimate(*text.directions(qualities.slopes))
     is_reason = have_same_sign(effects, slopes)
-    weights = text.weights[text.named]
+    weights = qualities.effects @ text.weights
     population = weights[:, 0] + weights[:, 1:] @ deviation.population[1:]
-    varied = np.isfinite(reward.text_prior.standardiser.scale[text.named])
     importance = effects.mean * slopes.mean
     return tuple(
         AttributeReason(
-            name=ATTRIBUTE_NAMES[a],
-            label=ATTRIBUTE_PHRASES[ATTRIBUTE_NAMES[a]][int(effects.mean[a] < 0)],
+            name=qualities.names[a],
+            label=LABELS[qualities.names[a]][int(effects.mean[a] < 0)],
             effect=float(effects.mean[a]),
             std=float(effects.std[a]),
             probability=float(effects.probability[a]),
@@ -209,20 +217,7 @@ def _attributes(
             told=bool(is_reason[a]),
         )
         for a in np.lexsort((-importance, ~is_reason)).tolist()
-        if varied[a]
     )
-
-
-def slope_functionals(x: Vector, named: slice) -> Vector:
-    """Return functionals `[a, d]` that give the slope of a linear function of x `[n, d]` on each named attribute.
-
-    Cov(x, x_a)/Var(x_a) over the given texts and `UNCORRELATED_TEXTS` pseudo-texts with uncorrelated features of
-    variance 1.
-    """
-    centred = x - x.mean(axis=0) if len(x) else x
-    covariances = centred[:, named].T @ centred + UNCORRELATED_TEXTS * np.eye(x.shape[1])[named]
-    variances: Vector = np.diagonal(covariances[:, named])
-    return np.asarray(covariances / variances[:, None])
 
 
 def have_same_sign(effects: Estimate, slopes: Estimate) -> NDArray[np.bool_]:
@@ -233,7 +228,7 @@ def have_same_sign(effects: Estimate, slopes: Estimate) -> NDArray[np.bool_]:
 
 
 def _named_share(deviation: Deviation, named_coordinates: Vector, items: Items) -> float:
-    """Share of the named attributes in the variance of personal utility over n texts; 0 if it does not vary."""
+    """Share of named attributes and relevance in the variance of personal utility over n texts; 0 if none varies."""
     named = named_coordinates[:, 1:] @ deviation.mean[1:]
     personal = items.directions @ deviation.mean[1:]
     variance = personal.var() if len(items) else 0.0

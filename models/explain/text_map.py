@@ -88,6 +88,20 @@ class TextMap:
         """Columns of x that hold the named attributes."""
         return slice(self.first, self.first + len(ATTRIBUTE_NAMES))
 
+    @property
+    def described(self) -> slice:
+        """Columns of x that have a name: the attributes, and the match, which follows them."""
+        return slice(self.first, self.matched.stop)
+
+    def match_worth(self, mean: Vector) -> Vector:
+        """Return what the functions of the match are worth to a user, one weight for each.
+
+        Args:
+            mean: `[q]` coordinates [t; z] of the user. For the shared worth, the mean of the population.
+        """
+        weights = self.weights[self.matched]
+        return np.asarray(weights[:, 0] + weights[:, 1:] @ mean[1:])
+
     def read(self, x: Vector, gates: Vector) -> Vector:
         """Return the item coordinates [b; v; loadings; products] `[n, q]` of texts, without the item memory.
 
@@ -97,10 +111,11 @@ class TextMap:
         """
         return x @ self.weights + (x @ self.gated) * self._spread(gates)
 
-    def keep_named(self, x: Vector) -> Vector:
-        """Return the features `[n, d]` with all columns but the named attributes set to 0."""
+    @staticmethod
+    def keep(x: Vector, columns: slice) -> Vector:
+        """Return the features `[n, d]` with all but some columns set to 0."""
         kept = np.zeros_like(x)
-        kept[:, self.named] = x[:, self.named]
+        kept[:, columns] = x[:, columns]
         return kept
 
     def read_named(self, x: Vector, gates: Vector) -> Vector:

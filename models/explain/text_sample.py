@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_PHRASES
+from penchant.models.encoding.attributes import ATTRIBUTE_PHRASES
 from penchant.models.explain.deviation import Estimate
-from penchant.models.explain.reasons import have_same_sign, slope_functionals
+from penchant.models.explain.qualities import RELEVANCE, Qualities
+from penchant.models.explain.reasons import have_same_sign
 from penchant.models.explain.tastes import Tastes
 from penchant.models.explain.text_map import TextMap
 from penchant.models.taste.items import Items
@@ -17,13 +19,20 @@ from penchant.models.taste.reward import RewardModel
 
 Vector = NDArray[np.float64]
 
+LABELS: Final = {
+    **ATTRIBUTE_PHRASES,
+    RELEVANCE: ("closer answers to the question", "looser answers to the question"),
+}
+"""Plain language for more and for less of every attribute, and of relevance."""
+
 
 @dataclass(frozen=True)
 class Meaning:
     """An attribute that describes a taste: slope and effect, see `reasons`, have the same sign.
 
     Attributes:
-        name: One of `ATTRIBUTE_NAMES`.
+        name: One of `ATTRIBUTE_NAMES`, or `relevance`, whose standard deviation is that over the sample (see
+            `qualities`).
         label: Plain language, by the sign of the slope: "longer answers".
         slope: Change of utility along real texts for one standard deviation more of the attribute.
         slope_std: Standard deviation of the slope, due to the uncertainty of the weights.
@@ -44,7 +53,7 @@ class TextSample:
 
     Args:
         reward: The model. Its text prior must be linear in the features.
-        vectors: `[n, dim]` features.
+        vectors: `[n, width]` features, or `[n, dim]` without match.
         keys: n keys, looked up in the item memory. If None, the item memory is not used.
         counts: `[n]` weight of each text.
 
@@ -61,13 +70,14 @@ class TextSample:
     ) -> None:
         self._map = TextMap.from_reward(reward)
         self._x = reward.text_prior.standardiser(vectors)
-        self._varied = np.isfinite(reward.text_prior.standardiser.scale[self._map.named])
         self._weights = counts / counts.sum()
         self.items: Items = reward.describe(vectors, keys)
-        self._named = self._map.read(self._map.keep_named(self._x), reward.compute_gates(vectors))
-        d = self._map.weights.shape[0]
-        self._effects = self._map.coordinates(np.eye(d)[self._map.named])
-        self._slopes = self._map.coordinates(slope_functionals(self._x, self._map.named))
+        described = self._map.keep(self._x, self._map.described)
+        self._described = self._map.read(described, reward.compute_gates(vectors))
+        qualities = Qualities.along(reward, self._map, self._x)
+        self._names = qualities.names
+        self._effects = self._map.coordinates(qualities.effects)
+        self._slopes = self._map.coordinates(qualities.slopes)
 
     @property
     def covariance(self) -> Vector:
@@ -89,27 +99,27 @@ class TextSample:
         return self.average((utility - self.average(utility)) ** 2)
 
     def named_share(self, position: Vector, *, shared: bool = False) -> float:
-        """Return the share of named attributes in `variance`; 0 if the utility does not vary."""
+        """Return the share of named attributes and relevance in `variance`; 0 if the utility does not vary."""
         utility = self.utility(position, shared=shared)
         deviations = utility - self.average(utility)
         variance = self.average(deviations**2)
         if variance == 0:
             return 0.0
-        named = self._named @ _coefficients(position, shared=shared)
+        named = self._described @ _coefficients(position, shared=shared)
         return float(np.clip(self.average(named * deviations) / variance, 0.0, 1.0))
 
     def meanings(self, position: Vector, *, shared: bool = False) -> tuple[Meaning, ...]:
-        """Return the attributes that describe a position, by descending effect × slope."""
+        """Return the attributes, relevance among them, that describe a position, by descending effect × slope."""
         coefficients = _coefficients(position, shared=shared)
         effects, slopes = (
             _estimate(functionals, coefficients) for functionals in (self._effects, self._slopes)
         )
-        is_meaningful = have_same_sign(effects, slopes) & self._varied
+        is_meaningful = have_same_sign(effects, slopes)
         order = np.argsort(-effects.mean * slopes.mean, kind="stable")
         return tuple(
             Meaning(
-                name=ATTRIBUTE_NAMES[a],
-                label=ATTRIBUTE_PHRASES[ATTRIBUTE_NAMES[a]][int(slopes.mean[a] < 0)],
+                name=self._names[a],
+                label=LABELS[self._names[a]][int(slopes.mean[a] < 0)],
                 slope=float(slopes.mean[a]),
                 slope_std=float(slopes.std[a]),
                 effect=float(effects.mean[a]),

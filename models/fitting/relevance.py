@@ -24,7 +24,7 @@ from penchant.models.taste.match_basis import MatchBasis
 
 Item = tuple[str, str]
 
-MISMATCHED_WEIGHT: Final = 3.0
+MISMATCHED_WEIGHT: Final = 5.0
 """Weight of all mismatched pairs of a source together, relative to all its judgements."""
 
 SOURCE_WEIGHT: Final = 1000.0

@@ -28,8 +28,27 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, float]]] = {
         "first_person_singular": 1.0,
         "second_person": 1.0,
     },
+    "answer-style": {
+        "length": 4.9,
+        "sentence_length": 4.0,
+        "long_words": 4.0,
+        "function_words": 6.3,
+        "digits": 6.3,
+        "bullets": 0.12,
+        "questions": 8.7,
+        "exclamations": 0.5,
+        "first_person_singular": 4.5,
+        "second_person": 7.7,
+        "courtesy": 11.0,
+        "hedging": 7.7,
+    },
 }
-"""Relative prior variance of each attribute, by family."""
+"""Relative prior variance of each attribute, by family.
+
+Those of `answer-style` are the inverse variances of the attributes among texts for one prompt, as a mean over
+CrowdRAG-25, ExpertQA and UKPConvArg1, in the units of the default bundle: a user may care as much for the digits in an
+answer as for its length, although answers to one question differ less in digits.
+"""
 
 COMPONENTS: Final[Mapping[str, int]] = {"content-8": 8, "content-32": 32, "content-64": 64}
 """Number of principal components of the embedding, by family. Their prior variances are proportional to their own."""

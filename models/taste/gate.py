@@ -7,7 +7,7 @@ has the same closed form as without a gate.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -64,6 +64,10 @@ class Gate:
         """Return the products `[n, c·g]` of directions of x `[n, d]` and gate values `[n, g]`."""
         products = (x @ self.loadings)[:, :, None] * values[:, None, :]
         return products.reshape(len(x), self.products)
+
+    def insert_column(self, at: int) -> "Gate":
+        """Return the gate for features x with one more column, which no gated direction reads."""
+        return replace(self, loadings=np.insert(self.loadings, at, 0.0, axis=0))
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return the arrays that a bundle stores."""

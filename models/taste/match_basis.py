@@ -45,6 +45,24 @@ class MatchBasis:
         applies = (self.kind < 0) | (raw[:, [self.kind_column]] == self.kind)
         return np.where(applies & ~np.isnan(values), values, 0.0)
 
+    def extend(self, column: int, low: float, high: float, anchor: float) -> "MatchBasis":
+        """Return this basis with one more function, of a column for all kinds of prompts, at the end.
+
+        Raises:
+            ValueError: If the raw match features lack the column.
+        """
+        if not 0 <= column < self.width:
+            raise ValueError(f"there are {self.width} match features, and no column {column}")
+        return MatchBasis(
+            np.append(self.column, column),
+            np.append(self.low, low),
+            np.append(self.high, high),
+            np.append(self.anchor, anchor),
+            np.append(self.kind, -1),
+            self.kind_column,
+            self.width,
+        )
+
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return the arrays that a bundle stores."""
         numbers = {f"match.{f.name}": getattr(self, f.name) for f in fields(self)[:5]}

@@ -3,19 +3,28 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from penchant.models.errors import ModelError
 from penchant.models.judgements import kinds
 from penchant.models.judgements.judgement import DEFAULT_SOURCE
 from penchant.models.taste.gate import Gate
 from penchant.models.taste.items import Items
 from penchant.models.taste.observations import Observation, Pair, Ranking, Rating, RatingScale, Vote
 from penchant.models.taste.population import Population
-from penchant.models.taste.text_prior import TextPrior
+from penchant.models.taste.text_prior import LinearTextPrior, TextPrior
 
 REFERENCE_KEY = b"reference"
+
+SIGNAL_LIMIT: Final = 4.0
+"""A declared signal is clipped to the mean ± this many standard deviations."""
+
+
+class SignalError(ModelError, ValueError):
+    """A model cannot take a declared signal, because it does not read the signal's column of the match features."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +52,8 @@ class RewardModel:
     """Shared taste and the space of taste in which people differ.
 
     u_i(x) = t_i + b_x + z_i·v_x. The first m = 1 + rank item coordinates c = [b; v] come from the text prior or the item
-    memory. Then follow `loadings`, fixed directions of the features, known without error. With a gate, the products of
-    its directions and gate values are last.
+    memory. Then follow `loadings`: fixed directions of the features, known without error. With a gate, the products of
+    its directions and gate values are last. Base utilities from either source include a declared `signal`.
 
     Attributes:
         text_prior: Distribution of c given the text.
@@ -56,6 +65,8 @@ class RewardModel:
         flips: Rate of wrong labels by source; `default` applies to sources that are not listed.
         gate: Dependence of taste on the kind of prompt. None if there is none.
         loadings: `[d, p]` weights of the features x.
+        signal: `[d]` weights of x in base utility that are declared, not learned. The text prior's weights contain them,
+            the item memory does not. None without a signal.
     """
 
     text_prior: TextPrior
@@ -67,6 +78,7 @@ class RewardModel:
     memory: ItemMemory = field(repr=False)
     flips: Mapping[str, float] = field(default_factory=dict)
     gate: Gate | None = None
+    signal: NDArray[np.float64] | None = None
 
     @property
     def q(self) -> int:
@@ -101,6 +113,7 @@ class RewardModel:
             row = self.memory.rows.get(key)
             if row is not None:
                 means[i], variances[i] = self.memory.means[row], self.memory.variances[row]
+                means[i, 0] += self.get_declared(x[i])
         fixed = x @ self.loadings
         if self.gate is not None:
             products = self.gate.multiply(x, self.compute_gates(vectors))
@@ -115,6 +128,46 @@ class RewardModel:
         if vectors.shape[1] < start + self.gate.prompt_dim:
             return np.zeros((len(vectors), self.gate.size))
         return self.gate(vectors[:, start : start + self.gate.prompt_dim])
+
+    def get_declared(self, x: NDArray[np.float64]) -> float:
+        """Return the base utility that the signal declares for a text with standardised features `[d]`."""
+        return 0.0 if self.signal is None else float(x @ self.signal)
+
+    def with_signal(self, column: int, *, mean: float, std: float, weight: float) -> "RewardModel":
+        """Return this model with a match feature as a declared part of every text's base utility.
+
+        It adds weight · (value − mean) / std, clipped to `SIGNAL_LIMIT` standard deviations. An unknown value adds 0.
+
+        Args:
+            column: Column of the raw match features.
+            mean: Value that adds 0.
+            std: Standard deviation of the values, more than 0.
+            weight: Utility (logits) of one standard deviation.
+
+        Raises:
+            SignalError: If the model does not read this column, or if its text prior is not linear.
+        """
+        prior = self.text_prior
+        match = prior.standardiser.match
+        if match is None or not isinstance(prior, LinearTextPrior):
+            raise SignalError(
+                "the model does not read prompts, so it cannot take a signal of the match with one"
+            )
+        try:
+            match = match.extend(column, mean - SIGNAL_LIMIT * std, mean + SIGNAL_LIMIT * std, mean)
+        except ValueError as error:
+            raise SignalError(f"the model cannot take this signal: {error}") from error
+        at = prior.standardiser.matched.stop
+        row = np.zeros((1, prior.weights.shape[1]))
+        row[0, 0] = weight / std
+        signal = np.zeros(prior.standardiser.width) if self.signal is None else self.signal
+        return replace(
+            self,
+            text_prior=prior.insert_rows(replace(prior.standardiser, match=match), at, row),
+            loadings=np.insert(self.loadings, at, 0.0, axis=0),
+            gate=self.gate.insert_column(at) if self.gate else None,
+            signal=np.insert(signal, at, weight / std),
+        )
 
     def with_tastes(self, loadings: NDArray[np.float64], variances: NDArray[np.float64]) -> "RewardModel":
         """Return this model with additional, declared directions of taste.

@@ -215,6 +215,26 @@ class LinearTextPrior:
         variance = (x**2) @ self.prior_variance - (reduction**2).sum(axis=2).T
         return x @ self.weights, np.maximum(variance, 0.0) + self.residual_variance
 
+    def insert_rows(self, standardiser: Standardiser, at: int, rows: Vector) -> "LinearTextPrior":
+        """Return this prior on wider features x, with weights that are known exactly.
+
+        Args:
+            standardiser: Map from raw vectors to the wider x.
+            at: Column of the first new feature in the wider x.
+            rows: `[n, m]` weights of the new features.
+        """
+        n, m = rows.shape
+        rank = self.learned.shape[2]
+        return LinearTextPrior(
+            standardiser,
+            np.concatenate([self.weights[:at], rows, self.weights[at:]]),
+            np.concatenate([self.prior_variance[:at], np.zeros((n, m)), self.prior_variance[at:]]),
+            np.concatenate(
+                [self.learned[:, :at], np.zeros((m, n, rank), np.float32), self.learned[:, at:]], axis=1
+            ),
+            self.residual_variance,
+        )
+
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return float32 statistics and weights, and float16 uncertainty."""
         basis = self.standardiser.basis

@@ -3,12 +3,17 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Final
+
+from sqlalchemy import Connection
 
 from penchant.models.encoding.features import FeatureExtractor, Features
 from penchant.service.bundles.served_model import ModelBuilder, ServedModel
 from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.store import bundles
+from penchant.service.telemetry.metrics import log
+from penchant.service.users.completion import Shortfall
 from penchant.service.users.replayer import BatchedExtractor
 
 _BATCH_TEXTS: Final = 32
@@ -72,6 +77,7 @@ class Preparation:
         self._version = model.bundle.version
         self._builder = builder
         self._reported_at = 0.0
+        self._reported = Shortfall()
         self._stopped = False
 
     def stop(self) -> None:
@@ -97,6 +103,9 @@ class Preparation:
                     raise UnlearnableError(f"{failed} of {done} users cannot be learned for it")
                 if done <= _FEW_USERS:
                     break
+            with self._builder.store.writing() as connection:
+                self._record_shortfall(connection)
+            log.info("upgrade_learned", bundle=self._version, **asdict(self._replayer.shortfall))
         finally:
             telemetry.upgrade_users.set(0)
             telemetry.upgrade_users_done.set(0)
@@ -112,5 +121,13 @@ class Preparation:
         with builder.store.writing() as connection:
             now = builder.store.clock()
             is_wanted = bundles.record_progress(connection, self._version, done=done, total=total, now=now)
+            self._record_shortfall(connection)
         if not is_wanted:
             self.stop()
+
+    def _record_shortfall(self, connection: Connection) -> None:
+        """Add the events that cannot be used in full, and were not recorded before, to the bundle's row."""
+        total, before = self._replayer.shortfall, self._reported
+        if total != before:
+            bundles.add_shortfall(connection, self._version, **asdict(total - before))
+            self._reported = total

@@ -10,8 +10,10 @@ from typing import Final
 
 from penchant.models.bundle import Bundle
 from penchant.models.encoding.features import FeatureExtractor
+from penchant.service.bundles.signal import Signal, build_fold
 from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.encoding.featurizer import FeatureCache, Featurizer
+from penchant.service.encoding.relevance import RelevanceScorer
 from penchant.service.feedback.ledger import Ledger
 from penchant.service.feedback.trust import TrustPolicy
 from penchant.service.ranking.describer import Describer
@@ -21,11 +23,11 @@ from penchant.service.ranking.scoring import Scorer
 from penchant.service.settings import Settings
 from penchant.service.store.database import Store
 from penchant.service.telemetry.metrics import Telemetry
-from penchant.service.users.catching_up import TextExtractor
+from penchant.service.users.completion import TextExtractor
 from penchant.service.users.current import UserStates
 from penchant.service.users.fold import Fold
 from penchant.service.users.replayer import BatchedExtractor, Replayer
-from penchant.service.users.states import Forgetting, StateCache
+from penchant.service.users.states import StateCache
 
 _HOUR: Final = 3600.0
 
@@ -38,13 +40,11 @@ class FeatureSource:
         extractor: Extractor, which defines keys and dimensions.
         batcher: Batcher that runs the extractor's encoder.
         cache: Features in memory.
-        featurizer: Featurizer, which looks features up or has them computed.
     """
 
     extractor: FeatureExtractor
     batcher: MicroBatcher
     cache: FeatureCache
-    featurizer: Featurizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class ServedModel:
     """A bundle and everything that depends on it.
 
     Attributes:
-        bundle: The bundle.
+        bundle: The bundle, with the declared signal if there is one.
         source: Source of the features that the bundle reads.
         fold: Fold that computes a user's state from the log.
         cache: Users' states in memory.
@@ -62,7 +62,8 @@ class ServedModel:
         scorer: Scorer, which ranks candidates.
         explainer: Explainer of users' preferences.
         ledger: Ledger, which logs feedback and learns from it.
-        featurizer: Featurizer of the source.
+        featurizer: Featurizer, which looks features up in the source or has them computed, and matches texts with
+            prompts if the bundle reads prompts.
     """
 
     bundle: Bundle
@@ -125,6 +126,8 @@ class ModelBuilder:
         store: The store.
         rankings: Cache of recent rankings.
         loop: Event loop of the server.
+        signal: Declared signal. None without one.
+        relevance: Source of the signal's scores. None without a signal.
     """
 
     settings: Settings
@@ -132,26 +135,34 @@ class ModelBuilder:
     store: Store
     rankings: Rankings
     loop: asyncio.AbstractEventLoop
+    signal: Signal | None = None
+    relevance: RelevanceScorer | None = None
+
+    def check_bundle(self, bundle: Bundle) -> None:
+        """Check that a bundle can take the declared signal.
+
+        Raises:
+            StartError: If a signal is declared and the bundle does not read prompts.
+        """
+        if self.signal is not None:
+            self.signal.add_to(bundle)
 
     def build_source(self, extractor: FeatureExtractor) -> FeatureSource:
         """Build a feature source. The caller starts its batcher."""
         batcher = MicroBatcher(extractor, self.settings, self.telemetry)
-        cache = FeatureCache(self.settings.feature_cache_bytes)
-        featurizer = Featurizer(
-            extractor=extractor,
-            batcher=batcher,
-            cache=cache,
-            store=self.store,
-            telemetry=self.telemetry,
-        )
-        return FeatureSource(extractor, batcher, cache, featurizer)
+        return FeatureSource(extractor, batcher, FeatureCache(self.settings.feature_cache_bytes))
 
     def build_model(self, bundle: Bundle, source: FeatureSource) -> ServedModel:
-        """Build a model with empty caches. The caller starts its replayer when the model begins to rank."""
+        """Build a model with empty caches. The caller starts its replayer when the model begins to rank.
+
+        Raises:
+            StartError: If a signal is declared and the bundle does not read prompts.
+        """
         settings = self.settings
+        if self.signal is not None:
+            bundle = self.signal.add_to(bundle)
         cache = StateCache(settings.max_cached_users)
-        forgetting = Forgetting(settings.forgetting_half_life_days)
-        fold = Fold(bundle.reward, forgetting, bundle.version, source.extractor.identity)
+        fold = build_fold(bundle, settings, self.signal)
         replayer = self.build_replayer(
             fold, cache, BatchedExtractor(source.extractor, source.batcher, self.loop)
         )
@@ -164,7 +175,18 @@ class ModelBuilder:
         policy = TrustPolicy(
             settings.max_daily_information, settings.burst_events, settings.sustained_events_per_minute
         )
-        describer = Describer(bundle.reward, source.featurizer, settings.item_cache_bytes, self.telemetry)
+        # Bundles that share a source may differ in whether they read prompts.
+        card = bundle.manifest.encoder
+        extractor = FeatureExtractor(source.extractor.encoder, reads_prompts=card.reads_prompts)
+        featurizer = Featurizer(
+            extractor=extractor,
+            batcher=source.batcher,
+            cache=source.cache,
+            store=self.store,
+            telemetry=self.telemetry,
+            relevance=self.relevance,
+        )
+        describer = Describer(bundle.reward, featurizer, settings.item_cache_bytes, self.telemetry)
         return ServedModel(
             bundle=bundle,
             source=source,
@@ -174,9 +196,9 @@ class ModelBuilder:
             states=states,
             describer=describer,
             scorer=Scorer(bundle, describer, states, self.rankings, self.telemetry),
-            explainer=Explainer(bundle.reward, source.extractor.identity, self.store),
+            explainer=Explainer(bundle.reward, fold.extractor, fold.match_version, self.store),
             ledger=Ledger(fold, cache, settings.idempotency_ttl_hours * _HOUR, policy),
-            featurizer=source.featurizer,
+            featurizer=featurizer,
         )
 
     def build_replayer(self, fold: Fold, cache: StateCache, extractor: TextExtractor) -> Replayer:

@@ -124,13 +124,14 @@ class Upgrades:
 
         Raises:
             BundleError: If the bundle is missing or damaged.
-            StartError: If its encoder is missing or does not match.
+            StartError: If its encoder is missing or does not match, or if it cannot take the declared signal.
         """
         if self._next is not None and self._next.bundle.version == version:
             return self._next
         self._discard_next()
         with self.builder.store.reading() as connection:
             bundle = load_stored_bundle(connection, version)
+        self.builder.check_bundle(bundle)
         features = bundle.manifest.encoder.features
         source = next(
             (source for source in self.models.sources if source.extractor.identity == features), None

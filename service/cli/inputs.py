@@ -141,6 +141,7 @@ def load_extractor(
     prompt_embedding: bool = False,
     precision: "Precision" = "auto",
     device: str = "auto",
+    reads_prompts: bool = True,
 ) -> "FeatureExtractor":
     """Load a text encoder as a feature extractor, whose vectors hold the prompt's embedding if that is wanted."""
     from penchant.models.encoding.encoder import EncoderError
@@ -161,7 +162,7 @@ def load_extractor(
     except EncoderError as error:
         stop(error)
     report("load encoder", 1, 1)
-    return FeatureExtractor(encoder, reads_prompt_embedding=prompt_embedding)
+    return FeatureExtractor(encoder, reads_prompts=reads_prompts, reads_prompt_embedding=prompt_embedding)
 
 
 def load_bundle_extractor(
@@ -179,6 +180,7 @@ def load_bundle_extractor(
         prompt_embedding=card.prompt_embedding,
         precision=precision,
         device=device,
+        reads_prompts=card.reads_prompts,
     )
     if extractor.identity != card.features:
         stop(f"bundle {bundle.version} was fitted with encoder {card.name!r}, but with other weights")

@@ -16,6 +16,7 @@ from penchant.service.cli.inputs import load_bundle, open_checkpoint, resumable,
 from penchant.service.cli.store_access import (
     DataDir,
     StoreUrl,
+    build_served_fold,
     load_current_bundle,
     open_store,
     read_settings,
@@ -202,8 +203,6 @@ def replay(
     """
     import time
 
-    from penchant.service.users.fold import Fold
-    from penchant.service.users.states import Forgetting
     from penchant.service.users.verify import TOLERANCE
     from penchant.service.users.verify import replay as replay_store
 
@@ -213,12 +212,7 @@ def replay(
     with open_store(data_dir, store_url) as store, progress() as report:
         with store.reading() as connection:
             loaded = load_bundle(bundle) if bundle else load_current_bundle(connection, settings)
-        fold = Fold(
-            loaded.reward,
-            Forgetting(settings.forgetting_half_life_days),
-            loaded.version,
-            loaded.manifest.encoder.features,
-        )
+        fold = build_served_fold(loaded, settings)
         result = replay_store(
             store,
             fold,
@@ -229,12 +223,14 @@ def replay(
             progress=lambda done: report("replay", done, 0),
         )
     out.print(
-        f"{loaded.version}: {result.users} users, {result.equal} equal, {result.different} different, {result.behind} "
-        f"behind (caught up first), {result.lacking} lacking features, {result.repaired} repaired; largest difference "
-        f"{result.largest:.2g} (equal up to {TOLERANCE:g})",
+        f"{fold.bundle_version}: {result.users} users, {result.equal} equal, {result.different} different, "
+        f"{result.behind} behind (caught up first), {result.lacking} lacking features, {result.repaired} repaired; "
+        f"largest difference {result.largest:.2g} (equal up to {TOLERANCE:g})",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
+    for line in result.shortfall.describe():
+        note(line)
     if result.different and not repair:
         raise typer.Exit(1)

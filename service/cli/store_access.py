@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from penchant.models.bundle import Bundle
     from penchant.service.store.database import Store
+    from penchant.service.users.fold import Fold
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of users and their feedback. PENCHANT_DATA_DIR by default.")
@@ -35,6 +36,18 @@ def load_current_bundle(connection: "Connection", settings: Settings) -> "Bundle
 
     try:
         return load_active_bundle(connection, settings)
+    except StartError as error:
+        stop(error)
+
+
+def build_served_fold(bundle: "Bundle", settings: Settings) -> "Fold":
+    """Return the fold of a server that ranks with a bundle, the declared signal included, or end the command."""
+    from penchant.service.bundles.loading import StartError
+    from penchant.service.bundles.signal import build_fold, find_signal
+
+    try:
+        signal = find_signal(settings)
+        return build_fold(bundle if signal is None else signal.add_to(bundle), settings, signal)
     except StartError as error:
         stop(error)
 

@@ -25,7 +25,8 @@ def print_manifest(bundle: "Bundle") -> None:
         f"{manifest.encoder.name}, {manifest.encoder.pooling} pooling, {manifest.encoder.max_tokens} tokens"
         + (f", up to {manifest.encoder.max_windows} windows" if manifest.encoder.max_windows > 1 else ""),
     )
-    table.add_row("reads", "prompt and text together" if manifest.encoder.joint else "the text alone")
+    alone = "the text, and its match with the prompt" if manifest.encoder.reads_prompts else "the text alone"
+    table.add_row("reads", "prompt and text together" if manifest.encoder.joint else alone)
     for entry in manifest.data:
         table.add_row("data", _lines(entry))
     table.add_row("taste", f"{reward.rank} directions learned, {reward.q} coordinates a user")

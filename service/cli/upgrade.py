@@ -72,6 +72,7 @@ def upgrade(
             _print_status(store, as_json=True)
         elif wait:
             typer.echo(f"{loaded.version} ranks")
+            _report_shortfall(store, loaded.version)
         else:
             typer.echo(f"{loaded.version} is being prepared. `penchant upgrade --status` shows the progress")
 
@@ -140,22 +141,25 @@ def _begin(store: "Store", bundle: "Bundle", *, accept_loss: bool) -> None:
         before = None if version is None else bundles.find_bundle(connection, version)
     if version == bundle.version:
         stop(f"{version} already ranks", code=1)
+    card = bundle.manifest.encoder
     if before is None or before.extractor != features:
         note(f"{bundle.version} reads texts with another encoder: all judged texts are encoded again")
-        _check_loss(store, features, accept_loss=accept_loss)
+        _check_loss(store, features, card.window_features, accept_loss=accept_loss)
+    if card.reads_prompts:
+        note(f"{bundle.version} reads prompts: those of logged judgements are encoded unless they are known")
     archive = pack_bundle(bundle)
     with store.writing() as connection:
         name, now = bundle.manifest.name, time.time()
         bundles.put_preparing(connection, bundle.version, name, features, archive, now=now)
 
 
-def _check_loss(store: "Store", extractor: str, *, accept_loss: bool) -> None:
+def _check_loss(store: "Store", extractor: str, window_extractor: str, *, accept_loss: bool) -> None:
     """Report judgements without texts, which the new encoder cannot use, and end the command unless accepted."""
     from penchant.service.log.reading import get_judged_texts
     from penchant.service.store import bundles
 
     with store.reading() as connection:
-        payloads = bundles.find_unreadable(connection, extractor)
+        payloads = bundles.find_unreadable(connection, extractor, window_extractor)
         lost = Counter(tenant for tenant, payload in payloads if not get_judged_texts(json.loads(payload)))
     if not lost:
         return
@@ -204,7 +208,7 @@ def _print_status(store: "Store", *, as_json: bool) -> None:
             json.dumps({"active": active, "previous": previous, "bundles": listed, "activations": activated})
         )
         return
-    table = Table("version", "name", "", "users learned", "features")
+    table = Table("version", "name", "", "users learned", "features", "events not used in full")
     for bundle in stored:
         table.add_row(
             bundle.version,
@@ -212,8 +216,26 @@ def _print_status(store: "Store", *, as_json: bool) -> None:
             _status(bundle, active, previous),
             _progress(bundle),
             bundle.extractor[:8],
+            "; ".join(_describe_shortfall(bundle)),
         )
     out.print(table)
+
+
+def _report_shortfall(store: "Store", version: str) -> None:
+    """Print how many events the bundle could not use in full, if any."""
+    from penchant.service.store import bundles
+
+    with store.reading() as connection:
+        bundle = bundles.find_bundle(connection, version)
+    for line in _describe_shortfall(bundle) if bundle is not None else []:
+        note(line)
+
+
+def _describe_shortfall(bundle: "StoredBundle") -> list[str]:
+    from penchant.service.users.completion import Shortfall
+
+    shortfall = Shortfall(bundle.events_unmatched, bundle.events_partly_matched, bundle.events_left_out)
+    return shortfall.describe()
 
 
 def _status(bundle: "StoredBundle", active: str | None, previous: str | None) -> str:

@@ -1,6 +1,6 @@
 """The checks of `penchant doctor`. They tell whether a server would start and serve well, and what to do if not.
 
-settings → folder → exposure and store → bundle → encoder → neighbours → clock → threads
+settings → folder → exposure and store → bundle → encoder → relevance model → neighbours → clock → threads
 """
 
 import os

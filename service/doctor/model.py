@@ -1,4 +1,4 @@
-"""Checks of whether the model works here: its bundle, its encoder, FAISS, and the number of threads."""
+"""Checks of whether the model works here: its bundle, its encoders, FAISS, and the number of threads."""
 
 import os
 import time
@@ -11,10 +11,16 @@ import torch
 
 from penchant.models.bundle import Bundle, BundleError
 from penchant.service.bundles.loading import StartError, check_match, load_bundle, load_extractor
+from penchant.service.bundles.signal import find_signal, load_relevance_model
 from penchant.service.bundles.stored_bundles import unpack_bundle
 from penchant.service.doctor.settings import Finding
 from penchant.service.settings import Settings
 
+_QUESTION: Final = "What is the capital of France?"
+_ANSWERS: Final = (
+    "The capital of France is Paris.",
+    "Knead the dough for ten minutes and let it rest overnight.",
+)
 _CGROUP: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -40,6 +46,8 @@ def check_model(settings: Settings, archive: bytes | None = None) -> Iterator[Fi
         "bundle", "ok", f"{bundle.manifest.name} {bundle.version}, hash verified, read in {seconds:.2f} s"
     )
     yield _check_encoder(settings, bundle)
+    if settings.relevance_model is not None:
+        yield _check_relevance(settings, bundle)
 
 
 def _check_encoder(settings: Settings, bundle: Bundle) -> Finding:
@@ -62,6 +70,35 @@ def _check_encoder(settings: Settings, bundle: Bundle) -> Finding:
     return Finding(
         "encoder", "ok", f"{card.name}, loaded in {loaded - started:.1f} s, one text in {encode:.0f} ms"
     )
+
+
+def _check_relevance(settings: Settings, bundle: Bundle) -> Finding:
+    """Load the relevance model, and score a right and a wrong answer, which tells whether its scale is as declared."""
+    started = time.perf_counter()
+    try:
+        signal = find_signal(settings)
+        if signal is not None:
+            signal.add_to(bundle)
+        model = load_relevance_model(settings)
+        if model is None:
+            return Finding("relevance", "ok", "no relevance model")
+        loaded = time.perf_counter()
+        right, wrong = model.score([_QUESTION] * 2, _ANSWERS).tolist()
+    except StartError as error:
+        advice = "correct PENCHANT_RELEVANCE_MODEL, or unset it to rank without this signal"
+        return Finding("relevance", "failed", str(error), advice)
+    except Exception as error:  # a library may raise anything, and the remaining checks must run
+        advice = "try PENCHANT_ENCODER_DEVICE=cpu, and check that there is enough memory"
+        return Finding("relevance", "failed", f"it cannot score a text: {type(error).__name__}", advice)
+    score = (time.perf_counter() - loaded) * 1e3 / len(_ANSWERS)
+    detail = (
+        f"{settings.relevance_model}, loaded in {loaded - started:.1f} s, one text in {score:.0f} ms; a right answer "
+        f"has {right:.2f}, a wrong one {wrong:.2f}"
+    )
+    if right <= wrong:
+        advice = "choose a cross-encoder that is trained to score answers: this one prefers the wrong answer"
+        return Finding("relevance", "warning", detail, advice)
+    return Finding("relevance", "ok", detail)
 
 
 def check_neighbours() -> Finding:

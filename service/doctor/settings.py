@@ -78,6 +78,14 @@ def _check_contradictions(settings: Settings) -> Iterator[Finding]:
             f"store_url is set, so {settings.data_dir / FILE_NAME} exists but is not used",
             "move its data with `penchant backup` and `penchant restore`, or remove it",
         )
+    scale = {"relevance_mean", "relevance_std", "relevance_weight"} & settings.model_fields_set
+    if settings.relevance_model is None and scale:
+        yield Finding(
+            "settings",
+            "warning",
+            f"{', '.join(sorted(scale))} has no effect without relevance_model",
+            "set PENCHANT_RELEVANCE_MODEL, or unset it",
+        )
     if settings.api_key is not None and DEFAULT_TENANT in settings.api_keys:
         yield Finding(
             "settings",

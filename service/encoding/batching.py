@@ -8,11 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
-from penchant.models.encoding.features import FeatureExtractor, Features
+from penchant.models.encoding.features import Features, ReadText
 from penchant.service.encoding.fair_queue import Entry, FairQueue, Job
 from penchant.service.errors import ApiError, OverloadedError, internal_error
 from penchant.service.settings import Settings
@@ -23,6 +23,31 @@ MIN_BATCH_TOKENS: Final = 2048
 
 _DECAY: Final = 0.8  # weight of the earlier batches, after each new batch
 _READ_AHEAD: Final = 2  # batches of one request that are read before they are encoded
+
+
+class BatchedEncoder(Protocol):
+    """The encoder of a `TwoStepExtractor`, as far as a batcher uses it."""
+
+    @property
+    def joint(self) -> bool:
+        """Whether prompt and text are read in one sequence."""
+
+
+class TwoStepExtractor(Protocol):
+    """Computes features in two steps, each on a thread of the batcher. `FeatureExtractor` is one."""
+
+    @property
+    def encoder(self) -> BatchedEncoder:
+        """The encoder."""
+
+    def estimate(self, text: str) -> int:
+        """Estimate how many tokens of a text the encoder will read."""
+
+    def read(self, texts: Sequence[str], prompts: Sequence[str]) -> list[ReadText]:
+        """Return the texts, ready to be encoded: the first step."""
+
+    def encode(self, texts: Sequence[ReadText]) -> Features:
+        """Return the features of texts from one or several calls of `read`: the second step."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +116,7 @@ class MicroBatcher:
         telemetry: Metrics, in which texts and batches are counted.
     """
 
-    def __init__(self, extractor: FeatureExtractor, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(self, extractor: TwoStepExtractor, settings: Settings, telemetry: Telemetry) -> None:
         self._extractor = extractor
         self._settings = settings
         self._telemetry = telemetry

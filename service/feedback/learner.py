@@ -223,7 +223,7 @@ class Learner:
     async def _add_features(
         self, featurizer: Featurizer, tenant: str, events: Sequence[ReadyEvent], timings: Timings
     ) -> list[ReadyEvent]:
-        """Add the features of all events' texts, which are computed in one call."""
+        """Add the features and the match of all events' texts, which are computed in one call."""
         texts = [text for event in events for text in event.statement.texts]
         if not texts:
             return list(events)
@@ -243,6 +243,10 @@ class Learner:
                 batch.tokens[rows],
                 batch.truncated[rows],
                 batch.windows[rows],
+                batch.match[rows],
+                featurizer.match_version,
+                prompt_key := batch.prompt_keys[rows.start],
+                None if prompt_key is None else batch.prompts[prompt_key],
             )
             ready.append(replace(event, features=features))
         return ready

@@ -134,7 +134,8 @@ class Recorder:
         job_changes.flags += discount.flags
         job_changes.bursts += discount.begins_burst
         job_changes.logged[(job.tenant, received.event_id)] = (received.content_hash, event.user)
-        is_readable = features is not None and features.extractor == self.fold.extractor
+        fold = self.fold
+        is_readable = features is not None and features.extractor == fold.extractor
         logged_event = LoggedJudgement(
             seq=seq,
             event_id=received.event_id,
@@ -148,7 +149,9 @@ class Recorder:
             source=received.event.source,
             received_at=job.received_at,
             item_keys=features.item_keys if features is not None and is_readable else (),
-            vectors=features.vectors if features is not None and is_readable else None,
+            vectors=features.raw if features is not None and is_readable else None,
+            # The request may have been answered by a bundle that does not read prompts.
+            is_matched=features is None or fold.match_version in ("", features.match_version),
         )
         job_changes.logs.setdefault(key, []).append(logged_event)
         job_changes.events.append(build_event_row(key, logged_event, received.content_hash, event.payload))
@@ -174,10 +177,13 @@ class Recorder:
             start = self._find_valid_seq(connection, key, state, new, group_changes)
             if new[0].seq - 1 - start > MAX_INLINE_EVENTS:
                 return 0
-            stored = replay_events(connection, *key, self.fold.extractor, since=start + 1)
+            fold = self.fold
+            stored = replay_events(connection, *key, fold.extractor, fold.match_version, since=start + 1)
             in_group = [event for event in group_changes.logs.get(key, ()) if event.seq > start]
             unlearned, evidence = [*stored, *in_group, *new], state.evidence if start else self.fold.start
-        if any(event.vectors is None and event.target is None for event in unlearned):
+        if any(
+            event.target is None and (event.vectors is None or not event.is_matched) for event in unlearned
+        ):
             return 0
         learned = self.fold.extend(evidence, unlearned)
         job_changes.states[key] = replace(state, evidence=learned, through_seq=state.last_seq)

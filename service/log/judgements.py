@@ -21,8 +21,9 @@ from penchant.models.judgements.judgement import DEFAULT_SOURCE, Judgement
 from penchant.models.taste.items import item_key
 from penchant.models.taste.reward import RewardModel
 from penchant.service.log.reading import get_judged_texts, hash_context, in_force
-from penchant.service.store.events import iterate_items, iterate_logs
+from penchant.service.store.events import iterate_logs
 from penchant.service.store.features import find_vectors
+from penchant.service.store.judged_items import iterate_items
 from penchant.service.store.statements import AnyRow
 
 Item = tuple[str, str]

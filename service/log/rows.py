@@ -1,4 +1,4 @@
-"""Rows of the log: an event, the texts that it judged, and their features."""
+"""Rows of the log: an event, the texts that it judged, their features and their match with the prompt."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,8 +7,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from penchant.models.encoding.features import pack_features
+from penchant.models.encoding.features import join_vectors, pack_features
 from penchant.service.store.events import LoggedJudgement
+from penchant.service.store.features import TextFeatures, pack_match
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,14 @@ class JudgedFeatures:
         extractor: Identity of the extractor that computed the features.
         feature_keys: Content keys of the texts' features, m of them.
         item_keys: Item keys of the texts, m of them.
-        vectors: `[m, dim]` feature vectors.
+        vectors: `[m, dim]` feature vectors of the texts alone.
         tokens: `[m]` token counts.
         truncated: `[m]` flags of texts that were longer than the encoder's limit.
         windows: Embeddings of each text's windows, m arrays `[w, encoder.dim]`.
+        match: `[m, w]` match features of the texts with the prompt. Without columns if the bundle does not read prompts.
+        match_version: Version of the match features. Empty if the bundle does not read prompts.
+        prompt_key: Content key of the prompt's features. None if the prompt is blank or unknown.
+        prompt: The prompt's features. None if the prompt has no key, or if they are stored already.
     """
 
     extractor: str
@@ -32,6 +37,15 @@ class JudgedFeatures:
     tokens: NDArray[np.int64]
     truncated: NDArray[np.bool_]
     windows: tuple[NDArray[np.float16], ...]
+    match: NDArray[np.float16]
+    match_version: str = ""
+    prompt_key: bytes | None = None
+    prompt: TextFeatures | None = None
+
+    @property
+    def raw(self) -> NDArray[np.float16]:
+        """Raw vectors of the texts with their match, as a reward model reads them."""
+        return join_vectors(self.vectors, self.match)
 
 
 def build_event_row(
@@ -68,6 +82,9 @@ def build_item_rows(tenant: str, user: str, seq: int, features: JudgedFeatures) 
             "position": position,
             "feature_key": feature_key,
             "item_key": item_key,
+            "match": pack_match(features.match[position]) if features.match_version else None,
+            "match_version": features.match_version or None,
+            "prompt_key": features.prompt_key,
         }
         for position, (feature_key, item_key) in enumerate(
             zip(features.feature_keys, features.item_keys, strict=True)
@@ -76,8 +93,8 @@ def build_item_rows(tenant: str, user: str, seq: int, features: JudgedFeatures) 
 
 
 def build_feature_rows(tenant: str, features: JudgedFeatures) -> list[dict[str, Any]]:
-    """Build the rows of `features` for one event."""
-    return [
+    """Build the rows of `features` for one event, that of its prompt last."""
+    rows = [
         {
             "tenant": tenant,
             "extractor": features.extractor,
@@ -87,4 +104,22 @@ def build_feature_rows(tenant: str, features: JudgedFeatures) -> list[dict[str, 
             "truncated": int(features.truncated[i]),
         }
         for i, key in enumerate(features.feature_keys)
+    ]
+    return rows + build_prompt_rows(tenant, features)
+
+
+def build_prompt_rows(tenant: str, features: JudgedFeatures) -> list[dict[str, Any]]:
+    """Build the row of `features` for the prompt of one event, if it is known."""
+    prompt = features.prompt
+    if prompt is None:
+        return []
+    return [
+        {
+            "tenant": tenant,
+            "extractor": features.extractor,
+            "feature_key": features.prompt_key,
+            "vector": pack_features(prompt.vector, prompt.windows),
+            "tokens": prompt.tokens,
+            "truncated": int(prompt.truncated),
+        }
     ]

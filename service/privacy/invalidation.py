@@ -8,6 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from penchant.service.bundles.served_model import Models
+from penchant.service.encoding.relevance import RelevanceScorer
 from penchant.service.feed import ALL
 from penchant.service.ranking.rankings import Rankings
 from penchant.service.store import feed
@@ -69,6 +70,7 @@ class CacheInvalidator:
     Args:
         loop: Event loop that owns all caches except those of states.
         models: Models of this server, which cache states of users, features of texts, and items.
+        relevance: Cache of the relevance model's scores. None without a relevance model.
         rankings: Cache of recent rankings.
         erase: Function that deletes rankings of a tenant from the store by their ids. Rankings of a user that another
             server deletes may not have been written yet.
@@ -80,12 +82,14 @@ class CacheInvalidator:
         *,
         loop: asyncio.AbstractEventLoop,
         models: Models,
+        relevance: RelevanceScorer | None,
         rankings: Rankings,
         erase: Callable[[str, Sequence[str]], None],
         telemetry: Telemetry,
     ) -> None:
         self._loop = loop
         self._models = models
+        self._relevance = relevance
         self._rankings = rankings
         self._erase = erase
         self._telemetry = telemetry
@@ -115,6 +119,8 @@ class CacheInvalidator:
         for model in self._models.held:
             model.source.cache.remove(deletion.tenant, deletion.features)
             model.describer.remove(deletion.tenant, deletion.items)
+        if self._relevance is not None:
+            self._relevance.remove(deletion.tenant, deletion.items)
         if deletion.user is not None:
             dropped = self._rankings.drop(lambda tenant, user: self._is_deleted(deletion, tenant, user))
             if dropped and is_remote and deletion.erased:
@@ -124,6 +130,8 @@ class CacheInvalidator:
         for model in self._models.held:
             model.source.cache.clear()
             model.describer.clear()
+        if self._relevance is not None:
+            self._relevance.clear()
         self._rankings.drop(lambda _tenant, _user: True)
 
     def _is_deleted(self, deletion: Deletion, tenant: str, user: str) -> bool:

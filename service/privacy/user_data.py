@@ -1,6 +1,6 @@
 """What users may ask for: an export of their data, a merge with another id of the same person, and deletion."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -70,7 +70,7 @@ class UserData:
             deletion = Deletion(
                 tenant,
                 self._telemetry.hash_user(tenant, user),
-                [*features, *(key(text, prompt) for key in keys for prompt, text in texts)],
+                [*features, *_cached_keys(keys, texts)],
                 [*items, *(item_key(prompt, text) for prompt, text in texts)],
             )
             if self._store.shared:
@@ -167,6 +167,18 @@ def _join(connection: Connection, tenant: str, user: str, source: str, fold: Fol
     if merged is None:
         raise RuntimeError("the row of the merged user is missing")
     return len(places[1]), build_unlearned_state(merged, fold.start)
+
+
+def _cached_keys(
+    keys: Sequence[Callable[[str, str], bytes]], pairs: Sequence[tuple[str, str]]
+) -> list[bytes]:
+    """Return the content keys under which the features of texts and of their prompts may be cached."""
+    return [
+        cached
+        for key in keys
+        for prompt, text in dict.fromkeys(pairs)
+        for cached in (key(text, prompt), key(prompt, ""))
+    ]
 
 
 def _shown_texts(stored: bytes) -> Sequence[tuple[str, str]]:

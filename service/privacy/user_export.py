@@ -1,13 +1,16 @@
 """Everything that is stored about a user, as plain data. This module does no I/O."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import orjson
 
+from penchant.models.encoding.match import MATCH_NAMES
 from penchant.models.taste.posterior import UserPosterior, read_stored_posterior
 from penchant.service.feedback.trust import TrustState
+from penchant.service.store.features import unpack_match
 from penchant.service.store.statements import AnyRow
 from penchant.service.store.user_data import UserRows
 from penchant.service.timestamps import format_rfc3339
@@ -33,6 +36,9 @@ def export_user(user: str, rows: UserRows, fold: Fold, now: float) -> dict[str, 
                 "position": row.position,
                 "feature_key": row.feature_key.hex(),
                 "item_key": row.item_key.hex(),
+                "match": _export_match(row.match),
+                "match_version": row.match_version,
+                "prompt_key": None if row.prompt_key is None else row.prompt_key.hex(),
             }
         )
     return {
@@ -88,6 +94,16 @@ def _export_event(row: AnyRow, texts: Sequence[Mapping[str, Any]]) -> dict[str, 
         },
         "content_hash": row.content_hash.hex(),
         "texts": list(texts),
+    }
+
+
+def _export_match(content: bytes | None) -> dict[str, float | None] | None:
+    """Return the match features by name. Unknown ones are null."""
+    if content is None:
+        return None
+    values = unpack_match(content).tolist()
+    return {
+        name: None if math.isnan(value) else value for name, value in zip(MATCH_NAMES, values, strict=False)
     }
 
 

@@ -106,7 +106,7 @@ class Describer:
         batch = await self.featurizer.get_features(
             tenant, [texts[i] for i in indices], [prompts[i] for i in indices], timings
         )
-        rows = self._reward.describe(batch.vectors, list(missing)).rows
+        rows = self._reward.describe(batch.raw, list(missing)).rows
         new = {
             key: _CachedItem(row.tobytes(), int(tokens), bool(truncated))
             for key, row, tokens, truncated in zip(missing, rows, batch.tokens, batch.truncated, strict=True)

@@ -34,7 +34,7 @@ def explain_candidates(
     Args:
         reward: The model.
         posterior: Posterior of the user.
-        vectors: `[n, dim]` features of all candidates.
+        vectors: `[n, width]` raw vectors of all candidates.
         item_keys: n item keys.
         rows: Rows of the candidates to explain.
         personalization: Strength of personalization, from 0 to 1.
@@ -54,7 +54,7 @@ def explain_candidates(
 
 @dataclass(frozen=True)
 class _JudgedText:
-    """A text that a user judged: its position in the log, and its features `[dim]`."""
+    """A text that a user judged: its position in the log, and its raw vector."""
 
     seq: int
     event_id: str
@@ -69,12 +69,14 @@ class Explainer:
     Args:
         reward: The model.
         extractor: Identity of the features.
+        match_version: Version of the match features that the model reads. Empty if it does not read prompts.
         store: Store of the log and of the features of judged texts.
     """
 
-    def __init__(self, reward: RewardModel, extractor: str, store: Store) -> None:
+    def __init__(self, reward: RewardModel, extractor: str, match_version: str, store: Store) -> None:
         self._reward = reward
         self._extractor = extractor
+        self._match_version = match_version
         self._store = store
 
     def compute_reasons(self, tenant: str, user: str, posterior: UserPosterior) -> dict[str, Any] | None:
@@ -86,7 +88,9 @@ class Explainer:
         """
         with self._store.reading() as connection:
             since = find_start_of_newest(connection, tenant, user, MAX_JUDGED_TEXTS)
-            log = list(replay_events(connection, tenant, user, self._extractor, since=since))
+            log = list(
+                replay_events(connection, tenant, user, self._extractor, self._match_version, since=since)
+            )
             texts = _newest_texts(in_force(log))
             dim = len(self._reward.text_prior.standardiser.centre)
             vectors = np.stack([text.vector for text in texts]) if texts else np.zeros((0, dim), np.float16)

@@ -321,7 +321,7 @@ class Scorer:
             explain_candidates,
             self._reward,
             explained.posterior,
-            batch.vectors,
+            batch.raw,
             explained.keys,
             rows=rows,
             personalization=explained.personalization,

@@ -6,8 +6,9 @@ In reading order:
 - `statements`: inserts, and keys in chunks
 - `database`: the `Store`, with its connections, transactions, migrations and failures
 - `users`: users, their states, and their locks
-- `events`: the feedback log, with the texts that its events judged
-- `features`: features of texts
+- `events`: the feedback log, with the features of the texts that its events judged
+- `features`: features of texts and prompts
+- `judged_items`: the texts that events judged, as keys, and their match with the prompt
 - `user_data`: everything that is stored about one user
 - `requests`: rankings and answers of past requests
 - `keys`: API keys, tenants and their usage

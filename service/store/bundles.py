@@ -11,7 +11,7 @@ from penchant.service.store import activations, feed
 from penchant.service.store.activations import CHANGE, NO_TENANT
 from penchant.service.store.database import Store
 from penchant.service.store.statements import insert_new, insert_or_replace
-from penchant.service.store.tables import bundles, feedback_events, judged_items, user_states
+from penchant.service.store.tables import bundles, features, feedback_events, judged_items, user_states
 
 _FAILURES_KEPT_SECONDS: Final = 86_400.0
 _STATES_AT_ONCE: Final = 500  # deleted in one transaction
@@ -31,6 +31,9 @@ class StoredBundle:
         status: `preparing` while users are learned for it, `ready` if it ranks or has ranked, or `failed`.
         users_total: Number of users to be learned for it.
         users_done: Number of users learned so far.
+        events_unmatched: Number of events that were learned for it without their match, because the prompt is unknown.
+        events_partly_matched: Number of events that were learned with the similarity to the prompt only.
+        events_left_out: Number of events that were not learned, because their texts were not kept.
         message: Reason of a failure.
         created_at: Unix seconds.
         updated_at: Time of the last progress, in Unix seconds.
@@ -42,6 +45,9 @@ class StoredBundle:
     status: Status
     users_total: int
     users_done: int
+    events_unmatched: int
+    events_partly_matched: int
+    events_left_out: int
     message: str
     created_at: float
     updated_at: float
@@ -86,17 +92,21 @@ def find_bundle(connection: Connection, version: str) -> StoredBundle | None:
 def list_bundles(connection: Connection) -> list[StoredBundle]:
     """Return all bundles, oldest first."""
     c = bundles.c
-    statement = select(
+    columns = (
         c.bundle_version,
         c.name,
         c.extractor,
         c.status,
         c.users_total,
         c.users_done,
+        c.events_unmatched,
+        c.events_partly_matched,
+        c.events_left_out,
         c.message,
         c.created_at,
         c.updated_at,
-    ).where(c.tenant == NO_TENANT)
+    )
+    statement = select(*columns).where(c.tenant == NO_TENANT)
     return [StoredBundle(*row) for row in connection.execute(statement.order_by(c.created_at))]
 
 
@@ -110,6 +120,21 @@ def record_progress(connection: Connection, version: str, *, done: int, total: i
     """Record how many users were learned, and return whether the bundle is still in preparation."""
     return _update_preparing(
         connection, version, {"users_done": done, "users_total": total, "updated_at": now}
+    )
+
+
+def add_shortfall(
+    connection: Connection, version: str, *, unmatched: int, partly_matched: int, left_out: int
+) -> None:
+    """Add to the numbers of events that a bundle cannot use in full; see `StoredBundle`."""
+    c = bundles.c
+    values = {
+        c.events_unmatched: c.events_unmatched + unmatched,
+        c.events_partly_matched: c.events_partly_matched + partly_matched,
+        c.events_left_out: c.events_left_out + left_out,
+    }
+    connection.execute(
+        update(bundles).where(c.tenant == NO_TENANT, c.bundle_version == version).values(values)
     )
 
 
@@ -145,22 +170,37 @@ def preparation_lock(store: Store) -> Iterator[bool]:
                 connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _LOCK})
 
 
-def find_unreadable(connection: Connection, extractor: str) -> Iterator[tuple[str, str]]:
+def find_unreadable(
+    connection: Connection, extractor: str, window_extractor: str = ""
+) -> Iterator[tuple[str, str]]:
     """Yield (tenant, payload) of judgements without features by an extractor that may have no texts to compute them.
+
+    Args:
+        connection: Connection to read from.
+        extractor: Identity of the extractor.
+        window_extractor: Identity of the features by the same encoder when it reads a single window of each text. If all
+            texts of a judgement fitted one window, these features can be used as they are.
 
     Cost: a scan of the log.
     """
     log, items = feedback_events.c, judged_items.c
-    with_features = select(items.seq).where(
-        items.tenant == log.tenant,
-        items.user_id == log.user_id,
-        items.seq == log.seq,
-        items.extractor == extractor,
+    of_event = (items.tenant == log.tenant, items.user_id == log.user_id, items.seq == log.seq)
+    with_features = select(items.seq).where(*of_event, items.extractor == extractor)
+    in_one_window = select(items.seq).where(*of_event, items.extractor == window_extractor)
+    is_whole = and_(
+        features.c.tenant == items.tenant,
+        features.c.extractor == items.extractor,
+        features.c.feature_key == items.feature_key,
+        features.c.truncated == 0,
     )
+    not_whole = in_one_window.where(~select(features.c.feature_key).where(is_whole).exists())
     # A payload without texts has a hash in place of a prompt. Metadata of an app may contain the word as well.
     may_lack_texts = log.payload.contains('"context":', autoescape=True)
     statement = select(log.tenant, log.payload).where(
-        log.target_event_id.is_(None), may_lack_texts, ~with_features.exists()
+        log.target_event_id.is_(None),
+        may_lack_texts,
+        ~with_features.exists(),
+        or_(~in_one_window.exists(), not_whole.exists()),
     )
     for row in connection.execute(statement.execution_options(yield_per=1000)):
         yield row.tenant, row.payload
@@ -186,17 +226,22 @@ def drop_outdated(connection: Connection, keep: str, now: float, after: UserKey)
     version = connection.scalar(statement.order_by(c.bundle_version).limit(1))
     if version is None:
         return None
+    # With a declared signal, a state's version is the bundle's, a plus sign and a mark of the signal.
+    of_bundle = or_(
+        states.bundle_version == version, states.bundle_version.startswith(f"{version}+", autoescape=True)
+    )
     beyond = or_(states.tenant > after[0], and_(states.tenant == after[0], states.user_id > after[1]))
     page = connection.execute(
         select(states.tenant, states.user_id)
-        .where(states.bundle_version == version, beyond)
+        .where(of_bundle, beyond)
+        .distinct()
         .order_by(states.tenant, states.user_id)
         .limit(_STATES_AT_ONCE)
     ).all()
     if page:
         connection.execute(
             delete(user_states).where(
-                states.bundle_version == version,
+                of_bundle,
                 tuple_(states.tenant, states.user_id).in_([tuple(row) for row in page]),
             )
         )
@@ -222,6 +267,9 @@ def _row(version: str, name: str, extractor: str, archive: bytes, now: float) ->
         "archive": archive,
         "users_total": 0,
         "users_done": 0,
+        "events_unmatched": 0,
+        "events_partly_matched": 0,
+        "events_left_out": 0,
         "message": "",
         "created_at": now,
         "updated_at": now,

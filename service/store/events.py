@@ -10,8 +10,9 @@ import orjson
 from numpy.typing import NDArray
 from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
 
-from penchant.models.encoding.features import unpack_features
-from penchant.service.store.features import drop_unneeded
+from penchant.models.encoding.features import join_vectors, unpack_features
+from penchant.models.encoding.match import MATCH_NAMES, convert_match, have_same_definitions
+from penchant.service.store.features import drop_unneeded, unpack_match
 from penchant.service.store.statements import AnyRow, chunks
 from penchant.service.store.tables import features, feedback_events, judged_items
 
@@ -26,7 +27,14 @@ _EVENTS_BY_ID = select(
 )
 _LOG_TABLES: Final = (feedback_events, judged_items)  # tables whose rows have a place in a user's log
 _JUDGED = (
-    select(judged_items.c.seq, judged_items.c.item_key, features.c.vector)
+    select(
+        judged_items.c.seq,
+        judged_items.c.item_key,
+        judged_items.c.match,
+        judged_items.c.match_version,
+        judged_items.c.prompt_key,
+        features.c.vector,
+    )
     .outerjoin(
         features,
         and_(
@@ -54,9 +62,11 @@ class LoggedJudgement:
         source: Source that the event names.
         received_at: Time of arrival in Unix seconds.
         item_keys: Keys of the m judged texts, winner first.
-        vectors: `[m, dim]` features of the judged texts. None if they are not stored.
+        vectors: Raw vectors of the judged texts, as the reward model reads them: `[m, dim]`, or `[m, width]` with their
+            match for a model that reads prompts. None if they are not stored.
         discount: Factor in [0, 1] by which a cap or low trust reduced the weight.
         flags: Comma-separated reasons for the discount.
+        is_matched: Whether the vectors hold all match features that the model reads. Otherwise they are NaN.
     """
 
     seq: int
@@ -72,6 +82,7 @@ class LoggedJudgement:
     vectors: NDArray[np.float16] | None = None
     discount: float = 1.0
     flags: str | None = None
+    is_matched: bool = True
 
 
 def find_hashes(
@@ -244,9 +255,9 @@ def drop_events(
     for some in chunks(seqs):
         selected = (items.tenant == tenant, items.user_id == user, items.seq.in_(some))
         for row in connection.execute(
-            select(items.extractor, items.feature_key, items.item_key).where(*selected)
+            select(items.extractor, items.feature_key, items.prompt_key, items.item_key).where(*selected)
         ):
-            judged.add((row.extractor, row.feature_key))
+            judged.update((row.extractor, key) for key in (row.feature_key, row.prompt_key) if key)
             item_keys.add(row.item_key)
         connection.execute(delete(judged_items).where(*selected))
         log = feedback_events.c
@@ -257,12 +268,29 @@ def drop_events(
 
 
 def replay_events(
-    connection: Connection, tenant: str, user: str, extractor: str, *, since: int = 0, until: int = MAX_SEQ
+    connection: Connection,
+    tenant: str,
+    user: str,
+    extractor: str,
+    match_version: str,
+    *,
+    since: int = 0,
+    until: int = MAX_SEQ,
 ) -> Iterator[LoggedJudgement]:
-    """Yield a user's events with seq `since` to `until`, in order, each with its texts' features by `extractor`."""
+    """Yield a user's events with seq `since` to `until`, in order, each with its texts' features.
+
+    Args:
+        connection: Connection to read from.
+        tenant: Tenant of the user.
+        user: Id of the user.
+        extractor: Identity of the extractor of the features.
+        match_version: Version of the match features, which are read as well. Empty for none.
+        since: First seq.
+        until: Last seq.
+    """
     log, items = feedback_events.c, judged_items.c
-    vectors: dict[int, list[tuple[bytes, bytes | None]]] = {}
-    for seq, item_key, content in connection.execute(
+    judged: dict[int, list[AnyRow]] = {}
+    for text in connection.execute(
         _JUDGED.where(
             items.tenant == tenant,
             items.user_id == user,
@@ -270,7 +298,7 @@ def replay_events(
             items.seq.between(since, until),
         )
     ):
-        vectors.setdefault(seq, []).append((item_key, content))
+        judged.setdefault(text.seq, []).append(text)
     for row in connection.execute(
         select(
             log.seq,
@@ -287,9 +315,7 @@ def replay_events(
         .where(log.tenant == tenant, log.user_id == user, log.seq.between(since, until))
         .order_by(log.seq)
     ):
-        judged = vectors.get(row.seq, [])
-        present = [content for _, content in judged if content is not None]
-        complete = bool(judged) and len(present) == len(judged)
+        texts = judged.get(row.seq, [])
         yield LoggedJudgement(
             seq=row.seq,
             event_id=row.event_id,
@@ -301,27 +327,19 @@ def replay_events(
             target=row.target_event_id,
             source=row.source,
             received_at=row.received_at,
-            item_keys=tuple(key for key, _ in judged),
-            vectors=np.stack([unpack_features(content)[0] for content in present]) if complete else None,
+            item_keys=tuple(text.item_key for text in texts),
+            vectors=_read_vectors(texts, match_version),
+            is_matched=not match_version
+            or all(have_same_definitions(text.match_version or "", match_version) for text in texts),
         )
 
 
-def iterate_items(
-    connection: Connection, tenant: str, extractor: str
-) -> Iterator[tuple[str, dict[int, list[tuple[bytes, bytes]]]]]:
-    """Yield each user of a tenant, sorted by id, with (feature key, item key) of the judged texts by seq, winner first.
-
-    Users without texts under this extractor are left out.
-    """
-    items = judged_items.c
-    statement = (
-        select(items.user_id, items.seq, items.feature_key, items.item_key)
-        .where(items.tenant == tenant, items.extractor == extractor)
-        .order_by(items.user_id, items.seq, items.position)
-        .execution_options(yield_per=_ROWS_AT_ONCE)
-    )
-    for user, rows in groupby(connection.execute(statement), key=lambda row: str(row.user_id)):
-        by_seq: dict[int, list[tuple[bytes, bytes]]] = {}
-        for row in rows:
-            by_seq.setdefault(row.seq, []).append((row.feature_key, row.item_key))
-        yield user, by_seq
+def _read_vectors(texts: Sequence[AnyRow], match_version: str) -> NDArray[np.float16] | None:
+    """Return the raw vectors of an event's texts. None if the features of one are not stored."""
+    if not texts or any(text.vector is None for text in texts):
+        return None
+    match = np.full((len(texts), len(MATCH_NAMES) if match_version else 0), np.nan, np.float16)
+    for row, text in enumerate(texts):
+        if match_version and have_same_definitions(text.match_version or "", match_version):
+            match[row] = convert_match(unpack_match(text.match), text.match_version, match_version)
+    return join_vectors(np.stack([unpack_features(text.vector)[0] for text in texts]), match)

@@ -48,11 +48,16 @@ judged_items: Final = Table(
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("feature_key", LargeBinary(16), nullable=False),
     Column("item_key", LargeBinary(16), nullable=False),
+    # Match features of the text with the event's prompt, float16, little-endian. Null if unknown.
+    Column("match", LargeBinary),
+    Column("match_version", String(16)),
+    Column("prompt_key", LargeBinary(16)),  # the prompt's features; null if it is blank or unknown
     Index("judged_items_by_feature", "tenant", "extractor", "feature_key"),
+    Index("judged_items_by_prompt", "tenant", "extractor", "prompt_key"),
     sqlite_with_rowid=False,
 )
 
-# Features of judged texts, kept while a judgement needs them.
+# Features of judged texts and of their prompts, kept while a judgement needs them.
 features: Final = Table(
     "features",
     metadata,
@@ -174,6 +179,10 @@ bundles: Final = Table(
     Column("status", String(16), nullable=False),  # preparing, ready, failed
     Column("users_total", Integer, nullable=False, server_default="0"),
     Column("users_done", Integer, nullable=False, server_default="0"),
+    # Events that were learned for it without a match with their prompt, with a part of it, and not at all.
+    Column("events_unmatched", Integer, nullable=False, server_default="0"),
+    Column("events_partly_matched", Integer, nullable=False, server_default="0"),
+    Column("events_left_out", Integer, nullable=False, server_default="0"),
     Column("message", Text, nullable=False, server_default=""),
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),

@@ -100,12 +100,14 @@ def delete_user(
         Keys of deleted features (those that no other judgement of the tenant needs), keys of all judged items, and the
         `shown` column of the user's rankings.
     """
-    statement = select(judged_items.c.extractor, judged_items.c.feature_key, judged_items.c.item_key).where(
-        judged_items.c.tenant == tenant, judged_items.c.user_id == user
+    items = judged_items.c
+    statement = select(items.extractor, items.feature_key, items.prompt_key, items.item_key).where(
+        items.tenant == tenant, items.user_id == user
     )
     judged = connection.execute(statement).all()
     connection.execute(_delete_rows(judged_items, tenant, user))
-    removed = drop_unneeded(connection, tenant, {(row.extractor, row.feature_key) for row in judged})
+    needed = {(row.extractor, key) for row in judged for key in (row.feature_key, row.prompt_key) if key}
+    removed = drop_unneeded(connection, tenant, needed)
     shown = connection.scalars(
         select(rankings.c.shown).where(rankings.c.tenant == tenant, rankings.c.user_id == user)
     ).all()

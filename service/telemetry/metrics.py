@@ -184,6 +184,12 @@ class Telemetry:
         self.cache_hits = self._counter("feature_cache_hits", "Texts whose features were in memory.")
         self.cache_misses = self._counter("feature_cache_misses", "Texts whose features were not in memory.")
         self.cache_bytes = self._gauge("feature_cache_bytes", "Bytes of memory used by cached features.")
+        self.relevance_hits = self._counter(
+            "relevance_cache_hits", "Texts whose score by the relevance model was in memory."
+        )
+        self.relevance_misses = self._counter(
+            "relevance_cache_misses", "Texts that the relevance model scored for their prompt."
+        )
         self.ranked_texts = self._counter("ranked_texts", "Candidates ranked.")
         self.events = self._counter(
             "feedback_events", "Feedback events, by type and outcome.", "type", "outcome"

@@ -22,15 +22,22 @@ class Fold:
         forgetting: How judgements lose weight over time.
         bundle_version: Version of the bundle, under which states are saved.
         extractor: Identity of the feature extractor that the bundle uses.
+        match_version: Version of the match features that the bundle reads. Empty if it does not read prompts.
     """
 
     def __init__(
-        self, reward: RewardModel, forgetting: Forgetting, bundle_version: str, extractor: str
+        self,
+        reward: RewardModel,
+        forgetting: Forgetting,
+        bundle_version: str,
+        extractor: str,
+        match_version: str = "",
     ) -> None:
         self.reward = reward
         self.forgetting = forgetting
         self.bundle_version = bundle_version
         self.extractor = extractor
+        self.match_version = match_version
         self.start = Evidence(UserPosterior.at_prior(reward.population))
 
     def learn(self, evidence: Evidence, event: LoggedJudgement) -> Evidence:

@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,12 +17,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from penchant.models.encoding.features import FeatureExtractor, Features
 from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.errors import OverloadedError
-from penchant.service.log.rows import build_feature_rows, build_item_rows
+from penchant.service.log.rows import build_feature_rows, build_item_rows, build_prompt_rows
 from penchant.service.store import tables, users
 from penchant.service.store.database import Store
+from penchant.service.store.judged_items import put_match
 from penchant.service.store.statements import add
 from penchant.service.telemetry.metrics import Telemetry, log, log_failure
-from penchant.service.users.catching_up import CatchUpResult, TextExtractor, catch_up
+from penchant.service.users.catching_up import CatchUpResult, catch_up
+from penchant.service.users.completion import Shortfall, TextExtractor
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import StateCache, UserKey, UserState, build_state_row
 
@@ -47,6 +50,11 @@ class BatchedExtractor:
         self._extractor = extractor
         self._batcher = batcher
         self._loop = loop
+
+    @property
+    def window_identity(self) -> str:
+        """Identity of the features by the same encoder when it reads a single window of each text."""
+        return self._extractor.window_identity
 
     def key(self, text: str, prompt: str = "") -> bytes:
         """Return the content key of a text's features."""
@@ -75,12 +83,14 @@ class Replayer:
 
     Attributes:
         idle: Event that is set while no user is known to be behind.
+        shortfall: Numbers of events in the saved states that the bundle cannot use in full.
     """
 
     def __init__(
         self, *, store: Store, fold: Fold, extractor: TextExtractor, cache: StateCache, telemetry: Telemetry
     ) -> None:
         self.idle = threading.Event()
+        self.shortfall = Shortfall()
         self._store = store
         self._fold = fold
         self._extractor = extractor
@@ -179,7 +189,14 @@ class Replayer:
                 log.info("rebuild_progress", done=done, users=total)
         self._telemetry.replay_pending.set(0)
         seconds = round(time.monotonic() - started, 3)
-        log.info("rebuild_finished", users=done, texts_encoded=self._encoded, seconds=seconds, bundle=bundle)
+        log.info(
+            "rebuild_finished",
+            users=done,
+            texts_encoded=self._encoded,
+            seconds=seconds,
+            bundle=bundle,
+            **{f"events_{name}": number for name, number in asdict(self.shortfall).items()},
+        )
         return done, failed
 
     def _list_behind(self) -> Iterator[UserKey]:
@@ -232,14 +249,14 @@ class Replayer:
     def _save(self, key: UserKey, result: CatchUpResult) -> None:
         """Save a state and its new features, unless the log has changed since it was read."""
         tenant, user = key
-        fold, new_features = self._fold, result.new_features
+        fold, new_features, new_matches = self._fold, result.new_features, result.new_matches
         with self._store.writing() as connection:
             users.lock_users(connection, [key])
             if users.find_version(connection, tenant, user) != result.state.stamp:
                 return
             feature_rows = [
                 row for event in new_features.values() for row in build_feature_rows(tenant, event)
-            ]
+            ] + [row for event in new_matches.values() for row in build_prompt_rows(tenant, event)]
             item_rows = [
                 row
                 for seq, event in new_features.items()
@@ -247,7 +264,12 @@ class Replayer:
             ]
             add(connection, tables.features, sorted(feature_rows, key=lambda row: row["feature_key"]))
             add(connection, tables.judged_items, item_rows)
+            match_rows = [
+                row for seq, event in new_matches.items() for row in build_item_rows(tenant, user, seq, event)
+            ]
+            put_match(connection, tenant, user, fold.extractor, match_rows)
             half_life = fold.forgetting.half_life_days
             users.put_states(connection, [build_state_row(key, result.state, fold.bundle_version, half_life)])
         self._encoded += sum(len(event.feature_keys) for event in new_features.values())
+        self.shortfall += result.shortfall
         self._telemetry.replayed_users.inc()

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -12,7 +12,8 @@ from penchant.models.taste.posterior import UserPosterior
 from penchant.service.store import users
 from penchant.service.store.database import Store
 from penchant.service.store.users import list_users
-from penchant.service.users.catching_up import MissingFeaturesError, catch_up, replay_log
+from penchant.service.users.catching_up import catch_up, replay_log
+from penchant.service.users.completion import MissingFeaturesError, Shortfall
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import UserKey, UserState, build_state_row
 
@@ -36,6 +37,7 @@ class ReplayReport:
         lacking: Number of users whose log has texts without features. A server computes those when it starts.
         repaired: Number of users whose state was saved again.
         largest: Largest difference.
+        shortfall: Numbers of events that the bundle cannot use in full.
     """
 
     users: int = 0
@@ -45,6 +47,7 @@ class ReplayReport:
     lacking: int = 0
     repaired: int = 0
     largest: float = 0.0
+    shortfall: Shortfall = field(default_factory=Shortfall)
 
 
 def replay(
@@ -76,11 +79,12 @@ def replay(
             comparison = _compare(connection, key, fold, now)
         if comparison is None:  # deleted in the meantime
             continue
-        outcome, is_saved, difference = comparison
+        outcome, is_saved, difference, shortfall = comparison
         report.users += 1
         outcomes[outcome] += 1
         report.behind += not is_saved
         report.largest = max(report.largest, difference)
+        report.shortfall += shortfall
         if repair and outcome != "lacking" and (outcome == "different" or not is_saved):
             report.repaired += _repair(store, key, fold)
         progress(report.users)
@@ -112,18 +116,18 @@ def _list_keys(store: Store, tenant: str | None, user: str | None) -> Iterator[U
 
 def _compare(
     connection: Connection, key: UserKey, fold: Fold, now: float
-) -> tuple[Outcome, bool, float] | None:
-    """Return the outcome, whether the saved state covered the whole log, and the difference."""
+) -> tuple[Outcome, bool, float, Shortfall] | None:
+    """Return the outcome, whether the saved state covered the whole log, the difference, and what cannot be used."""
     try:
         saved = catch_up(connection, key, fold)
         if saved is None:
             return None
-        replayed = replay_log(connection, key, fold, saved.state.last_seq)
+        replayed, shortfall = replay_log(connection, key, fold, saved.state.last_seq)
     except MissingFeaturesError:
-        return "lacking", False, 0.0
+        return "lacking", False, 0.0, Shortfall()
     decay = fold.forgetting.decay
     difference = _compute_difference(decay(saved.state.evidence, now), decay(replayed, now))
-    return ("equal" if difference <= TOLERANCE else "different"), saved.is_saved, difference
+    return ("equal" if difference <= TOLERANCE else "different"), saved.is_saved, difference, shortfall
 
 
 def _repair(store: Store, key: UserKey, fold: Fold) -> bool:
@@ -134,7 +138,7 @@ def _repair(store: Store, key: UserKey, fold: Fold) -> bool:
         row = users.find_users(connection, key[0], [key[1]], fold.bundle_version, half_life).get(key[1])
         if row is None:
             return False
-        evidence = replay_log(connection, key, fold, row.last_seq)
+        evidence, _ = replay_log(connection, key, fold, row.last_seq)
         state = replace(UserState.from_row(row, fold.start), evidence=evidence, through_seq=row.last_seq)
         users.put_states(connection, [build_state_row(key, state, fold.bundle_version, half_life)])
     return True

@@ -18,6 +18,8 @@ from penchant.models.judgements.judgement import Judgement
 from penchant.models.taste.items import Items
 from penchant.models.taste.population import Population
 
+from ..conftest import TINY
+
 # The same examples on every run, no database of failures, no clock.
 hypothesis.settings.register_profile(
     "seeded", derandomize=True, database=None, deadline=None, max_examples=50
@@ -178,32 +180,6 @@ def plant() -> Plant:
 # ---------------------------------------------------------------- tiny transformers: only these import torch
 
 
-_LETTERS = "abcdefghijklmnop"
-_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-_SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-
-
-@pytest.fixture(scope="session")
-def letter_tokenizer() -> Callable[..., Any]:
-    """Makes a tokenizer with one token per letter. With `framed` it adds [CLS] and [SEP] like BERT's."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    def make(*, framed: bool) -> Any:
-        numbers = {word: i for i, word in enumerate([*_SPECIAL, *_LETTERS])}
-        words = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
-        words.pre_tokenizer = pre_tokenizers.Whitespace()
-        if framed:
-            words.post_processor = processors.TemplateProcessing(
-                single="[CLS] $A [SEP]",
-                pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-                special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-            )
-        return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
-
-    return make
-
-
 @pytest.fixture(scope="session")
 def bert(letter_tokenizer: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a random BERT encoder with 32 positions."""
@@ -213,7 +189,7 @@ def bert(letter_tokenizer: Callable[..., Any], tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("bert")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        BertModel(BertConfig(vocab_size=20, max_position_embeddings=32, **_SIZE)).save_pretrained(folder)
+        BertModel(BertConfig(vocab_size=20, max_position_embeddings=32, **TINY)).save_pretrained(folder)
     letter_tokenizer(framed=True).save_pretrained(folder)
     return folder
 
@@ -227,6 +203,6 @@ def llama(letter_tokenizer: Callable[..., Any], tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("llama")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        LlamaModel(LlamaConfig(vocab_size=20, max_position_embeddings=64, **_SIZE)).save_pretrained(folder)
+        LlamaModel(LlamaConfig(vocab_size=20, max_position_embeddings=64, **TINY)).save_pretrained(folder)
     letter_tokenizer(framed=False).save_pretrained(folder)
     return folder

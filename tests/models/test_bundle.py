@@ -12,8 +12,11 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from penchant.models.bundle import FORMATS, Bundle, BundleError, EncoderCard, round_trip
+from penchant.models.encoding.extract import extract_text_features
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
+from penchant.models.encoding.match import BRIEF, MATCH_NAMES
+from penchant.models.fitting.relevance import make_basis
 from penchant.models.ranking.selection import probability_best, relevance
 from penchant.models.taste.items import item_key
 from penchant.models.taste.observations import Pair, Rating, RatingScale, Vote
@@ -215,6 +218,76 @@ def test_a_bundle_replaces_another_in_place(bundle, saved, extractor):
     assert Bundle.load(saved).version == tiny.version != bundle.version
 
 
+# ---------------------------------------------------------------- match
+
+
+@pytest.fixture
+def reading(rng, bundle) -> Bundle:
+    """Bundle that reads prompts."""
+    prior = bundle.reward.text_prior
+    own = rng.uniform(0, 1, (40, len(MATCH_NAMES))).astype(np.float16)
+    own[:, BRIEF] = np.arange(40) % 2
+    match = make_basis(own)
+    dim, w = len(prior.standardiser.centre), len(match)
+
+    def with_match(rows: np.ndarray, axis: int, spread: float) -> np.ndarray:
+        """Return the rows with random numbers for the match inserted after the features of the text."""
+        shape = list(rows.shape)
+        shape[axis] = w
+        return np.insert(rows, [dim] * w, rng.uniform(0.1, 1, shape) * spread, axis=axis)
+
+    reward = replace(
+        bundle.reward,
+        text_prior=LinearTextPrior(
+            replace(prior.standardiser, match=match),
+            with_match(prior.weights, 0, 1.0),
+            with_match(prior.prior_variance, 0, 1.0),
+            with_match(prior.learned, 1, 0.01).astype(np.float32),
+            prior.residual_variance,
+        ),
+        loadings=with_match(bundle.reward.loadings, 0, 1.0),
+    )
+    return Bundle(reward, bundle.manifest)
+
+
+@pytest.fixture
+def saved_reading(reading, tmp_path) -> Path:
+    reading.save(tmp_path / "reading")
+    return tmp_path / "reading"
+
+
+def test_a_bundle_that_reads_prompts_keeps_its_match(reading, saved_reading, extractor):
+    manifest = json.loads((saved_reading / "manifest.json").read_text())
+    assert manifest["format"] == FORMATS[1] == 3
+    loaded = Bundle.load(saved_reading)
+    assert loaded.version == reading.version
+    items = [("Why not?", text) for text in TEXTS] + [("", TEXTS[0])]
+    vectors = np.stack(list(extract_text_features(items, extractor).values()))
+    here, there = reading.reward.text_prior.standardiser, loaded.reward.text_prior.standardiser
+    assert here.match is not None
+    np.testing.assert_array_equal(there(vectors)[:, there.matched], here(vectors)[:, here.matched])
+    exact = round_trip(reading.reward).describe(vectors)
+    for part in ("base", "base_variance", "directions", "direction_variance"):
+        np.testing.assert_array_equal(getattr(loaded.reward.describe(vectors), part), getattr(exact, part))
+    assert np.ptp(exact.base[[0, 4]]) > 0  # the same text with and without a prompt
+
+
+def test_a_bundle_of_format_2_is_what_it_was(extractor, bundle, saved, tmp_path):
+    """Its bytes, and so its version, are those that were written before there was a match."""
+    tiny = tiny_bundle(extractor)
+    assert tiny.version == "b-e0dcbf888be8bdb3"
+    tiny.save(tmp_path / "tiny")
+    for folder in (saved, tmp_path / "tiny"):
+        rewrite(folder, lambda manifest: manifest["encoder"].pop("match"))
+        assert json.loads((folder / "manifest.json").read_text())["format"] == 2
+        assert not any(name.startswith("match.") for name in load_file(folder / "model.safetensors"))
+        loaded = Bundle.load(folder)
+        assert loaded.reward.text_prior.standardiser.match is None
+        assert loaded.manifest.encoder.match == ""
+    assert Bundle.load(tmp_path / "tiny").version == "b-e0dcbf888be8bdb3"
+    assert Bundle.load(saved).version == bundle.version
+
+
 # ---------------------------------------------------------------- refusals
 
 
@@ -406,3 +479,40 @@ def test_a_bundle_of_the_first_format_is_refused_by_name(saved):
     rewrite(saved, lambda m: m.update(format=1))
     with pytest.raises(BundleError, match=r"has format 1, this version reads 2"):
         Bundle.load(saved)
+
+
+def test_a_missing_array_of_the_match_is_refused(saved_reading, tmp_path):
+    names = [name for name in load_file(saved_reading / "model.safetensors") if name.startswith("match.")]
+    assert len(names) == 6
+    for name in names:
+        folder = tmp_path / name
+        shutil.copytree(saved_reading, folder)
+        forge(folder, lambda arrays, name=name: arrays.pop(name))
+        with pytest.raises(BundleError, match="damaged"):
+            Bundle.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("match.layout", np.array([2]), "match.layout has shape"),
+        ("match.layout", np.array([2, 1]), "does not exist"),
+        ("match.layout", np.array([-1, 4]), "does not exist"),
+        ("match.layout", np.array([4, 4]), "does not exist"),
+        ("match.column", np.full(10, 4), "does not exist"),
+        ("match.column", np.full(10, -1), "does not exist"),
+        ("match.column", np.zeros(9, np.int64), "functions of the match"),
+        ("match.column", np.zeros(0, np.int64), "functions of the match"),
+        ("match.low", np.zeros(9), "match.low has shape"),
+        ("match.low", np.full(10, 2.0), "must not be above"),
+        ("match.high", np.full((10, 1), 1.0), "match.high has shape"),
+        ("match.high", np.full(10, np.nan), "match.high"),
+        ("match.anchor", np.full(10, np.inf), "not finite"),
+        ("match.kind", np.zeros(11, np.int64), "match.kind has shape"),
+    ],
+)
+def test_a_damaged_match_is_refused(saved_reading, name, value, message):
+    """It is refused when loaded, not at the first request."""
+    forge(saved_reading, lambda arrays: arrays.update({name: value}))
+    with pytest.raises(BundleError, match=message):
+        Bundle.load(saved_reading)

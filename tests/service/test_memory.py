@@ -9,7 +9,8 @@ from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.testing import tiny_bundle
-from penchant.service.encoding.featurizer import OVERHEAD_BYTES, CachedFeature, FeatureCache
+from penchant.service.encoding.featurizer import OVERHEAD_BYTES, FeatureCache
+from penchant.service.store.features import TextFeatures
 from penchant.service.users.states import Evidence, StateCache, UserState
 
 DIM = 10
@@ -17,7 +18,7 @@ ENTRY = DIM * 2 + OVERHEAD_BYTES
 
 
 def feature(value=0.0):
-    return CachedFeature(np.full(DIM, value, np.float16), 1, False)
+    return TextFeatures(np.full(DIM, value, np.float16), 1, False)
 
 
 def test_the_feature_cache_drops_unused_entries():
@@ -37,12 +38,12 @@ def test_the_feature_cache_drops_unused_entries():
 
 def test_the_windows_of_a_long_text_take_memory():
     cache = FeatureCache(10 * ENTRY)
-    cache.put("t", b"a", CachedFeature(np.zeros(DIM, np.float16), 9, False, np.zeros((3, 4), np.float16)))
+    cache.put("t", b"a", TextFeatures(np.zeros(DIM, np.float16), 9, False, np.zeros((3, 4), np.float16)))
     assert cache.size == ENTRY + 3 * 4 * 2
     assert cache.get("t", b"a").windows.shape == (3, 4)
     small = FeatureCache(2 * ENTRY)
     small.put("t", b"a", feature())
-    small.put("t", b"b", CachedFeature(np.zeros(DIM, np.float16), 9, False, np.zeros((3, 4), np.float16)))
+    small.put("t", b"b", TextFeatures(np.zeros(DIM, np.float16), 9, False, np.zeros((3, 4), np.float16)))
     assert [small.get("t", key) is not None for key in (b"a", b"b")] == [False, True]
 
 

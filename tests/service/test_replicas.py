@@ -126,7 +126,7 @@ def test_concurrent_writes_on_both_replicas_lose_nothing(replicas):
     runtime = replicas[0].app.state.runtime
     fold, database = runtime.models.current.replayer._fold, runtime.store
     with database.reading() as connection:
-        evidence = replay_log(connection, ("default", "u"), fold, 64)
+        evidence, _ = replay_log(connection, ("default", "u"), fold, 64)
         ((saved,),) = connection.exec_driver_sql("SELECT state FROM user_states").fetchall()
     assert evidence.posterior.to_bytes() == bytes(saved)
 

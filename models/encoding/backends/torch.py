@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from penchant.models.encoding.batches import Batch
 from penchant.models.encoding.encoder import EncoderError
-from penchant.models.encoding.pretrained import PooledModel
+from penchant.models.encoding.pretrained import PooledModel, ScoringModel
 
 _CPU_TOKENS: Final = 2048
 _CUDA_TOKENS: Final = 32768
 
+_M = TypeVar("_M", bound=torch.nn.Module)
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -28,7 +29,8 @@ class TorchBackend:
     every batch before it waits for the first result.
 
     Args:
-        model: Model in float32. It is used as it is if the precision is float32, and copied otherwise.
+        model: Model in float32. It is used as it is if the precision is float32, and copied otherwise. Scores of a
+            classifier are vectors of one number.
         device: Device, such as `cpu`, `cuda` or `cuda:1`.
         precision: `float32` or `bfloat16`.
         workers: Number of threads on a processor.
@@ -44,7 +46,13 @@ class TorchBackend:
     name = "torch"
 
     def __init__(
-        self, model: PooledModel, *, device: str, precision: str, workers: int, compiled: bool = False
+        self,
+        model: PooledModel | ScoringModel,
+        *,
+        device: str,
+        precision: str,
+        workers: int,
+        compiled: bool = False,
     ) -> None:
         self.precision = precision
         self._device = torch.device(device)
@@ -89,7 +97,7 @@ class _Bfloat16Linear(torch.nn.Module):
         return torch.nn.functional.linear(x.to(torch.bfloat16), self.weight, self.bias).float()
 
 
-def _with_bfloat16_products(model: PooledModel) -> PooledModel:
+def _with_bfloat16_products(model: _M) -> _M:
     """Return a copy whose linear layers multiply in bfloat16.
 
     Everything else stays in float32: with residual sums rounded to 8 bits too, MiniLM only reaches a cosine of 0.9999.

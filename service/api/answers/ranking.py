@@ -9,13 +9,14 @@ class Part(Answer):
     """One term of a utility, in units of utility."""
 
     name: str = Field(
-        description="an attribute, or `content`, `memory`, `constant` (shared), `threshold` (personal)"
+        description="an attribute, or `relevance` (how closely it answers the prompt), `content`, `memory`, `constant` "
+        "(shared), `threshold` (personal)"
     )
     personal: bool = Field(
         description="whether it is this user's own difference, multiplied by `personalization`, rather than shared taste"
     )
     label: str = Field(
-        description="plain description; for an attribute, the direction in which the candidate differs"
+        description="plain description; for an attribute and `relevance`, the direction in which the candidate differs"
     )
     value: float
     std: float = Field(description="uncertainty about the user; 0 for shared taste")

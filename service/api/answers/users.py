@@ -22,12 +22,16 @@ class ThresholdReason(Answer):
 
 
 class AttributeReason(Answer):
-    """How the user's liking of one attribute of a text differs from the population's."""
+    """How the user's liking of one attribute of a text, or of close answers, differs from the population's."""
 
-    name: str
+    name: str = Field(
+        description="an attribute, or `relevance`: how closely a text answers its prompt. `relevance` is absent if the "
+        "bundle reads no prompts or the user's texts do not differ in it"
+    )
     label: str = Field(description="what the user prefers, according to the sign of the effect")
     effect: float = Field(
-        description="effect of one standard deviation more, all else equal, in units of utility"
+        description="effect of one standard deviation more, all else equal, in units of utility; for `relevance`, the "
+        "deviation among the user's texts"
     )
     std: float
     probability: float = Field(ge=0, le=1, description="P(effect > 0)")
@@ -58,7 +62,9 @@ class Reasons(Answer):
     threshold: ThresholdReason
     attributes: list[AttributeReason] = Field(description="those with `told` come first")
     named_share: float = Field(
-        ge=0, le=1, description="share of the difference that named attributes explain; the rest is content"
+        ge=0,
+        le=1,
+        description="share of the difference that attributes and relevance explain; the rest is content",
     )
     texts: list[TextReason] = Field(description="largest value first")
 

@@ -121,12 +121,15 @@ async def _checks(runtime: Runtime) -> dict[str, dict[str, Any]]:
     except Exception as error:
         log_failure("store_check_failed", error)
         store = _check(False, "", "reading failed")
-    model = runtime.models.current
-    return {
+    model, relevance = runtime.models.current, runtime.relevance
+    checks = {
         "encoder": _check(model.source.batcher.is_alive, "warm", "its thread has ended"),
         "store": store,
         "bundle": _check(True, model.bundle.version, ""),
     }
+    if relevance is not None:
+        checks["relevance"] = _check(relevance.batcher.is_alive, "warm", "its thread has ended")
+    return checks
 
 
 def _check(good: bool, detail: str, otherwise: str) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from scipy.special import expit
 
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES, ATTRIBUTE_PHRASES
 from penchant.models.explain.deviation import Deviation
+from penchant.models.explain.qualities import UNCORRELATED_TEXTS
 from penchant.models.explain.reasons import (
     EXAMPLE_PROBABILITY,
     MIN_SLOPE,
     REASON_PROBABILITY,
-    UNCORRELATED_TEXTS,
     AttributeReason,
     Explanation,
     ExplanationError,

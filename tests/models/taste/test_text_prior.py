@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist, pdist
 
+from penchant.models.taste.match_basis import MatchBasis
 from penchant.models.taste.text_prior import (
     CLIP,
     JITTER,
@@ -119,6 +120,65 @@ def test_few_distinct_texts_have_no_radial_basis(rng):
     basis = Standardiser.fit(np.repeat(distinct, 5, axis=0)).basis
     assert basis is not None
     assert len(basis.inducing) == MIN_INDUCING
+
+
+# ---------------------------------------------------------------- match
+
+
+@pytest.fixture
+def match() -> MatchBasis:
+    return MatchBasis(
+        column=np.array([0, 1]),
+        low=np.array([0.0, -1.0]),
+        high=np.array([1.0, 1.0]),
+        anchor=np.array([0.5, 0.25]),
+        kind=np.array([-1, 1]),
+        kind_column=2,
+        width=3,
+    )
+
+
+def test_the_match_follows_the_features_of_the_text(rng, match):
+    vectors = rng.normal(3, 2, (300, 6 + 3)).astype(np.float16)
+    vectors[:, -1] = np.arange(300) % 2
+    standardiser = Standardiser.fit(vectors, blocks=(4, 2), match=match)
+    assert standardiser.widths == (6, 2, MAX_INDUCING, 1)
+    assert standardiser.width == 6 + 2 + MAX_INDUCING + 1
+    assert standardiser.matched == slice(6, 8)
+    x = standardiser(vectors)
+    np.testing.assert_array_equal(x[:, 6:8], match(vectors[:, 6:]))
+    # Centre, scale and radial basis are those of the text alone.
+    alone = Standardiser.fit(vectors[:, :6], blocks=(4, 2))
+    assert alone.widths == (6, 0, MAX_INDUCING, 1)
+    assert alone.matched == slice(6, 6)
+    np.testing.assert_array_equal(np.delete(x, [6, 7], axis=1), alone(vectors[:, :6]))
+    np.testing.assert_array_equal(alone(vectors), alone(vectors[:, :6]))  # it ignores the match
+
+
+def test_without_match_x_is_neutral(rng, match):
+    """Features of the text alone and an unknown match give exactly the same numbers."""
+    vectors = rng.normal(0, 2, (100, 6 + 3)).astype(np.float16)
+    vectors[:, -1] = 1
+    standardiser = Standardiser.fit(vectors, blocks=(4, 2), match=match)
+    unknown = vectors.copy()
+    unknown[:, 6:] = np.nan
+    np.testing.assert_array_equal(standardiser(unknown), standardiser(vectors[:, :6]))
+    assert not standardiser(unknown)[:, standardiser.matched].any()
+    d = standardiser.width
+    prior = LinearTextPrior(
+        standardiser,
+        rng.normal(size=(d, 3)),
+        rng.uniform(0.5, 1.0, (d, 3)),
+        rng.normal(0, 0.01, (3, d, 4)).astype(np.float32),
+        np.ones(3),
+    )
+    for alone, with_unknown in zip(
+        prior.predict(standardiser(vectors[:, :6])), prior.predict(standardiser(unknown)), strict=True
+    ):
+        np.testing.assert_array_equal(alone, with_unknown)
+    restored = LinearTextPrior.from_arrays(prior.arrays()).standardiser
+    assert restored.widths == standardiser.widths
+    np.testing.assert_array_equal(restored(vectors)[:, 6:8], match(vectors[:, 6:]))
 
 
 # ---------------------------------------------------------------- regression
