@@ -1,8 +1,8 @@
 """Whether taste depends on the kind of prompt: `python -m benchmarks.gates --data FOLDER`.
 
-For every set whose judgements have several prompts, a model is chosen on held-out users as `penchant fit` does. Then each
-gate is tried beside it, as `penchant fit --gate auto` does. The result is how much a gate reduces the log-loss of the
-held-out users, paired by user and fold.
+For every set whose judgements have several prompts, a model is chosen on held-out users as `penchant fit` does. Then
+each gate is tried beside it, as `penchant fit --gate auto` does. The result is how much a gate reduces the log-loss of
+the held-out users, paired by user and fold.
 """
 
 import json
@@ -130,7 +130,7 @@ def measure(
 def format_markdown(results: dict[str, Any]) -> str:
     """Return the table of the results."""
     lines = [
-        "| set | split | held-out users | prompts | gated | gate values | log-loss without | gain ± standard error | chosen |",
+        "| set | split | held-out users | prompts | gated | gate values | log-loss without | gain | chosen |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, found in results["sets"].items():
@@ -139,10 +139,11 @@ def format_markdown(results: dict[str, Any]) -> str:
             continue
         best = max(found["gates"], key=lambda gate: gate["gain"])
         for gate in found["gates"]:
-            is_chosen = found["chosen"] and gate is best
+            chosen = "yes" if found["chosen"] and gate is best else ""
+            figures = f"{found['log_loss']:.4f} | {gate['gain']:+.4f} ± {gate['error']:.4f}"
             lines.append(
-                f"| {name} | {found['split']} | {found['users']} | {found['prompts']} | {gate['gated']} | {gate['gate']} "
-                f"| {found['log_loss']:.4f} | {gate['gain']:+.4f} ± {gate['error']:.4f} | {'yes' if is_chosen else ''} |"
+                f"| {name} | {found['split']} | {found['users']} | {found['prompts']} "
+                f"| {gate['gated']} | {gate['gate']} | {figures} | {chosen} |"
             )
     return "\n".join(lines) + "\n"
 
