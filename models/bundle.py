@@ -23,14 +23,15 @@ from penchant.models.encoding.features import KEY_BYTES, FeatureExtractor
 from penchant.models.encoding.match import MATCH_VERSION
 from penchant.models.errors import ModelError
 from penchant.models.files import write_atomically
+from penchant.models.taste.gate import Gate
 from penchant.models.taste.items import Items
 from penchant.models.taste.observations import RatingScale
 from penchant.models.taste.population import Population
 from penchant.models.taste.reward import REFERENCE_KEY, ItemMemory, RewardModel
 from penchant.models.taste.text_prior import LinearTextPrior
 
-FORMATS: Final = (2, 3)
-"""Formats of a bundle. Format 3 reads prompts, which format 2 does not; otherwise they are the same."""
+FORMATS: Final = (2, 3, 4)
+"""Formats of a bundle. Format 3 reads prompts, which format 2 does not. Format 4 also has a gate."""
 
 DEFAULT_BUNDLE: Final = Path(__file__).parent / "default_bundle"
 """Folder of the bundle that ships with the package."""
@@ -56,6 +57,7 @@ class EncoderCard:
         max_windows: Largest number of sequences in which a text is read.
         match: Version of the match features that the bundle reads. Empty if it does not read prompts.
         window_features: `FeatureExtractor.window_identity` at fitting time. Empty if it is not known.
+        prompt_embedding: Whether the bundle also reads the embedding of the prompt, as one with a gate does.
     """
 
     name: str
@@ -67,6 +69,7 @@ class EncoderCard:
     max_windows: int = 1
     match: str = ""
     window_features: str = ""
+    prompt_embedding: bool = False
 
     @property
     def reads_prompts(self) -> bool:
@@ -87,6 +90,7 @@ class EncoderCard:
             encoder.max_windows,
             extractor.match_version,
             extractor.window_identity,
+            extractor.prompt_dim > 0,
         )
 
 
@@ -185,7 +189,7 @@ class Bundle:
             raise BundleError(f"cannot read bundle {path}: {error}") from error
         try:
             if manifest["format"] not in FORMATS:
-                readable = " and ".join(map(str, FORMATS))
+                readable = ", ".join(map(str, FORMATS))
                 raise BundleError(
                     f"bundle {path} has format {manifest['format']}, this version reads {readable}"
                 )
@@ -230,6 +234,8 @@ def _pack_arrays(reward: RewardModel) -> bytes:
 
 def find_format(reward: RewardModel) -> int:
     """Return the format in which a reward model is saved."""
+    if reward.gate is not None:
+        return FORMATS[2]
     return FORMATS[0] if reward.text_prior.standardiser.match is None else FORMATS[1]
 
 
@@ -238,6 +244,7 @@ def _collect_arrays(reward: RewardModel) -> dict[str, NDArray[Any]]:
     keys = sorted(reward.memory.rows, key=lambda key: reward.memory.rows[key])
     return {
         **reward.text_prior.arrays(),
+        **(reward.gate.arrays() if reward.gate else {}),
         "population.weights": reward.population.weights,
         "population.means": reward.population.means,
         "population.precisions": reward.population.precisions,
@@ -276,8 +283,10 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
         raise ValueError(
             f"there are {d} weights for {dim} features, {match} functions of the match and {inducing} inducing texts"
         )
+    gated, products = _describe_gate_shapes(arrays, d)
     expected: dict[str, tuple[int, ...]] = {
         **(_describe_match_shapes(arrays) if "match.layout" in arrays else {}),
+        **gated,
         "text.centre": (dim,),
         "text.scale": (dim,),
         "text.inducing": (inducing, dim if inducing else 0),
@@ -290,7 +299,7 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
         "population.precisions": (k_archetypes, q, q),
         "temperature": (1,),
         "reference": (q,),
-        "loadings": (d, q - m),
+        "loadings": (d, q - m - products),
         "memory.keys": (n_items, KEY_BYTES),
         "memory.means": (n_items, m),
         "memory.variances": (n_items, m),
@@ -323,6 +332,22 @@ def _describe_match_shapes(arrays: Mapping[str, NDArray[Any]]) -> dict[str, tupl
     return {"match.layout": (2,), **{f"match.{name}": (width,) for name in names}}
 
 
+def _describe_gate_shapes(
+    arrays: Mapping[str, NDArray[Any]], d: int
+) -> tuple[dict[str, tuple[int, ...]], int]:
+    """Return the shapes of the arrays of a gate, and the number of its products."""
+    if not any(name.startswith("gate.") for name in arrays):
+        return {}, 0
+    size, directions = arrays["gate.projection"].shape[1], arrays["gate.loadings"].shape[1]
+    width = len(arrays["gate.centre"])
+    shapes = {
+        "gate.centre": (width,),
+        "gate.projection": (width, size),
+        "gate.loadings": (d, directions),
+    }
+    return shapes, size * directions
+
+
 def _build_reward_model(arrays: Mapping[str, NDArray[Any]]) -> RewardModel:
     population = Population(
         arrays["population.weights"], arrays["population.means"], arrays["population.precisions"]
@@ -348,4 +373,5 @@ def _build_reward_model(arrays: Mapping[str, NDArray[Any]]) -> RewardModel:
             arrays["memory.variances"].astype(np.float64),
         ),
         flips=dict(zip(flipped, map(float, arrays["flips.values"]), strict=True)),
+        gate=Gate.from_arrays(arrays),
     )

@@ -26,6 +26,7 @@ from penchant.models.explain.text_map import TextMap
 from penchant.models.files import open_atomically, write_atomically
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.ranking.selection import relevance
+from penchant.models.taste.gate import LARGEST_GATE
 from penchant.models.taste.items import item_key
 from penchant.models.taste.match_basis import MatchBasis
 from penchant.models.taste.posterior import UserPosterior
@@ -39,7 +40,9 @@ FORMULAS: Final = {
     "match": "where match[:, match_column] is known and match_kind is -1 or match[:, kind_column]: clip(match[:, "
     "match_column], match_low, match_high) - clip(match_anchor, match_low, match_high); 0 elsewhere",
     "x": "[wide, match, basis, 1]",
-    "base, tastes": "x @ weights; the first column is the base utility for the mean user, then one column a taste",
+    "gates": "clip((prompt_embedding - gate_centre) @ gate_projection, -gate_clip, gate_clip); zeros without a prompt",
+    "base, tastes": "x @ weights + sum over c of gates[c] * (x @ gated_weights[c]); the first "
+    "column is the base utility for the mean user, then one column a taste",
     "utility": "threshold + base + tastes @ scores",
     "population": "[threshold, scores] of a user nobody has heard from: a mixture of Gaussians",
     "preference": "P(a over b) = sigmoid(temperature * difference / sqrt(1 + pi * variance / 8)), the difference of "
@@ -79,7 +82,8 @@ def export_model(bundle: Bundle) -> ExportedModel:
     reward, manifest = bundle.reward, bundle.manifest
     axes, prior = find_tastes(bundle), reward.population.prior
     dim = len(reward.text_prior.standardiser.centre)
-    weights = TextMap.from_reward(reward).weights
+    text = TextMap.from_reward(reward)
+    weights, gate = text.weights, reward.gate
     means, covariances = axes.users(prior.means, prior.covariances)
     standardiser = reward.text_prior.standardiser
     basis = standardiser.basis
@@ -93,10 +97,19 @@ def export_model(bundle: Bundle) -> ExportedModel:
         **_describe_match(standardiser.match),
         "basis_scale": (basis.scale if basis else np.ones(dim), "[features]"),
         "weights": (
-            np.column_stack(
-                [weights[:, 0] + weights[:, 1:] @ axes.centre, weights[:, 1:] @ axes.positions.T]
-            ),
+            _to_tastes(weights, axes),
             "[x, 1 + tastes]",
+        ),
+        "gate_centre": (
+            gate.centre if gate else np.zeros(0),
+            "[prompt embedding] empty if taste does not depend on the prompt",
+        ),
+        "gate_projection": (gate.projection if gate else np.zeros((0, 0)), "[prompt embedding, gates]"),
+        "gated_weights": (
+            np.array([_to_tastes(part, axes) for part in text.split_gated()]).reshape(
+                gate.size if gate else 0, len(weights), weights.shape[1]
+            ),
+            "[gates, x, 1 + tastes]",
         ),
         "population_weights": (prior.weights, "[archetypes] share of users"),
         "population_means": (means, "[archetypes, 1 + tastes] mean of [threshold, scores]"),
@@ -128,6 +141,7 @@ def export_model(bundle: Bundle) -> ExportedModel:
                     "version": manifest.encoder.match if standardiser.match else "",
                 },
                 "clip": CLIP,
+                "gate_clip": LARGEST_GATE,
                 "basis_length": basis.length if basis else 1.0,
                 "basis_jitter": JITTER,
             },
@@ -141,6 +155,11 @@ def export_model(bundle: Bundle) -> ExportedModel:
             "metrics": manifest.metrics,
         },
     )
+
+
+def _to_tastes(weights: NDArray[np.float64], axes: Tastes) -> NDArray[np.float64]:
+    """Return coefficients `[d, q]` of x for [b; v] as coefficients for the base utility and the tastes."""
+    return np.column_stack([weights[:, 0] + weights[:, 1:] @ axes.centre, weights[:, 1:] @ axes.positions.T])
 
 
 def _describe_match(match: MatchBasis | None) -> dict[str, tuple[NDArray[Any], str]]:

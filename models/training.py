@@ -20,6 +20,7 @@ from penchant.models.explain.inspection import inspect
 from penchant.models.explain.tastes import Tastes
 from penchant.models.explain.text_map import ExplanationError
 from penchant.models.fitting.em import FitOptions
+from penchant.models.fitting.gates import GateOption
 from penchant.models.fitting.tuning import RANKS, TunedModel, fit_reward
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.taste.items import item_key
@@ -41,6 +42,7 @@ def fit_bundle(
     mode: Mode = "cold",
     options: FitOptions | None = None,
     ranks: Sequence[int] = RANKS,
+    gate: GateOption = 0,
     data: Sequence[dict[str, Any]] = (),
     progress: Progress = ignore_progress,
     checkpoint: Checkpoint = NO_CHECKPOINT,
@@ -54,12 +56,14 @@ def fit_bundle(
         mode: `cold` if the texts to rank will be new, `warm` if they recur.
         options: Options of the fit. Rank and archetypes are ignored, because they are chosen.
         ranks: Ranks to choose from, ascending.
+        gate: Number of gate values, or `auto` to choose. The features must hold the embeddings of prompts.
         data: Description of the data sets, for the manifest.
         progress: Callback that reports progress.
         checkpoint: Checkpoint of this work. An interrupted fit resumes from it and leads to the same bundle.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read or written.
+        GateError: If a gate is wanted and the features do not hold the embeddings of prompts.
     """
     return fit_bundle_to_features(
         judgements,
@@ -69,6 +73,7 @@ def fit_bundle(
         mode=mode,
         options=options,
         ranks=ranks,
+        gate=gate,
         data=data,
         progress=progress,
         checkpoint=checkpoint,
@@ -84,6 +89,7 @@ def fit_bundle_to_features(
     mode: Mode = "cold",
     options: FitOptions | None = None,
     ranks: Sequence[int] = RANKS,
+    gate: GateOption = 0,
     data: Sequence[dict[str, Any]] = (),
     progress: Progress = ignore_progress,
     checkpoint: Checkpoint = NO_CHECKPOINT,
@@ -98,12 +104,14 @@ def fit_bundle_to_features(
         mode: `cold` if the texts to rank will be new, `warm` if they recur.
         options: Options of the fit. Rank and archetypes are ignored, because they are chosen.
         ranks: Ranks to choose from, ascending.
+        gate: Number of gate values, or `auto` to choose. The features must hold the embeddings of prompts.
         data: Description of the data sets, for the manifest.
         progress: Callback that reports progress.
         checkpoint: Checkpoint of this work. An interrupted fit resumes from it and leads to the same bundle.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read or written.
+        GateError: If a gate is wanted and the features do not hold the embeddings of prompts.
     """
     tuned = fit_reward(
         [j for j in judgements if not j.own],
@@ -111,9 +119,12 @@ def fit_bundle_to_features(
         mode=mode,
         options=options,
         ranks=ranks,
+        gate=gate,
         progress=progress,
         checkpoint=checkpoint,
     )
+    if tuned.reward.gate is None:
+        card = replace(card, prompt_embedding=False)
     metrics = {
         "fit": summarise_tuning(tuned),
         "inspection": inspect_reward_model(tuned.reward, judgements, vectors),

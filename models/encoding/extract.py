@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from penchant.models.checkpoint import NO_CHECKPOINT, Checkpoint, CheckpointError, Progress, ignore_progress
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
-from penchant.models.encoding.features import FeatureExtractor, Features
+from penchant.models.encoding.features import FeatureExtractor, Features, blank_unknown
 from penchant.models.encoding.match import compute_match
 from penchant.models.judgements.judgement import Judgement
 
@@ -33,20 +33,30 @@ class FeatureTable(Mapping[Item, NDArray[np.float16]]):
         features: Features of the texts and prompts that `list_encoded` lists for the pairs, in its order.
         joint: Whether the encoder read prompt and text in one sequence.
         reads_prompts: Whether a text is compared with its prompt.
+        reads_prompt_embedding: Whether vectors also hold the embedding of the prompt, for a model with a gate. It has no
+            effect if prompts are not read.
 
     Attributes:
         dim: Width of the features of a text alone.
-        reads_prompts: Whether the vectors hold match features, in the last columns.
+        reads_prompts: Whether the vectors hold match features, after those of the text.
+        prompt_dim: Width of the prompt's embedding at the end of the vectors; 0 if they do not hold it.
 
     Raises:
         ValueError: If the number of features is not that of the texts and prompts.
     """
 
     def __init__(
-        self, items: Sequence[Item], features: Features, *, joint: bool = False, reads_prompts: bool = True
+        self,
+        items: Sequence[Item],
+        features: Features,
+        *,
+        joint: bool = False,
+        reads_prompts: bool = True,
+        reads_prompt_embedding: bool = False,
     ) -> None:
         self.dim = features.vectors.shape[1]
         self.reads_prompts = reads_prompts
+        self.prompt_dim = self.dim - len(ATTRIBUTE_NAMES) if reads_prompts and reads_prompt_embedding else 0
         self._joint = joint
         self._features = features
         encoded = list_encoded(items, joint=joint, reads_prompts=reads_prompts)
@@ -96,13 +106,13 @@ class FeatureTable(Mapping[Item, NDArray[np.float16]]):
             return vectors
         # A blank prompt has no features, and `compute_match` does not read them.
         prompt_rows = [self._rows["", context] if context.strip() else 0 for context, _ in items]
+        contexts, prompts = [context for context, _ in items], self._get_embeddings(prompt_rows)
         match = compute_match(
-            [context for context, _ in items],
-            [text for _, text in items],
-            self._get_embeddings(prompt_rows),
-            [self._features.windows[row] for row in rows],
+            contexts, [text for _, text in items], prompts, [self._features.windows[row] for row in rows]
         )
-        return np.concatenate([vectors, match], axis=1)
+        return np.concatenate(
+            [vectors, match, blank_unknown(contexts, prompts[:, : self.prompt_dim])], axis=1
+        )
 
     def has_prompt(self, context: str) -> bool:
         """Return whether a context is a prompt. A blank one is not."""
@@ -118,7 +128,8 @@ class FeatureTable(Mapping[Item, NDArray[np.float16]]):
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays from which `from_arrays` restores the whole table, by name."""
-        return {**self._features.to_arrays(), "reads": np.array([self._joint, self.reads_prompts])}
+        reads = np.array([self._joint, self.reads_prompts, self.prompt_dim > 0])
+        return {**self._features.to_arrays(), "reads": reads}
 
     @classmethod
     def from_arrays(cls, items: Sequence[Item], arrays: Mapping[str, NDArray[Any]]) -> "FeatureTable":
@@ -131,8 +142,14 @@ class FeatureTable(Mapping[Item, NDArray[np.float16]]):
         Raises:
             ValueError: If the arrays are those of other pairs.
         """
-        joint, reads_prompts = map(bool, arrays["reads"])
-        return cls(items, Features.from_arrays(arrays), joint=joint, reads_prompts=reads_prompts)
+        joint, reads_prompts, *further = map(bool, arrays["reads"])
+        return cls(
+            items,
+            Features.from_arrays(arrays),
+            joint=joint,
+            reads_prompts=reads_prompts,
+            reads_prompt_embedding=any(further),
+        )
 
     def _get_embeddings(self, rows: int | Sequence[int]) -> NDArray[np.float16]:
         vectors: NDArray[np.float16] = self._features.vectors[rows]
@@ -205,7 +222,7 @@ def extract_text_features(
             progress("encode", stop, len(todo))
         parts.append(part)
     features = Features.join(parts) if parts else extractor.extract([])
-    return FeatureTable(items, features, **reads)
+    return FeatureTable(items, features, **reads, reads_prompt_embedding=extractor.prompt_dim > 0)
 
 
 def _encode_part(

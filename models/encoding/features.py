@@ -73,14 +73,18 @@ class Features:
         return cls(arrays["vectors"], arrays["tokens"], arrays["truncated"], tuple(split))
 
 
-def join_vectors(vectors: NDArray[np.float16], match: NDArray[np.float16]) -> NDArray[np.float16]:
+def join_vectors(
+    vectors: NDArray[np.float16], match: NDArray[np.float16], prompts: NDArray[np.float16] | None = None
+) -> NDArray[np.float16]:
     """Return the raw vectors of n texts as a reward model reads them.
 
     Args:
         vectors: `[n, dim]` feature vectors of the texts alone.
         match: `[n, w]` match features of the texts with their prompts. `w` is 0 for a model that does not read prompts.
+        prompts: `[n, E]` embeddings of the prompts, NaN for a blank one. None for a model that does not read them.
     """
-    return np.concatenate([vectors, match], axis=1) if match.shape[1] else vectors
+    parts = [vectors, match] if prompts is None else [vectors, match, prompts]
+    return np.concatenate(parts, axis=1) if match.shape[1] else vectors
 
 
 def get_embedding(vector: NDArray[np.float16]) -> NDArray[np.float16]:
@@ -108,6 +112,12 @@ class TextFeatures:
     def windows(self) -> NDArray[np.float16]:
         """Embeddings of the text's windows, `[w, encoder.dim]`. A single window is a view of the vector."""
         return get_embedding(self.vector) if self.several is None else self.several
+
+
+def blank_unknown(prompts: Sequence[str], embeddings: NDArray[np.float16]) -> NDArray[np.float16]:
+    """Return the embeddings `[n, E]` of n prompts, with NaN for a blank prompt, which is none."""
+    is_blank = np.array([not prompt.strip() for prompt in prompts], np.bool_)
+    return np.where(is_blank[:, None], np.float16(np.nan), embeddings)
 
 
 def pack_features(vector: NDArray[np.float16], windows: NDArray[np.float16]) -> bytes:
@@ -184,23 +194,29 @@ class FeatureExtractor:
     Args:
         encoder: Text encoder.
         reads_prompts: Whether to compare a text with its prompt. A joint encoder reads both in one sequence instead.
+        reads_prompt_embedding: Whether vectors also hold the embedding of the prompt, for a model with a gate. It has no
+            effect if prompts are not read.
 
     Attributes:
         encoder: Text encoder.
         reads_prompts: Whether `add_match` adds match features.
         dim: Width of a text's feature vector: `encoder.dim` plus the number of attributes.
-        width: Width of a vector with its match features; `dim` without them.
+        prompt_dim: Width of the prompt's embedding at the end of a vector; 0 if vectors do not hold it.
+        width: Width of a vector with its match features and the prompt's embedding; `dim` without them.
         max_tokens: Largest number of tokens that the encoder reads of a text, in all windows.
         identity: Hash of everything that determines the vectors. Features of different identities must never be mixed.
         window_identity: Identity of the features by the same encoder when it reads a single window of each text. A text
             that fits one window has the same vector under both.
     """
 
-    def __init__(self, encoder: Encoder, *, reads_prompts: bool = True) -> None:
+    def __init__(
+        self, encoder: Encoder, *, reads_prompts: bool = True, reads_prompt_embedding: bool = False
+    ) -> None:
         self.encoder = encoder
         self.reads_prompts = reads_prompts and not encoder.joint
         self.dim = encoder.dim + len(ATTRIBUTE_NAMES)
-        self.width = self.dim + (len(MATCH_NAMES) if self.reads_prompts else 0)
+        self.prompt_dim = encoder.dim if self.reads_prompts and reads_prompt_embedding else 0
+        self.width = self.dim + (len(MATCH_NAMES) if self.reads_prompts else 0) + self.prompt_dim
         self.max_tokens = encoder.max_tokens * encoder.max_windows
         self.identity = _hash_identity(encoder.identity)
         self.window_identity = _hash_identity(encoder.window_identity)
@@ -260,18 +276,27 @@ class FeatureExtractor:
         prompt_vectors: NDArray[np.float16],
         windows: Sequence[NDArray[np.float16]],
     ) -> NDArray[np.float16]:
-        """Return the vectors `[n, width]` of n texts with the match of each to its prompt appended.
+        """Return the vectors `[n, width]` of n texts, each with its match to its prompt appended.
+
+        With a `prompt_dim`, the embedding of the prompt follows.
 
         Args:
             vectors: `[n, dim]` feature vectors of the texts.
-            prompts: n prompts. An empty one has no match information: its features are NaN.
+            prompts: n prompts. An empty one has no match information: its features and its embedding are NaN.
             texts: n texts.
             prompt_vectors: `[n, dim]` feature vectors of the prompts.
             windows: Embeddings of each text's windows, as in `Features`.
 
         Cost: that of `compute_match`. No encoder pass.
         """
-        return join_vectors(vectors, self.compute_match(prompts, texts, prompt_vectors, windows))
+        match = self.compute_match(prompts, texts, prompt_vectors, windows)
+        return join_vectors(vectors, match, self.get_prompt_embeddings(prompts, prompt_vectors))
+
+    def get_prompt_embeddings(
+        self, prompts: Sequence[str], prompt_vectors: NDArray[np.float16]
+    ) -> NDArray[np.float16]:
+        """Return the embeddings `[n, prompt_dim]` of prompts with feature vectors `[n, dim]`, NaN for a blank prompt."""
+        return blank_unknown(prompts, prompt_vectors[:, : self.prompt_dim])
 
     def compute_match(
         self,
@@ -282,7 +307,7 @@ class FeatureExtractor:
         *,
         relevance: NDArray[np.float16] | None = None,
     ) -> NDArray[np.float16]:
-        """Return the match features `[n, width - dim]` of n texts with their prompts; see `add_match`.
+        """Return the match features of n texts with their prompts; see `add_match`.
 
         Args:
             prompts: n prompts.

@@ -9,7 +9,8 @@ deviation from it (see `deviation`), the posterior mean utility of a text is
          + relevance + content + memory, shared and personal    of the same form
          + φ_ref·E[δ]                                           threshold: the user's deviation on every answer
 
-The weights W_ad include `loadings`. Relevance is the contribution of the match of the text and its prompt. Content is
+The weights W_ad include `loadings`, and the products of a gate, for which W_ad is the gated direction's weight times the
+gate value of the candidate's prompt. Relevance is the contribution of the match of the text and its prompt. Content is
 that of all other columns of x (the embedding) relative to the reference answer. Memory is the learned residual of this
 text. The sum is exact: no surrogate model is fitted, and nothing is sampled. At a strength of personalization α (see
 `ranking.personalization`), the personal parts are multiplied by α, and their variances are interpolated between those
@@ -252,11 +253,12 @@ class _Terms:
         """Return the terms of items. `population` is the mean `[q]` of its users."""
         text = TextMap.from_reward(reward)
         x = reward.text_prior.standardiser(vectors)
-        attributes, read = x[:, text.named], x @ text.weights
+        gates = reward.compute_gates(vectors)
+        attributes, read = x[:, text.named], text.read(x, gates)
         reference = np.concatenate([reward.reference.base, reward.reference.directions[0]])
         terms = np.zeros((len(x), _CONTENT + 3, reward.q))  # of [b; v]
-        terms[:, :_RELEVANCE] = attributes[:, :, None] * text.weights[text.named]
-        terms[:, _RELEVANCE] = x[:, text.matched] @ text.weights[text.matched]
+        terms[:, :_RELEVANCE] = text.read_named(x, gates)
+        terms[:, _RELEVANCE] = text.read(text.keep(x, text.matched), gates)
         terms[:, _CONTENT] = read - terms[:, :_CONTENT].sum(axis=1) - reference
         m = text.form.weights.shape[1]
         for i, key in enumerate(item_keys or ()):

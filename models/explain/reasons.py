@@ -21,6 +21,7 @@ an attribute's share in the explained variance (Pratt 1987), which is negative i
   and may still prefer shorter answers; `population` gives the mean effect.
 - All effects are linear functions of the same q − 1 numbers per user. If a direction of taste was learned from other
   users, an effect may mean "people who judge like this user also like questions". Reasons are not independent.
+- With a gate, effects, slopes and the population's are those for an average prompt.
 - The uncertainty covers the user and the fitted weight of the attribute, which often contributes more. It is that of the
   model, and only as good as its calibration.
 """
@@ -184,7 +185,9 @@ def explain_user(
         archetype_weights=tuple(posterior.archetype_weights.tolist()),
         population_archetype_weights=tuple(posterior.population.weights.tolist()),
         attributes=_attributes(reward, deviation, text, x),
-        named_share=_named_share(deviation, text, x, items),
+        named_share=_named_share(
+            deviation, text.read(text.keep(x, text.described), reward.compute_gates(vectors)), items
+        ),
         texts=_texts(deviation, items, rows, examples) if rows else (),
     )
 
@@ -224,11 +227,11 @@ def have_same_sign(effects: Estimate, slopes: Estimate) -> NDArray[np.bool_]:
     return np.asarray((signs != 0) & (certain >= REASON_PROBABILITY) & (signs * slopes.mean >= MIN_SLOPE))
 
 
-def _named_share(deviation: Deviation, text: TextMap, x: Vector, items: Items) -> float:
+def _named_share(deviation: Deviation, named_coordinates: Vector, items: Items) -> float:
     """Share of named attributes and relevance in the variance of personal utility over n texts; 0 if none varies."""
-    named = x[:, text.described] @ (text.weights[text.described, 1:] @ deviation.mean[1:])
+    named = named_coordinates[:, 1:] @ deviation.mean[1:]
     personal = items.directions @ deviation.mean[1:]
-    variance = personal.var() if len(x) else 0.0
+    variance = personal.var() if len(items) else 0.0
     if variance == 0:
         return 0.0
     covariance = (named * (personal - personal.mean())).mean()

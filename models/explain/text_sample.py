@@ -72,6 +72,8 @@ class TextSample:
         self._x = reward.text_prior.standardiser(vectors)
         self._weights = counts / counts.sum()
         self.items: Items = reward.describe(vectors, keys)
+        described = self._map.keep(self._x, self._map.described)
+        self._described = self._map.read(described, reward.compute_gates(vectors))
         qualities = Qualities.along(reward, self._map, self._x)
         self._names = qualities.names
         self._effects = self._map.coordinates(qualities.effects)
@@ -103,11 +105,7 @@ class TextSample:
         variance = self.average(deviations**2)
         if variance == 0:
             return 0.0
-        named = (
-            self._x[:, self._map.described]
-            @ self._map.weights[self._map.described]
-            @ _coefficients(position, shared=shared)
-        )
+        named = self._described @ _coefficients(position, shared=shared)
         return float(np.clip(self.average(named * deviations) / variance, 0.0, 1.0))
 
     def meanings(self, position: Vector, *, shared: bool = False) -> tuple[Meaning, ...]:

@@ -14,5 +14,7 @@ In reading order:
 - `em`: the rounds of a fit
 - `assemble`: from the state of a fit to a reward model
 - `taste_families`: fixed directions of taste beside the learned ones
+- `gates`: which kinds of prompt taste depends on, and how much
+- `held_out`: the held-out users that a choice rests on
 - `tuning`: the choice of rank, archetypes and tastes on held-out users and texts
 """

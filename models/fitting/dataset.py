@@ -61,7 +61,8 @@ class Dataset:
         Args:
             judgements: Judgements, iterated once.
             features: Feature vector of every judged (context, text).
-            relevance: Shared weights of the match features. If None, match features are left out.
+            relevance: Shared weights of the match features. If None, match features are left out. Embeddings of
+                prompts always are.
 
         Cost: about 3 µs and 60 bytes a judgement.
         """
@@ -82,8 +83,9 @@ class Dataset:
                     for loser in others:
                         pairs.add((user, winner, loser, source), 1.0, j.weight * 2 / (1 + len(others)))
         vectors = np.stack([features[item] for item in items]) if items else np.zeros((0, 0), np.float16)
-        if relevance is None and isinstance(features, CrossTable) and features.reads_prompts:
-            vectors = vectors[:, : -len(MATCH_NAMES)]
+        if isinstance(features, CrossTable) and features.reads_prompts:
+            unread = features.prompt_dim + (0 if relevance else len(MATCH_NAMES))
+            vectors = vectors[:, : vectors.shape[1] - unread]
         return cls(
             users=tuple(users),
             keys=tuple(item_key(context, text) for context, text in items),

@@ -60,7 +60,12 @@ class CrossTable(Protocol):
 
     @property
     def reads_prompts(self) -> bool:
-        """Whether the vectors hold match features, in the last columns."""
+        """Whether the vectors hold match features, after those of the text."""
+        ...
+
+    @property
+    def prompt_dim(self) -> int:
+        """Width of the prompt's embedding at the end of the vectors; 0 if they do not hold it."""
         ...
 
     def __getitem__(self, item: Item, /) -> NDArray[np.float16]:
@@ -110,8 +115,9 @@ def fit_relevance(judgements: Sequence[Judgement], vectors: object) -> Relevance
         return None
     judgements = [j for j in judgements if vectors.has_prompt(j.context)]
     answers = _group_answers(judgements)
-    own = [vectors[c, t][-len(MATCH_NAMES) :] for texts in answers.values() for c in texts for t in texts[c]]
-    basis = make_basis(np.stack(own) if own else np.zeros((0, len(MATCH_NAMES)), np.float16))
+    own = [vectors[c, t] for texts in answers.values() for c in texts for t in texts[c]]
+    own_match = _select_match(vectors, np.stack(own)) if own else np.zeros((0, len(MATCH_NAMES)), np.float16)
+    basis = make_basis(own_match)
     precision = np.full(len(basis), RIDGE)
     precision[basis.column == COVERAGE] = COVERAGE_PRECISION
     parts: list[tuple[NDArray[np.float64], float]] = []
@@ -225,11 +231,17 @@ def _make_mismatched(
     return pairs
 
 
+def _select_match(vectors: CrossTable, raw: NDArray[np.float16]) -> NDArray[np.float16]:
+    """Return the match features within raw vectors `[n, width]` of a table."""
+    stop = raw.shape[1] - vectors.prompt_dim
+    return raw[:, stop - len(MATCH_NAMES) : stop]
+
+
 def _compute_differences(
     vectors: CrossTable, basis: MatchBasis, pairs: Sequence[tuple[Item, Item]]
 ) -> NDArray[np.float64]:
     better, worse = (vectors.cross([pair[side] for pair in pairs]) for side in (0, 1))
-    return basis(better[:, -len(MATCH_NAMES) :]) - basis(worse[:, -len(MATCH_NAMES) :])
+    return basis(_select_match(vectors, better)) - basis(_select_match(vectors, worse))
 
 
 def _regress(

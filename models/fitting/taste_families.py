@@ -50,7 +50,7 @@ CrowdRAG-25, ExpertQA and UKPConvArg1, in the units of the default bundle: a use
 answer as for its length, although answers to one question differ less in digits.
 """
 
-COMPONENTS: Final[Mapping[str, int]] = {"content-32": 32, "content-64": 64}
+COMPONENTS: Final[Mapping[str, int]] = {"content-8": 8, "content-32": 32, "content-64": 64}
 """Number of principal components of the embedding, by family. Their prior variances are proportional to their own."""
 
 RELEVANCE: Final = "relevance"

@@ -5,6 +5,7 @@ In reading order:
 - `items`: texts as the user model sees them, and their keys
 - `population`: the prior over users, a mixture of archetypes
 - `match_basis`: functions of the match of a prompt and a text
+- `gate`: taste that depends on the kind of prompt
 - `text_prior`: the distribution of an item given its text
 - `observations`: judgements as the user model sees them, winner first
 - `reward`: from feature vectors to items, and from judgements to observations

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from penchant.models.errors import ModelError
 from penchant.models.judgements import kinds
 from penchant.models.judgements.judgement import DEFAULT_SOURCE
+from penchant.models.taste.gate import Gate
 from penchant.models.taste.items import Items
 from penchant.models.taste.observations import Observation, Pair, Ranking, Rating, RatingScale, Vote
 from penchant.models.taste.population import Population
@@ -51,17 +52,18 @@ class RewardModel:
     """Shared taste and the space of taste in which people differ.
 
     u_i(x) = t_i + b_x + z_i·v_x. The first m = 1 + rank item coordinates c = [b; v] come from the text prior or the item
-    memory. The remaining ones are `loadings`: fixed directions of the features, known without error. Base utilities from
-    either source include a declared `signal`.
+    memory. Then follow `loadings`: fixed directions of the features, known without error. With a gate, the products of
+    its directions and gate values are last. Base utilities from either source include a declared `signal`.
 
     Attributes:
         text_prior: Distribution of c given the text.
-        population: Prior over users, q = 1 + rank + number of loadings.
+        population: Prior over users, q = 1 + rank + number of loadings + number of the gate's products.
         temperature: Factor on a utility difference before it becomes a probability, chosen on held-out users.
         reference: The population's median answer: median base utility, mean directions (one row).
         scales: Rating scale by source; `default` applies to sources that are not listed.
         memory: Texts with learned residuals.
         flips: Rate of wrong labels by source; `default` applies to sources that are not listed.
+        gate: Dependence of taste on the kind of prompt. None if there is none.
         loadings: `[d, p]` weights of the features x.
         signal: `[d]` weights of x in base utility that are declared, not learned. The text prior's weights contain them,
             the item memory does not. None without a signal.
@@ -75,6 +77,7 @@ class RewardModel:
     loadings: NDArray[np.float64]
     memory: ItemMemory = field(repr=False)
     flips: Mapping[str, float] = field(default_factory=dict)
+    gate: Gate | None = None
     signal: NDArray[np.float64] | None = None
 
     @property
@@ -85,13 +88,19 @@ class RewardModel:
     @cached_property
     def rank(self) -> int:
         """Number of learned directions of taste."""
-        return int(self.q - 1 - self.loadings.shape[1])
+        return int(self.q - 1 - self.loadings.shape[1] - self.products)
+
+    @property
+    def products(self) -> int:
+        """Number of the gate's products, the last coordinates; 0 without a gate."""
+        return self.gate.products if self.gate else 0
 
     def describe(self, vectors: NDArray[np.float16], item_keys: Sequence[bytes] | None = None) -> Items:
         """Return the items of n texts.
 
         Args:
-            vectors: `[n, dim]` features from `FeatureExtractor`.
+            vectors: `[n, ≥ dim]` features from `FeatureExtractor`: those of the text, its match features, and the
+                embedding of its prompt. Without the latter two, the prompt is unknown, which is neutral.
             item_keys: n keys from `item_key`, looked up in the item memory. Equal keys are one text. If None, texts are
                 distinguished by their vectors and the item memory is not used.
 
@@ -105,7 +114,20 @@ class RewardModel:
             if row is not None:
                 means[i], variances[i] = self.memory.means[row], self.memory.variances[row]
                 means[i, 0] += self.get_declared(x[i])
-        return self._items(means, variances, x @ self.loadings, keys)
+        fixed = x @ self.loadings
+        if self.gate is not None:
+            products = self.gate.multiply(x, self.compute_gates(vectors))
+            fixed = np.concatenate([fixed, products], axis=1)
+        return self._items(means, variances, fixed, keys)
+
+    def compute_gates(self, vectors: NDArray[np.float16]) -> NDArray[np.float64]:
+        """Return the gate values `[n, g]` of the prompts of texts; 0 if the vectors hold none. Without a gate, g = 0."""
+        start = self.text_prior.standardiser.raw_width
+        if self.gate is None:
+            return np.zeros((len(vectors), 0))
+        if vectors.shape[1] < start + self.gate.prompt_dim:
+            return np.zeros((len(vectors), self.gate.size))
+        return self.gate(vectors[:, start : start + self.gate.prompt_dim])
 
     def get_declared(self, x: NDArray[np.float64]) -> float:
         """Return the base utility that the signal declares for a text with standardised features `[d]`."""
@@ -143,6 +165,7 @@ class RewardModel:
             self,
             text_prior=prior.insert_rows(replace(prior.standardiser, match=match), at, row),
             loadings=np.insert(self.loadings, at, 0.0, axis=0),
+            gate=self.gate.insert_column(at) if self.gate else None,
             signal=np.insert(signal, at, weight / std),
         )
 
@@ -155,8 +178,36 @@ class RewardModel:
         Args:
             loadings: `[d, p]` directions of x.
             variances: `[p]` prior variance of a user's weight on each direction.
+
+        Raises:
+            ValueError: If the model has a gate, whose products are the last coordinates.
         """
-        p = loadings.shape[1]
+        if self.gate is not None:
+            raise ValueError("tastes must be added before a gate")
+        widened = self._widen(np.zeros(len(variances)), variances)
+        return replace(widened, loadings=np.concatenate([self.loadings, loadings], axis=1))
+
+    def with_gate(
+        self, gate: Gate, means: NDArray[np.float64], variances: NDArray[np.float64]
+    ) -> "RewardModel":
+        """Return this model with a gate.
+
+        Args:
+            gate: The gate.
+            means: `[c·g]` mean over users of the weight on each product: how the taste that all share depends on the
+                prompt.
+            variances: `[c·g]` prior variance of a user's weight on each product.
+
+        Raises:
+            ValueError: If the model has a gate.
+        """
+        if self.gate is not None:
+            raise ValueError("the model already has a gate")
+        return replace(self._widen(means, variances), gate=gate)
+
+    def _widen(self, means: NDArray[np.float64], variances: NDArray[np.float64]) -> "RewardModel":
+        """Return this model with p further coordinates of a user, w ~ N(mean, variance), still without directions."""
+        p = len(variances)
         population = self.population
         k_archetypes, q = population.means.shape
         precisions = np.zeros((k_archetypes, q + p, q + p))
@@ -165,10 +216,9 @@ class RewardModel:
         reference = self.reference
         return replace(
             self,
-            loadings=np.concatenate([self.loadings, loadings], axis=1),
             population=Population(
                 population.weights,
-                np.concatenate([population.means, np.zeros((k_archetypes, p))], axis=1),
+                np.concatenate([population.means, np.tile(means, (k_archetypes, 1))], axis=1),
                 precisions,
             ),
             # Features are standardised on the fitted texts, so the median answer is at 0.

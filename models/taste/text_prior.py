@@ -117,6 +117,11 @@ class Standardiser:
         return len(self.centre), len(match) if match else 0, len(basis.inducing) if basis else 0, 1
 
     @property
+    def raw_width(self) -> int:
+        """Number of raw features that are read: those of the text and its match features."""
+        return len(self.centre) + (self.match.width if self.match else 0)
+
+    @property
     def matched(self) -> slice:
         """Columns of x that hold the functions of the match features."""
         return slice(self.widths[0], self.widths[0] + self.widths[1])
@@ -126,15 +131,17 @@ class Standardiser:
 
         Args:
             vectors: `[n, dim]` features of the texts alone, for which the match is unknown and neutral, or `[n, dim +
-                match.width]`. A model that does not read prompts ignores the match.
+                match.width]`. A model that does not read prompts ignores the match. Further columns are ignored.
         """
-        dim = len(self.centre)
+        dim, raw_width = len(self.centre), self.raw_width
         wide = np.clip((vectors[:, :dim].astype(np.float64) - self.centre) / self.scale, -CLIP, CLIP)
         parts = [wide]
         if self.match is not None:
             is_known = vectors.shape[1] > dim
             parts.append(
-                self.match(vectors[:, dim:]) if is_known else np.zeros((len(vectors), len(self.match)))
+                self.match(vectors[:, dim:raw_width])
+                if is_known
+                else np.zeros((len(vectors), len(self.match)))
             )
         if self.basis is not None:
             parts.append(self.basis(wide))

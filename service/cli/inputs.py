@@ -138,11 +138,12 @@ def load_extractor(
     max_tokens: int = 256,
     max_windows: int = 1,
     joint: bool = False,
+    prompt_embedding: bool = False,
     precision: "Precision" = "auto",
     device: str = "auto",
     reads_prompts: bool = True,
 ) -> "FeatureExtractor":
-    """Load a text encoder as a feature extractor."""
+    """Load a text encoder as a feature extractor, whose vectors hold the prompt's embedding if that is wanted."""
     from penchant.models.encoding.encoder import EncoderError
     from penchant.models.encoding.features import FeatureExtractor
     from penchant.models.encoding.loading import load_encoder
@@ -161,7 +162,7 @@ def load_extractor(
     except EncoderError as error:
         stop(error)
     report("load encoder", 1, 1)
-    return FeatureExtractor(encoder, reads_prompts=reads_prompts)
+    return FeatureExtractor(encoder, reads_prompts=reads_prompts, reads_prompt_embedding=prompt_embedding)
 
 
 def load_bundle_extractor(
@@ -176,6 +177,7 @@ def load_bundle_extractor(
         max_tokens=card.max_tokens,
         max_windows=card.max_windows,
         joint=card.joint,
+        prompt_embedding=card.prompt_embedding,
         precision=precision,
         device=device,
         reads_prompts=card.reads_prompts,

@@ -31,6 +31,7 @@ from penchant.service.cli.terminal import INTERRUPTED, out, progress, stop
 
 if TYPE_CHECKING:
     from penchant.models.evaluation.report import Report as EvaluationReport
+    from penchant.models.fitting.gates import GateOption
 
 Split = Literal["cold", "warm"]
 
@@ -77,6 +78,14 @@ def fit(
         ),
     ] = "float32",
     seed: Annotated[int, typer.Option(help="Seed. Equal data, options and seed give an equal bundle.")] = 0,
+    gate: Annotated[
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help="Let taste depend on the kind of prompt, by so many numbers. 0: no. auto: only if it predicts "
+            "held-out users measurably better.",
+        ),
+    ] = "0",
     device: Device = "auto",
     work: Annotated[
         Path | None,
@@ -91,12 +100,14 @@ def fit(
     from penchant.models.checkpoint import CheckpointError
     from penchant.models.encoding.encoder import EncoderError
     from penchant.models.fitting.em import FitOptions
+    from penchant.models.fitting.gates import GateError
     from penchant.models.training import fit_bundle
 
     target = out_path.resolve()
     if target.exists() and not target.is_dir():
         stop(f"{out_path} already exists and is not a folder")
     folder = work or target.with_name(target.name + ".work")
+    wanted = _parse_gate(gate)
     if from_store == bool(data):
         stop("name files of judgements, or give --from-store" + (", but not both" if data else ""))
     if from_store:
@@ -115,7 +126,7 @@ def fit(
         )
         return
     options = FitOptions(seed=seed, device=device)
-    with resumable(folder, BundleError, CheckpointError, EncoderError):
+    with resumable(folder, BundleError, CheckpointError, EncoderError, GateError):
         with progress() as report:
             sets = [read_judgements(path, report) for path in data or ()]
             cards = [
@@ -123,7 +134,12 @@ def fit(
                 for path, judgements in zip(data or (), sets, strict=True)
             ]
             extractor = load_extractor(
-                encoder, report, max_windows=max_windows, precision=precision, device=device
+                encoder,
+                report,
+                max_windows=max_windows,
+                prompt_embedding=bool(wanted),
+                precision=precision,
+                device=device,
             )
             checkpoint = open_checkpoint(
                 folder,
@@ -132,6 +148,7 @@ def fit(
                 split=split,
                 features=extractor.identity,
                 precision=precision,
+                gate=wanted,
                 options=asdict(options),
             )
             bundle = fit_bundle(
@@ -140,12 +157,23 @@ def fit(
                 name=name or target.name,
                 mode=split,
                 options=options,
+                gate=wanted,
                 data=cards,
                 progress=report,
                 checkpoint=checkpoint,
             )
         save_fitted(bundle, out_path, checkpoint)
     print_manifest(bundle)
+
+
+def _parse_gate(value: str) -> "GateOption":
+    from penchant.models.fitting.gates import MAX_GATE
+
+    if value == "auto":
+        return "auto"
+    if not value.isascii() or not value.isdigit() or int(value) > MAX_GATE:
+        stop(f"--gate must be 'auto' or a number from 0 to {MAX_GATE}, not {value!r}")
+    return int(value)
 
 
 def evaluate(

@@ -11,6 +11,7 @@ from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions
+from penchant.models.fitting.gates import GATED_FAMILIES
 from penchant.models.fitting.relevance import fit_relevance
 from penchant.models.fitting.taste_families import ATTRIBUTES, COMPONENTS, FAMILIES, compute_directions
 from penchant.models.fitting.tuning import Choice
@@ -152,7 +153,7 @@ def test_families_are_joined_by_a_plus(written):
 
 def test_every_tried_family_exists(written):
     fit, _, _ = written
-    assert FAMILIES.keys() == ATTRIBUTES.keys() | COMPONENTS.keys()
+    assert FAMILIES.keys() | set(GATED_FAMILIES) == ATTRIBUTES.keys() | COMPONENTS.keys()
     for name, sizes in FAMILIES.items():
         for size in sizes:
             reward = Choice(tastes=name, taste_variance=size).apply(fit.build_reward_model(), fit)

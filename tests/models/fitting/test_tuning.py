@@ -9,17 +9,16 @@ from scipy.special import expit
 from penchant.models.checkpoint import Checkpoint
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
 from penchant.models.evaluation.few_shot import Adapted, Forecast
-from penchant.models.fitting import tuning
+from penchant.models.fitting import held_out, tuning
 from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions
+from penchant.models.fitting.held_out import HELD_OUT_USERS, HeldOutUsers
 from penchant.models.fitting.taste_families import ATTRIBUTES, FAMILIES
 from penchant.models.fitting.tuning import (
     ARCHETYPES,
-    HELD_OUT_USERS,
     MIN_USERS,
     TEMPERATURES,
     Choice,
-    HeldOutUsers,
     TunedModel,
     find_best_temperature,
     fit_reward,
@@ -151,20 +150,20 @@ def test_progress_names_the_trials(plant):
 
 @pytest.mark.parametrize("mode", ["cold", "warm"])
 def test_held_out_users_are_not_used_for_the_fit(differing, mode):
-    held_out = HeldOutUsers(differing.judgements, differing.vectors, mode)
-    fitted = {j.user for j in held_out.train}
-    assert fitted.isdisjoint(held_out.users)
-    assert len(held_out.users) == len(set(held_out.users))
+    left_out = HeldOutUsers(differing.judgements, differing.vectors, mode)
+    fitted = {j.user for j in left_out.train}
+    assert fitted.isdisjoint(left_out.users)
+    assert len(left_out.users) == len(set(left_out.users))
     share = 1 - len(fitted) / len(differing.users)
     assert share == pytest.approx(HELD_OUT_USERS, abs=0.12)
     if mode == "warm":  # some cells of the others are held out too
         whole = [j for j in differing.judgements if j.user in fitted]
-        assert 0.5 < len(held_out.train) / len(whole) < 0.9
+        assert 0.5 < len(left_out.train) / len(whole) < 0.9
 
 
 def test_the_largest_source_does_not_dominate_the_choice(plant, monkeypatch):
     """Each source contributes at most the same number of users."""
-    monkeypatch.setitem(tuning.MOST_USERS, "warm", 60)
+    monkeypatch.setitem(held_out.MOST_USERS, "warm", 60)
     many = plant(kinds=("rating",), n_users=300, per_user=26, seed=1)
     few = plant(kinds=("rating",), n_users=60, per_user=26, seed=2)
     rows = [replace(j, source="many", user=f"many {j.user}") for j in many.judgements]
