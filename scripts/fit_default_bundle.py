@@ -112,7 +112,7 @@ SOURCES = (
 )
 MAX_WINDOWS = 8
 RANKS = (0, 2)
-TASTE = ("answer-style*0.025+content-32*0.1+relevance*0.01", 1.0)
+TASTE = ("answer-style*0.018+content-32*0.1+relevance*0.01", 1.0)
 """Taste families with their variances. They are declared instead of fitted, because short statements and arguments
 cannot show that people differ in how an answer should be written. With these, thirty judgements about style move the top
 three of a ranking by about half a standard deviation of that style, and the answers stay on top. The manifest shows what
