@@ -46,7 +46,7 @@ EXPLANATION = Field(default=None, description="absent unless the request sets `e
 
 
 class Usage(Answer):
-    """Number of tokens, with OpenAI's field names."""
+    """Number of tokens of the texts, with OpenAI's field names. A query that is read on its own does not count."""
 
     prompt_tokens: int
     total_tokens: int

@@ -97,7 +97,7 @@ class BilledUnits(Answer):
 
 
 class Tokens(Answer):
-    """Tokens of the texts, including those of cached texts."""
+    """Tokens of the texts, including those of cached texts. A query that is read on its own does not count."""
 
     input_tokens: int
     output_tokens: int
