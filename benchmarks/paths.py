@@ -132,8 +132,8 @@ def trace_requests() -> dict[str, Trace]:
 
 
 def _settings(folder: Path) -> Settings:
-    """Return settings with which no earlier request is still being worked on while one is recorded."""
-    return Settings(data_dir=folder, ranking_write_delay_seconds=3600.0)
+    """Return settings with which nothing else runs while a request is recorded: no late write, no poll for changes."""
+    return Settings(data_dir=folder, ranking_write_delay_seconds=3600.0, change_poll_seconds=3600.0)
 
 
 def main() -> None:

@@ -114,6 +114,10 @@ class FeatureTable(Mapping[Item, NDArray[np.float16]]):
             [vectors, match, blank_unknown(contexts, prompts[:, : self.prompt_dim])], axis=1
         )
 
+    def has_prompt(self, context: str) -> bool:
+        """Return whether a context is a prompt. A blank one is not."""
+        return bool(context.strip())
+
     def get_prompt(self, context: str) -> NDArray[np.float16]:
         """Return the embedding of a prompt, `[encoder.dim]`.
 

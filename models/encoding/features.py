@@ -92,6 +92,28 @@ def get_embedding(vector: NDArray[np.float16]) -> NDArray[np.float16]:
     return vector[None, : len(vector) - len(ATTRIBUTE_NAMES)]
 
 
+@dataclass(frozen=True, slots=True)
+class TextFeatures:
+    """The features of one text.
+
+    Attributes:
+        vector: Feature vector, `[dim]`.
+        tokens: Number of tokens that the encoder read.
+        truncated: Whether the encoder read only the beginning of the text.
+        several: Embeddings of the windows of a text of several windows, `[w, encoder.dim]`. None for any other text.
+    """
+
+    vector: NDArray[np.float16]
+    tokens: int
+    truncated: bool
+    several: NDArray[np.float16] | None = None
+
+    @property
+    def windows(self) -> NDArray[np.float16]:
+        """Embeddings of the text's windows, `[w, encoder.dim]`. A single window is a view of the vector."""
+        return get_embedding(self.vector) if self.several is None else self.several
+
+
 def blank_unknown(prompts: Sequence[str], embeddings: NDArray[np.float16]) -> NDArray[np.float16]:
     """Return the embeddings `[n, E]` of n prompts, with NaN for a blank prompt, which is none."""
     is_blank = np.array([not prompt.strip() for prompt in prompts], np.bool_)
@@ -122,6 +144,16 @@ def unpack_features(content: bytes) -> tuple[NDArray[np.float16], NDArray[np.flo
     dim, n_windows = _SUFFIX.unpack(content[-_SUFFIX.size :])
     numbers = np.frombuffer(content, _FLOAT16, (len(content) - _SUFFIX.size) // _FLOAT16.itemsize)
     return numbers[:dim], numbers[dim:].reshape(n_windows, -1)
+
+
+def pack_match(match: NDArray[np.float16]) -> bytes:
+    """Pack the match features `[w]` of a text into bytes."""
+    return match.astype(_FLOAT16, copy=False).tobytes()
+
+
+def unpack_match(content: bytes) -> NDArray[np.float16]:
+    """Return match features as `pack_match` packed them."""
+    return np.frombuffer(content, _FLOAT16)
 
 
 @runtime_checkable
@@ -264,6 +296,8 @@ class FeatureExtractor:
         self, prompts: Sequence[str], prompt_vectors: NDArray[np.float16]
     ) -> NDArray[np.float16]:
         """Return the embeddings `[n, prompt_dim]` of prompts with feature vectors `[n, dim]`, NaN for a blank prompt."""
+        if not self.prompt_dim:
+            return np.zeros((len(prompts), 0), np.float16)
         return blank_unknown(prompts, prompt_vectors[:, : self.prompt_dim])
 
     def compute_match(

@@ -76,6 +76,10 @@ class CrossTable(Protocol):
         """Return the vectors `[n, width]` of (prompt, text) pairs."""
         ...
 
+    def has_prompt(self, context: str) -> bool:
+        """Return whether a context is a prompt whose embedding is known."""
+        ...
+
     def get_prompt(self, context: str) -> NDArray[np.float16]:
         """Return the embedding of a prompt."""
         ...
@@ -109,6 +113,7 @@ def fit_relevance(judgements: Sequence[Judgement], vectors: object) -> Relevance
     """
     if not isinstance(vectors, CrossTable) or not vectors.reads_prompts:
         return None
+    judgements = [j for j in judgements if vectors.has_prompt(j.context)]
     answers = _group_answers(judgements)
     own = [vectors[c, t] for texts in answers.values() for c in texts for t in texts[c]]
     own_match = _select_match(vectors, np.stack(own)) if own else np.zeros((0, len(MATCH_NAMES)), np.float16)
@@ -160,8 +165,7 @@ def _group_answers(judgements: Sequence[Judgement]) -> dict[str, dict[str, list[
     """Return the texts of each prompt, by source, in the order of their first judgement."""
     answers: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
     for judgement in judgements:
-        if judgement.context.strip():
-            answers[judgement.source][judgement.context].update(dict.fromkeys(judgement.texts))
+        answers[judgement.source][judgement.context].update(dict.fromkeys(judgement.texts))
     return {source: {c: list(texts) for c, texts in contexts.items()} for source, contexts in answers.items()}
 
 

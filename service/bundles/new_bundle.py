@@ -19,9 +19,11 @@ from penchant.models.evaluation.comparison import (
 from penchant.models.evaluation.few_shot import Predictions, adapt, predict
 from penchant.models.evaluation.split import MIN_SUPPORT, MIN_TEST, Mode
 from penchant.models.fitting.em import FitOptions
+from penchant.models.fitting.gates import GateOption
 from penchant.models.taste.reward import RewardModel
 from penchant.models.training import fit_bundle_to_features
-from penchant.service.log.judgements import Item, StoredJudgements, replace_item_keys
+from penchant.service.log.judgements import StoredJudgements, replace_item_keys
+from penchant.service.log.stored_features import Item
 
 MIN_COMPARED: Final = 10
 """Smallest number of held-out users on which two bundles are compared."""
@@ -38,6 +40,7 @@ def fit_new(
     name: str,
     mode: Mode,
     options: FitOptions,
+    gate: GateOption = 0,
     progress: Progress,
     checkpoint: Checkpoint,
 ) -> tuple[Bundle, Comparison]:
@@ -49,6 +52,7 @@ def fit_new(
         name: Name of the new bundle.
         mode: `cold` if the texts to rank will be new, `warm` if they recur.
         options: Options of the fit.
+        gate: Number of gate values, or `auto` to choose.
         progress: Function called with stage, done and total.
         checkpoint: Checkpoint of this fit.
 
@@ -58,6 +62,7 @@ def fit_new(
     Raises:
         TooLittleError: If there is too little feedback.
         CheckpointError: If the checkpoint cannot be read or written.
+        GateError: If a gate is wanted and the features do not hold the embeddings of prompts.
     """
     split = hold_out_users(feedback.judgements)
     _check_enough(feedback, split)
@@ -68,6 +73,7 @@ def fit_new(
         name=name,
         mode=mode,
         options=options,
+        gate=gate,
         data=[describe_feedback(feedback, split)],
         progress=progress,
         checkpoint=checkpoint,
@@ -89,6 +95,7 @@ def describe_feedback(feedback: StoredJudgements, split: HeldOutUsers) -> dict[s
         "users": feedback.users - split.held_out,
         "held_out_users": split.held_out,
         "left_out": dict(feedback.left_out),
+        "unmatched": feedback.unmatched,
         "sha256": feedback.sha256,
     }
 

@@ -7,10 +7,10 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from penchant.models.encoding.features import unpack_match
 from penchant.models.encoding.match import MATCH_NAMES
 from penchant.models.taste.posterior import UserPosterior, read_stored_posterior
 from penchant.service.feedback.trust import TrustState
-from penchant.service.store.features import unpack_match
 from penchant.service.store.statements import AnyRow
 from penchant.service.store.user_data import UserRows
 from penchant.service.timestamps import format_rfc3339

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, and_, delete, or_, select, text, tuple_, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, text, tuple_, update
 
 from penchant.service.store import activations, feed
 from penchant.service.store.activations import CHANGE, NO_TENANT
@@ -92,7 +92,7 @@ def find_bundle(connection: Connection, version: str) -> StoredBundle | None:
 def list_bundles(connection: Connection) -> list[StoredBundle]:
     """Return all bundles, oldest first."""
     c = bundles.c
-    columns = (
+    columns: tuple[ColumnElement[Any], ...] = (
         c.bundle_version,
         c.name,
         c.extractor,

@@ -79,20 +79,21 @@ def put_match(
 
 def iterate_items(
     connection: Connection, tenant: str, extractor: str
-) -> Iterator[tuple[str, dict[int, list[tuple[bytes, bytes]]]]]:
-    """Yield each user of a tenant, sorted by id, with (feature key, item key) of the judged texts by seq, winner first.
+) -> Iterator[tuple[str, dict[int, list[AnyRow]]]]:
+    """Yield each user of a tenant, sorted by id, with the rows of the judged texts by seq, winner first.
 
-    Users without texts under this extractor are left out.
+    A row has feature_key, item_key, match, match_version and prompt_key. Users without texts under this extractor are
+    left out.
     """
-    items = judged_items.c
+    c = judged_items.c
     statement = (
-        select(items.user_id, items.seq, items.feature_key, items.item_key)
-        .where(items.tenant == tenant, items.extractor == extractor)
-        .order_by(items.user_id, items.seq, items.position)
+        select(c.user_id, c.seq, c.feature_key, c.item_key, c.match, c.match_version, c.prompt_key)
+        .where(c.tenant == tenant, c.extractor == extractor)
+        .order_by(c.user_id, c.seq, c.position)
         .execution_options(yield_per=_ROWS_AT_ONCE)
     )
     for user, rows in groupby(connection.execute(statement), key=lambda row: str(row.user_id)):
-        by_seq: dict[int, list[tuple[bytes, bytes]]] = {}
+        by_seq: dict[int, list[AnyRow]] = {}
         for row in rows:
-            by_seq.setdefault(row.seq, []).append((row.feature_key, row.item_key))
+            by_seq.setdefault(row.seq, []).append(row)
         yield user, by_seq

@@ -13,7 +13,7 @@ import orjson
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from penchant.models.encoding.features import Features, get_embedding
+from penchant.models.encoding.features import Features, TextFeatures, get_embedding, unpack_match
 from penchant.models.encoding.match import (
     BRIEF,
     COSINE,
@@ -27,7 +27,7 @@ from penchant.models.taste.items import item_key
 from penchant.service.log.reading import get_judged_texts, hash_context
 from penchant.service.log.rows import JudgedFeatures
 from penchant.service.store.events import LoggedJudgement, find_payloads
-from penchant.service.store.features import TextFeatures, find_features, unpack_match
+from penchant.service.store.features import find_features
 from penchant.service.store.judged_items import find_judged_items
 from penchant.service.store.statements import AnyRow
 from penchant.service.users.fold import Fold
@@ -157,6 +157,7 @@ def complete_events(
     for event in events:
         features = completion.new_features.get(event.seq) or completion.new_matches.get(event.seq)
         if features is not None:
+            features = replace(features, reads_prompt_embedding=fold.reads_prompt_embedding)
             completion.events.append(
                 replace(event, item_keys=features.item_keys, vectors=features.raw, is_matched=True)
             )

@@ -5,12 +5,11 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-from penchant.models.encoding.features import FeatureExtractor
+from penchant.models.encoding.features import FeatureExtractor, TextFeatures
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.testing import tiny_bundle
 from penchant.service.encoding.featurizer import OVERHEAD_BYTES, FeatureCache
-from penchant.service.store.features import TextFeatures
 from penchant.service.users.states import Evidence, StateCache, UserState
 
 DIM = 10

@@ -149,9 +149,10 @@ def test_features_alone_say_the_same(
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    """The bundle in use, which knows nothing of these users."""
-    tiny_bundle(FeatureExtractor(HashingEncoder())).save(tmp_path / "current")
+def bundle(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """The bundle in use, which knows nothing of these users. It reads prompts if the test's parameter is True."""
+    match = getattr(request, "param", False)
+    tiny_bundle(FeatureExtractor(HashingEncoder()), match=match).save(tmp_path / "current")
     return tmp_path / "current"
 
 
@@ -169,10 +170,12 @@ def taught(client: TestClient, users: int, key: str | None = None) -> None:
 
 
 @pytest.mark.parametrize("new_store", ["sqlite"], indirect=True)  # ten seconds: once is enough
+@pytest.mark.parametrize("bundle", [False, True], indirect=True)
 def test_a_bundle_is_fitted_to_the_store_without_an_encoder(
     serve: Serve, at: At, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = serve()
+    current = Bundle.load(bundle)
+    client = serve(current)
     taught(client, 80)
     monkeypatch.setattr(
         "penchant.models.encoding.loading.load_encoder", lambda *_a, **_o: pytest.fail("text was encoded")
@@ -180,12 +183,13 @@ def test_a_bundle_is_fitted_to_the_store_without_an_encoder(
     out = tmp_path / "new"
     told = run("fit", "--from-store", "--current", bundle, *at, "--out", out)
     new = Bundle.load(out)
-    assert new.manifest.encoder == Bundle.load(bundle).manifest.encoder
+    assert new.manifest.encoder == current.manifest.encoder
+    assert (new.reward.text_prior.standardiser.match is not None) == current.manifest.encoder.reads_prompts
     assert f"bundle {new.version}" in told.stdout
     assert "The new bundle is better" in told.stdout
     comparison = new.manifest.metrics["comparison"]
     assert [shot["k"] for shot in comparison["shots"]] == [0, 3, 10, 30]
-    assert comparison["with"] == Bundle.load(bundle).version
+    assert comparison["with"] == current.version
     assert comparison["verdict"] == "better"
     assert comparison["shots"][0]["accuracy"] > 0.8 > comparison["shots"][0]["current_accuracy"]
     assert comparison["gain"] > 2 * comparison["gain_error"] > 0

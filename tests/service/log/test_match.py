@@ -9,10 +9,15 @@ from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from penchant.models.bundle import Bundle
+from penchant.models.encoding.extract import extract_features
 from penchant.models.encoding.features import FeatureExtractor
-from penchant.models.encoding.match import COVERAGE, MATCH_NAMES, MATCH_VERSION
+from penchant.models.encoding.match import COSINE, COVERAGE, MATCH_NAMES, MATCH_VERSION
+from penchant.models.fitting.relevance import CrossTable, fit_relevance
+from penchant.models.judgements.judgement import Judgement
 from penchant.models.testing import tiny_bundle
 from penchant.service.access.limits import TenantSettings, put_settings
+from penchant.service.log.judgements import StoredJudgements, read_judgements
+from penchant.service.log.reading import hash_context
 from penchant.service.store.events import replay_events
 from penchant.service.store.features import find_features
 from penchant.service.store.judged_items import find_judged_items
@@ -261,3 +266,99 @@ def test_coverage_is_stored_for_logs_without_texts(
     coverage = event.vectors[:, extractor.dim + COVERAGE]
     assert coverage[0] == 1.0
     assert coverage[1] == 0.0
+
+
+def read(
+    client: TestClient, extractor: FeatureExtractor, match_version: str = MATCH_VERSION
+) -> StoredJudgements:
+    with client.app.state.runtime.store.reading() as connection:  # type: ignore[attr-defined]
+        return read_judgements(connection, ["default"], extractor.identity, match_version)
+
+
+@pytest.mark.parametrize("keeps_texts", [True, False])
+def test_a_fit_reads_the_stored_match(
+    serve: Serve, bundle: Bundle, extractor: FeatureExtractor, keeps_texts: bool
+) -> None:
+    """Judged pairs have their stored match; other pairs are computed from what is stored."""
+    client = serve(bundle)
+    if not keeps_texts:
+        keep_no_texts(client)
+    other = "what grows in the garden"
+    send(client, *make_events(), *make_events("v", other))
+    client.app.state.runtime.models.current.source.cache.clear()  # type: ignore[attr-defined]
+    stored = read(client, extractor).vectors
+    assert isinstance(stored, CrossTable)
+    judgements = [Judgement("u", prompt, "ranking", TEXTS) for prompt in (PROMPT, other)]
+    table = extract_features(judgements, extractor)
+    names = {text: extractor.key(text).hex() for text in TEXTS}
+    contexts = {prompt: hash_context({"prompt": prompt}) for prompt in (PROMPT, other, "")}
+    for prompt in (PROMPT, other):
+        np.testing.assert_array_equal(stored.get_prompt(contexts[prompt]), table.get_prompt(prompt))
+        for text in TEXTS:
+            np.testing.assert_array_equal(stored[contexts[prompt], names[text]], table[prompt, text])
+    assert not stored.has_prompt(contexts[""])
+    assert np.isnan(stored[contexts[""], names[TEXTS[1]]][-len(MATCH_NAMES) :]).all()
+    send(client, {"user": "w", "prompt": other, "type": "vote", "text": "only here", "value": 1})
+    stored = read(client, extractor).vectors
+    item = (PROMPT, "only here")
+    crossed = stored.cross([(contexts[PROMPT], extractor.key("only here").hex())])[0]
+    expected = extract_features([Judgement("w", *item[:1], "vote", item[1:], value=1.0)], extractor)[item]
+    if not keeps_texts:
+        expected = expected.copy()
+        expected[extractor.dim + COVERAGE] = np.nan
+    np.testing.assert_array_equal(crossed, expected)
+
+
+def test_a_fit_without_match_reads_features_alone(
+    serve: Serve, bundle: Bundle, extractor: FeatureExtractor
+) -> None:
+    client = serve(bundle)
+    send(client, *make_events())
+    read_alone = read(client, extractor, "")
+    assert {len(vector) for vector in read_alone.vectors.values()} == {extractor.dim}
+    assert not read_alone.vectors.reads_prompts
+    assert fit_relevance(read_alone.judgements, read_alone.vectors) is None
+    assert read_alone.sha256 != read(client, extractor).sha256
+
+
+@pytest.mark.parametrize("new_store", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("keeps_texts", [True, False])
+def test_relevance_is_fitted_from_a_store(
+    serve: Serve, bundle: Bundle, extractor: FeatureExtractor, keeps_texts: bool
+) -> None:
+    client = serve(bundle)
+    if not keeps_texts:
+        keep_no_texts(client)
+    for number in range(20):
+        prompt = f"topic{number} subject{number} matter{number}"
+        texts = [f"{prompt} {style} {number}" for style in ("please", "sharply")]
+        send(
+            client,
+            {
+                "user": f"u{number}",
+                "prompt": prompt,
+                "type": "preference",
+                "chosen": texts[0],
+                "rejected": texts[1],
+            },
+        )
+    with_match = read(client, extractor)
+    relevance = fit_relevance(with_match.judgements, with_match.vectors)
+    assert relevance is not None
+    cosine = relevance.weights[relevance.basis.column == COSINE]
+    assert cosine.max() > 1
+    assert with_match.unmatched == 0
+    serve(bundle)
+
+
+def test_judgements_without_match_are_counted_and_left_out_of_cross_pairs(
+    serve: Serve, bundle: Bundle, extractor: FeatureExtractor
+) -> None:
+    client = serve()  # a bundle that does not read prompts
+    send(client, *make_events(), *make_events("v", "what grows in the garden"))
+    unknown = read(client, extractor)
+    assert unknown.unmatched == len(unknown.judgements) == 8
+    relevance = fit_relevance(unknown.judgements, unknown.vectors)
+    assert relevance is not None
+    assert not relevance.weights.any()
+    assert all(np.isnan(vector[-len(MATCH_NAMES) :]).all() for vector in unknown.vectors.values())

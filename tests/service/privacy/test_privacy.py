@@ -79,10 +79,10 @@ def read_store(store: Any, tmp_path: Path) -> bytes:
     return b"\0".join(values)
 
 
-def traces(extractor: FeatureExtractor) -> dict[str, bytes]:
+def traces(extractor: FeatureExtractor, *, match: bool) -> dict[str, bytes]:
     """Return the byte strings that must not be found after the user is deleted."""
     texts = [*TEXTS["own"], *TEXTS["shown"]]
-    vectors = extractor.extract(texts[:2]).vectors
+    vectors = extractor.extract([*texts[:2], TEXTS["prompt"]] if match else texts[:2]).vectors
     return {
         "user": USER.encode(),
         "prompt": TEXTS["prompt"].encode(),
@@ -93,12 +93,16 @@ def traces(extractor: FeatureExtractor) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.parametrize("match", [False, True])
 def test_nothing_of_a_deleted_user_is_left_on_disk(
-    client: TestClient, store: Any, tmp_path: Path, clock: Any
+    serve: Serve, store: Any, tmp_path: Path, match: bool
 ) -> None:
+    """This includes the features of the prompt under a bundle that reads prompts."""
+    extractor = FeatureExtractor(HashingEncoder())
+    client = serve(tiny_bundle(extractor, match=match))
     teach(client)
     client.get(f"/v1/users/{USER}")
-    sought = traces(FeatureExtractor(HashingEncoder()))
+    sought = traces(extractor, match=match)
     before = read_store(store, tmp_path)
     # Rankings are written with a short delay, but before the deletion.
     assert {name for name, trace in sought.items() if trace in before} >= set(sought) - {"text 2", "text 3"}

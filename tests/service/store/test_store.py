@@ -124,6 +124,29 @@ def test_users_survive_a_downgrade_and_an_upgrade(serve, store):
     assert answers(client) == before
 
 
+def test_the_match_is_computed_again_after_a_downgrade(serve, store, encoder):
+    """A downgrade drops the match and the prompts' features, which an older release would never delete."""
+    extractor = FeatureExtractor(encoder)
+    bundle = tiny_bundle(extractor, match=True)
+    client = serve(bundle)
+    event = {"type": "preference", "user": "u", "prompt": "boat", "chosen": "boat sea", "rejected": "tree"}
+    assert client.post("/v1/feedback", json={"events": [event, event]}).json()["accepted"] == 2
+    before = answers(client)
+    serve(**store.place)
+    database = opened(store, exclusive=False)
+    with database.writing() as connection:
+        command.downgrade(alembic(connection), "r0005")
+        command.upgrade(alembic(connection), "head")
+    database.close()
+    keys = [bytes(key) for (key,) in store.run("SELECT feature_key FROM features")]
+    assert sorted(keys) == sorted(map(extractor.key, ("boat sea", "tree")))
+    store.run("DELETE FROM user_states")
+    assert answers(serve(bundle)) == before
+    assert {match is None for (match,) in store.run("SELECT match FROM judged_items")} == {False}
+    keys = [bytes(key) for (key,) in store.run("SELECT feature_key FROM features")]
+    assert sorted(keys) == sorted(map(extractor.key, ("boat", "boat sea", "tree")))
+
+
 def test_a_store_can_be_reopened(store):
     database = opened(store)
     salt = database.salt()
