@@ -24,11 +24,14 @@ from penchant.models.encoding.loading import load_encoder
 from penchant.models.evaluation.split import Mode
 from penchant.models.fitting.em import FitOptions
 from penchant.models.fitting.held_out import HeldOutUsers
-from penchant.models.fitting.tuning import MIN_USERS, RANKS, ChoiceSearch
+from penchant.models.fitting.tuning import RANKS, ChoiceSearch
 from penchant.models.judgements.judgement import Judgement
 
 SPLITS: Final[tuple[Mode, ...]] = ("cold", "warm")
 """The first split in which enough users have enough judgements is used."""
+
+FEWEST_USERS: Final = 10
+"""Smallest number of held-out users. It is less than a fit needs to choose anything, because this is a measurement."""
 
 
 def main(
@@ -53,7 +56,7 @@ def main(
 def measure_source(source: Source, extractor: FeatureExtractor) -> dict[str, Any]:
     """Return the figures of a set, or what keeps it from being measured."""
     judgements = [j for j in source.judgements() if not j.own]
-    if count_varied(judgements) < MIN_USERS:
+    if count_varied(judgements) < FEWEST_USERS:
         return {"skipped": "hardly any user judged texts of several prompts"}
     encode(source, lambda: extractor)
     with np.load(source.features) as arrays:
@@ -93,10 +96,10 @@ def measure(
     """
     by_mode = {mode: HeldOutUsers(judgements, vectors, mode) for mode in SPLITS}
     mode, held_out = next(
-        ((mode, users) for mode, users in by_mode.items() if len(users.users) >= MIN_USERS),
+        ((mode, users) for mode, users in by_mode.items() if len(users.users) >= FEWEST_USERS),
         ("warm", by_mode["warm"]),
     )
-    if len(held_out.users) < MIN_USERS:
+    if len(held_out.users) < FEWEST_USERS:
         return {"skipped": f"{len(held_out.users)} held-out users are too few"}
     search = ChoiceSearch(held_out, options or FitOptions(), ignore_progress, NO_CHECKPOINT)
     chosen = search.choose(ranks, None, "auto")

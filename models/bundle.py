@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
 from penchant.models.encoding.features import KEY_BYTES, FeatureExtractor
 from penchant.models.encoding.match import MATCH_VERSION
 from penchant.models.errors import ModelError
@@ -212,6 +213,10 @@ class Bundle:
                 f"bundle {path} reads match features of version {described.encoder.match!r}, "
                 f"this version computes those of version {MATCH_VERSION!r}"
             )
+        if reward.gate is not None and not described.encoder.prompt_embedding:
+            raise BundleError(
+                f"bundle {path} is damaged: it has a gate, but its card reads no embedding of prompts"
+            )
         bundle = cls(reward, described)
         bundle.__dict__["_weights"] = weights  # the version is computed from the bytes of the file
         if bundle.version != manifest["version"]:
@@ -339,7 +344,9 @@ def _describe_gate_shapes(
     if not any(name.startswith("gate.") for name in arrays):
         return {}, 0
     size, directions = arrays["gate.projection"].shape[1], arrays["gate.loadings"].shape[1]
-    width = len(arrays["gate.centre"])
+    width = len(arrays["text.centre"]) - len(ATTRIBUTE_NAMES)
+    if "match.layout" not in arrays:
+        raise ValueError("there is a gate, but no match with the prompt")
     shapes = {
         "gate.centre": (width,),
         "gate.projection": (width, size),

@@ -8,6 +8,7 @@ from penchant.models.bundle import Bundle, EncoderCard, Manifest
 from penchant.models.encoding.attributes import ATTRIBUTE_NAMES
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.match import BRIEF, COSINE, COVERAGE, MATCH_NAMES
+from penchant.models.taste.gate import Gate
 from penchant.models.taste.items import Items
 from penchant.models.taste.match_basis import MatchBasis
 from penchant.models.taste.observations import RatingScale
@@ -16,7 +17,9 @@ from penchant.models.taste.reward import REFERENCE_KEY, ItemMemory, RewardModel
 from penchant.models.taste.text_prior import LinearTextPrior, Standardiser
 
 
-def tiny_bundle(extractor: FeatureExtractor, *, rank: int = 2, seed: int = 0, match: bool = False) -> Bundle:
+def tiny_bundle(
+    extractor: FeatureExtractor, *, rank: int = 2, seed: int = 0, match: bool = False, gate: int = 0
+) -> Bundle:
     """Make a seeded bundle with random shared taste, `rank` random directions, and one direction for text length.
 
     Args:
@@ -25,6 +28,7 @@ def tiny_bundle(extractor: FeatureExtractor, *, rank: int = 2, seed: int = 0, ma
         seed: Seed of all random weights.
         match: Whether the bundle reads prompts. All users then like texts that are similar to the prompt, and the random
             directions depend on the similarity as well.
+        gate: Number of gate values, on which a user's taste for length depends. A gate needs `match`.
     """
     rng = np.random.default_rng(seed)
     basis = _make_match_basis() if match else None
@@ -59,7 +63,12 @@ def tiny_bundle(extractor: FeatureExtractor, *, rank: int = 2, seed: int = 0, ma
         loadings=loadings,
         memory=ItemMemory.empty(m),
     )
-    card = EncoderCard.from_extractor(extractor)
+    if gate:
+        projection = 5 * rng.normal(size=(extractor.encoder.dim, gate))
+        reward = reward.with_gate(
+            Gate(np.zeros(extractor.encoder.dim), projection, loadings), np.zeros(gate), np.ones(gate)
+        )
+    card = replace(EncoderCard.from_extractor(extractor), prompt_embedding=gate > 0)
     if not match:
         card = replace(card, match="")
     return Bundle(reward, Manifest(name="tiny", encoder=card, data=(), metrics={}))

@@ -123,8 +123,7 @@ def fit_bundle_to_features(
         progress=progress,
         checkpoint=checkpoint,
     )
-    if tuned.reward.gate is None:
-        card = replace(card, prompt_embedding=False)
+    card = replace(card, prompt_embedding=tuned.reward.gate is not None)
     metrics = {
         "fit": summarise_tuning(tuned),
         "inspection": inspect_reward_model(tuned.reward, judgements, vectors),

@@ -296,6 +296,8 @@ class FeatureExtractor:
         self, prompts: Sequence[str], prompt_vectors: NDArray[np.float16]
     ) -> NDArray[np.float16]:
         """Return the embeddings `[n, prompt_dim]` of prompts with feature vectors `[n, dim]`, NaN for a blank prompt."""
+        if not self.prompt_dim:
+            return np.zeros((len(prompts), 0), np.float16)
         return blank_unknown(prompts, prompt_vectors[:, : self.prompt_dim])
 
     def compute_match(

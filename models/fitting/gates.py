@@ -72,7 +72,7 @@ class PromptDirections:
     @classmethod
     def fit(cls, judgements: Sequence[Judgement], vectors: CrossTable) -> "PromptDirections":
         """Return the components of the embeddings of the judgements' prompts; none for a single prompt."""
-        counts = Counter(j.context for j in judgements if j.context.strip())
+        counts = Counter(j.context for j in judgements if vectors.has_prompt(j.context))
         if not counts:
             return cls(np.zeros(vectors.prompt_dim), np.zeros((vectors.prompt_dim, 0)))
         embedded = np.stack([vectors.get_prompt(prompt) for prompt in counts]).astype(np.float64)

@@ -60,7 +60,9 @@ def _load(settings: Settings, bundle: Bundle, name: str) -> FeatureExtractor:
         )
     except EncoderError as error:
         raise StartError(f"The encoder cannot be loaded: {error}") from error
-    return FeatureExtractor(encoder, reads_prompts=card.reads_prompts)
+    return FeatureExtractor(
+        encoder, reads_prompts=card.reads_prompts, reads_prompt_embedding=card.prompt_embedding
+    )
 
 
 def check_match(bundle: Bundle, extractor: FeatureExtractor) -> None:

@@ -19,6 +19,7 @@ from penchant.models.evaluation.comparison import (
 from penchant.models.evaluation.few_shot import Predictions, adapt, predict
 from penchant.models.evaluation.split import MIN_SUPPORT, MIN_TEST, Mode
 from penchant.models.fitting.em import FitOptions
+from penchant.models.fitting.gates import GateOption
 from penchant.models.taste.reward import RewardModel
 from penchant.models.training import fit_bundle_to_features
 from penchant.service.log.judgements import StoredJudgements, replace_item_keys
@@ -39,6 +40,7 @@ def fit_new(
     name: str,
     mode: Mode,
     options: FitOptions,
+    gate: GateOption = 0,
     progress: Progress,
     checkpoint: Checkpoint,
 ) -> tuple[Bundle, Comparison]:
@@ -50,6 +52,7 @@ def fit_new(
         name: Name of the new bundle.
         mode: `cold` if the texts to rank will be new, `warm` if they recur.
         options: Options of the fit.
+        gate: Number of gate values, or `auto` to choose.
         progress: Function called with stage, done and total.
         checkpoint: Checkpoint of this fit.
 
@@ -59,6 +62,7 @@ def fit_new(
     Raises:
         TooLittleError: If there is too little feedback.
         CheckpointError: If the checkpoint cannot be read or written.
+        GateError: If a gate is wanted and the features do not hold the embeddings of prompts.
     """
     split = hold_out_users(feedback.judgements)
     _check_enough(feedback, split)
@@ -69,6 +73,7 @@ def fit_new(
         name=name,
         mode=mode,
         options=options,
+        gate=gate,
         data=[describe_feedback(feedback, split)],
         progress=progress,
         checkpoint=checkpoint,

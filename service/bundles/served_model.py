@@ -175,9 +175,13 @@ class ModelBuilder:
         policy = TrustPolicy(
             settings.max_daily_information, settings.burst_events, settings.sustained_events_per_minute
         )
-        # Bundles that share a source may differ in whether they read prompts.
+        # Bundles that share a source may differ in what they read of prompts.
         card = bundle.manifest.encoder
-        extractor = FeatureExtractor(source.extractor.encoder, reads_prompts=card.reads_prompts)
+        extractor = FeatureExtractor(
+            source.extractor.encoder,
+            reads_prompts=card.reads_prompts,
+            reads_prompt_embedding=card.prompt_embedding,
+        )
         featurizer = Featurizer(
             extractor=extractor,
             batcher=source.batcher,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from penchant.models.evaluation.comparison import Comparison
+    from penchant.models.fitting.gates import GateOption
 
 Tenants = Annotated[
     list[str] | None, typer.Option("--tenant", help="Tenant whose feedback is used. May be repeated.")
@@ -110,16 +111,18 @@ def fit_from_store(
     device: Literal["auto", "cpu", "cuda"],
     work: Path,
     resume: bool,
+    gate: "GateOption",
 ) -> None:
     """Run `penchant fit --from-store`."""
     from penchant.models.bundle import BundleError
     from penchant.models.checkpoint import CheckpointError
     from penchant.models.fitting.em import FitOptions
+    from penchant.models.fitting.gates import GateError
     from penchant.service.bundles.new_bundle import TooLittleError, fit_new
     from penchant.service.log.judgements import read_judgements
 
     options = FitOptions(seed=seed, device=device)
-    with resumable(work, BundleError, CheckpointError, TooLittleError):
+    with resumable(work, BundleError, CheckpointError, GateError, TooLittleError):
         with progress() as report:
             report("read feedback", 0, 0)
             with open_store(data_dir, store_url) as store, store.reading() as connection:
@@ -127,7 +130,13 @@ def fit_from_store(
                 settings = read_settings(data_dir, store_url)
                 bundle = load_bundle(current) if current else load_current_bundle(connection, settings)
                 card = bundle.manifest.encoder
-                feedback = read_judgements(connection, tenants, card.features, card.match)
+                feedback = read_judgements(
+                    connection,
+                    tenants,
+                    card.features,
+                    card.match,
+                    reads_prompt_embedding=card.prompt_embedding or bool(gate),
+                )
             checkpoint = open_checkpoint(
                 work,
                 resume=resume,
@@ -135,6 +144,7 @@ def fit_from_store(
                 split=split,
                 features=bundle.manifest.encoder.features,
                 current=bundle.version,
+                gate=gate,
                 options=asdict(options),
             )
             new, comparison = fit_new(
@@ -143,6 +153,7 @@ def fit_from_store(
                 name=name,
                 mode=split,
                 options=options,
+                gate=gate,
                 progress=report,
                 checkpoint=checkpoint,
             )

@@ -123,6 +123,7 @@ def fit(
             device=device,
             work=folder,
             resume=resume,
+            gate=wanted,
         )
         return
     options = FitOptions(seed=seed, device=device)

@@ -81,7 +81,9 @@ class FeatureBatch:
         tokens: Number of tokens that the encoder read, `[n]`.
         truncated: Whether the encoder read only the beginning of the text, `[n]`.
         windows: Embeddings of each text's windows, n arrays `[w, encoder.dim]`.
-        match: Match features, `[n, width - dim]`. NaN stands for unknown. Without columns if prompts are not read.
+        match: Match features, `[n, w]`. NaN stands for unknown. Without columns if prompts are not read.
+        prompt_embeddings: Embeddings of the texts' prompts, `[n, E]`, NaN for a blank one. Without columns unless the
+            model has a gate.
         prompt_keys: Content key of each text's prompt. None for a blank prompt, and if prompts are not read.
         prompts: Features of the distinct prompts, by content key.
     """
@@ -92,13 +94,14 @@ class FeatureBatch:
     truncated: NDArray[np.bool_]
     windows: tuple[NDArray[np.float16], ...]
     match: NDArray[np.float16]
+    prompt_embeddings: NDArray[np.float16]
     prompt_keys: tuple[bytes | None, ...]
     prompts: Mapping[bytes, TextFeatures]
 
     @property
     def raw(self) -> NDArray[np.float16]:
         """Raw vectors of the texts with their match, as a reward model reads them, `[n, width]`."""
-        return join_vectors(self.vectors, self.match)
+        return join_vectors(self.vectors, self.match, self.prompt_embeddings)
 
 
 class Featurizer:
@@ -169,7 +172,7 @@ class Featurizer:
         if self._relevance is not None and self.extractor.reads_prompts:
             scores = await self._relevance.get_scores(tenant, prompts, texts, timings)
         vectors, windows = np.stack([row.vector for row in rows]), tuple(row.windows for row in rows)
-        prompt_vectors = [vectors[0] if k is None else features[k].vector for k in prompt_keys]
+        prompt_vectors = np.stack([vectors[0] if k is None else features[k].vector for k in prompt_keys])
         return FeatureBatch(
             keys,
             vectors,
@@ -177,6 +180,7 @@ class Featurizer:
             np.array([row.truncated for row in rows], np.bool_),
             windows,
             await self._compute_match(prompts, texts, prompt_vectors, windows, scores),
+            self.extractor.get_prompt_embeddings(prompts, prompt_vectors),
             prompt_keys,
             {k: features[k] for k in prompt_keys if k is not None},
         )
@@ -225,7 +229,7 @@ class Featurizer:
         self,
         prompts: Sequence[str],
         texts: Sequence[str],
-        prompt_vectors: Sequence[NDArray[np.float16]],
+        prompt_vectors: NDArray[np.float16],
         windows: Sequence[NDArray[np.float16]],
         relevance: NDArray[np.float16] | None,
     ) -> NDArray[np.float16]:
@@ -234,7 +238,7 @@ class Featurizer:
             self.extractor.compute_match,
             prompts,
             texts,
-            np.stack(prompt_vectors),
+            prompt_vectors,
             windows,
             relevance=relevance,
         )

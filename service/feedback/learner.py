@@ -247,6 +247,7 @@ class Learner:
                 featurizer.match_version,
                 prompt_key := batch.prompt_keys[rows.start],
                 None if prompt_key is None else batch.prompts[prompt_key],
+                featurizer.extractor.prompt_dim > 0,
             )
             ready.append(replace(event, features=features))
         return ready

@@ -178,7 +178,14 @@ class Recorder:
             if new[0].seq - 1 - start > MAX_INLINE_EVENTS:
                 return 0
             fold = self.fold
-            stored = replay_events(connection, *key, fold.extractor, fold.match_version, since=start + 1)
+            stored = replay_events(
+                connection,
+                *key,
+                fold.extractor,
+                fold.match_version,
+                reads_prompt_embedding=fold.reads_prompt_embedding,
+                since=start + 1,
+            )
             in_group = [event for event in group_changes.logs.get(key, ()) if event.seq > start]
             unlearned, evidence = [*stored, *in_group, *new], state.evidence if start else self.fold.start
         if any(

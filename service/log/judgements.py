@@ -55,7 +55,12 @@ class StoredJudgements:
 
 
 def read_judgements(
-    connection: Connection, tenants: Sequence[str], extractor: str, match_version: str = ""
+    connection: Connection,
+    tenants: Sequence[str],
+    extractor: str,
+    match_version: str = "",
+    *,
+    reads_prompt_embedding: bool = False,
 ) -> StoredJudgements:
     """Return the judgements in force of these tenants' users, with their features under one extractor.
 
@@ -64,12 +69,13 @@ def read_judgements(
         tenants: Tenants whose users' judgements are read.
         extractor: Identity of the extractor of the features.
         match_version: Version of the match features, which are read as well. Empty for none.
+        reads_prompt_embedding: Whether vectors also hold the embedding of the prompt.
 
     Cost: linear. About 300 bytes of memory a judgement, and one feature vector a distinct text and prompt. With match
         features, the texts that were kept are in memory as well.
     """
     judgements: list[Judgement] = []
-    vectors = StoredFeatures(reads_prompts=bool(match_version))
+    vectors = StoredFeatures(reads_prompts=bool(match_version), reads_prompt_embedding=reads_prompt_embedding)
     item_keys: dict[bytes, bytes] = {}
     left_out: Counter[str] = Counter()
     unmatched = 0

@@ -7,7 +7,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from penchant.models.encoding.features import TextFeatures, join_vectors, pack_features, pack_match
+from penchant.models.encoding.features import (
+    TextFeatures,
+    get_embedding,
+    join_vectors,
+    pack_features,
+    pack_match,
+)
 from penchant.service.store.events import LoggedJudgement
 
 
@@ -27,6 +33,7 @@ class JudgedFeatures:
         match_version: Version of the match features. Empty if the bundle does not read prompts.
         prompt_key: Content key of the prompt's features. None if the prompt is blank or unknown.
         prompt: The prompt's features. None if the prompt has no key, or if they are stored already.
+        reads_prompt_embedding: Whether the bundle reads the embedding of the prompt.
     """
 
     extractor: str
@@ -40,11 +47,15 @@ class JudgedFeatures:
     match_version: str = ""
     prompt_key: bytes | None = None
     prompt: TextFeatures | None = None
+    reads_prompt_embedding: bool = False
 
     @property
     def raw(self) -> NDArray[np.float16]:
         """Raw vectors of the texts with their match, as a reward model reads them."""
-        return join_vectors(self.vectors, self.match)
+        if not self.reads_prompt_embedding or self.prompt is None:
+            return join_vectors(self.vectors, self.match)
+        embedding = get_embedding(self.prompt.vector)
+        return join_vectors(self.vectors, self.match, np.repeat(embedding, len(self.vectors), axis=0))
 
 
 def build_event_row(

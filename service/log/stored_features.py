@@ -20,13 +20,16 @@ class StoredFeatures(Mapping[Item, NDArray[np.float16]]):
 
     Args:
         reads_prompts: Whether the vectors hold match features.
+        reads_prompt_embedding: Whether vectors also hold the embedding of the prompt, NaN if it is not stored. It has no
+            effect if prompts are not read.
 
     Attributes:
         reads_prompts: Whether the vectors hold match features.
     """
 
-    def __init__(self, *, reads_prompts: bool) -> None:
+    def __init__(self, *, reads_prompts: bool, reads_prompt_embedding: bool = False) -> None:
         self.reads_prompts = reads_prompts
+        self._reads_embedding = reads_prompts and reads_prompt_embedding
         self._texts: dict[str, TextFeatures] = {}
         self._match: dict[Item, NDArray[np.float16]] = {}
         self._prompts: dict[str, TextFeatures] = {}
@@ -57,8 +60,7 @@ class StoredFeatures(Mapping[Item, NDArray[np.float16]]):
         self._words[name] = text
 
     def __getitem__(self, item: Item) -> NDArray[np.float16]:
-        match = self._match[item]
-        vector: NDArray[np.float16] = join_vectors(self._texts[item[1]].vector[None], match[None])[0]
+        vector: NDArray[np.float16] = self._join([item], self._match[item][None])[0]
         return vector
 
     def __iter__(self) -> Iterator[Item]:
@@ -66,6 +68,13 @@ class StoredFeatures(Mapping[Item, NDArray[np.float16]]):
 
     def __len__(self) -> int:
         return len(self._match)
+
+    @property
+    def prompt_dim(self) -> int:
+        """Width of the prompt's embedding at the end of the vectors; 0 if they do not hold it."""
+        if not self._reads_embedding or not self._texts:
+            return 0
+        return int(get_embedding(next(iter(self._texts.values())).vector).shape[1])
 
     def has_prompt(self, context: str) -> bool:
         """Return whether a context stands for a prompt whose features are stored."""
@@ -89,10 +98,18 @@ class StoredFeatures(Mapping[Item, NDArray[np.float16]]):
         Raises:
             KeyError: If the features of a prompt or a text are not stored.
         """
-        vectors = np.stack([self._texts[text].vector for _, text in items])
         if not self.reads_prompts:
-            return vectors
-        return join_vectors(vectors, np.stack([self._find_match(item) for item in items]))
+            return np.stack([self._texts[text].vector for _, text in items])
+        return self._join(items, np.stack([self._find_match(item) for item in items]))
+
+    def _join(self, items: Sequence[Item], match: NDArray[np.float16]) -> NDArray[np.float16]:
+        """Return the raw vectors of texts with their match features `[n, w]`."""
+        vectors = np.stack([self._texts[text].vector for _, text in items])
+        if not self._reads_embedding:
+            return join_vectors(vectors, match)
+        unknown = np.full(self.prompt_dim, np.nan, np.float16)
+        prompts = [self.get_prompt(c) if self.has_prompt(c) else unknown for c, _ in items]
+        return join_vectors(vectors, match, np.stack(prompts))
 
     def _find_match(self, item: Item) -> NDArray[np.float16]:
         """Return the stored match of a judged pair, or compute that of another one."""

@@ -89,7 +89,15 @@ class Explainer:
         with self._store.reading() as connection:
             since = find_start_of_newest(connection, tenant, user, MAX_JUDGED_TEXTS)
             log = list(
-                replay_events(connection, tenant, user, self._extractor, self._match_version, since=since)
+                replay_events(
+                    connection,
+                    tenant,
+                    user,
+                    self._extractor,
+                    self._match_version,
+                    reads_prompt_embedding=self._reward.gate is not None,
+                    since=since,
+                )
             )
             texts = _newest_texts(in_force(log))
             dim = len(self._reward.text_prior.standardiser.centre)

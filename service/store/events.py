@@ -10,9 +10,9 @@ import orjson
 from numpy.typing import NDArray
 from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
 
-from penchant.models.encoding.features import join_vectors, unpack_features, unpack_match
+from penchant.models.encoding.features import get_embedding, join_vectors, unpack_features, unpack_match
 from penchant.models.encoding.match import MATCH_NAMES, convert_match, have_same_definitions
-from penchant.service.store.features import drop_unneeded
+from penchant.service.store.features import drop_unneeded, find_features
 from penchant.service.store.statements import AnyRow, chunks
 from penchant.service.store.tables import features, feedback_events, judged_items
 
@@ -274,6 +274,7 @@ def replay_events(
     extractor: str,
     match_version: str,
     *,
+    reads_prompt_embedding: bool = False,
     since: int = 0,
     until: int = MAX_SEQ,
 ) -> Iterator[LoggedJudgement]:
@@ -285,6 +286,7 @@ def replay_events(
         user: Id of the user.
         extractor: Identity of the extractor of the features.
         match_version: Version of the match features, which are read as well. Empty for none.
+        reads_prompt_embedding: Whether vectors also hold the embedding of the prompt, NaN if it is not stored.
         since: First seq.
         until: Last seq.
     """
@@ -299,6 +301,13 @@ def replay_events(
         )
     ):
         judged.setdefault(text.seq, []).append(text)
+    prompts: dict[bytes, NDArray[np.float16]] | None = None
+    if reads_prompt_embedding:
+        keys = dict.fromkeys(
+            text.prompt_key for texts in judged.values() for text in texts if text.prompt_key
+        )
+        found = find_features(connection, tenant, extractor, list(keys))
+        prompts = {key: prompt.vector for key, prompt in found.items()}
     for row in connection.execute(
         select(
             log.seq,
@@ -328,18 +337,31 @@ def replay_events(
             source=row.source,
             received_at=row.received_at,
             item_keys=tuple(text.item_key for text in texts),
-            vectors=_read_vectors(texts, match_version),
+            vectors=_read_vectors(texts, match_version, prompts),
             is_matched=not match_version
             or all(have_same_definitions(text.match_version or "", match_version) for text in texts),
         )
 
 
-def _read_vectors(texts: Sequence[AnyRow], match_version: str) -> NDArray[np.float16] | None:
-    """Return the raw vectors of an event's texts. None if the features of one are not stored."""
+def _read_vectors(
+    texts: Sequence[AnyRow], match_version: str, prompts: Mapping[bytes, NDArray[np.float16]] | None
+) -> NDArray[np.float16] | None:
+    """Return the raw vectors of an event's texts. None if the features of one are not stored.
+
+    Args:
+        texts: Rows of the texts.
+        match_version: Version of the match features. Empty for none.
+        prompts: Feature vectors of prompts, by key, if vectors hold the embedding of the prompt.
+    """
     if not texts or any(text.vector is None for text in texts):
         return None
     match = np.full((len(texts), len(MATCH_NAMES) if match_version else 0), np.nan, np.float16)
     for row, text in enumerate(texts):
         if match_version and have_same_definitions(text.match_version or "", match_version):
             match[row] = convert_match(unpack_match(text.match), text.match_version, match_version)
-    return join_vectors(np.stack([unpack_features(text.vector)[0] for text in texts]), match)
+    vectors = np.stack([unpack_features(text.vector)[0] for text in texts])
+    if prompts is None:
+        return join_vectors(vectors, match)
+    unknown = np.full(vectors.shape[1], np.nan, np.float16)
+    found = [get_embedding(prompts.get(text.prompt_key, unknown)) for text in texts]
+    return join_vectors(vectors, match, np.concatenate(found))

@@ -95,4 +95,14 @@ def replay_log(
 def _read_events(
     connection: Connection, key: UserKey, fold: Fold, since: int, until: int
 ) -> list[LoggedJudgement]:
-    return list(replay_events(connection, *key, fold.extractor, fold.match_version, since=since, until=until))
+    return list(
+        replay_events(
+            connection,
+            *key,
+            fold.extractor,
+            fold.match_version,
+            reads_prompt_embedding=fold.reads_prompt_embedding,
+            since=since,
+            until=until,
+        )
+    )

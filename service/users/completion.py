@@ -157,6 +157,7 @@ def complete_events(
     for event in events:
         features = completion.new_features.get(event.seq) or completion.new_matches.get(event.seq)
         if features is not None:
+            features = replace(features, reads_prompt_embedding=fold.reads_prompt_embedding)
             completion.events.append(
                 replace(event, item_keys=features.item_keys, vectors=features.raw, is_matched=True)
             )

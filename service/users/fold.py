@@ -23,6 +23,9 @@ class Fold:
         bundle_version: Version of the bundle, under which states are saved.
         extractor: Identity of the feature extractor that the bundle uses.
         match_version: Version of the match features that the bundle reads. Empty if it does not read prompts.
+
+    Attributes:
+        reads_prompt_embedding: Whether the bundle reads the embedding of the prompt, because it has a gate.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Fold:
         self.bundle_version = bundle_version
         self.extractor = extractor
         self.match_version = match_version
+        self.reads_prompt_embedding = reward.gate is not None
         self.start = Evidence(UserPosterior.at_prior(reward.population))
 
     def learn(self, evidence: Evidence, event: LoggedJudgement) -> Evidence:
