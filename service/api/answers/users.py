@@ -103,6 +103,11 @@ class JudgedText(Answer):
     position: int
     feature_key: str
     item_key: str
+    match: dict[str, float | None] | None = Field(
+        description="what the text is to the prompt, by feature; null if it is unknown or was not needed"
+    )
+    match_version: str | None
+    prompt_key: str | None = Field(description="key of the prompt's features; null without a known prompt")
 
 
 class ExportedEvent(Answer):

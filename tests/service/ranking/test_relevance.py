@@ -252,9 +252,10 @@ def test_fits_read_the_match_of_judgements_with_scores_as_any_other(
     with client.app.state.runtime.store.reading() as connection:  # type: ignore[attr-defined]
         stored = read_judgements(connection, ["default"], card.features, card.match)
     assert (len(stored.judgements), stored.unmatched) == (1, 0)
-    match = stored.vectors[QUERY, DOCUMENTS[1]][-len(MATCH_NAMES) :]
-    assert not np.isnan(match[[COSINE, BRIEF]]).any()
-    assert np.isnan(match[RELEVANCE])  # it is declared, so that no fit may learn from it
+    match = np.stack([stored.vectors[item] for item in stored.vectors])[:, -len(MATCH_NAMES) :]
+    assert match.shape == (2, len(MATCH_NAMES))
+    assert not np.isnan(match[:, [COSINE, BRIEF]]).any()
+    assert np.isnan(match[:, RELEVANCE]).all()  # it is declared, so that no fit may learn from it
 
 
 def test_deleted_users_leave_no_scores_in_memory(
