@@ -141,7 +141,8 @@ def fit_reward(
     fitter = GateFitter(judgements, vectors) if gate else None
     base = options or FitOptions()
     held_out = HeldOutUsers(judgements, vectors, mode)
-    choice = Choice() if gate in (0, "auto") else Choice(gate=gate, gated=GATED_FAMILIES[0])
+    forced = 0 if gate == "auto" else gate
+    choice = Choice(gate=forced, gated=GATED_FAMILIES[0]) if forced else Choice()
     trials: tuple[Trial, ...] = ()
     if len(held_out.users) >= MIN_USERS and held_out.train:
         search = ChoiceSearch(held_out, base, progress, checkpoint)
@@ -248,7 +249,7 @@ class ChoiceSearch:
         stage = f"trial {len(self.trials)}"
         saved = self._checkpoint.load(stage)
         if saved is None:
-            fitters = gates or [None] * len(folds)
+            fitters: Sequence[GateFitter | None] = gates or [None] * len(folds)
             rewards = [
                 choice.apply(reward, fit, fitter) for reward, fitter in zip(folds, fitters, strict=True)
             ]

@@ -55,7 +55,7 @@ class Gate:
         Args:
             prompts: `[n, E]` embeddings. One that is zero or not finite belongs to no prompt: its values are exactly 0.
         """
-        is_known = np.isfinite(prompts).all(axis=1) & prompts.any(axis=1)
+        is_known = np.asarray(np.isfinite(prompts).all(axis=1) & prompts.any(axis=1), np.bool_)
         deviations = np.where(is_known[:, None], prompts.astype(np.float64) - self.centre, 0.0)
         values: Vector = np.clip(deviations @ self.projection, -LARGEST_GATE, LARGEST_GATE)
         return values

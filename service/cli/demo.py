@@ -1,4 +1,4 @@
-"""The tour: five candidates ranked for two users, before and after three preferences of each.
+"""The tour: seven candidates ranked for two users, before and after three preferences of each.
 
 One user likes long answers, the other one short answers. No bundle was fitted on these texts.
 """
@@ -21,7 +21,11 @@ CANDIDATES: Final = (
     "each part in fresh compost. Keep them at the sunniest window, away from cold glass at night, and water "
     "from below when the surface has dried. Feed every second week. Pinch the tips just above a pair of "
     "leaves before flowers open: each cut makes two new shoots, and the plant stays bushy for months.",
+    "Boil the pasta for nine minutes.",
+    "Between 1889 and 1914 the railway company replaced every wooden bridge on the line with one of iron, and "
+    "the journey to the coast became an hour shorter.",
 )
+"""Five answers to the question, and two texts that do not answer it."""
 
 PREFERENCES: Final = (
     (
