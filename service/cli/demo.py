@@ -1,4 +1,4 @@
-"""The tour: seven candidates ranked for two users, before and after three preferences of each.
+"""The tour: seven candidates ranked for two users, before and after five preferences of each.
 
 One user likes long answers, the other one short answers. No bundle was fitted on these texts.
 """
@@ -12,18 +12,20 @@ from penchant import Client, Ranking
 QUESTION: Final = "How do I keep basil alive on a windowsill?"
 
 CANDIDATES: Final = (
-    "Sun and water.",
-    "Give it six hours of sun, and water it when the top of the soil feels dry.",
-    "Basil wants sun, warmth and drainage. Set the pot on your brightest sill, water it in the morning when "
-    "the soil feels dry, and empty the saucer afterwards, so that the roots never stand in water.",
-    "Put it on the sill and water it.",
-    "Most basil from a shop dies because twenty seedlings share one pot. Split the clump into four and plant "
-    "each part in fresh compost. Keep them at the sunniest window, away from cold glass at night, and water "
-    "from below when the surface has dried. Feed every second week. Pinch the tips just above a pair of "
-    "leaves before flowers open: each cut makes two new shoots, and the plant stays bushy for months.",
+    "Keep basil sunny and watered.",
+    "Give the basil a sunny windowsill, and water it when the soil feels dry.",
+    "To keep basil alive on a windowsill, give it sun, warmth and drainage. Set the pot on your brightest "
+    "sill, water it in the morning when the soil feels dry, and empty the saucer afterwards, so that the "
+    "roots never stand in water.",
+    "Put the basil on a sunny windowsill and water it.",
+    "Basil from a shop dies on the windowsill because twenty seedlings share one pot. Split the clump into "
+    "four and plant each part in fresh compost. Keep them at the sunniest window, away from cold glass at "
+    "night, and water from below when the surface has dried. Feed every second week. Pinch the tips just "
+    "above a pair of leaves before flowers open: each cut makes two new shoots, and the plant stays bushy "
+    "for months.",
     "Boil the pasta for nine minutes.",
-    "Between 1889 and 1914 the railway company replaced every wooden bridge on the line with one of iron, and "
-    "the journey to the coast became an hour shorter.",
+    "Between 1889 and 1914 the railway company replaced every wooden bridge on the line with one of iron, "
+    "and the journey to the coast became an hour shorter.",
 )
 """Five answers to the question, and two texts that do not answer it."""
 
@@ -49,6 +51,20 @@ PREFERENCES: Final = (
         "think you need.",
         "Boots, jacket, water, snacks.",
     ),
+    (
+        "How do I learn to swim?",
+        "Start in shallow water, where you can stand, and breathe out under water until it feels natural. "
+        "Then push off the wall and glide, add the kick, and only then the arms; two short lessons a week "
+        "teach you more than one long one.",
+        "Take lessons twice a week.",
+    ),
+    (
+        "How often should I replace running shoes?",
+        "Most pairs last between five and eight hundred kilometres, and heavier runners wear them out "
+        "sooner. Look at the sole, press the midsole with your thumb, and replace them when they no longer "
+        "spring back or when your knees begin to ache.",
+        "Every 700 kilometres.",
+    ),
 )
 """Questions, each with a long and a short answer."""
 
@@ -59,8 +75,8 @@ class Tour:
 
     Attributes:
         before: Ranking for a user without feedback.
-        long: Ranking after three preferences for long answers.
-        short: Ranking after three preferences for short answers.
+        long: Ranking after five preferences for long answers.
+        short: Ranking after five preferences for short answers.
     """
 
     before: Ranking

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from penchant.models.bundle import DEFAULT_BUNDLE, Bundle
+from penchant.models.encoding.extract import extract_text_features
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.loading import load_encoder
-from penchant.models.ranking.selection import relevance
+from penchant.models.ranking.selection import order, relevance
 from penchant.models.taste.items import Items, item_key
 from penchant.models.taste.observations import Pair
 from penchant.models.taste.posterior import UserPosterior
@@ -42,7 +43,7 @@ def bundle() -> Bundle:
 
 @pytest.fixture(scope="module")
 def extractor() -> FeatureExtractor:
-    return FeatureExtractor(load_encoder())
+    return FeatureExtractor(load_encoder(max_windows=8))
 
 
 def describe(bundle: Bundle, extractor: FeatureExtractor, question: str, texts: list[str]) -> Items:
@@ -63,11 +64,11 @@ def test_names_licence_and_attribution_of_every_set(bundle):
     assert {entry["name"] for entry in bundle.manifest.data} == {
         "polis_opendata_en",
         "ukp_convarg1",
-        "stanford_politeness",
         "crowdrag25_pairwise",
+        "expertqa_edits",
     }
     for entry in bundle.manifest.data:
-        assert entry["licence"].startswith("CC BY 4.0")
+        assert entry["licence"].startswith(("CC BY 4.0", "MIT"))
         assert entry["attribution"]
         assert len(entry["sha256"]) == 64
 
@@ -112,3 +113,18 @@ def test_reference_is_the_median_answer(bundle):
     reference = bundle.reward.reference
     assert np.isfinite(reference.base).all()
     assert reference.directions.shape == (1, bundle.reward.q - 1)
+
+
+def test_answers_to_the_question_come_first(bundle, extractor):
+    question = "What is the capital of France?"
+    texts = [
+        "Feed a sourdough starter with equal weights of flour and water.",
+        "The capital of France is Paris.",
+        "France won the World Cup in 1998 and in 2018.",
+    ]
+    vectors = extract_text_features([(question, text) for text in texts], extractor)
+    items = bundle.reward.describe(np.stack([vectors[question, text] for text in texts]))
+    scores = relevance(bundle.reward, UserPosterior.at_prior(bundle.reward.population), items)
+    assert order(scores).tolist() == [1, 2, 0]
+    assert scores[1] > 0.5
+    assert scores[0] < 0.05
