@@ -33,7 +33,9 @@ def load_extractor(bundle: Bundle) -> FeatureExtractor:
             pooling="last" if card.pooling == "last" else "mean",
             max_tokens=card.max_tokens,
             joint=card.joint,
-        )
+            max_windows=card.max_windows,
+        ),
+        reads_prompts=bool(card.match),
     )
     if extractor.identity != card.features:
         raise ValueError(

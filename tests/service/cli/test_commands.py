@@ -359,7 +359,7 @@ def test_serve_names_its_data_folder(tmp_path: Path) -> None:
 def test_demo_walks_through_and_leaves_no_user(live: str) -> None:
     result = run("demo", "--base-url", live)
     assert "How do I keep basil alive" in result.stdout
-    assert result.stdout.count(" 3w Sun and water.") == 3
+    assert result.stdout.count(" 5w Keep basil sunny and watered.") == 3
 
 
 def test_demo_without_a_server_says_how_to_start_one() -> None:

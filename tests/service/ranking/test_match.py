@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from penchant.models.bundle import Bundle, BundleError
 from penchant.models.encoding.features import FeatureExtractor
-from penchant.models.encoding.match import MATCH_NAMES, compute_match
+from penchant.models.encoding.match import LATER_WINDOW, MATCH_NAMES, compute_match
 from penchant.models.testing import tiny_bundle
 from penchant.service.encoding import featurizer as featurizer_module
 from penchant.service.telemetry.metrics import Timings
@@ -139,7 +139,7 @@ def test_the_windows_of_a_long_text_are_matched(serve: Serve) -> None:
 
     batch = client.portal.call(find)  # type: ignore[union-attr]
     assert [len(windows) for windows in batch.windows] == [3, 2]
-    assert batch.match[0, 0] == pytest.approx(1.0, abs=1e-3)
+    assert batch.match[0, 0] == pytest.approx(1.0 - LATER_WINDOW, abs=1e-3)
     prompts = np.stack([features.vector for features in batch.prompts.values()] * 2)[:, : windowed.dim]
     expected = compute_match([QUERY] * 2, [f"{filler} {QUERY}", filler], prompts, batch.windows)
     np.testing.assert_array_equal(batch.match, expected)
