@@ -4,11 +4,15 @@ Judgements alone cannot teach them, because people are hardly ever shown answers
 to this prompt and an answer to another one (mismatched pairs) are therefore added. Of them, the answer to this prompt
 is preferred. The weights maximise the likelihood of both kinds of pairs in a logistic regression; the slopes along the
 segments of the cosine are at least 0 and smooth.
+
+Judgements compare answers that all answer the question, and often contradict the mismatched pairs in how much a little
+more closeness is worth. Unless the weight of the mismatched pairs is given, it is therefore the largest one at which
+the judged comparisons are predicted nearly as well as without mismatched pairs.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import Final, Protocol, runtime_checkable
 
@@ -24,8 +28,11 @@ from penchant.models.taste.match_basis import MatchBasis
 
 Item = tuple[str, str]
 
-MISMATCHED_WEIGHT: Final = 5.0
-"""Weight of all mismatched pairs of a source together, relative to all its judgements."""
+MISMATCHED_WEIGHTS: Final = (5.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
+"""Weights that are tried for all mismatched pairs of a source together, relative to all its judgements."""
+
+TOLERANCE: Final = 0.02
+"""Largest rise of the mean log-loss of judged comparisons that mismatched pairs may cause, in nats."""
 
 SOURCE_WEIGHT: Final = 1000.0
 """Number of comparisons that the judgements of a source count as, if it has so many. A large source must not decide."""
@@ -39,17 +46,24 @@ RATINGS_EACH: Final = 4
 NEAREST: Final = 3
 """Half of the mismatched answers belong to one of so many prompts that are most similar to this one."""
 
-KNOTS: Final = (-1.0, 0.2, 0.4, 0.6, 1.0)
+KNOTS: Final = (-1.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0)
 """Ends of the segments of the cosine."""
 
-SMOOTHNESS: Final = 1.0
-"""Precision of the difference between the slopes of adjacent segments."""
+SHAPE: Final = (0.07, 0.22, 0.5, 1.0, 0.7, 0.4, 0.2)
+"""Relative slopes of the segments that the prior expects. Texts that do not answer the question are about equally
+useless, however far they are from it, and texts that answer it are about equally useful. In between, closeness
+matters most. The pairs are nearly separable, so they alone would not tell."""
+
+SMOOTHNESS: Final = 0.03
+"""Precision of the difference between adjacent slopes, each divided by its expected relative slope."""
 
 COVERAGE_PRECISION: Final = 30.0
 """Precision of the weight of `coverage`, which the embeddings mostly know. Mismatched pairs exaggerate it: texts that
 were written for a prompt repeat its words, retrieved ones need not."""
 
-RIDGE: Final = 0.01
+RIDGE: Final = 0.003
+"""Precision of each slope, divided by its expected relative slope."""
+
 ANCHOR: Final[Mapping[int, float]] = {COSINE: 0.65, COVERAGE: 0.75}
 """Match of an answer to its own prompt where no such answers are known."""
 
@@ -98,12 +112,36 @@ class Relevance:
     weights: NDArray[np.float64]
 
 
-def fit_relevance(judgements: Sequence[Judgement], vectors: object) -> Relevance | None:
+@dataclass(frozen=True)
+class _Pairs:
+    """Differences `[n, w]` of the functions between the better and the worse of n items, and the weight of each pair."""
+
+    differences: NDArray[np.float64]
+    weight: float
+
+    def select(self, columns: NDArray[np.bool_]) -> "_Pairs":
+        """Return the pairs that differ in some of the columns, with those columns only."""
+        chosen = self.differences[:, columns]
+        return _Pairs(chosen[chosen.any(axis=1)], self.weight)
+
+    def compute_loss(self, weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """Return the weighted log-loss, and its gradient `[w]`."""
+        margins = self.differences @ weights
+        loss = self.weight * float(np.logaddexp(0.0, -margins).sum())
+        return loss, -self.weight * self.differences.T @ expit(-margins)
+
+
+def fit_relevance(
+    judgements: Sequence[Judgement], vectors: object, mismatched_weights: Mapping[int, float] | None = None
+) -> Relevance | None:
     """Fit the shared weights of the match features. Equal judgements give equal weights.
 
     Args:
         judgements: Judgements to fit to, each of which compares answers to its context.
         vectors: Features of every judged (context, text).
+        mismatched_weights: Weight of all mismatched pairs of a source together, relative to all its judgements, by kind
+            of prompt (the value of `brief`). By default, and for a kind that is not listed, it is the largest of
+            `MISMATCHED_WEIGHTS` that raises the mean log-loss of the judged comparisons by at most `TOLERANCE`.
 
     Returns:
         None if the vectors hold no match features or cannot be paired with other prompts. The weights are 0 if no
@@ -118,17 +156,25 @@ def fit_relevance(judgements: Sequence[Judgement], vectors: object) -> Relevance
     own = [vectors[c, t] for texts in answers.values() for c in texts for t in texts[c]]
     own_match = _select_match(vectors, np.stack(own)) if own else np.zeros((0, len(MATCH_NAMES)), np.float16)
     basis = make_basis(own_match)
-    precision = np.full(len(basis), RIDGE)
-    precision[basis.column == COVERAGE] = COVERAGE_PRECISION
-    parts: list[tuple[NDArray[np.float64], float]] = []
+    judged: list[_Pairs] = []
+    mismatched: list[_Pairs] = []
     for source, texts in answers.items():
         compared = _sample_comparisons([j for j in judgements if j.source == source])
-        mismatched = _make_mismatched(vectors, texts, source)
-        for pairs, weight in ((compared, 1.0), (mismatched, MISMATCHED_WEIGHT)):
+        total = min(SOURCE_WEIGHT, len(compared) or SOURCE_WEIGHT)
+        for found, pairs in ((judged, compared), (mismatched, _make_mismatched(vectors, texts, source))):
             if pairs:
-                total = weight * min(SOURCE_WEIGHT, len(compared) or SOURCE_WEIGHT)
-                parts.append((_compute_differences(vectors, basis, pairs), total / len(pairs)))
-    return Relevance(basis, _regress(parts, precision, basis))
+                found.append(_Pairs(_compute_differences(vectors, basis, pairs), total / len(pairs)))
+    penalty = _make_penalty(basis)
+    weights = np.zeros(len(basis))
+    for kind in (0, 1):  # no function applies to both, so each is a regression of its own
+        columns = basis.kind == kind
+        weights[columns] = _fit_kind(
+            [pairs.select(columns) for pairs in judged],
+            [pairs.select(columns) for pairs in mismatched],
+            penalty[np.ix_(columns, columns)],
+            (mismatched_weights or {}).get(kind),
+        )
+    return Relevance(basis, weights)
 
 
 def make_basis(own: NDArray[np.float16]) -> MatchBasis:
@@ -244,32 +290,59 @@ def _compute_differences(
     return basis(_select_match(vectors, better)) - basis(_select_match(vectors, worse))
 
 
-def _regress(
-    parts: Sequence[tuple[NDArray[np.float64], float]], precision: NDArray[np.float64], basis: MatchBasis
+def _make_penalty(basis: MatchBasis) -> NDArray[np.float64]:
+    """Return the precision `[w, w]` of the weights of the functions."""
+    expected = np.ones(len(basis))
+    for kind in (0, 1):
+        expected[(basis.column == COSINE) & (basis.kind == kind)] = SHAPE
+    precision = np.where(basis.column == COVERAGE, COVERAGE_PRECISION, RIDGE)
+    penalty = np.diag(precision / expected**2)
+    for first, second in pairwise(range(len(basis))):
+        is_cosine = basis.column[first] == basis.column[second] == COSINE
+        if is_cosine and basis.kind[first] == basis.kind[second]:
+            change = np.zeros(len(basis))
+            change[first], change[second] = -1.0 / expected[first], 1.0 / expected[second]
+            penalty += SMOOTHNESS * np.outer(change, change)
+    return penalty
+
+
+def _fit_kind(
+    judged: Sequence[_Pairs],
+    mismatched: Sequence[_Pairs],
+    penalty: NDArray[np.float64],
+    mismatched_weight: float | None,
 ) -> NDArray[np.float64]:
-    """Return the weights of largest posterior probability, given differences `[n, w]` of pairs and their weights."""
-    # Adjacent segments of the cosine of one kind of prompt.
-    steps = [
-        (j, j + 1)
-        for j in range(len(basis) - 1)
-        if basis.column[j] == basis.column[j + 1] == COSINE and basis.kind[j] == basis.kind[j + 1]
-    ]
-    penalty = np.diag(precision)
-    for first, second in steps:
-        change = np.zeros(len(basis))
-        change[first], change[second] = -1.0, 1.0
-        penalty += SMOOTHNESS * np.outer(change, change)
+    """Return the weights of the functions of one kind of prompt, with the given or the largest tolerable weight."""
+    if mismatched_weight is not None:
+        return _regress(judged, mismatched, mismatched_weight, penalty)
+    total = sum(pairs.weight * len(pairs.differences) for pairs in judged)
+    found = unaided = _regress(judged, mismatched, 0.0, penalty)
+    for weight in MISMATCHED_WEIGHTS:
+        found = _regress(judged, mismatched, weight, penalty)
+        rise = sum(pairs.compute_loss(found)[0] - pairs.compute_loss(unaided)[0] for pairs in judged)
+        if rise <= TOLERANCE * total:
+            return found
+    return found
+
+
+def _regress(
+    judged: Sequence[_Pairs],
+    mismatched: Sequence[_Pairs],
+    mismatched_weight: float,
+    penalty: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return the weights `[w]` of largest posterior probability. None of them is negative."""
+    parts = [*judged, *(replace(pairs, weight=mismatched_weight * pairs.weight) for pairs in mismatched)]
 
     def objective(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         loss, gradient = float(weights @ penalty @ weights), 2 * penalty @ weights
-        for differences, weight in parts:
-            margins = differences @ weights
-            loss += weight * float(np.logaddexp(0.0, -margins).sum())
-            gradient = gradient - weight * differences.T @ expit(-margins)
+        for pairs in parts:
+            more, slope = pairs.compute_loss(weights)
+            loss, gradient = loss + more, gradient + slope
         return loss, gradient
 
-    if not parts:
-        return np.zeros(len(basis))
-    bounds = [(0.0, None)] * len(basis)
-    found = minimize(objective, np.ones(len(basis)), jac=True, method="L-BFGS-B", bounds=bounds)
+    if not any(len(pairs.differences) for pairs in parts):
+        return np.zeros(len(penalty))
+    bounds = [(0.0, None)] * len(penalty)
+    found = minimize(objective, np.ones(len(penalty)), jac=True, method="L-BFGS-B", bounds=bounds)
     return np.asarray(found.x)
