@@ -29,6 +29,7 @@ from penchant.models.encoding.loading import load_encoder
 from penchant.models.evaluation.few_shot import Predictions, Vectors, adapt, predict
 from penchant.models.evaluation.report import curve
 from penchant.models.evaluation.split import split
+from penchant.models.fitting.em import FitOptions
 from penchant.models.fitting.tuning import TunedModel, fit_reward
 from penchant.models.judgements.files import read, with_scales
 from penchant.models.judgements.judgement import Judgement
@@ -210,7 +211,7 @@ def fit_by_recipe(judgements: list[Judgement], vectors: Vectors, bars: Progress,
         mode="cold",
         with_memory=False,
         declared=TASTE,
-        mismatched_weights=MISMATCHED_WEIGHTS,
+        options=FitOptions(mismatched_weights=MISMATCHED_WEIGHTS),
         ranks=RANKS,
         progress=lambda stage, done, total: bars.update(
             task, description=f"{label}: {stage}", completed=done, total=total

@@ -31,7 +31,7 @@ Item = tuple[str, str]
 MISMATCHED_WEIGHTS: Final = (5.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
 """Weights that are tried for all mismatched pairs of a source together, relative to all its judgements."""
 
-TOLERANCE: Final = 0.02
+TOLERANCE: Final = 0.005
 """Largest rise of the mean log-loss of judged comparisons that mismatched pairs may cause, in nats."""
 
 SOURCE_WEIGHT: Final = 1000.0

@@ -32,6 +32,8 @@ class FitOptions:
             of the standard deviation of the utilities.
         seed: Seed of the randomised SVD that the directions start from, of the archetypes and of the inducing texts.
         device: Device of the tensors. `auto` is CUDA if it is available.
+        mismatched_weights: Weights of pairs of an answer to a prompt and an answer to another prompt, by kind of
+            prompt. By default they are as large as the judgements allow; see `fit_relevance`.
     """
 
     rank: int = 4
@@ -40,6 +42,7 @@ class FitOptions:
     tolerance: float = 2e-3
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "cpu"
+    mismatched_weights: Mapping[int, float] | None = None
 
 
 class FitState:

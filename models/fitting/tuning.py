@@ -6,7 +6,7 @@ users learn from their judgements of the other texts, and their comparisons of t
 folds are needed: the figures of single folds differ by several points, so that one fold would choose by chance.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -114,7 +114,6 @@ def fit_reward(
     ranks: Sequence[int] = RANKS,
     with_memory: bool = True,
     declared: tuple[str, float] | None = None,
-    mismatched_weights: Mapping[int, float] | None = None,
     gate: GateOption = 0,
     progress: Progress = ignore_progress,
     checkpoint: Checkpoint = NO_CHECKPOINT,
@@ -131,8 +130,6 @@ def fit_reward(
         declared: Tastes and their variance, if they are given instead of chosen. This suits a model that will serve
             texts and users unlike those that it is fitted to. The trials show the loss of the given tastes on the
             latter.
-        mismatched_weights: Weights of pairs of an answer to a prompt and an answer to another prompt, by kind of
-            prompt. By default they are as large as the judgements allow; see `fit_relevance`.
         gate: Number of gate values; `auto` chooses it, and has no gate unless one is measurably better. A gate needs
             features that hold the embeddings of prompts.
         progress: Callback that reports progress.
@@ -148,10 +145,10 @@ def fit_reward(
     choice = Choice(gate=forced, gated=GATED_FAMILIES[0]) if forced else Choice()
     trials: tuple[Trial, ...] = ()
     if len(held_out.users) >= MIN_USERS and held_out.train:
-        search = ChoiceSearch(held_out, base, progress, checkpoint, mismatched_weights)
+        search = ChoiceSearch(held_out, base, progress, checkpoint)
         choice, trials = search.choose(ranks, declared, gate), tuple(search.trials)
     options = replace(base, rank=choice.rank, archetypes=choice.archetypes)
-    relevance = fit_relevance(judgements, vectors, mismatched_weights)
+    relevance = fit_relevance(judgements, vectors, base.mismatched_weights)
     data = Dataset.from_judgements(judgements, vectors, relevance)
     fit = Fit(data, options).run(_name_stage("fit", progress), checkpoint, "fit")
     return TunedModel(
@@ -170,7 +167,6 @@ class ChoiceSearch:
         base: Options that are not chosen.
         progress: Callback that reports progress.
         checkpoint: Checkpoint for fits and trials.
-        mismatched_weights: See `fit_reward`.
 
     Attributes:
         trials: All trials, in order.
@@ -183,11 +179,10 @@ class ChoiceSearch:
         base: FitOptions,
         progress: Progress,
         checkpoint: Checkpoint,
-        mismatched_weights: Mapping[int, float] | None = None,
     ) -> None:
         self._held_out, self._base = held_out, base
         self._progress, self._checkpoint = progress, checkpoint
-        relevance = fit_relevance(held_out.train, held_out.vectors, mismatched_weights)
+        relevance = fit_relevance(held_out.train, held_out.vectors, base.mismatched_weights)
         self._data = Dataset.from_judgements(held_out.train, held_out.vectors, relevance)
         self.losses: list[NDArray[np.float64]] = []
         self.trials: list[Trial] = []

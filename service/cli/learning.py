@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from penchant.models.evaluation.comparison import Comparison
+    from penchant.models.fitting.em import FitOptions
     from penchant.models.fitting.gates import GateOption
 
 Tenants = Annotated[
@@ -107,8 +108,7 @@ def fit_from_store(
     out_path: Path,
     name: str,
     split: Literal["cold", "warm"],
-    seed: int,
-    device: Literal["auto", "cpu", "cuda"],
+    options: "FitOptions",
     work: Path,
     resume: bool,
     gate: "GateOption",
@@ -116,12 +116,10 @@ def fit_from_store(
     """Run `penchant fit --from-store`."""
     from penchant.models.bundle import BundleError
     from penchant.models.checkpoint import CheckpointError
-    from penchant.models.fitting.em import FitOptions
     from penchant.models.fitting.gates import GateError
     from penchant.service.bundles.new_bundle import TooLittleError, fit_new
     from penchant.service.log.judgements import read_judgements
 
-    options = FitOptions(seed=seed, device=device)
     with resumable(work, BundleError, CheckpointError, GateError, TooLittleError):
         with progress() as report:
             report("read feedback", 0, 0)

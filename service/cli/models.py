@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 from rich.table import Table
@@ -32,6 +32,8 @@ from penchant.service.cli.terminal import INTERRUPTED, out, progress, stop
 if TYPE_CHECKING:
     from penchant.models.evaluation.report import Report as EvaluationReport
     from penchant.models.fitting.gates import GateOption
+
+MAX_RELEVANCE: Final = 100.0
 
 Split = Literal["cold", "warm"]
 
@@ -86,6 +88,14 @@ def fit(
             "held-out users measurably better.",
         ),
     ] = "0",
+    relevance: Annotated[
+        str,
+        typer.Option(
+            metavar="W|auto",
+            help="Weight of the rule that an answer to the prompt beats an answer to another prompt, relative to the "
+            "judgements. auto: as much as the judgements allow. Try 5 if requests mix in texts that do not answer.",
+        ),
+    ] = "auto",
     device: Device = "auto",
     work: Annotated[
         Path | None,
@@ -108,6 +118,7 @@ def fit(
         stop(f"{out_path} already exists and is not a folder")
     folder = work or target.with_name(target.name + ".work")
     wanted = _parse_gate(gate)
+    options = FitOptions(seed=seed, device=device, mismatched_weights=_parse_relevance(relevance))
     if from_store == bool(data):
         stop("name files of judgements, or give --from-store" + (", but not both" if data else ""))
     if from_store:
@@ -119,14 +130,12 @@ def fit(
             out_path=out_path,
             name=name or target.name,
             split=split,
-            seed=seed,
-            device=device,
+            options=options,
             work=folder,
             resume=resume,
             gate=wanted,
         )
         return
-    options = FitOptions(seed=seed, device=device)
     with resumable(folder, BundleError, CheckpointError, EncoderError, GateError):
         with progress() as report:
             sets = [read_judgements(path, report) for path in data or ()]
@@ -175,6 +184,19 @@ def _parse_gate(value: str) -> "GateOption":
     if not value.isascii() or not value.isdigit() or int(value) > MAX_GATE:
         stop(f"--gate must be 'auto' or a number from 0 to {MAX_GATE}, not {value!r}")
     return int(value)
+
+
+def _parse_relevance(value: str) -> dict[int, float] | None:
+    """Return the weight for both kinds of prompt."""
+    if value == "auto":
+        return None
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = -1.0
+    if not 0 <= weight <= MAX_RELEVANCE:
+        stop(f"--relevance must be 'auto' or a number from 0 to {MAX_RELEVANCE:g}, not {value!r}")
+    return {0: weight, 1: weight}
 
 
 def evaluate(

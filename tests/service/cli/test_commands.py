@@ -141,6 +141,32 @@ def test_windows_are_chosen_at_fitting_and_remembered(
     assert "--max-windows" in run("fit", ratings, "--out", folder, "--max-windows", 65, code=2).stderr
 
 
+def test_the_weight_of_relevance_is_chosen_at_fitting(
+    hashing: FeatureExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judges prefer the answer that is further from the question, so a larger weight changes the bundle."""
+    rows = [
+        {
+            "user": f"u{i % 7}",
+            "context": f"Where is topic{i % 9}?",
+            "chosen": f"It is far away, number {i}.",
+            "rejected": f"topic{i % 9} is here, number {i}.",
+        }
+        for i in range(90)
+    ]
+    file = tmp_path / "asked.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr(loading, "load_encoder", lambda _name, **_options: hashing.encoder)
+    slopes = []
+    for weight in ("0", "auto", "20"):
+        run("fit", file, "--out", tmp_path / weight, "--relevance", weight)
+        prior = Bundle.load(tmp_path / weight).reward.text_prior
+        slopes.append(float(prior.weights[prior.standardiser.matched, 0].sum()))
+    assert 0 == slopes[0] <= slopes[1] < slopes[2]
+    for wrong in ("-1", "101", "much", "nan"):
+        assert "--relevance" in run("fit", file, "--out", tmp_path / "b", "--relevance", wrong, code=2).stderr
+
+
 def test_show_explains_a_bundle_on_other_judgements(
     hashing: FeatureExtractor, ratings: Path, tmp_path: Path
 ) -> None:
