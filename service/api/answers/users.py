@@ -36,7 +36,7 @@ class AttributeReason(Answer):
     std: float
     probability: float = Field(ge=0, le=1, description="P(effect > 0)")
     slope: float = Field(
-        description="the same along the user's texts, including whatever varies with the attribute"
+        description="the same along the user's texts, together with everything else that varies with the attribute"
     )
     slope_std: float
     slope_probability: float = Field(ge=0, le=1, description="P(slope > 0)")

@@ -108,7 +108,7 @@ class Personalization(Answer):
 
     user: str | None
     state: Literal["population", "personal"] = Field(
-        description="`personal` if anything was learned about the user, whatever the `personalization` of the request"
+        description="`personal` if anything was learned about the user, even if the request sets `personalization` to 0"
     )
     feedback_events: int
     posterior_version: int
