@@ -83,7 +83,7 @@ def measure(
     judgements: Sequence[Judgement],
     vectors: FeatureTable,
     *,
-    ranks: Sequence[int] = RANKS,
+    ranks: Sequence[int] | None = None,
     options: FitOptions | None = None,
 ) -> dict[str, Any]:
     """Return the gain of every gate over the same model without one.
@@ -91,7 +91,7 @@ def measure(
     Args:
         judgements: Judgements of the set.
         vectors: Features with the embeddings of prompts.
-        ranks: Ranks to choose from.
+        ranks: Ranks to choose from. `RANKS` by default.
         options: Options of the fits.
     """
     by_mode = {mode: HeldOutUsers(judgements, vectors, mode) for mode in SPLITS}
@@ -102,7 +102,7 @@ def measure(
     if len(held_out.users) < FEWEST_USERS:
         return {"skipped": f"{len(held_out.users)} held-out users are too few"}
     search = ChoiceSearch(held_out, options or FitOptions(), ignore_progress, NO_CHECKPOINT)
-    chosen = search.choose(ranks, None, "auto")
+    chosen = search.choose(ranks or RANKS, None, "auto")
     first = next(i for i, trial in enumerate(search.trials) if trial.choice.gate)
     bare = {**asdict(search.trials[first].choice), "gate": 0, "gated": "none", "temperature": 0.0}
     ungated = next(
