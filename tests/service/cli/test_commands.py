@@ -141,10 +141,9 @@ def test_windows_are_chosen_at_fitting_and_remembered(
     assert "--max-windows" in run("fit", ratings, "--out", folder, "--max-windows", 65, code=2).stderr
 
 
-def test_the_weight_of_relevance_is_chosen_at_fitting(
-    hashing: FeatureExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The judges prefer the answer that is further from the question, so a larger weight changes the bundle."""
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    """Comparisons of answers to nine questions. The one that is further from its question wins."""
     rows = [
         {
             "user": f"u{i % 7}",
@@ -156,15 +155,37 @@ def test_the_weight_of_relevance_is_chosen_at_fitting(
     ]
     file = tmp_path / "asked.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+def test_the_weight_of_relevance_is_chosen_at_fitting(
+    hashing: FeatureExtractor, asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loading, "load_encoder", lambda _name, **_options: hashing.encoder)
     slopes = []
     for weight in ("0", "auto", "20"):
-        run("fit", file, "--out", tmp_path / weight, "--relevance", weight)
+        run("fit", asked, "--out", tmp_path / weight, "--relevance", weight)
         prior = Bundle.load(tmp_path / weight).reward.text_prior
         slopes.append(float(prior.weights[prior.standardiser.matched, 0].sum()))
     assert 0 == slopes[0] <= slopes[1] < slopes[2]
     for wrong in ("-1", "101", "much", "nan"):
-        assert "--relevance" in run("fit", file, "--out", tmp_path / "b", "--relevance", wrong, code=2).stderr
+        assert (
+            "--relevance" in run("fit", asked, "--out", tmp_path / "b", "--relevance", wrong, code=2).stderr
+        )
+
+
+def test_a_gate_is_fitted_on_request(
+    hashing: FeatureExtractor, asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "load_encoder", lambda _name, **_options: hashing.encoder)
+    run("fit", asked, "--out", tmp_path / "gated", "--gate", 2)
+    gate = Bundle.load(tmp_path / "gated").reward.gate
+    assert gate is not None
+    assert gate.size == 2
+    run("fit", asked, "--out", tmp_path / "bare", "--gate", "auto")  # too few users to show that one pays
+    assert Bundle.load(tmp_path / "bare").reward.gate is None
+    for wrong in ("-1", "99", "some"):
+        assert "--gate" in run("fit", asked, "--out", tmp_path / "b", "--gate", wrong, code=2).stderr
 
 
 def test_show_explains_a_bundle_on_other_judgements(
