@@ -118,7 +118,7 @@ MISMATCHED_WEIGHTS = {0: 10.0}
 kind of prompt. It is declared for prompts of one line, such as the questions of searches, whose judges are hardly ever
 shown an answer to another question. For longer prompts, it is as large as the judgements allow."""
 
-TASTE = ("answer-style*0.016+content-32*0.1+relevance*0.003", 1.0)
+TASTE = ("answer-style*0.014+content-32*0.1+relevance*0.002", 1.0)
 """Taste families with their variances. They are declared instead of fitted, because short statements and arguments
 cannot show that people differ in how an answer should be written. With these, thirty judgements about style move the top
 three of a ranking by about half a standard deviation of that style, and the answers stay on top. The manifest shows what
