@@ -16,7 +16,7 @@ from penchant.models.encoding.extract import extract_text_features
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.encoding.match import BRIEF, MATCH_NAMES
-from penchant.models.fitting.relevance import make_basis
+from penchant.models.fitting.relevance import KNOTS, make_basis
 from penchant.models.ranking.selection import probability_best, relevance
 from penchant.models.taste.items import item_key
 from penchant.models.taste.observations import Pair, Rating, RatingScale, Vote
@@ -24,6 +24,9 @@ from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import ItemMemory, RewardModel
 from penchant.models.taste.text_prior import LinearTextPrior, RadialBasis
 from penchant.models.testing import tiny_bundle
+
+WIDTH = 2 * len(KNOTS)
+"""Number of functions of the match: for each kind of prompt, the segments of the cosine and the coverage."""
 
 INDUCING = 4
 TEXTS = ["A short answer.", "A much longer answer, with reasons: because it helps.", "No!", "Why not?"]
@@ -499,16 +502,16 @@ def test_a_missing_array_of_the_match_is_refused(saved_reading, tmp_path):
         ("match.layout", np.array([2, 1]), "does not exist"),
         ("match.layout", np.array([-1, 4]), "does not exist"),
         ("match.layout", np.array([4, 4]), "does not exist"),
-        ("match.column", np.full(10, 4), "does not exist"),
-        ("match.column", np.full(10, -1), "does not exist"),
-        ("match.column", np.zeros(9, np.int64), "functions of the match"),
+        ("match.column", np.full(WIDTH, 4), "does not exist"),
+        ("match.column", np.full(WIDTH, -1), "does not exist"),
+        ("match.column", np.zeros(WIDTH - 1, np.int64), "functions of the match"),
         ("match.column", np.zeros(0, np.int64), "functions of the match"),
-        ("match.low", np.zeros(9), "match.low has shape"),
-        ("match.low", np.full(10, 2.0), "must not be above"),
-        ("match.high", np.full((10, 1), 1.0), "match.high has shape"),
-        ("match.high", np.full(10, np.nan), "match.high"),
-        ("match.anchor", np.full(10, np.inf), "not finite"),
-        ("match.kind", np.zeros(11, np.int64), "match.kind has shape"),
+        ("match.low", np.zeros(WIDTH - 1), "match.low has shape"),
+        ("match.low", np.full(WIDTH, 2.0), "must not be above"),
+        ("match.high", np.full((WIDTH, 1), 1.0), "match.high has shape"),
+        ("match.high", np.full(WIDTH, np.nan), "match.high"),
+        ("match.anchor", np.full(WIDTH, np.inf), "not finite"),
+        ("match.kind", np.zeros(WIDTH + 1, np.int64), "match.kind has shape"),
     ],
 )
 def test_a_damaged_match_is_refused(saved_reading, name, value, message):

@@ -126,5 +126,6 @@ def test_answers_to_the_question_come_first(bundle, extractor):
     items = bundle.reward.describe(np.stack([vectors[question, text] for text in texts]))
     scores = relevance(bundle.reward, UserPosterior.at_prior(bundle.reward.population), items)
     assert order(scores).tolist() == [1, 2, 0]
-    assert scores[1] > 0.5
-    assert scores[0] < 0.05
+    assert scores[1] > 0.4  # about as good as the median judged answer, which is much longer
+    assert scores[2] < 0.1
+    assert scores[0] < 0.01

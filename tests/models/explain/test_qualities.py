@@ -23,7 +23,7 @@ EMBEDDING = 5
 DIM = EMBEDDING + len(ATTRIBUTE_NAMES)
 RANK = 2
 LENGTH = EMBEDDING + ATTRIBUTE_NAMES.index("length")
-SLOPES = np.tile([1.0, 2.0, 4.0, 3.0, 1.5], 2)
+SLOPES = np.tile([1.0, 2.0, 2.5, 4.0, 3.5, 3.0, 2.0, 1.5], 2)
 """Shared weights of the functions of the match, by kind of prompt."""
 
 

@@ -13,7 +13,7 @@ from penchant.models.evaluation.split import TestPair
 from penchant.models.fitting.assemble import build_population
 from penchant.models.fitting.dataset import Dataset
 from penchant.models.fitting.em import Fit, FitOptions
-from penchant.models.fitting.relevance import fit_relevance
+from penchant.models.fitting.relevance import KNOTS, fit_relevance
 from penchant.models.fitting.tuning import Choice
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.taste.items import item_key
@@ -658,7 +658,7 @@ def test_the_known_base_is_the_worth_of_the_match(asked, relevant):
 
 
 def test_the_match_has_its_columns_and_block(relevant):
-    embedded, attributes, match, basis, constant = 32, len(ATTRIBUTE_NAMES), 10, 0, 1
+    embedded, attributes, match, basis, constant = 32, len(ATTRIBUTE_NAMES), 2 * len(KNOTS), 0, 1
     if relevant.standardiser.basis is not None:
         basis = len(relevant.standardiser.basis.inducing)
     assert relevant.standardiser.widths == (embedded + attributes, match, basis, constant)
