@@ -36,8 +36,7 @@ MAX_PROMPT_WORDS: Final = 64
 
 LATER_WINDOW: Final = 0.05
 """How much closer than the first window a later one must be. A text says at its beginning what it is about, and the
-largest of several cosines is larger by chance alone: without this, long answers of CrowdRAG-25 are found by their own
-question less often than when only their beginning is read (98.9 % against 99.4 %)."""
+largest of several cosines is larger by chance alone. `benchmarks.windows` measures texts read with it and without it."""
 
 # Scripts without spaces between words count every character as a word.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]|[^\W_]+")

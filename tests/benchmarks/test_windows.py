@@ -11,6 +11,7 @@ import pytest
 from benchmarks.windows import ANSWERS, QUESTIONS, Embeddings, format_markdown, measure, ndcg, place_of
 from penchant.models.encoding.encoder import Encoder
 from penchant.models.encoding.hashing import HashingEncoder
+from penchant.models.encoding.match import LATER_WINDOW
 
 FILLER = " ".join(f"filler{i}" for i in range(8))
 
@@ -48,7 +49,7 @@ def test_windows_find_what_a_cut_hides(data: Path) -> None:
     results = measure(load, data, rounds=1)
     questions = results["questions"]
     assert (questions["questions"], questions["documents"], questions["long"]) == (3, 3, 3)
-    assert questions["ndcg"]["best"] == questions["ndcg"]["mean"] == 1.0
+    assert questions["ndcg"]["match"] == questions["ndcg"]["best"] == questions["ndcg"]["mean"] == 1.0
     assert questions["ndcg"]["cut"] == pytest.approx(
         (1 + 1 / math.log2(3) + 1 / 2) / 3
     )  # ties keep the order
@@ -56,14 +57,14 @@ def test_windows_find_what_a_cut_hides(data: Path) -> None:
     for name in ANSWERS:
         answers = results["answers"][name]
         assert (answers["answers"], answers["long"], answers["prompts"]) == (6, 3, 3)
-        assert answers["pairs"] == {"cut": 0.5, "mean": 1.0, "best": 1.0}
-        assert answers["first"] == {"cut": 0.0, "mean": 1.0, "best": 1.0}
+        assert answers["pairs"] == {"cut": 0.5, "mean": 1.0, "best": 1.0, "match": 1.0}
+        assert answers["first"] == {"cut": 0.0, "mean": 1.0, "best": 1.0, "match": 1.0}
     assert [row["tokens"] for row in results["cost"]] == [8, 16, 32, 64]
     assert results["cost"][0]["relative"] == 1.0
     about = {"processor": "a processor", "commit": "c0ffee", "versions": {"python": "3"}}
     text = format_markdown(results | {"about": about})
     assert "| 8 windows, best window | 1.0000 | 1.0000 | 1.000 | 1.0000 | 1.000 |" in text
-    assert text.count("\n| ") == 4 + 3 + 2  # two tables with their heads
+    assert text.count("\n| ") == 4 + 4 + 2  # two tables with their heads
 
 
 def test_short_texts_have_equal_embeddings_from_both() -> None:
@@ -72,6 +73,8 @@ def test_short_texts_have_equal_embeddings_from_both() -> None:
     np.testing.assert_array_equal(embeddings.cut[[0, 2]], embeddings.mean[[0, 2]])
     cosines = embeddings.compute_cosines(load(1).encode(["rain", "moon"]).embeddings)
     assert cosines["best"][1, 0] > cosines["cut"][1, 0] == 0
+    assert cosines["match"][1, 0] == pytest.approx(cosines["best"][1, 0] - LATER_WINDOW)
+    np.testing.assert_array_equal(cosines["match"][[0, 2]], cosines["cut"][[0, 2]])
 
 
 def test_ndcg_agrees_with_a_sum_by_hand() -> None:
