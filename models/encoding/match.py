@@ -93,7 +93,7 @@ def compute_match(
         prompt_vectors: `[n, dim]` embeddings of the prompts.
         windows: n arrays `[w, dim]`, the embeddings of each text's windows.
 
-    Cost: about 0.03 ms per KB of text for the words, and one product per window.
+    Cost: about 0.05 ms per KB of text for the words, and one product per window.
     """
     match = np.full((len(texts), len(MATCH_NAMES)), np.nan, np.float16)
     last, wanted = "", frozenset[str]()
