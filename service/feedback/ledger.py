@@ -157,17 +157,20 @@ class Ledger:
         }
         body = _build_answer(Counter(outcome for _, outcome in outcomes), rejected, states)
         if job.idempotency is not None:
-            job_changes.answered[(job.tenant, job.idempotency.key)] = (job.idempotency.request_hash, body)
+            key = job.idempotency.key
+            job_changes.answered[(job.tenant, key)] = (job.idempotency.request_hash, body)
             job_changes.answers.append(
                 {
                     "tenant": job.tenant,
-                    "key": job.idempotency.key,
+                    "key": key,
                     "request_hash": job.idempotency.request_hash,
                     "answer": body,
-                    "users": orjson.dumps(list(affected)).decode(),
                     "created_at": job.received_at,
                 }
             )
+            job_changes.answered_users += [
+                {"tenant": job.tenant, "user_id": user, "key": key} for user in affected
+            ]
         group_changes.merge(job_changes)
         return FeedbackAnswer(
             body, tuple(outcomes), change_points, tuple(job_changes.flags), job_changes.bursts

@@ -36,6 +36,7 @@ class Changes:
         items: New rows of `judged_items`.
         features: New rows of `features`.
         answers: New rows of `idempotency`.
+        answered_users: New rows of `answered_users`.
     """
 
     states: dict[UserKey, UserState] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Changes:
     items: list[dict[str, Any]] = field(default_factory=list)
     features: list[dict[str, Any]] = field(default_factory=list)
     answers: list[dict[str, Any]] = field(default_factory=list)
+    answered_users: list[dict[str, Any]] = field(default_factory=list)
 
     def merge(self, job: "Changes") -> None:
         """Add the changes of a job to those of its group."""
@@ -60,6 +62,7 @@ class Changes:
         self.items += job.items
         self.features += job.features
         self.answers += job.answers
+        self.answered_users += job.answered_users
 
     def write(self, connection: Connection, changed: dict[UserKey, UserState], fold: Fold) -> None:
         """Write the new rows, and the states that changed.
@@ -71,6 +74,7 @@ class Changes:
             (tables.judged_items, self.items, "user_id"),
             (tables.feedback_events, self.events, "event_id"),
             (tables.idempotency, self.answers, "key"),
+            (tables.answered_users, self.answered_users, "key"),
         ):
             add(connection, table, sorted(rows, key=lambda row: (row["tenant"], row[name])))
         users.put_users(connection, [build_user_row(key, state) for key, state in changed.items()])

@@ -63,8 +63,7 @@ class UserData:
 
         def delete(connection: Connection) -> Deletion:
             lock_tenant(connection, tenant)  # another user may be about to judge a text of this user
-            quoted = orjson.dumps(user).decode()
-            features, items, shown = delete_user(connection, tenant, user, quoted)
+            features, items, shown = delete_user(connection, tenant, user)
             texts = [*recent, *(pair for stored in shown for pair in _shown_texts(stored))]
             keys = [source.extractor.key for source in self._models.sources]
             deletion = Deletion(
@@ -129,8 +128,7 @@ class UserData:
         Raises:
             ApiError: `user_not_found`, if nothing is stored.
         """
-        quoted = orjson.dumps(user).decode()
-        rows = await self._store.read_snapshot(find_user_rows, tenant, user, quoted)
+        rows = await self._store.read_snapshot(find_user_rows, tenant, user)
         if rows.user is None and not (rows.rankings or rows.answers):
             raise ApiError(Code.USER_NOT_FOUND, "Nothing is stored about this user.")
         return export_user(user, rows, self._models.current.fold, self._store.clock())
@@ -145,8 +143,7 @@ def _join(connection: Connection, tenant: str, user: str, source: str, fold: Fol
         return 0, build_unlearned_state(target_row, fold.start)
     places = merge_places(find_times(connection, tenant, user), find_times(connection, tenant, source))
     move_log(connection, tenant, source, user, {user: places[0], source: places[1]})
-    quoted = (orjson.dumps(source).decode(), orjson.dumps(user).decode())
-    move_requests(connection, tenant, source, user, quoted)
+    move_requests(connection, tenant, source, user)
     drop_states(connection, tenant, [user, source])
     drop_user(connection, tenant, source)
     known = [row for row in (target_row, source_row) if row is not None]

@@ -48,12 +48,14 @@ class Ranking:
 
     def to_row(self) -> dict[str, Any]:
         """Return the ranking's row in the store."""
+        shown = orjson.dumps({"prompts": self.prompts, "texts": self.texts})
         return {
             "tenant": self.tenant,
             "rank_id": self.rank_id,
             "user_id": self.user,
-            "shown": orjson.dumps({"prompts": self.prompts, "texts": self.texts}),
+            "shown": shown,
             "created_at": self.created_at,
+            "size": len(shown),
         }
 
 

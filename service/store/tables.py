@@ -6,9 +6,25 @@ verifies.
 
 from typing import Final
 
-from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import (
+    Column,
+    Float,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
 
 metadata: Final = MetaData()
+
+_NOT_REPLACED: Final = text("replaced = 0")
+_IS_RETRACTION: Final = text("target_event_id IS NOT NULL")
+_IS_CHANGING: Final = text("pending IS NOT NULL")
 
 # Append-only, except that deleting a user removes the user's rows.
 feedback_events: Final = Table(
@@ -32,7 +48,24 @@ feedback_events: Final = Table(
         "payload", Text, nullable=False
     ),  # the event as sent, JSON, with a reference to a ranking resolved
     Column("received_at", Float, nullable=False),
-    Index("feedback_events_by_event_id", "tenant", "event_id", unique=True),
+    Column("happened_at", Float),  # time that its age counts from; null if that is `received_at`
+    # 1 if a later event has the same id, and for the retractions of such an event. Their ids name nothing any more.
+    Column("replaced", Integer, nullable=False, server_default="0"),
+    Index(
+        "feedback_events_by_event_id",
+        "tenant",
+        "event_id",
+        unique=True,
+        sqlite_where=_NOT_REPLACED,
+        postgresql_where=_NOT_REPLACED,
+    ),
+    Index(
+        "feedback_events_by_target",
+        "tenant",
+        "target_event_id",
+        sqlite_where=_IS_RETRACTION,
+        postgresql_where=_IS_RETRACTION,
+    ),
     Index("feedback_events_by_age", "tenant", "received_at"),
     sqlite_with_rowid=False,
 )
@@ -82,6 +115,15 @@ users: Final = Table(
     Column("information", Float, nullable=False, server_default="0"),  # information counted on that day
     Column("trust", Text),  # JSON; null for the trust of a new user
     Column("updated_at", Float, nullable=False),  # time of the last event
+    # A change of the user that is made in several transactions, JSON. Until it is done, the log takes no events.
+    Column("pending", Text),
+    Index(
+        "users_by_pending",
+        "tenant",
+        "user_id",
+        sqlite_where=_IS_CHANGING,
+        postgresql_where=_IS_CHANGING,
+    ),
     sqlite_with_rowid=False,
 )
 
@@ -99,6 +141,20 @@ user_states: Final = Table(
     sqlite_with_rowid=False,
 )
 
+# Earlier states of users with long logs, from which a log is replayed in part. A cache, like `user_states`.
+checkpoints: Final = Table(
+    "checkpoints",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("user_id", String(128), primary_key=True),
+    Column("bundle_version", String(128), primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),  # last event that the state covers
+    Column("half_life_days", Float),
+    Column("state", LargeBinary, nullable=False),
+    Column("as_of", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 # Rankings, so that feedback can refer to them for a day.
 rankings: Final = Table(
     "rankings",
@@ -108,8 +164,10 @@ rankings: Final = Table(
     Column("user_id", String(128)),
     Column("shown", LargeBinary, nullable=False),  # JSON {prompts: […], texts: […]}
     Column("created_at", Float, nullable=False),
+    Column("size", Integer, nullable=False, server_default="0"),  # bytes of `shown`
     Index("rankings_by_user", "tenant", "user_id"),
     Index("rankings_by_age", "created_at"),
+    Index("rankings_by_size", "tenant", "created_at", "size"),
 )
 
 # Answers to requests with an idempotency key.
@@ -120,9 +178,20 @@ idempotency: Final = Table(
     Column("key", String(255), primary_key=True),
     Column("request_hash", LargeBinary(16), nullable=False),
     Column("answer", LargeBinary, nullable=False),
-    Column("users", Text, nullable=False),  # JSON list of the users that the answer names
     Column("created_at", Float, nullable=False),
     Index("idempotency_by_age", "created_at"),
+)
+
+# The users that a stored answer names. After a merge, an answer that named the merged user names the remaining one, too.
+answered_users: Final = Table(
+    "answered_users",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("user_id", String(128), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    ForeignKeyConstraint(["tenant", "key"], ["idempotency.tenant", "idempotency.key"], ondelete="CASCADE"),
+    Index("answered_users_by_key", "tenant", "key"),
+    sqlite_with_rowid=False,
 )
 
 # Facts of this installation, such as the salt of hashed user ids in its logs.

@@ -6,13 +6,14 @@ states and raising the user's version, so that the state is learned again from t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Delete, Table, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Delete, Table, and_, delete, select, update
 
 from penchant.service.store.features import drop_unneeded
-from penchant.service.store.statements import AnyRow
+from penchant.service.store.statements import AnyRow, insert_new
 from penchant.service.store.tables import (
+    answered_users,
+    checkpoints,
     feedback_events,
     idempotency,
     judged_items,
@@ -43,8 +44,8 @@ class UserRows:
     answers: Sequence[AnyRow]
 
 
-def find_user_rows(connection: Connection, tenant: str, user: str, quoted_user: str) -> UserRows:
-    """Return all rows that concern a user. `quoted_user` is the user's id as a JSON string."""
+def find_user_rows(connection: Connection, tenant: str, user: str) -> UserRows:
+    """Return all rows that concern a user."""
 
     def rows(table: Table, *order: str) -> Sequence[AnyRow]:
         statement = select(table).where(table.c.tenant == tenant, table.c.user_id == user)
@@ -57,14 +58,12 @@ def find_user_rows(connection: Connection, tenant: str, user: str, quoted_user: 
         states=rows(user_states, "bundle_version"),
         rankings=rows(rankings, "created_at"),
         answers=connection.execute(
-            select(idempotency).where(idempotency.c.tenant == tenant, _names(quoted_user))
+            select(idempotency).where(_names(tenant, user)).order_by(idempotency.c.key)
         ).all(),
     )
 
 
-def move_requests(
-    connection: Connection, tenant: str, source: str, into: str, quoted: tuple[str, str]
-) -> None:
+def move_requests(connection: Connection, tenant: str, source: str, into: str) -> None:
     """Give the rankings of one user to another, and make stored answers that name the first name both.
 
     Args:
@@ -72,21 +71,18 @@ def move_requests(
         tenant: Tenant of both users.
         source: User who loses the rankings.
         into: User who receives them.
-        quoted: Ids of both users as JSON strings, `source` first.
     """
     connection.execute(
         update(rankings).where(rankings.c.tenant == tenant, rankings.c.user_id == source).values(user_id=into)
     )
     # Answers stay, so that a repeated request counts once. Deleting the remaining user deletes them as well.
-    connection.execute(
-        update(idempotency)
-        .where(idempotency.c.tenant == tenant, _names(quoted[0]))
-        .values(users=func.replace(idempotency.c.users, quoted[0], f"{quoted[0]},{quoted[1]}"))
-    )
+    c = answered_users.c
+    keys = connection.scalars(select(c.key).where(c.tenant == tenant, c.user_id == source))
+    insert_new(connection, answered_users, [{"tenant": tenant, "user_id": into, "key": key} for key in keys])
 
 
 def delete_user(
-    connection: Connection, tenant: str, user: str, quoted_user: str
+    connection: Connection, tenant: str, user: str
 ) -> tuple[tuple[bytes, ...], tuple[bytes, ...], tuple[bytes, ...]]:
     """Delete everything that the store holds about a user.
 
@@ -94,7 +90,6 @@ def delete_user(
         connection: Connection in a write transaction.
         tenant: Tenant of the user.
         user: Id of the user.
-        quoted_user: Id of the user as a JSON string, as stored answers contain it.
 
     Returns:
         Keys of deleted features (those that no other judgement of the tenant needs), keys of all judged items, and the
@@ -111,9 +106,9 @@ def delete_user(
     shown = connection.scalars(
         select(rankings.c.shown).where(rankings.c.tenant == tenant, rankings.c.user_id == user)
     ).all()
-    for table in (feedback_events, users, user_states, rankings):
+    for table in (feedback_events, users, user_states, checkpoints, rankings):
         connection.execute(_delete_rows(table, tenant, user))
-    connection.execute(delete(idempotency).where(idempotency.c.tenant == tenant, _names(quoted_user)))
+    connection.execute(delete(idempotency).where(_names(tenant, user)))
     return tuple(removed), tuple({row.item_key for row in judged}), tuple(shown)
 
 
@@ -121,6 +116,8 @@ def _delete_rows(table: Table, tenant: str, user: str) -> Delete:
     return delete(table).where(table.c.tenant == tenant, table.c.user_id == user)
 
 
-def _names(quoted_user: str) -> Any:  # noqa: ANN401 — a clause
+def _names(tenant: str, user: str) -> ColumnElement[bool]:
     """Return the condition that a stored answer names a user."""
-    return func.replace(idempotency.c.users, quoted_user, "") != idempotency.c.users
+    c = answered_users.c
+    keys = select(c.key).where(c.tenant == tenant, c.user_id == user)
+    return and_(idempotency.c.tenant == tenant, idempotency.c.key.in_(keys))

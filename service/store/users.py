@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, func, or_
 from sqlalchemy.engine import Connection
 
 from penchant.service.store.statements import AnyRow, chunks, insert_or_replace
-from penchant.service.store.tables import user_states, users
+from penchant.service.store.tables import checkpoints, user_states, users
 
 _LOCK: Final = text("SELECT pg_advisory_xact_lock(key) FROM unnest(CAST(:keys AS bigint[])) AS key")
 _LOCK_SHARED: Final = text(
@@ -160,10 +160,10 @@ def find_user(connection: Connection, tenant: str, user: str) -> AnyRow | None:
 
 
 def drop_states(connection: Connection, tenant: str, names: Iterable[str]) -> None:
-    """Delete the states of these users, under every bundle."""
-    c = user_states.c
+    """Delete the states of these users and their checkpoints, under every bundle."""
     for some in chunks(names):
-        connection.execute(delete(user_states).where(c.tenant == tenant, c.user_id.in_(some)))
+        for table in (user_states, checkpoints):
+            connection.execute(delete(table).where(table.c.tenant == tenant, table.c.user_id.in_(some)))
 
 
 def drop_user(connection: Connection, tenant: str, user: str) -> None:

@@ -138,6 +138,7 @@ def build_user_row(key: UserKey, state: UserState) -> dict[str, Any]:
         "information": state.information,
         "trust": state.trust,
         "updated_at": state.updated_at,
+        "pending": None,
     }
 
 
