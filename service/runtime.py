@@ -22,6 +22,7 @@ from penchant.service.feedback.writer import Writer
 from penchant.service.privacy.invalidation import CHANGE as FORGET
 from penchant.service.privacy.invalidation import CacheInvalidator, Deletion
 from penchant.service.privacy.retention import Retention
+from penchant.service.privacy.unfinished import UnfinishedChanges
 from penchant.service.privacy.user_data import UserData
 from penchant.service.ranking.rankings import Rankings
 from penchant.service.settings import Settings
@@ -107,9 +108,9 @@ async def start(
     loop = asyncio.get_running_loop()
     models = Models()
 
-    def invalidate(deletion: Deletion) -> None:
+    def invalidate(deletion: Deletion, user: str | None) -> None:
         # The invalidator is built below, because it needs the writer, whose chores call this function.
-        invalidator.invalidate(deletion)
+        invalidator.invalidate(deletion, user)
 
     retention = Retention(
         tenancy=access.tenancy,
@@ -118,10 +119,11 @@ async def start(
         shared=store.shared,
         telemetry=telemetry,
     )
+    unfinished = UnfinishedChanges(models=models, store=store, invalidate=invalidate, telemetry=telemetry)
     commits = Commits(
         store=store,
         models=models,
-        chores=(retention, OutdatedBundles(models)),
+        chores=(unfinished, retention, OutdatedBundles(models)),
         settings=settings,
         telemetry=telemetry,
     )
@@ -163,14 +165,7 @@ async def start(
         telemetry=telemetry,
     )
     feed.subscribe(FORGET, invalidator.handle)
-    user_data = UserData(
-        writer=writer,
-        store=store,
-        invalidator=invalidator,
-        rankings=rankings,
-        models=models,
-        telemetry=telemetry,
-    )
+    user_data = UserData(writer=writer, store=store, unfinished=unfinished, rankings=rankings, models=models)
     model.source.batcher.start()
     if relevance is not None:
         relevance.batcher.start()
