@@ -9,7 +9,7 @@ import orjson
 
 from penchant.models.encoding.features import unpack_match
 from penchant.models.encoding.match import MATCH_NAMES
-from penchant.models.taste.posterior import UserPosterior, read_stored_posterior
+from penchant.models.taste.posterior import PosteriorError, UserPosterior, read_stored_posterior
 from penchant.service.feedback.trust import TrustState
 from penchant.service.store.statements import AnyRow
 from penchant.service.store.user_data import UserRows
@@ -47,7 +47,7 @@ def export_user(user: str, rows: UserRows, fold: Fold, now: float) -> dict[str, 
         "exported_at": format_rfc3339(now),
         "standing": None if rows.user is None else _export_user_row(rows.user),
         "events": [_export_event(row, texts.get(row.seq, ())) for row in rows.events],
-        "states": [_export_state(row, fold) for row in rows.states],
+        "states": [state for row in rows.states if (state := _export_state(row, fold)) is not None],
         "rankings": [_export_ranking(row) for row in rows.rankings],
         "stored_answers": [_export_answer(row, user) for row in rows.answers],
     }
@@ -107,8 +107,12 @@ def _export_match(content: bytes | None) -> dict[str, float | None] | None:
     }
 
 
-def _export_state(row: AnyRow, fold: Fold) -> dict[str, Any]:
-    numbers = read_stored_posterior(row.state)
+def _export_state(row: AnyRow, fold: Fold) -> dict[str, Any] | None:
+    """Return a state as plain data, or None if it is unreadable and will be learned again."""
+    try:
+        numbers = read_stored_posterior(row.state)
+    except PosteriorError:
+        return None
     beliefs: dict[str, Any] | None = None
     if row.bundle_version == fold.bundle_version:
         posterior = UserPosterior.from_bytes(row.state, fold.reward.population).beliefs
