@@ -190,14 +190,14 @@ def test_feedback_to_a_user_with_an_unreadable_state_is_learned(serve: Serve, st
 
 def test_an_unreadable_checkpoint_is_not_used(serve: Serve, store: Any, fresh: Any) -> None:
     events = history(CHECKPOINT_EVENTS + 20)
-    client = serve()
+    client = serve(burst_events=1000)
     send(client, events)
     store.run("UPDATE checkpoints SET state = :state", state=b"damaged")
     send(client, [retract(f"e{CHECKPOINT_EVENTS + 3}")])
     after = results(client)
     settle(client)
     assert store.run("SELECT state FROM checkpoints")[0][0] != b"damaged"
-    client = serve(**fresh.place)
+    client = serve(burst_events=1000, **fresh.place)
     send(client, events[: CHECKPOINT_EVENTS + 3] + events[CHECKPOINT_EVENTS + 4 :])
     assert results(client) == after
 
