@@ -1,14 +1,20 @@
 """Explanations for responses: why a candidate has its utility, and how a user differs from the population."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from penchant.models.explain.reasons import ExplanationError, UserReasons, explain_items, explain_user
+from penchant.models.explain.reasons import (
+    Explanation,
+    ExplanationError,
+    UserReasons,
+    explain_user,
+    iterate_explanations,
+)
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import RewardModel
 from penchant.service.errors import InvalidRequestError
@@ -28,8 +34,8 @@ def explain_candidates(
     *,
     rows: Sequence[int],
     personalization: float,
-) -> dict[int, dict[str, Any]]:
-    """Explain the utilities of some of n candidates. Return the explanations by row.
+) -> dict[int, orjson.Fragment]:
+    """Explain the utilities of some of n candidates. Return the explanations by row, as JSON.
 
     Args:
         reward: The model.
@@ -42,14 +48,20 @@ def explain_candidates(
     Raises:
         InvalidRequestError: If the bundle's text prior is not linear.
     """
+    explanations = iterate_explanations(
+        reward, posterior, vectors, item_keys, rows=rows, personalization=personalization
+    )
     try:
-        explanations = explain_items(
-            reward, posterior, vectors, item_keys, rows=rows, personalization=personalization
-        )
+        return {explanation.index: _write_explanation(explanation) for explanation in explanations}
     except ExplanationError as error:
         raise InvalidRequestError(("/explain", "The loaded bundle cannot be explained.")) from error
-    fields = (asdict(explanation) for explanation in explanations)
-    return {explanation.pop("index"): explanation for explanation in fields}
+
+
+def _write_explanation(explanation: Explanation) -> orjson.Fragment:
+    """Return an explanation as JSON, without the index of its text."""
+    named = {field.name: getattr(explanation, field.name) for field in fields(explanation)}
+    del named["index"]
+    return orjson.Fragment(orjson.dumps(named))
 
 
 @dataclass(frozen=True)
