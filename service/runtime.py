@@ -17,8 +17,10 @@ from penchant.service.bundles.upgrading import OutdatedBundles, Upgrades
 from penchant.service.encoding.relevance import RelevanceScorer
 from penchant.service.feed import Feed
 from penchant.service.feedback.commits import Commits
+from penchant.service.feedback.expiry import Expiry, RankingQuota
 from penchant.service.feedback.learner import Learner
 from penchant.service.feedback.writer import Writer
+from penchant.service.privacy.exports import Exports
 from penchant.service.privacy.invalidation import CHANGE as FORGET
 from penchant.service.privacy.invalidation import CacheInvalidator, Deletion
 from penchant.service.privacy.retention import Retention
@@ -46,6 +48,7 @@ class Runtime:
     upgrades: Upgrades
     learner: Learner
     user_data: UserData
+    exports: Exports
     started_at: float
 
     async def stop(self) -> None:
@@ -121,7 +124,8 @@ async def start(
     commits = Commits(
         store=store,
         models=models,
-        chores=(retention, OutdatedBundles(models)),
+        chores=(Expiry(settings, telemetry), retention, OutdatedBundles(models)),
+        quota=RankingQuota(access.tenancy, store, telemetry),
         settings=settings,
         telemetry=telemetry,
     )
@@ -192,5 +196,6 @@ async def start(
         upgrades=upgrades,
         learner=learner,
         user_data=user_data,
+        exports=Exports(store, models, settings.max_exports),
         started_at=store.clock(),
     )

@@ -2,8 +2,9 @@
 
 In reading order:
 
-- `user_data`: export, merge and deletion
-- `user_export`: everything that is stored about a user, as plain data
+- `user_data`: merge and deletion
+- `exports`: exports, which are written before they are sent
+- `user_export`: everything that is stored about a user, as one JSON document
 - `invalidation`: deleted data in the caches of all servers
 - `retention`: deletion of data that is older than its tenant keeps it
 """

@@ -1,4 +1,4 @@
-"""What users may ask for: an export of their data, a merge with another id of the same person, and deletion."""
+"""What users may ask for: a merge with another id of the same person, and deletion."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -13,11 +13,10 @@ from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.feedback.trust import TrustState
 from penchant.service.feedback.writer import Writer
 from penchant.service.privacy.invalidation import CacheInvalidator, Deletion, announce
-from penchant.service.privacy.user_export import export_user
 from penchant.service.ranking.rankings import Rankings
 from penchant.service.store.database import Store
 from penchant.service.store.events import find_times, move_log
-from penchant.service.store.user_data import delete_user, find_user_rows, move_requests
+from penchant.service.store.user_data import delete_user, move_requests
 from penchant.service.store.users import drop_states, drop_user, find_user, lock_tenant, lock_users, put_user
 from penchant.service.telemetry.metrics import Telemetry
 from penchant.service.users.fold import Fold
@@ -25,7 +24,7 @@ from penchant.service.users.states import UserState, build_unlearned_state
 
 
 class UserData:
-    """Exports, merges and deletes the data of users. Changes run on the writer's thread, between groups of feedback.
+    """Merges and deletes the data of users. Changes run on the writer's thread, between groups of feedback.
 
     Args:
         writer: Writer, which runs the changes.
@@ -121,17 +120,6 @@ class UserData:
             "feedback_events": state.feedback_events,
             "posterior_version": state.version,
         }
-
-    async def export(self, tenant: str, user: str) -> dict[str, Any]:
-        """Return everything that is stored about a user.
-
-        Raises:
-            ApiError: `user_not_found`, if nothing is stored.
-        """
-        rows = await self._store.read_snapshot(find_user_rows, tenant, user)
-        if rows.user is None and not (rows.rankings or rows.answers):
-            raise ApiError(Code.USER_NOT_FOUND, "Nothing is stored about this user.")
-        return export_user(user, rows, self._models.current.fold, self._store.clock())
 
 
 def _join(connection: Connection, tenant: str, user: str, source: str, fold: Fold) -> tuple[int, UserState]:

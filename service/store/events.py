@@ -96,17 +96,6 @@ def find_hashes(
     return hashes
 
 
-def list_events(connection: Connection, tenant: str, user: str, after: int, limit: int) -> Sequence[AnyRow]:
-    """Return up to `limit` events of a user with seq > `after`, oldest first."""
-    log = feedback_events.c
-    return connection.execute(
-        select(log.seq, log.event_id, log.payload, log.received_at)
-        .where(log.tenant == tenant, log.user_id == user, log.seq > min(after, MAX_SEQ))
-        .order_by(log.seq)
-        .limit(limit)
-    ).all()
-
-
 def has_retraction(connection: Connection, tenant: str, user: str, since: int) -> bool:
     """Return whether a user's log holds a retraction at seq `since` or later."""
     log = feedback_events.c

@@ -4,13 +4,10 @@ To change something, the caller first takes the users' locks. A change to a log 
 states and raising the user's version, so that the state is learned again from the log.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from sqlalchemy import ColumnElement, Connection, Delete, Table, and_, delete, select, update
 
 from penchant.service.store.features import drop_unneeded
-from penchant.service.store.statements import AnyRow, insert_new
+from penchant.service.store.statements import insert_new
 from penchant.service.store.tables import (
     answered_users,
     checkpoints,
@@ -21,46 +18,6 @@ from penchant.service.store.tables import (
     user_states,
     users,
 )
-
-
-@dataclass(frozen=True)
-class UserRows:
-    """All rows that concern a user.
-
-    Attributes:
-        user: Row of `users`. None if the user is unknown.
-        events: The user's log, in order.
-        items: Judged texts of the log, by feature key and item key.
-        states: The user's state under each bundle.
-        rankings: Rankings made for the user.
-        answers: Stored answers that name the user.
-    """
-
-    user: AnyRow | None
-    events: Sequence[AnyRow]
-    items: Sequence[AnyRow]
-    states: Sequence[AnyRow]
-    rankings: Sequence[AnyRow]
-    answers: Sequence[AnyRow]
-
-
-def find_user_rows(connection: Connection, tenant: str, user: str) -> UserRows:
-    """Return all rows that concern a user."""
-
-    def rows(table: Table, *order: str) -> Sequence[AnyRow]:
-        statement = select(table).where(table.c.tenant == tenant, table.c.user_id == user)
-        return connection.execute(statement.order_by(*(table.c[name] for name in order))).all()
-
-    return UserRows(
-        user=next(iter(rows(users)), None),
-        events=rows(feedback_events, "seq"),
-        items=rows(judged_items, "seq", "extractor", "position"),
-        states=rows(user_states, "bundle_version"),
-        rankings=rows(rankings, "created_at"),
-        answers=connection.execute(
-            select(idempotency).where(_names(tenant, user)).order_by(idempotency.c.key)
-        ).all(),
-    )
 
 
 def move_requests(connection: Connection, tenant: str, source: str, into: str) -> None:
