@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, LargeBinary, cast, func, select
+from sqlalchemy import Connection, CursorResult, LargeBinary, cast, func, select
 
 from penchant.service.store.events import MAX_SEQ
 from penchant.service.store.statements import AnyRow
@@ -21,6 +21,7 @@ PART_BYTES: Final = 8 * 2**20
 
 _PART_ROWS: Final = 500
 _PART_ANSWERS: Final = 100
+_READ_AHEAD: Final = 4
 _ENVELOPE_BYTES: Final = 1000  # upper bound of what an event's answer has beside the payload
 
 
@@ -42,48 +43,63 @@ def list_events(
         after: Seq after which the page begins.
         limit: Largest number of events.
         max_bytes: Largest number of bytes of the events as JSON, unless a single one is larger.
+
+    Cost: SQLite also reads up to four events beyond the page. PostgreSQL needs a transaction.
     """
-    log = feedback_events.c
-    conditions = (log.tenant == tenant, log.user_id == user)
-    size = _count_bytes(connection, log.payload) + _ENVELOPE_BYTES
-    sizes = connection.execute(
-        select(log.seq, size.label("size"))
-        .where(*conditions, log.seq > min(after, MAX_SEQ))
-        .order_by(log.seq)
-        .limit(limit + 1)
-    ).all()
-    page = next(_split(sizes[:limit], max_bytes), [])
-    if not page:
-        return (), False
-    rows = connection.execute(
-        select(feedback_events)
-        .where(*conditions, log.seq.between(page[0].seq, page[-1].seq))
-        .order_by(log.seq)
-    )
-    return rows.all(), len(page) < len(sizes)
+    page: list[AnyRow] = []
+    size, has_more = 0, False
+    with _list_sizes(connection, tenant, user, after, limit + 1) as sizes:
+        for row in sizes:
+            if page and (len(page) == limit or size + row.size > max_bytes):
+                has_more = True
+                break
+            page.append(row)
+            size += row.size
+    return _find_events(connection, tenant, user, page), has_more
 
 
 def iterate_events(
     connection: Connection, tenant: str, user: str
 ) -> Iterator[tuple[Sequence[AnyRow], dict[int, list[AnyRow]]]]:
     """Yield a user's events in parts, in order, each part with the rows of the judged texts by seq."""
-    after, has_more = -MAX_SEQ, True
     items = judged_items.c
-    while has_more:
-        events, has_more = list_events(
-            connection, tenant, user, after=after, limit=_PART_ROWS, max_bytes=PART_BYTES
-        )
-        if not events:
-            return
-        after = events[-1].seq
-        texts: dict[int, list[AnyRow]] = {}
-        for row in connection.execute(
-            select(judged_items)
-            .where(items.tenant == tenant, items.user_id == user, items.seq.between(events[0].seq, after))
-            .order_by(items.seq, items.extractor, items.position)
-        ):
-            texts.setdefault(row.seq, []).append(row)
-        yield events, texts
+    with _list_sizes(connection, tenant, user) as sizes:
+        for part in _split(sizes, PART_BYTES):
+            texts: dict[int, list[AnyRow]] = {}
+            of_part = items.seq.between(part[0].seq, part[-1].seq)
+            statement = select(judged_items).where(items.tenant == tenant, items.user_id == user, of_part)
+            for row in connection.execute(statement.order_by(items.seq, items.extractor, items.position)):
+                texts.setdefault(row.seq, []).append(row)
+            yield _find_events(connection, tenant, user, part), texts
+
+
+def _list_sizes(
+    connection: Connection, tenant: str, user: str, after: int = -MAX_SEQ, limit: int | None = None
+) -> CursorResult[Any]:
+    """Return (seq, size) of a user's events with seq > `after`, in order. The size bounds that of its JSON.
+
+    PostgreSQL knows sizes. SQLite reads a text to know its size, so only a few rows are read ahead.
+    """
+    log = feedback_events.c
+    is_postgres = connection.dialect.name == "postgresql"
+    size = func.octet_length(log.payload) if is_postgres else func.length(cast(log.payload, LargeBinary))
+    return connection.execute(
+        select(log.seq, (size + _ENVELOPE_BYTES).label("size"))
+        .where(log.tenant == tenant, log.user_id == user, log.seq > min(after, MAX_SEQ))
+        .order_by(log.seq)
+        .limit(limit)
+        .execution_options(yield_per=_PART_ROWS if is_postgres else _READ_AHEAD)
+    )
+
+
+def _find_events(connection: Connection, tenant: str, user: str, part: Sequence[AnyRow]) -> Sequence[AnyRow]:
+    """Return the events from the first to the last of a part."""
+    if not part:
+        return ()
+    log = feedback_events.c
+    of_part = log.seq.between(part[0].seq, part[-1].seq)
+    statement = select(feedback_events).where(log.tenant == tenant, log.user_id == user, of_part)
+    return connection.execute(statement.order_by(log.seq)).all()
 
 
 def find_states(connection: Connection, tenant: str, user: str) -> Sequence[AnyRow]:
@@ -134,10 +150,3 @@ def _split(rows: Iterable[AnyRow], max_bytes: int) -> Iterator[list[AnyRow]]:
         size += row.size
     if part:
         yield part
-
-
-def _count_bytes(connection: Connection, column: ColumnElement[str]) -> ColumnElement[Any]:
-    """Return the number of bytes of a text in UTF-8, as an expression."""
-    if connection.dialect.name == "postgresql":
-        return func.octet_length(column)
-    return func.length(cast(column, LargeBinary))

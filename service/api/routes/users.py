@@ -119,7 +119,7 @@ async def get_feedback(request: Request) -> Response:
     limit = _integer(request, "limit", DEFAULT_LIMIT, 1, runtime.settings.max_page_items)
     after = _integer(request, "cursor", 0, 0, 2**53)
     await _known(get_served_model(request), tenant, user)
-    page = await runtime.store.read(
+    page = await runtime.store.read_snapshot(
         _write_page, tenant, user, after=after, limit=limit, max_bytes=runtime.settings.max_page_bytes
     )
     return json_response(page)
