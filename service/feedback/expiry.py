@@ -42,12 +42,16 @@ class Expiry:
         self._telemetry = telemetry
 
     def step(self, transact: Transact, now: float) -> bool:
-        """Remove a slice of each kind, and return whether there may be more."""
-        slices: list[Slice] = []
-        slices += transact(partial(drop_older_rankings, before=now - self._rank_ttl_seconds)).values()
-        slices.append(transact(partial(drop_older_answers, before=now - self._answer_ttl_seconds)))
-        self._telemetry.expired_rows.inc(sum(removed.rows for removed in slices))
-        return any(removed.has_more for removed in slices)
+        """Remove a slice, of answers if no rankings are left to remove, and return whether there may be more."""
+        before = now - self._rank_ttl_seconds
+        removed: list[Slice] = list(transact(partial(drop_older_rankings, before=before)).values())
+        if not removed:
+            removed = [transact(partial(drop_older_answers, before=now - self._answer_ttl_seconds))]
+            has_more = removed[0].has_more
+        else:
+            has_more = True
+        self._telemetry.expired_rows.inc(sum(part.rows for part in removed))
+        return has_more
 
 
 class RankingQuota:

@@ -11,8 +11,8 @@ from sqlalchemy import ColumnElement, Connection, delete, func, select
 from penchant.service.store.statements import AnyRow, chunks
 from penchant.service.store.tables import idempotency, rankings
 
-SLICE_ROWS: Final = 500
-"""Largest number of rows that are removed in one slice."""
+SLICE_ROWS: Final = 100
+"""Largest number of rows that are removed in one slice. Among a million answers, each touches several pages."""
 
 SLICE_BYTES: Final = 16 * 2**20
 """Bytes of rankings after which a slice ends. Each page of a long row has to be freed."""
