@@ -28,6 +28,7 @@ from penchant.service.settings import Settings
 from penchant.service.store.database import StoreError
 from penchant.service.telemetry.metrics import Telemetry, Tracing, log_failure
 from penchant.service.telemetry.setup import create_tracing
+from penchant.service.users.states import unreadable_states
 
 _ROUTE_MODULES: Final = (rank, feedback, users, ops)
 
@@ -63,6 +64,12 @@ def create_app(
         "Computations of the user model that did not converge; their best approximation was used.",
         "computation",
         convergence_failures.counts,
+    )
+    telemetry.expose_counts(
+        "unreadable_states",
+        "Saved states that could not be read. They were learned again from the log.",
+        "table",
+        unreadable_states.copy,
     )
 
     def get_extractor(required: Bundle) -> FeatureExtractor:

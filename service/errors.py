@@ -33,6 +33,7 @@ class Code(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_TIMEOUT = "request_timeout"
     IDEMPOTENCY_IN_FLIGHT = "idempotency_in_flight"
+    USER_BUSY = "user_busy"
     BODY_TOO_LARGE = "body_too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     VALIDATION_FAILED = "validation_failed"
@@ -61,6 +62,7 @@ STATUS: Final[Mapping[Code, tuple[int, str]]] = {
     Code.METHOD_NOT_ALLOWED: (405, "The path does not support this method"),
     Code.REQUEST_TIMEOUT: (408, "The body did not arrive in time"),
     Code.IDEMPOTENCY_IN_FLIGHT: (409, "A request with this idempotency key is in progress"),
+    Code.USER_BUSY: (409, "The user is being merged or deleted"),
     Code.BODY_TOO_LARGE: (413, "The body is too large"),
     Code.UNSUPPORTED_MEDIA_TYPE: (415, "The body must be JSON"),
     Code.VALIDATION_FAILED: (422, "The request is not valid"),
@@ -190,6 +192,14 @@ def http_status_error(status: int, headers: Mapping[str, str] | None = None) -> 
 def internal_error() -> ApiError:
     """Return the error for a failure whose cause is only logged."""
     return ApiError(Code.INTERNAL, INTERNAL_DETAIL)
+
+
+def user_busy_error(user: str) -> ApiError:
+    """Return the error for a change of a user whose data is being merged or deleted."""
+    detail = (
+        f"The user {user!r} is being merged or deleted. Nothing of this request was stored. Try again in 1 s."
+    )
+    return ApiError(Code.USER_BUSY, detail, headers={"Retry-After": "1"})
 
 
 def deadline_error(seconds: float) -> ApiError:

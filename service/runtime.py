@@ -24,6 +24,7 @@ from penchant.service.privacy.exports import Exports
 from penchant.service.privacy.invalidation import CHANGE as FORGET
 from penchant.service.privacy.invalidation import CacheInvalidator, Deletion
 from penchant.service.privacy.retention import Retention
+from penchant.service.privacy.unfinished import UnfinishedChanges
 from penchant.service.privacy.user_data import UserData
 from penchant.service.ranking.rankings import Rankings
 from penchant.service.settings import Settings
@@ -110,9 +111,9 @@ async def start(
     loop = asyncio.get_running_loop()
     models = Models()
 
-    def invalidate(deletion: Deletion) -> None:
+    def invalidate(deletion: Deletion, user: str | None) -> None:
         # The invalidator is built below, because it needs the writer, whose chores call this function.
-        invalidator.invalidate(deletion)
+        invalidator.invalidate(deletion, user)
 
     retention = Retention(
         tenancy=access.tenancy,
@@ -121,10 +122,11 @@ async def start(
         shared=store.shared,
         telemetry=telemetry,
     )
+    unfinished = UnfinishedChanges(models=models, store=store, invalidate=invalidate, telemetry=telemetry)
     commits = Commits(
         store=store,
         models=models,
-        chores=(Expiry(settings, telemetry), retention, OutdatedBundles(models)),
+        chores=(unfinished, Expiry(settings, telemetry), retention, OutdatedBundles(models)),
         quota=RankingQuota(access.tenancy, store, telemetry),
         settings=settings,
         telemetry=telemetry,
@@ -167,14 +169,7 @@ async def start(
         telemetry=telemetry,
     )
     feed.subscribe(FORGET, invalidator.handle)
-    user_data = UserData(
-        writer=writer,
-        store=store,
-        invalidator=invalidator,
-        rankings=rankings,
-        models=models,
-        telemetry=telemetry,
-    )
+    user_data = UserData(writer=writer, unfinished=unfinished, rankings=rankings)
     model.source.batcher.start()
     if relevance is not None:
         relevance.batcher.start()

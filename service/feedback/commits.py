@@ -95,7 +95,7 @@ class Commits:
         self._telemetry = telemetry
         self._next_expiry = 0.0
         self.is_failing = False
-        self.has_unfinished_chores = False
+        self.has_unfinished_chores = True  # an earlier server may have left some
 
     def commit_group(
         self, jobs: Sequence[FeedbackJob], rankings: Sequence[Ranking]

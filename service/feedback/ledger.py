@@ -12,7 +12,14 @@ import orjson
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from penchant.service.errors import ApiError, Code, InvalidRequestError, build_problem, internal_error
+from penchant.service.errors import (
+    ApiError,
+    Code,
+    InvalidRequestError,
+    build_problem,
+    internal_error,
+    user_busy_error,
+)
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob, Idempotency, ReadyEvent
 from penchant.service.feedback.recorder import Changes, Recorder
 from penchant.service.feedback.trust import TrustPolicy
@@ -87,8 +94,10 @@ class Ledger:
                 group_changes.logged[(tenant, event_id)] = (content_hash, user)
                 names.add(user)
             bundle, half_life = self._fold.bundle_version, self._fold.forgetting.half_life_days
-            rows = users.find_users(connection, tenant, sorted(names), bundle, half_life)
+            rows = users.find_users(connection, tenant, sorted(names), bundle, half_life, with_deleted=True)
             for user, row in rows.items():
+                if row.pending is not None:
+                    group_changes.busy.add((tenant, user))
                 _, cached = self._cache.find((tenant, user))
                 is_same = cached is not None and cached.stamp == (row.version, row.updated_at)
                 state = (
@@ -120,6 +129,9 @@ class Ledger:
             if stored is not None:
                 return _check_stored_answer(job.idempotency, *stored)
         job_changes = Changes()
+        for event in job.events:
+            if (job.tenant, event.user) in group_changes.busy:
+                return user_busy_error(event.user)
         rejected, outcomes = list(job.rejected), [("invalid", "rejected")] * len(job.rejected)
         affected: dict[str, None] = {}
         try:

@@ -10,10 +10,18 @@ from penchant.service.feedback.jobs import FeedbackJob, ReadyEvent
 from penchant.service.feedback.trust import Discount, TrustPolicy, TrustState, compute_discount
 from penchant.service.log.rows import build_event_row, build_feature_rows, build_item_rows
 from penchant.service.store import tables, users
+from penchant.service.store.checkpoints import put_checkpoints
 from penchant.service.store.events import LoggedJudgement, has_retraction, replay_events
 from penchant.service.store.statements import add
+from penchant.service.users.catching_up import learn_events
 from penchant.service.users.fold import Fold
-from penchant.service.users.states import UserKey, UserState, build_state_row, build_user_row
+from penchant.service.users.states import (
+    UserKey,
+    UserState,
+    build_checkpoint_row,
+    build_state_row,
+    build_user_row,
+)
 
 MAX_INLINE_EVENTS: Final = 32
 """Maximum number of logged events to replay while others wait for the commit. The replayer does longer replays."""
@@ -27,6 +35,7 @@ class Changes:
 
     Attributes:
         states: State of each user.
+        busy: Users whose log takes no events, because the user is being merged or deleted.
         answered: (tenant, idempotency key) → (request hash, answer).
         logged: (tenant, event id) → (content hash, user) of events that are in the log or are being added.
         logs: New events of each user's log.
@@ -37,9 +46,11 @@ class Changes:
         features: New rows of `features`.
         answers: New rows of `idempotency`.
         answered_users: New rows of `answered_users`.
+        checkpoints: New rows of `checkpoints`.
     """
 
     states: dict[UserKey, UserState] = field(default_factory=dict)
+    busy: set[UserKey] = field(default_factory=set)
     answered: dict[tuple[str, str], tuple[bytes, bytes]] = field(default_factory=dict)
     logged: dict[tuple[str, str], tuple[bytes, str]] = field(default_factory=dict)
     logs: dict[UserKey, list[LoggedJudgement]] = field(default_factory=dict)
@@ -50,6 +61,7 @@ class Changes:
     features: list[dict[str, Any]] = field(default_factory=list)
     answers: list[dict[str, Any]] = field(default_factory=list)
     answered_users: list[dict[str, Any]] = field(default_factory=list)
+    checkpoints: list[dict[str, Any]] = field(default_factory=list)
 
     def merge(self, job: "Changes") -> None:
         """Add the changes of a job to those of its group."""
@@ -63,6 +75,7 @@ class Changes:
         self.features += job.features
         self.answers += job.answers
         self.answered_users += job.answered_users
+        self.checkpoints += job.checkpoints
 
     def write(self, connection: Connection, changed: dict[UserKey, UserState], fold: Fold) -> None:
         """Write the new rows, and the states that changed.
@@ -83,6 +96,7 @@ class Changes:
         users.put_states(
             connection, [build_state_row(key, state, bundle, half_life) for key, state in current]
         )
+        put_checkpoints(connection, self.checkpoints)
 
 
 @dataclass(frozen=True)
@@ -196,7 +210,11 @@ class Recorder:
             event.target is None and (event.vectors is None or not event.is_matched) for event in unlearned
         ):
             return 0
-        learned = self.fold.extend(evidence, unlearned)
+        learned, checkpoints = learn_events(self.fold, evidence, unlearned)
+        bundle, half_life = self.fold.bundle_version, self.fold.forgetting.half_life_days
+        job_changes.checkpoints += [
+            build_checkpoint_row(key, seq, at, bundle, half_life) for seq, at in checkpoints.items()
+        ]
         job_changes.states[key] = replace(state, evidence=learned, through_seq=state.last_seq)
         changes = learned.posterior.changes - state.evidence.posterior.changes
         if changes <= 0 or not was_current:

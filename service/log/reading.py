@@ -1,7 +1,8 @@
 """Reading the log: which events are in force, and the texts in an event's payload. This module does no I/O."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 import orjson
@@ -26,6 +27,26 @@ class Logged(Protocol):
         """Id of the event that it retracts, if it is a retraction."""
 
 
+class Named(Protocol):
+    """An event of the log that retractions may name."""
+
+    @property
+    def seq(self) -> int:
+        """The event's place in the log."""
+
+    @property
+    def event_id(self) -> str:
+        """The event's id."""
+
+
+class Retraction(Named, Protocol):
+    """A retraction in the log."""
+
+    @property
+    def target_event_id(self) -> str:
+        """Id of the event that it retracts."""
+
+
 def in_force(log: Iterable[Event]) -> list[Event]:
     """Return the judgements of a log that count: all that no retraction in force retracts.
 
@@ -41,6 +62,43 @@ def in_force(log: Iterable[Event]) -> list[Event]:
         else:
             retracted.add(event.target)
     return events[::-1]
+
+
+def find_withdrawn(
+    retractions: Sequence[Retraction], named: Iterable[Named], covered: int, through: int
+) -> tuple[frozenset[int], int]:
+    """Return which events of a log do not count, and the earliest event that recent retractions may have affected.
+
+    Only the rows that have to do with retractions are needed, so a long log need not be read.
+
+    Args:
+        retractions: All retractions up to `through`, in order.
+        named: All events with an id that one of them names, in any order.
+        covered: Retractions after this place are the recent ones.
+        through: End of the log.
+
+    Returns:
+        Places of the events that are retracted, and the place of the earliest event whose standing may have changed, or
+        `through` + 1 if there is none.
+    """
+    places: dict[str, list[int]] = {}
+    for event in sorted(named, key=lambda event: event.seq):
+        places.setdefault(event.event_id, []).append(event.seq)
+    targets: dict[int, int] = {}
+    for retraction in retractions:  # an id may have been used again: the newest earlier event is meant
+        with_id = places.get(retraction.target_event_id, [])
+        before = bisect_left(with_id, retraction.seq)
+        if before:
+            targets[retraction.seq] = with_id[before - 1]
+    withdrawn: set[int] = set()
+    earliest = through + 1
+    for seq in sorted(targets, reverse=True):
+        if seq not in withdrawn:
+            withdrawn.add(targets[seq])
+        affected: int | None = seq if seq > covered else None
+        while affected is not None and (affected := targets.get(affected)) is not None:
+            earliest = min(earliest, affected)
+    return frozenset(withdrawn), earliest
 
 
 def get_judged_texts(payload: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

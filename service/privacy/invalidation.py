@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -94,17 +95,14 @@ class CacheInvalidator:
         self._erase = erase
         self._telemetry = telemetry
 
-    def invalidate(self, deletion: Deletion, *, is_remote: bool = False) -> None:
-        """Drop states immediately, and everything else soon on the event loop. Any thread may call this.
+    def invalidate(self, deletion: Deletion, user: str | None) -> None:
+        """Drop what this server has deleted, soon on the event loop. Any thread may call this.
 
         Args:
             deletion: The deleted data.
-            is_remote: Whether another server deleted it.
+            user: Id of the deleted user, whose states the caller has dropped. None if the user still exists.
         """
-        if deletion.user is not None:
-            for model in self._models.held:
-                model.cache.drop(lambda key: self._is_deleted(deletion, *key))
-        self._loop.call_soon_threadsafe(self._drop, deletion, is_remote)
+        self._loop.call_soon_threadsafe(self._drop, deletion, user)
 
     def handle(self, change: Change) -> None:
         """Drop the data that another server deleted. For the kind "all", drop everything."""
@@ -113,17 +111,25 @@ class CacheInvalidator:
                 model.cache.clear()
             self._loop.call_soon_threadsafe(self._drop_all)
         else:
-            self.invalidate(Deletion.from_detail(change.tenant, change.detail), is_remote=True)
+            deletion = Deletion.from_detail(change.tenant, change.detail)
+            if deletion.user is not None:
+                for model in self._models.held:
+                    model.cache.drop(lambda key: self._is_deleted(deletion, *key))
+            self._loop.call_soon_threadsafe(self._drop, deletion, None)
 
-    def _drop(self, deletion: Deletion, is_remote: bool) -> None:
+    def _drop(self, deletion: Deletion, user: str | None) -> None:
         for model in self._models.held:
             model.source.cache.remove(deletion.tenant, deletion.features)
             model.describer.remove(deletion.tenant, deletion.items)
         if self._relevance is not None:
             self._relevance.remove(deletion.tenant, deletion.items)
-        if deletion.user is not None:
-            dropped = self._rankings.drop(lambda tenant, user: self._is_deleted(deletion, tenant, user))
-            if dropped and is_remote and deletion.erased:
+        if user is not None:
+            self._rankings.drop(lambda *key: key == (deletion.tenant, user))
+        elif (
+            deletion.user is not None
+        ):  # another server deleted the user, and this one may still write a ranking
+            dropped = self._rankings.drop(cache(partial(self._is_deleted, deletion)))
+            if dropped and deletion.erased:
                 self._erase(deletion.tenant, dropped)
 
     def _drop_all(self) -> None:

@@ -13,6 +13,7 @@ from penchant.service.feedback.chores import Transact
 from penchant.service.privacy.invalidation import Deletion, announce
 from penchant.service.store.events import drop_events, find_events, find_older_events, find_users_with_older
 from penchant.service.store.requests import drop_older_rankings
+from penchant.service.store.statements import AnyRow
 from penchant.service.store.users import drop_states, drop_user, find_user, lock_tenant, update_user
 from penchant.service.telemetry.metrics import Telemetry
 from penchant.service.users.states import Evidence, UserKey, UserState, build_unlearned_state
@@ -22,6 +23,9 @@ _DAY: Final = 86_400.0
 USERS_AT_ONCE: Final = 20
 """Users whose data is deleted in one transaction, for which feedback has to wait."""
 
+EVENTS_AT_ONCE: Final = 200
+"""Events that are deleted in one transaction, and those that they retract."""
+
 
 @dataclass
 class Sweep:
@@ -30,13 +34,13 @@ class Sweep:
     Attributes:
         events: Number of deleted events.
         states: New state of each affected user. None if the user's log is empty.
-        deletions: Data that caches must drop.
+        deletions: Data that caches must drop, each with the id of a user who is deleted with it, or None.
         has_more: Whether there may be more to delete.
     """
 
     events: int = 0
     states: dict[UserKey, UserState | None] = field(default_factory=dict)
-    deletions: list[Deletion] = field(default_factory=list)
+    deletions: list[tuple[Deletion, str | None]] = field(default_factory=list)
     has_more: bool = False
 
 
@@ -49,10 +53,10 @@ def sweep(
     start: Evidence,
     hash_user: Callable[[str, str], str],
 ) -> Sweep:
-    """Delete a slice of the expired rankings of a tenant, and expired judgements of up to `USERS_AT_ONCE` of its users.
+    """Delete a slice of the expired rankings of a tenant, and some expired judgements of some of its users.
 
-    A retraction and the judgement that it retracts are deleted together, because the judgement would otherwise count
-    again.
+    Users who are being merged or deleted wait. A retraction and the judgement that it retracts are deleted together,
+    because the judgement would otherwise count again.
 
     Args:
         connection: Connection in a write transaction.
@@ -71,14 +75,20 @@ def sweep(
         return result
     lock_tenant(connection, tenant)  # another user may be about to judge a text that would be deleted
     for user in users:
-        seqs = _find_expired(connection, (tenant, user), before)
+        if result.events >= EVENTS_AT_ONCE:
+            result.has_more = True
+            break
+        oldest = find_older_events(connection, tenant, user, before, EVENTS_AT_ONCE)
+        result.has_more |= len(oldest) == EVENTS_AT_ONCE
+        seqs = _with_retracted(connection, (tenant, user), oldest)
         features, items = drop_events(connection, tenant, user, seqs)
         state = _shorten(connection, (tenant, user), len(seqs), start)
         result.states[(tenant, user)] = state
-        deleted_user = hash_user(tenant, user) if state is None else None
-        result.deletions.append(Deletion(tenant, deleted_user, features, items))
+        deleted = user if state is None else None
+        user_hash = None if deleted is None else hash_user(tenant, deleted)
+        result.deletions.append((Deletion(tenant, user_hash, features, items), deleted))
         result.events += len(seqs)
-    drop_states(connection, tenant, users)
+    drop_states(connection, tenant, [user for _, user in result.states])
     result.has_more |= len(users) == USERS_AT_ONCE
     return result
 
@@ -95,9 +105,8 @@ def _shorten(connection: Connection, key: UserKey, events: int, start: Evidence)
     return None if row is None else build_unlearned_state(row, start)
 
 
-def _find_expired(connection: Connection, key: UserKey, before: float) -> Sequence[int]:
-    """Return the places of expired events, and of the events that they retract."""
-    events = find_older_events(connection, *key, before)
+def _with_retracted(connection: Connection, key: UserKey, events: Sequence[AnyRow]) -> Sequence[int]:
+    """Return the places of events (seq, target_event_id), and of the events that they retract."""
     seqs = {event.seq for event in events}
     while targets := [event.target_event_id for event in events if event.target_event_id is not None]:
         events = [event for event in find_events(connection, *key, targets) if event.seq not in seqs]
@@ -111,7 +120,7 @@ class Retention:
     Args:
         tenancy: Settings of tenants, with their retention.
         models: Models of this server. The current one caches the states.
-        invalidate: Function that drops deleted data from the caches.
+        invalidate: Function that drops deleted data from the caches. It takes the deletion, and the id of its user.
         shared: Whether other servers must be notified.
         telemetry: Telemetry, which counts deleted events and hashes users.
     """
@@ -121,7 +130,7 @@ class Retention:
         *,
         tenancy: Tenancy,
         models: Models,
-        invalidate: Callable[[Deletion], None],
+        invalidate: Callable[[Deletion, str | None], None],
         shared: bool,
         telemetry: Telemetry,
     ) -> None:
@@ -143,8 +152,8 @@ class Retention:
             swept = transact(partial(self._sweep, tenant, days, now))
             for key, state in swept.states.items():
                 self._models.current.cache.publish(key, state)
-            for deletion in swept.deletions:
-                self._invalidate(deletion)
+            for deletion, deleted in swept.deletions:
+                self._invalidate(deletion, deleted)
             self._telemetry.outlived_events.inc(swept.events)
             has_more = has_more or swept.has_more
         return has_more
@@ -153,6 +162,6 @@ class Retention:
         start, hash_user = self._models.current.fold.start, self._telemetry.hash_user
         swept = sweep(connection, tenant, days, now, start=start, hash_user=hash_user)
         if self._shared:
-            for deletion in swept.deletions:
+            for deletion, _ in swept.deletions:
                 announce(connection, deletion, now)
         return swept

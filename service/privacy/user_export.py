@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from penchant.models.encoding.features import unpack_match
 from penchant.models.encoding.match import MATCH_NAMES
-from penchant.models.taste.posterior import UserPosterior, read_stored_posterior
+from penchant.models.taste.posterior import PosteriorError, UserPosterior, read_stored_posterior
 from penchant.service.feedback.trust import TrustState
 from penchant.service.store.statements import AnyRow
 from penchant.service.store.user_log import find_states, iterate_answers, iterate_events, iterate_rankings
@@ -45,7 +45,7 @@ def write_export(
     }
     lists: tuple[tuple[bytes, Iterator[dict[str, Any]]], ...] = (
         (b"events", _iterate_events(connection, tenant, user)),
-        (b"states", (_export_state(state, fold) for state in find_states(connection, tenant, user))),
+        (b"states", _iterate_states(connection, tenant, user, fold)),
         (
             b"rankings",
             (_export_ranking(own) for part in iterate_rankings(connection, tenant, user) for own in part),
@@ -75,6 +75,13 @@ def _iterate_events(connection: Connection, tenant: str, user: str) -> Iterator[
     for events, texts in iterate_events(connection, tenant, user):
         for event in events:
             yield _export_event(event, [_export_text(text) for text in texts.get(event.seq, ())])
+
+
+def _iterate_states(connection: Connection, tenant: str, user: str, fold: Fold) -> Iterator[dict[str, Any]]:
+    for row in find_states(connection, tenant, user):
+        state = _export_state(row, fold)
+        if state is not None:
+            yield state
 
 
 def _export_text(row: AnyRow) -> dict[str, Any]:
@@ -143,8 +150,12 @@ def _export_match(content: bytes | None) -> dict[str, float | None] | None:
     }
 
 
-def _export_state(row: AnyRow, fold: Fold) -> dict[str, Any]:
-    numbers = read_stored_posterior(row.state)
+def _export_state(row: AnyRow, fold: Fold) -> dict[str, Any] | None:
+    """Return a state as plain data, or None if it is unreadable and will be learned again."""
+    try:
+        numbers = read_stored_posterior(row.state)
+    except PosteriorError:
+        return None
     beliefs: dict[str, Any] | None = None
     if row.bundle_version == fold.bundle_version:
         posterior = UserPosterior.from_bytes(row.state, fold.reward.population).beliefs

@@ -6,11 +6,12 @@ In reading order:
 - `statements`: inserts, and keys in chunks
 - `database`: the `Store`, with its connections, transactions, migrations and failures
 - `users`: users, their states, and their locks
+- `checkpoints`: earlier states of users, from which logs are replayed
 - `events`: the feedback log, with the features of the texts that its events judged
 - `features`: features of texts and prompts
 - `judged_items`: the texts that events judged, as keys, and their match with the prompt
-- `user_data`: changes to everything that is stored about one user
 - `user_log`: what is stored about one user, read in parts that are bounded in bytes
+- `user_changes`: deleting a user and moving a log, in parts
 - `requests`: rankings and answers of past requests
 - `keys`: API keys, tenants and their usage
 - `bundles`: bundles and their preparation

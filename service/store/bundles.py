@@ -5,13 +5,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, text, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, or_, select, text, tuple_, update
 
 from penchant.service.store import activations, feed
 from penchant.service.store.activations import CHANGE, NO_TENANT
 from penchant.service.store.database import Store
 from penchant.service.store.statements import insert_new, insert_or_replace
-from penchant.service.store.tables import bundles, features, feedback_events, judged_items, user_states
+from penchant.service.store.tables import (
+    bundles,
+    checkpoints,
+    features,
+    feedback_events,
+    judged_items,
+    user_states,
+)
 
 _FAILURES_KEPT_SECONDS: Final = 86_400.0
 _STATES_AT_ONCE: Final = 500  # deleted in one transaction
@@ -226,29 +233,33 @@ def drop_outdated(connection: Connection, keep: str, now: float, after: UserKey)
     version = connection.scalar(statement.order_by(c.bundle_version).limit(1))
     if version is None:
         return None
-    # With a declared signal, a state's version is the bundle's, a plus sign and a mark of the signal.
-    of_bundle = or_(
-        states.bundle_version == version, states.bundle_version.startswith(f"{version}+", autoescape=True)
-    )
     beyond = or_(states.tenant > after[0], and_(states.tenant == after[0], states.user_id > after[1]))
     page = connection.execute(
         select(states.tenant, states.user_id)
-        .where(of_bundle, beyond)
+        .where(_is_of_bundle(user_states, version), beyond)
         .distinct()
         .order_by(states.tenant, states.user_id)
         .limit(_STATES_AT_ONCE)
     ).all()
     if page:
-        connection.execute(
-            delete(user_states).where(
-                of_bundle,
-                tuple_(states.tenant, states.user_id).in_([tuple(row) for row in page]),
+        keys = [tuple(row) for row in page]
+        for table in (user_states, checkpoints):
+            connection.execute(
+                delete(table).where(
+                    _is_of_bundle(table, version), tuple_(table.c.tenant, table.c.user_id).in_(keys)
+                )
             )
-        )
     if len(page) == _STATES_AT_ONCE:
         return page[-1].tenant, page[-1].user_id
     connection.execute(delete(bundles).where(c.tenant == NO_TENANT, c.bundle_version == version))
     return "", ""
+
+
+def _is_of_bundle(table: Table, version: str) -> ColumnElement[bool]:
+    """Return the condition that a state was learned for a bundle, with a declared signal or without."""
+    # With a declared signal, a state's version is the bundle's, a plus sign and a mark of the signal.
+    stored = table.c.bundle_version
+    return or_(stored == version, stored.startswith(f"{version}+", autoescape=True))
 
 
 def _update_preparing(connection: Connection, version: str, values: Mapping[str, Any]) -> bool:

@@ -38,6 +38,9 @@ _MIGRATION_LOCK: Final = 0x70656E_6D69_6772  # PostgreSQL advisory lock held whi
 _BUSY_TIMEOUT_MS: Final = 10_000
 _CONNECT_SECONDS: Final = 3
 _POOL_SECONDS: Final = 5.0  # longest wait for a free connection of the pool
+# Connections that read for threads other than the readers: replays of long logs, around an upgrade of two models, the
+# upgrade itself, the feed, and an export.
+_SLOW_READERS: Final = 8
 # One for the writer's thread, two for replays around an upgrade, two for the upgrade and its lock, one for the feed.
 _POSTGRES_WRITERS: Final = 6
 
@@ -107,14 +110,14 @@ class Store:
         if isinstance(place, URL):
             self.name = place.render_as_string(hide_password=True)
             try:
-                self._writer, self._readers = _postgres_engines(place, readers)
+                self._writer, self._readers = _postgres_engines(place, readers + _SLOW_READERS)
             except ImportError as error:
                 raise StoreError("PostgreSQL needs its driver: pip install 'penchant[postgres]'.") from error
         else:
             self.path = place / FILE_NAME
             self.name = str(self.path)
             self._lock = _open_folder(place, exclusive=exclusive)
-            self._writer, self._readers = _sqlite_engines(self.path, readers)
+            self._writer, self._readers = _sqlite_engines(self.path, readers + _SLOW_READERS)
         self._lookups = self._readers.execution_options(
             **({"isolation_level": "AUTOCOMMIT"} if self.shared else {})
         )

@@ -1,6 +1,6 @@
 """The feedback log: each user's events in order of arrival, the texts that they judged, and those texts' features."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
@@ -8,13 +8,13 @@ from typing import Final
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, exists, func, select
 
 from penchant.models.encoding.features import get_embedding, join_vectors, unpack_features, unpack_match
 from penchant.models.encoding.match import MATCH_NAMES, convert_match, have_same_definitions
 from penchant.service.store.features import drop_unneeded, find_features
 from penchant.service.store.statements import AnyRow, chunks
-from penchant.service.store.tables import features, feedback_events, judged_items
+from penchant.service.store.tables import features, feedback_events, judged_items, users
 
 MAX_SEQ: Final = 2**31 - 1
 _ROWS_AT_ONCE: Final = 1000  # rows in memory while a whole tenant is read
@@ -26,7 +26,6 @@ _EVENTS_BY_ID = select(
     feedback_events.c.tenant == bindparam("tenant"),
     feedback_events.c.event_id.in_(bindparam("ids", expanding=True)),
 )
-_LOG_TABLES: Final = (feedback_events, judged_items)  # tables whose rows have a place in a user's log
 _JUDGED = (
     select(
         judged_items.c.seq,
@@ -106,6 +105,39 @@ def has_retraction(connection: Connection, tenant: str, user: str, since: int) -
     return connection.execute(statement.limit(1)).first() is not None
 
 
+def find_first_seq(connection: Connection, tenant: str, user: str, since: int) -> int | None:
+    """Return the place of a user's first event at seq `since` or later, or None if there is none."""
+    log = feedback_events.c
+    statement = select(log.seq).where(log.tenant == tenant, log.user_id == user, log.seq >= since)
+    return connection.scalar(statement.order_by(log.seq).limit(1))
+
+
+def find_retractions(connection: Connection, tenant: str, user: str) -> Sequence[AnyRow]:
+    """Return (seq, event_id, target_event_id) of a user's retractions, in order. Cost: a scan of the user's log."""
+    log = feedback_events.c
+    statement = select(log.seq, log.event_id, log.target_event_id).where(
+        log.tenant == tenant, log.user_id == user, log.target_event_id.is_not(None)
+    )
+    return connection.execute(statement.order_by(log.seq)).all()
+
+
+def find_named_events(
+    connection: Connection, tenant: str, user: str, event_ids: Iterable[str]
+) -> list[AnyRow]:
+    """Return (seq, event_id) of a user's events with these ids, of which several may have the same.
+
+    Cost: a scan of the user's log for every few hundred ids.
+    """
+    log = feedback_events.c
+    rows: list[AnyRow] = []
+    for some in chunks(event_ids):
+        statement = select(log.seq, log.event_id).where(
+            log.tenant == tenant, log.user_id == user, log.event_id.in_(some)
+        )
+        rows += connection.execute(statement)
+    return rows
+
+
 def find_start_of_newest(connection: Connection, tenant: str, user: str, number: int) -> int:
     """Return the seq of a user's `number`th newest judgement, or 0 if the log has fewer judgements."""
     log = feedback_events.c
@@ -177,59 +209,28 @@ def iterate_logs(connection: Connection, tenant: str) -> Iterator[tuple[str, lis
         yield user, list(rows)
 
 
-def find_times(connection: Connection, tenant: str, user: str) -> list[tuple[int, float]]:
-    """Return (seq, received_at) of a user's events, in order."""
-    c = feedback_events.c
-    statement = select(c.seq, c.received_at).where(c.tenant == tenant, c.user_id == user).order_by(c.seq)
-    return [(row.seq, row.received_at) for row in connection.execute(statement)]
-
-
-def move_log(
-    connection: Connection, tenant: str, source: str, into: str, places: Mapping[str, Mapping[int, int]]
-) -> None:
-    """Move the events of one user into another user's log, and give the events of both new places.
-
-    Args:
-        connection: Connection in a write transaction.
-        tenant: Tenant of both users.
-        source: User who loses the events.
-        into: User who receives them.
-        places: New seq by old seq, for each of the two users. The new ones are distinct.
-    """
-    for table in _LOG_TABLES:
-        c = table.c
-        # Negative places first, so that no event collides with one that has not moved yet.
-        statement = (
-            update(table)
-            .where(c.tenant == tenant, c.user_id == bindparam("of"), c.seq == bindparam("old"))
-            .values(user_id=into, seq=bindparam("new"))
-        )
-        rows = [
-            {"of": user, "old": old, "new": -new}
-            for user in (source, into)
-            for old, new in places[user].items()
-        ]
-        if rows:
-            connection.execute(statement, rows)
-        connection.execute(
-            update(table).where(c.tenant == tenant, c.user_id == into, c.seq < 0).values(seq=-c.seq)
-        )
-
-
 def find_users_with_older(connection: Connection, tenant: str, before: float, limit: int) -> list[str]:
-    """Return up to `limit` users with events received before a time. Cost: a range scan of an index."""
+    """Return up to `limit` users with events received before a time, unless a change of the user is under way.
+
+    Cost: a range scan of an index.
+    """
     c = feedback_events.c
-    statement = select(c.user_id).where(c.tenant == tenant, c.received_at < before).distinct().limit(limit)
-    return list(connection.scalars(statement))
+    is_changing = exists().where(
+        users.c.tenant == tenant, users.c.user_id == c.user_id, users.c.pending.is_not(None)
+    )
+    statement = select(c.user_id).where(c.tenant == tenant, c.received_at < before, ~is_changing)
+    return list(connection.scalars(statement.distinct().limit(limit)))
 
 
-def find_older_events(connection: Connection, tenant: str, user: str, before: float) -> list[AnyRow]:
-    """Return (seq, target_event_id) of a user's events that were received before a time."""
+def find_older_events(
+    connection: Connection, tenant: str, user: str, before: float, limit: int
+) -> Sequence[AnyRow]:
+    """Return (seq, target_event_id) of up to `limit` events of a user that were received before a time, oldest first."""
     c = feedback_events.c
     statement = select(c.seq, c.target_event_id).where(
         c.tenant == tenant, c.user_id == user, c.received_at < before
     )
-    return list(connection.execute(statement))
+    return connection.execute(statement.order_by(c.received_at, c.seq).limit(limit)).all()
 
 
 def find_events(connection: Connection, tenant: str, user: str, event_ids: Sequence[str]) -> list[AnyRow]:

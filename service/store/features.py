@@ -5,7 +5,7 @@ The column `vector` holds the feature vector and the windows of a text, as `pack
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, bindparam, delete, exists, select
 
 from penchant.models.encoding.features import TextFeatures, unpack_features
 from penchant.service.store.statements import chunks
@@ -38,23 +38,18 @@ def drop_unneeded(connection: Connection, tenant: str, judged: Iterable[tuple[st
         by_extractor.setdefault(extractor, []).append(key)
     removed: list[bytes] = []
     items, c = judged_items.c, features.c
+    same = (items.tenant == c.tenant, items.extractor == c.extractor)
+    # Each of the two stops at the first judgement: a popular text may have been judged a million times.
+    judged_text = exists().where(*same, items.feature_key == c.feature_key)
+    judged_prompt = exists().where(*same, items.prompt_key == c.feature_key)
     for extractor, keys in by_extractor.items():
         for some in chunks(keys):
-            needed = {
-                key
-                for column in (items.feature_key, items.prompt_key)
-                for key in connection.scalars(
-                    select(column)
-                    .where(items.tenant == tenant, items.extractor == extractor, column.in_(some))
-                    .distinct()
-                )
-            }
-            unneeded = [key for key in some if key not in needed]
-            if unneeded:
-                connection.execute(
-                    delete(features).where(
-                        c.tenant == tenant, c.extractor == extractor, c.feature_key.in_(unneeded)
-                    )
-                )
-            removed += unneeded
+            unneeded = delete(features).where(
+                c.tenant == tenant,
+                c.extractor == extractor,
+                c.feature_key.in_(some),
+                ~judged_text,
+                ~judged_prompt,
+            )
+            removed += connection.scalars(unneeded.returning(c.feature_key))
     return removed

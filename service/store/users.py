@@ -10,6 +10,9 @@ from sqlalchemy.engine import Connection
 from penchant.service.store.statements import AnyRow, chunks, insert_or_replace
 from penchant.service.store.tables import checkpoints, user_states, users
 
+BEING_DELETED: Final = "delete"
+"""Value of `users.pending` for a user whose data is being deleted. Such a user counts as unknown."""
+
 _LOCK: Final = text("SELECT pg_advisory_xact_lock(key) FROM unnest(CAST(:keys AS bigint[])) AS key")
 _LOCK_SHARED: Final = text(
     "SELECT pg_advisory_xact_lock_shared(key) FROM unnest(CAST(:keys AS bigint[])) AS key"
@@ -28,11 +31,14 @@ _USERS: Final = (
     .outerjoin(user_states, _SAME_STATE)
     .where(users.c.tenant == bindparam("tenant"), users.c.user_id.in_(bindparam("users", expanding=True)))
 )
+_IS_KNOWN: Final = or_(users.c.pending.is_(None), users.c.pending != BEING_DELETED)
 _VERSION: Final = select(users.c.version, users.c.updated_at).where(
-    users.c.tenant == bindparam("tenant"), users.c.user_id == bindparam("user")
+    users.c.tenant == bindparam("tenant"), users.c.user_id == bindparam("user"), _IS_KNOWN
 )
 _VERSIONS: Final = select(users.c.user_id, users.c.version, users.c.updated_at).where(
-    users.c.tenant == bindparam("tenant"), users.c.user_id.in_(bindparam("users", expanding=True))
+    users.c.tenant == bindparam("tenant"),
+    users.c.user_id.in_(bindparam("users", expanding=True)),
+    _IS_KNOWN,
 )
 _BEHIND: Final = or_(user_states.c.through_seq.is_(None), user_states.c.through_seq < users.c.last_seq)
 
@@ -81,10 +87,20 @@ def find_users(
     names: Sequence[str],
     bundle_version: str,
     half_life_days: float | None,
+    *,
+    with_deleted: bool = False,
 ) -> dict[str, AnyRow]:
     """Return the `users` rows of known users by id, with `through_seq`, `state` and `as_of` of a bundle's state.
 
     The last three are null if the bundle has no saved state with this half-life.
+
+    Args:
+        connection: Connection to read from.
+        tenant: Tenant of the users.
+        names: Ids of users.
+        bundle_version: Version of the bundle whose states are read.
+        half_life_days: Half-life with which the states were learned.
+        with_deleted: Whether to return users whose data is being deleted, too.
     """
     rows: dict[str, AnyRow] = {}
     for some in chunks(names):
@@ -94,7 +110,11 @@ def find_users(
             "bundle_version": bundle_version,
             "half_life_days": half_life_days,
         }
-        rows |= {row.user_id: row for row in connection.execute(_USERS, parameters)}
+        rows |= {
+            row.user_id: row
+            for row in connection.execute(_USERS, parameters)
+            if with_deleted or row.pending != BEING_DELETED
+        }
     return rows
 
 

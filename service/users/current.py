@@ -156,7 +156,7 @@ class UserStates:
                 return state
             load = self._cache.begin_load(key)
             try:
-                state = await self._store.run(self._replayer.load_state, key)
+                state = await self._replayer.load_state(key)
             except BaseException:
                 self._cache.abort_load(key, load)
                 raise

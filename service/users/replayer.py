@@ -9,9 +9,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Final
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from penchant.models.encoding.features import FeatureExtractor, Features
@@ -19,19 +21,27 @@ from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.errors import OverloadedError
 from penchant.service.log.rows import build_feature_rows, build_item_rows, build_prompt_rows
 from penchant.service.store import tables, users
+from penchant.service.store.checkpoints import drop_checkpoints, put_checkpoints
 from penchant.service.store.database import Store
 from penchant.service.store.judged_items import put_match
 from penchant.service.store.statements import add
 from penchant.service.telemetry.metrics import Telemetry, log, log_failure
-from penchant.service.users.catching_up import CatchUpResult, catch_up
+from penchant.service.users.catching_up import CatchUpResult, catch_up_in_steps, find_state, is_near
 from penchant.service.users.completion import Shortfall, TextExtractor
 from penchant.service.users.fold import Fold
-from penchant.service.users.states import StateCache, UserKey, UserState, build_state_row
+from penchant.service.users.states import (
+    StateCache,
+    UserKey,
+    UserState,
+    build_checkpoint_row,
+    build_state_row,
+)
 
 _PAGE: Final = 500
 _REPORT_SECONDS: Final = 2.0
 _RETRY_SECONDS: Final = 1.0
 _MAX_PAUSE_SECONDS: Final = 0.1
+_LONG_REPLAYS: Final = 2  # users whose long logs are read at the same time while requests wait for them
 _MAX_QUEUED_USERS: Final = 10_000  # users beyond it are caught up again when they are next needed
 
 
@@ -100,6 +110,7 @@ class Replayer:
         self._encoded = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="penchant-replay", daemon=True)
+        self._threads = ThreadPoolExecutor(_LONG_REPLAYS, thread_name_prefix="penchant-long-replay")
 
     def start(self) -> None:
         """Start the thread, which catches up every user who is behind in the store."""
@@ -111,25 +122,49 @@ class Replayer:
         self._queue.put(None)
         if self._thread.ident is not None:
             self._thread.join()
+        self._threads.shutdown()
 
     def schedule(self, key: UserKey) -> None:
         """Schedule a user who is behind to be caught up soon. This can be called from any thread."""
         self._enqueue(key, None)
 
-    def load_state(self, key: UserKey) -> UserState | None:
-        """Return a user's current state, caught up in the caller's thread, or None for an unknown user.
+    async def load_state(self, key: UserKey) -> UserState | None:
+        """Return a user's current state, or None for an unknown user.
+
+        A few events are learned by the thread that reads the store. More of them, and what a retraction changes, are
+        learned by threads that nobody else waits for.
 
         Raises:
             SQLAlchemyError: If the store cannot be read.
             ApiError: If texts must be encoded again and the encoder is overloaded or fails.
         """
+        is_current, state = await self._store.run(self._load_near, key)
+        if is_current:
+            return state
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._load_far, key)
+
+    def _load_near(self, key: UserKey) -> tuple[bool, UserState | None]:
+        """Return whether the state can be had soon, and the state."""
         with self._store.reading() as connection:
-            result = catch_up(connection, key, self._fold, self._extractor)
-        if result is None:
-            return None
-        if not result.is_saved:
+            state = find_state(connection, key, self._fold)
+            if state is None or state.is_current:
+                return True, state
+            if not is_near(connection, key, state):
+                return False, None
+            return True, self._catch_up(connection, key, state)
+
+    def _load_far(self, key: UserKey) -> UserState | None:
+        with self._store.reading() as connection:
+            state = find_state(connection, key, self._fold)
+            return None if state is None else self._catch_up(connection, key, state)
+
+    def _catch_up(self, connection: Connection, key: UserKey, state: UserState) -> UserState:
+        """Return a state that covers the whole log, and schedule each step on the way to be saved."""
+        for result in catch_up_in_steps(connection, key, self._fold, state, self._extractor):
             self._enqueue(key, result)
-        return result.state
+            state = result.state
+        return state
 
     def _enqueue(self, key: UserKey, result: CatchUpResult | None) -> None:
         if self._queue.qsize() < _MAX_QUEUED_USERS:
@@ -229,12 +264,19 @@ class Replayer:
         """
         while not self._stopping.is_set():
             try:
-                if result is None:
-                    with self._store.reading() as connection:
-                        result = catch_up(connection, key, self._fold, self._extractor)
-                if result is not None and not result.is_saved:
+                if result is not None:
                     self._save(key, result)
                     self._cache.advance(key, result.state)
+                    return True
+                with self._store.reading() as connection:
+                    state = find_state(connection, key, self._fold)
+                    if state is None:
+                        return True
+                    for step in catch_up_in_steps(connection, key, self._fold, state, self._extractor):
+                        self._save(key, step)
+                        self._cache.advance(key, step.state)
+                        if self._stopping.is_set():
+                            break
                 return True
             except OverloadedError as error:
                 self._stopping.wait(float(error.headers["Retry-After"]))
@@ -252,7 +294,11 @@ class Replayer:
         fold, new_features, new_matches = self._fold, result.new_features, result.new_matches
         with self._store.writing() as connection:
             users.lock_users(connection, [key])
-            if users.find_version(connection, tenant, user) != result.state.stamp:
+            half_life = fold.forgetting.half_life_days
+            saved = users.find_users(connection, tenant, [user], fold.bundle_version, half_life).get(user)
+            if saved is None or (saved.version, saved.updated_at) != result.state.stamp:
+                return
+            if saved.pending is not None:
                 return
             feature_rows = [
                 row for event in new_features.values() for row in build_feature_rows(tenant, event)
@@ -268,7 +314,19 @@ class Replayer:
                 row for seq, event in new_matches.items() for row in build_item_rows(tenant, user, seq, event)
             ]
             put_match(connection, tenant, user, fold.extractor, match_rows)
-            half_life = fold.forgetting.half_life_days
+            if result.replayed_from is not None:
+                drop_checkpoints(
+                    connection, tenant, user, fold.bundle_version, since=result.replayed_from + 1
+                )
+            elif (saved.through_seq or 0) > result.state.through_seq:
+                return  # another thread has learned more meanwhile
+            put_checkpoints(
+                connection,
+                [
+                    build_checkpoint_row(key, seq, evidence, fold.bundle_version, half_life)
+                    for seq, evidence in result.checkpoints.items()
+                ],
+            )
             users.put_states(connection, [build_state_row(key, result.state, fold.bundle_version, half_life)])
         self._encoded += sum(len(event.feature_keys) for event in new_features.values())
         self.shortfall += result.shortfall

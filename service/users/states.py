@@ -1,6 +1,7 @@
 """A user's state, how it forgets, its rows in the store, and the cache of committed states."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -8,9 +9,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from penchant.models.taste.posterior import UserPosterior
+from penchant.models.taste.posterior import PosteriorError, UserPosterior
 from penchant.service.cache import BoundedCache
 from penchant.service.store.statements import AnyRow
+from penchant.service.telemetry.metrics import log
 
 _DAY: Final = 86_400.0
 
@@ -48,6 +50,9 @@ class Forgetting:
 
 UserKey = tuple[str, str]
 """(tenant, user)"""
+
+unreadable_states: Final[Counter[str]] = Counter()
+"""Number of saved states, by table, that could not be read since the process started. The log is read instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +98,41 @@ class UserState:
 
     @classmethod
     def from_row(cls, row: AnyRow, start: Evidence) -> "UserState":
-        """Build a state from a row of `users.find_users`. The evidence is `start` if no state was saved."""
-        evidence = start
-        if row.state is not None:
-            posterior = UserPosterior.from_bytes(row.state, start.posterior.population)
-            evidence = Evidence(posterior, row.as_of)
+        """Build a state from a row of `users.find_users`.
+
+        The evidence is `start`, which covers nothing of the log, if no state was saved or the saved one is unreadable.
+        While the log is being merged it cannot be read, and the saved evidence counts as that of the whole log.
+        """
+        evidence = None if row.state is None else read_evidence(row.state, row.as_of, start, "user_states")
+        through_seq = 0 if evidence is None else row.through_seq
         return cls(
             row.version,
             row.feedback_events,
-            evidence,
+            evidence or start,
             row.updated_at,
-            row.last_seq,
-            row.through_seq or 0,
+            row.last_seq if row.pending is None else through_seq,
+            through_seq,
             row.information_day,
             row.information,
             row.trust,
         )
+
+
+def read_evidence(state: bytes, as_of: float, start: Evidence, table: str) -> Evidence | None:
+    """Return the evidence of a stored state. If it is unreadable, count and log that, and return None.
+
+    Args:
+        state: The stored bytes.
+        as_of: Time at which the evidence has its stored weight, in Unix seconds.
+        start: Evidence of a user without feedback, under the same bundle.
+        table: Table that it was read from.
+    """
+    try:
+        return Evidence(UserPosterior.from_bytes(state, start.posterior.population), as_of)
+    except PosteriorError as error:
+        unreadable_states[table] += 1
+        log.warning("state_unreadable", table=table, error=str(error))
+        return None
 
 
 def build_unlearned_state(row: AnyRow, start: Evidence) -> UserState:
@@ -154,6 +178,21 @@ def build_state_row(
         "through_seq": state.through_seq,
         "state": state.evidence.posterior.to_bytes(),
         "as_of": state.evidence.learned_at,
+    }
+
+
+def build_checkpoint_row(
+    key: UserKey, seq: int, evidence: Evidence, bundle_version: str, half_life_days: float | None
+) -> dict[str, Any]:
+    """Build a row of the table `checkpoints`: the evidence after the event at `seq`."""
+    return {
+        "tenant": key[0],
+        "user_id": key[1],
+        "bundle_version": bundle_version,
+        "seq": seq,
+        "half_life_days": half_life_days,
+        "state": evidence.posterior.to_bytes(),
+        "as_of": evidence.learned_at,
     }
 
 
@@ -270,9 +309,12 @@ class StateCache:
                 self._states.replace(key, state)
 
     def drop(self, unwanted: Callable[[UserKey], bool]) -> None:
-        """Remove the users for whom `unwanted` returns true. Cost: one call for each cached user."""
+        """Remove the users for whom `unwanted` returns true. Cost: one call for each cached user, without the lock."""
         with self._lock:
-            for key in [key for key, _ in self._states.items() if unwanted(key)]:
+            keys = [key for key, _ in self._states.items()]
+        dropped = [key for key in keys if unwanted(key)]
+        with self._lock:
+            for key in dropped:
                 self._states.remove(key)
 
     def clear(self) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from penchant.models.taste.posterior import UserPosterior
 from penchant.service.store import users
+from penchant.service.store.checkpoints import drop_checkpoints
 from penchant.service.store.database import Store
 from penchant.service.store.users import list_users
 from penchant.service.users.catching_up import catch_up, replay_log
@@ -131,14 +132,22 @@ def _compare(
 
 
 def _repair(store: Store, key: UserKey, fold: Fold) -> bool:
-    """Save the state replayed from the log. Return False if the user was deleted in the meantime."""
-    half_life = fold.forgetting.half_life_days
-    with store.writing() as connection:
-        users.lock_users(connection, [key])
-        row = users.find_users(connection, key[0], [key[1]], fold.bundle_version, half_life).get(key[1])
-        if row is None:
+    """Save the state replayed from the log. Return False if the log has changed in the meantime, or is being changed.
+
+    The log is replayed before the transaction begins, so that a server's writer does not wait for it.
+    """
+    tenant, user = key
+    bundle, half_life = fold.bundle_version, fold.forgetting.half_life_days
+    with store.reading() as connection:
+        row = users.find_users(connection, tenant, [user], bundle, half_life).get(user)
+        if row is None or row.pending is not None:
             return False
         evidence, _ = replay_log(connection, key, fold, row.last_seq)
-        state = replace(UserState.from_row(row, fold.start), evidence=evidence, through_seq=row.last_seq)
-        users.put_states(connection, [build_state_row(key, state, fold.bundle_version, half_life)])
+    state = replace(UserState.from_row(row, fold.start), evidence=evidence, through_seq=row.last_seq)
+    with store.writing() as connection:
+        users.lock_users(connection, [key])
+        if users.find_version(connection, tenant, user) != state.stamp:
+            return False
+        drop_checkpoints(connection, tenant, user, bundle, since=0)  # they may be as wrong as the state was
+        users.put_states(connection, [build_state_row(key, state, bundle, half_life)])
     return True

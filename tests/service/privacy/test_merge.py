@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from penchant.service.privacy.user_data import merge_places
+from penchant.service.privacy.merging import merge_order
 
 Serve = Callable[..., TestClient]
 TEXTS = [f"text {number} " + "w" * (3 * number) for number in range(8)]
@@ -27,7 +27,8 @@ def merge(client: TestClient, user: str, source: str) -> dict[str, Any]:
 
 def event_ids(client: TestClient, user: str) -> list[str]:
     page = client.get(f"/v1/users/{user}/feedback", params={"limit": 100}).json()
-    assert [event["seq"] for event in page["data"]] == list(range(1, len(page["data"]) + 1))
+    seqs = [event["seq"] for event in page["data"]]
+    assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
     return [event["event_id"] for event in page["data"]]
 
 
@@ -130,11 +131,12 @@ def test_invalid_merges_are_refused(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("into", "source", "expected"),
     [
-        ([(1, 5.0), (2, 9.0)], [(1, 7.0)], ({1: 1, 2: 3}, {1: 2})),
-        ([(1, 5.0)], [(1, 5.0)], ({1: 1}, {1: 2})),  # at the same time: the user's own event comes first
-        ([(2, 9.0), (5, 1.0)], [(1, 4.0)], ({2: 2, 5: 3}, {1: 1})),  # the clock was set back
-        ([], [(3, 1.0), (9, 2.0)], ({}, {3: 1, 9: 2})),
+        ([(1, 5.0), (2, 9.0)], [(1, 7.0)], [(0, 1), (1, 1), (0, 2)]),
+        ([(1, 5.0)], [(1, 5.0)], [(0, 1), (1, 1)]),  # at the same time: the user's own event comes first
+        ([(2, 9.0), (5, 1.0)], [(1, 4.0)], [(1, 1), (0, 2), (0, 5)]),  # the clock was set back
+        ([], [(3, 1.0), (9, 2.0)], [(1, 3), (1, 9)]),
     ],
 )
-def test_merge_places_orders_events_by_time(into: Any, source: Any, expected: Any) -> None:
-    assert merge_places(into, source) == expected
+def test_merged_events_are_ordered_by_time(into: Any, source: Any, expected: Any) -> None:
+    order = merge_order((into, source), (0.0, 0.0), limit=10)
+    assert [(which, seq) for which, seq, _ in order] == expected

@@ -74,6 +74,8 @@ def upgrade() -> None:
     op.add_column("rankings", sa.Column("size", sa.Integer(), nullable=False, server_default="0"))
     op.execute("UPDATE rankings SET size = length(shown)")
     op.create_index("rankings_by_size", "rankings", ["tenant", "created_at", "size"])
+    op.drop_index("rankings_by_user", "rankings")
+    op.create_index("rankings_by_user", "rankings", ["tenant", "user_id", "size"])
     op.add_column("users", sa.Column("pending", sa.Text()))
     op.create_index(
         "users_by_pending",
@@ -136,6 +138,8 @@ def downgrade() -> None:
     """Drop all of it. Events whose ids were used again get new ids, because ids were unique before."""
     op.drop_index("users_by_pending", "users")
     op.drop_column("users", "pending")
+    op.drop_index("rankings_by_user", "rankings")
+    op.create_index("rankings_by_user", "rankings", ["tenant", "user_id"])
     op.drop_index("rankings_by_size", "rankings")
     op.drop_column("rankings", "size")
     op.add_column("idempotency", sa.Column("users", sa.Text(), nullable=False, server_default="[]"))
