@@ -1,6 +1,6 @@
 """Explanations for responses: why a candidate has its utility, and how a user differs from the population."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
@@ -24,6 +24,9 @@ from penchant.service.store.events import LoggedJudgement, find_payloads, find_s
 
 MAX_JUDGED_TEXTS: Final = 200
 """Largest number of judged texts, the newest first, from which a user's reasons are computed."""
+
+MAX_EXAMPLE_CHARS: Final = 1_000_000
+"""Characters of prompts and texts after which a user's reasons name no further examples. They name at least one."""
 
 
 def explain_candidates(
@@ -146,13 +149,22 @@ def _format_reasons(
         },
         "attributes": [asdict(attribute) for attribute in reasons.attributes],
         "named_share": reasons.named_share,
-        "texts": [
-            {"event_id": example.event_id, "prompt": prompt, "text": text}
-            | {"value": reason.value, "std": reason.std, "probability": reason.probability}
-            for reason, example in zip(reasons.texts, examples, strict=True)
-            for prompt, text in _find_text(payloads[example.seq], example.position)
-        ],
+        "texts": list(_list_examples(reasons, examples, payloads)),
     }
+
+
+def _list_examples(
+    reasons: UserReasons, examples: Sequence[_JudgedText], payloads: Mapping[int, str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the examples of a user's reasons, until they are long."""
+    chars = 0
+    for reason, example in zip(reasons.texts, examples, strict=True):
+        for prompt, text in _find_text(payloads[example.seq], example.position):
+            if chars and chars + len(prompt) + len(text) > MAX_EXAMPLE_CHARS:
+                return
+            chars += len(prompt) + len(text)
+            numbers = {"value": reason.value, "std": reason.std, "probability": reason.probability}
+            yield {"event_id": example.event_id, "prompt": prompt, "text": text} | numbers
 
 
 def _find_text(payload: str, position: int) -> Sequence[tuple[str, str]]:
