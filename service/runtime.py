@@ -17,8 +17,10 @@ from penchant.service.bundles.upgrading import OutdatedBundles, Upgrades
 from penchant.service.encoding.relevance import RelevanceScorer
 from penchant.service.feed import Feed
 from penchant.service.feedback.commits import Commits
+from penchant.service.feedback.expiry import Expiry, RankingQuota
 from penchant.service.feedback.learner import Learner
 from penchant.service.feedback.writer import Writer
+from penchant.service.privacy.exports import Exports
 from penchant.service.privacy.invalidation import CHANGE as FORGET
 from penchant.service.privacy.invalidation import CacheInvalidator, Deletion
 from penchant.service.privacy.retention import Retention
@@ -47,6 +49,7 @@ class Runtime:
     upgrades: Upgrades
     learner: Learner
     user_data: UserData
+    exports: Exports
     started_at: float
 
     async def stop(self) -> None:
@@ -123,7 +126,8 @@ async def start(
     commits = Commits(
         store=store,
         models=models,
-        chores=(unfinished, retention, OutdatedBundles(models)),
+        chores=(unfinished, Expiry(settings, telemetry), retention, OutdatedBundles(models)),
+        quota=RankingQuota(access.tenancy, store, telemetry),
         settings=settings,
         telemetry=telemetry,
     )
@@ -165,7 +169,7 @@ async def start(
         telemetry=telemetry,
     )
     feed.subscribe(FORGET, invalidator.handle)
-    user_data = UserData(writer=writer, store=store, unfinished=unfinished, rankings=rankings, models=models)
+    user_data = UserData(writer=writer, unfinished=unfinished, rankings=rankings)
     model.source.batcher.start()
     if relevance is not None:
         relevance.batcher.start()
@@ -187,5 +191,6 @@ async def start(
         upgrades=upgrades,
         learner=learner,
         user_data=user_data,
+        exports=Exports(store, models, settings.max_exports),
         started_at=store.clock(),
     )

@@ -115,6 +115,10 @@ class Settings(BaseSettings):
     )
     max_metadata_bytes: int = Field(default=4096, gt=0)
     max_page_items: int = Field(default=100, gt=0)
+    max_page_bytes: int = Field(
+        default=8 * 2**20, gt=0, description="Events in a page of a user's log. A page has at least one."
+    )
+    max_exports: int = Field(default=4, gt=0, description="Exports of users that are sent at the same time.")
     body_timeout_seconds: float = Field(default=30.0, gt=0)
     request_timeout_seconds: float = Field(
         default=60.0, gt=0, description="Time from the arrival of a request to the start of its answer."
@@ -128,6 +132,11 @@ class Settings(BaseSettings):
     tenant_candidates_per_day: int | None = Field(default=None, gt=0)
     tenant_events_per_day: int | None = Field(default=None, gt=0)
     tenant_users: int | None = Field(default=None, gt=0, description="Users with feedback.")
+    tenant_ranking_bytes: int = Field(
+        default=2**30,
+        gt=0,
+        description="Bytes of stored rankings. The oldest ones beyond it can no longer be referred to by feedback.",
+    )
 
     # Limits of what is learned from one user. `service/feedback/trust.py` applies them.
     max_daily_information: float | None = Field(
@@ -161,8 +170,19 @@ class Settings(BaseSettings):
         description="Target duration of a batch, which is about how long a new request waits for its turn.",
     )
     max_queued_events: int = Field(default=4096, gt=0)
+    max_queued_event_bytes: int = Field(
+        default=64 * 2**20, gt=0, description="Feedback that waits to be written."
+    )
     max_group_events: int = Field(default=256, gt=0)
+    max_group_bytes: int = Field(
+        default=8 * 2**20, gt=0, description="Feedback in one transaction, and as many bytes of rankings."
+    )
     max_queued_rankings: int = Field(default=10_000, gt=0)
+    max_queued_ranking_bytes: int = Field(
+        default=64 * 2**20,
+        gt=0,
+        description="Rankings that wait to be written. Feedback cannot refer to one beyond it for long.",
+    )
     feature_cache_bytes: int = Field(default=128 * 2**20, ge=0)
     item_cache_bytes: int = Field(default=64 * 2**20, ge=0)
     relevance_cache_bytes: int = Field(

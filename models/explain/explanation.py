@@ -17,7 +17,7 @@ text. The sum is exact: no surrogate model is fitted, and nothing is sampled. At
 of the population and of the user.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -133,8 +133,25 @@ def explain_items(
     Cost: O(n a q²) for a attributes, beside that of describing and ranking the items, and about 0.5 ms for each
     explained candidate.
     """
+    return tuple(
+        iterate_explanations(
+            reward, posterior, vectors, item_keys, rows=rows, personalization=personalization
+        )
+    )
+
+
+def iterate_explanations(
+    reward: RewardModel,
+    posterior: UserPosterior,
+    vectors: NDArray[np.float16],
+    item_keys: Sequence[bytes] | None = None,
+    *,
+    rows: Sequence[int] | None = None,
+    personalization: float = 1.0,
+) -> Iterator[Explanation]:
+    """Yield what `explain_items` returns, one explanation at a time. Each has about 100 objects."""
     if not len(vectors):
-        return ()
+        return
     terms = _Terms.build(reward, posterior.population.prior.mean, vectors, item_keys)
     moved = terms.against_baseline()
     items = reward.describe(vectors, item_keys)
@@ -147,8 +164,8 @@ def explain_items(
         start = _PersonalTerms.compute(population, items, terms, moved)
         personal = _PersonalTerms.blend(start, personal, personalization)
     none = np.zeros(shared.shape[1])
-    return tuple(
-        Explanation(
+    for i in range(len(items)) if rows is None else rows:
+        yield Explanation(
             index=int(i),
             utility=float(personal.utility.mean[i]),
             std=float(personal.utility.std[i]),
@@ -163,8 +180,6 @@ def explain_items(
             probability_up=float(personal.probability_up[i]),
             moved=_sorted(moved.parts(i, personal.moves.mean[i], personal.moves.std[i], personal=True)),
         )
-        for i in (range(len(items)) if rows is None else rows)
-    )
 
 
 class _Moments(NamedTuple):

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from penchant.models.encoding.attributes import ATTRIBUTE_PHRASES
 from penchant.models.explain.deviation import Deviation, Estimate
-from penchant.models.explain.explanation import Explanation, Part, explain_items
+from penchant.models.explain.explanation import Explanation, Part, explain_items, iterate_explanations
 from penchant.models.explain.qualities import RELEVANCE, Qualities
 from penchant.models.explain.text_map import ExplanationError, TextMap
 from penchant.models.taste.items import Items
@@ -51,6 +51,7 @@ __all__ = [
     "UserReasons",
     "explain_items",
     "explain_user",
+    "iterate_explanations",
 ]
 
 Vector = NDArray[np.float64]

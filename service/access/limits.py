@@ -48,6 +48,7 @@ class TenantSettings(BaseModel):
         candidates_per_day: Limit of ranked candidates.
         events_per_day: Limit of accepted feedback events.
         users: Limit of users with feedback.
+        ranking_bytes: Limit of the bytes of stored rankings.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -58,6 +59,7 @@ class TenantSettings(BaseModel):
     candidates_per_day: int | None = _Limit
     events_per_day: int | None = _Limit
     users: int | None = _Limit
+    ranking_bytes: int | None = _Limit
 
 
 class Tenancy:
@@ -73,6 +75,7 @@ class Tenancy:
             "candidates_per_day": settings.tenant_candidates_per_day,
             "events_per_day": settings.tenant_events_per_day,
             "users": settings.tenant_users,
+            "ranking_bytes": settings.tenant_ranking_bytes,
         }
         self._default = TenantSettings(**self._limits)
         self._settings: Mapping[str, TenantSettings] = {}

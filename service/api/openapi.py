@@ -74,7 +74,7 @@ _CODES: Final[Mapping[RouteKind, frozenset[Code]]] = {
     "user": _COMMON_CODES | _USER_CODES | _KEY_CODES | {Code.USER_NOT_FOUND},
     "page": _COMMON_CODES | _USER_CODES | _KEY_CODES | {Code.USER_NOT_FOUND},
     "forget": _COMMON_CODES | _USER_CODES | _KEY_CODES,
-    "export": _COMMON_CODES | _USER_CODES | _KEY_CODES | {Code.USER_NOT_FOUND},
+    "export": _COMMON_CODES | _USER_CODES | _KEY_CODES | {Code.USER_NOT_FOUND, Code.OVERLOADED},
     "merge": _COMMON_CODES | _USER_CODES | _KEY_CODES | _BODY_CODES | {Code.USER_NOT_FOUND},
     "models": _COMMON_CODES | _KEY_CODES,
     "health": _COMMON_CODES,

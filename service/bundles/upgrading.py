@@ -24,7 +24,7 @@ from penchant.service.bundles.served_model import ModelBuilder, Models, ServedMo
 from penchant.service.bundles.stored_bundles import load_stored_bundle
 from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.feed import Feed
-from penchant.service.feedback.commits import Transact
+from penchant.service.feedback.chores import Transact
 from penchant.service.feedback.writer import Writer
 from penchant.service.store import activations, bundles
 from penchant.service.store.activations import CHANGE

@@ -106,6 +106,9 @@ def set_tenant(
     candidates_per_day: Annotated[str | None, typer.Option(help="Candidates ranked per UTC day.")] = None,
     events_per_day: Annotated[str | None, typer.Option(help="Feedback events accepted per UTC day.")] = None,
     users: Annotated[str | None, typer.Option(help="Number of users with feedback.")] = None,
+    ranking_bytes: Annotated[
+        str | None, typer.Option(help="Bytes of stored rankings, of which the oldest are removed.")
+    ] = None,
     data_dir: DataDir = None,
     store_url: StoreUrl = None,
 ) -> None:
@@ -122,6 +125,7 @@ def set_tenant(
         "candidates_per_day": candidates_per_day,
         "events_per_day": events_per_day,
         "users": users,
+        "ranking_bytes": ranking_bytes,
     }
     changes = {
         name: None if value == "none" else value for name, value in options.items() if value is not None

@@ -49,7 +49,6 @@ def export(
     """Write a store's feedback as JSON Lines. A server may be running."""
     from penchant.models.files import open_atomically
     from penchant.service.log.judgements import iterate_lines
-    from penchant.service.store.events import iterate_logs
 
     if not judgements:
         stop("name what to export: --judgements")
@@ -61,7 +60,7 @@ def export(
             with open_atomically(out_path) as whole, compress(whole, out_path) as file:
                 for owner in tenants:
                     prefix = f"{owner}/" if len(tenants) > 1 else ""
-                    for line in iterate_lines(iterate_logs(connection, owner), prefix, left_out):
+                    for line in iterate_lines(connection, owner, prefix, left_out):
                         file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
                         written += 1
         except OSError as error:

@@ -6,8 +6,11 @@ In reading order:
 - `events`: parsing a request's body into valid events
 - `jobs`: the requests that are passed to the writer, and its answers
 - `learner`: a request's way to the writer
+- `work`: what waits for the writer, and in which groups it is written
 - `writer`: the thread that owns the write connection
 - `commits`: the transactions
+- `chores`: what the writer's thread does between groups, in small steps
+- `expiry`: removal of rankings and stored answers
 - `ledger`: a group of requests: duplicates, conflicts, answers
 - `recorder`: one event: its place in the log, its weight, and the state after it
 - `trust`: how much a judgement counts

@@ -8,6 +8,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from penchant.service.errors import ApiError, internal_error, storage_error
+from penchant.service.feedback.chores import Chore
+from penchant.service.feedback.expiry import RankingQuota
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob
 from penchant.service.feedback.ledger import Ledger
 from penchant.service.ranking.rankings import Ranking
@@ -21,13 +23,11 @@ from penchant.service.store.database import (
     record_write,
 )
 from penchant.service.store.keys import drop_older_usage
-from penchant.service.store.requests import drop_older_answers, drop_older_rankings
 from penchant.service.store.statements import add
 from penchant.service.telemetry.metrics import Telemetry, log, log_failure
 from penchant.service.users.replayer import Replayer
 from penchant.service.users.states import StateCache, UserKey, UserState
 
-_HOUR: Final = 3600.0
 _DAY: Final = 86_400.0
 _USAGE_DAYS: Final = 31  # how long a tenant's daily usage is kept
 _NOTHING_STORED: Final = "Nothing of this request was stored. Send it again."
@@ -60,25 +60,6 @@ class Models(Protocol):
         """Model that ranks and learns."""
 
 
-class Transact(Protocol):
-    """A function that runs work in a write transaction of its own, and retries it after contention."""
-
-    def __call__(self, work: Callable[[Connection], Result], /) -> Result:
-        """Run the work, and return its result as soon as the transaction is durable."""
-
-
-class Chore(Protocol):
-    """A removal of data that is done in small steps, between groups of feedback."""
-
-    def step(self, transact: Transact, now: float) -> bool:
-        """Do one small step, and return whether there may be more to do right away.
-
-        Args:
-            transact: Function that runs work in a write transaction.
-            now: Current time in Unix seconds.
-        """
-
-
 class Commits:
     """Runs write transactions, and publishes states as soon as they are durable.
 
@@ -86,10 +67,12 @@ class Commits:
         store: The store.
         models: Models of this server. The current one learns.
         chores: Removals that are done whenever rows expire.
+        quota: Quota of stored rankings, whose removals are done whenever a tenant exceeds it.
         settings: Times to live.
         telemetry: Telemetry that counts commits.
 
     Attributes:
+        quota: Quota of stored rankings.
         is_failing: Whether the last attempt to write failed.
         has_unfinished_chores: Whether a chore has more to do right away.
     """
@@ -100,12 +83,14 @@ class Commits:
         store: Store,
         models: Models,
         chores: Sequence[Chore],
+        quota: RankingQuota,
         settings: Settings,
         telemetry: Telemetry,
     ) -> None:
         self._store = store
         self._models = models
-        self._chores = chores
+        self._chores = (*chores, quota)
+        self.quota = quota
         self._settings = settings
         self._telemetry = telemetry
         self._next_expiry = 0.0
@@ -151,10 +136,18 @@ class Commits:
             answers, states = self._models.current.ledger.apply(
                 connection, jobs, may_be_committed=may_be_committed
             )
-            add(connection, tables.rankings, [ranking.to_row() for ranking in rankings])
+            add(connection, tables.rankings, rows)
             return answers, states
 
-        return self._run_with_retries(work)
+        rows = [
+            row
+            for ranking in rankings
+            if self.quota.admits(ranking.tenant, (row := ranking.to_row())["size"])
+        ]
+        self._telemetry.lost_rankings.inc(len(rankings) - len(rows))
+        result = self._run_with_retries(work)
+        self.quota.count([(row["tenant"], row["size"]) for row in rows])
+        return result
 
     def _transact(self, work: Callable[[Connection], Result], /) -> Result:
         """Run work that may safely be done twice in a transaction of its own."""
@@ -198,24 +191,19 @@ class Commits:
     def expire(self) -> None:
         """Remove expired rows if it is time to. After a failure, this also tests whether the store is writable again."""
         now, settings = self._store.clock(), self._settings
-        if self.has_unfinished_chores:
+        if self.has_unfinished_chores or self.quota.has_excess:
             self._do_chores(now)
         if not self.is_failing and now < self._next_expiry:
             return
         self._next_expiry = now + settings.expiry_interval_seconds
         try:
             with self._store.writing() as connection:
-                removed = (
-                    drop_older_rankings(connection, now - settings.rank_ttl_hours * _HOUR)
-                    + drop_older_answers(connection, now - settings.idempotency_ttl_hours * _HOUR)
-                    + drop_older_usage(connection, int(now // _DAY) - _USAGE_DAYS)
-                )
+                drop_older_usage(connection, int(now // _DAY) - _USAGE_DAYS)
                 record_write(connection, now)
         except Exception as error:
             self._record_failure(error)
             return
         self.is_failing = False
-        self._telemetry.expired_rows.inc(removed)
         self._do_chores(now)
 
     def _do_chores(self, now: float) -> None:

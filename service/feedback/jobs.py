@@ -1,6 +1,7 @@
 """The requests that are passed to the writer, and its answers."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from penchant.models.judgements.base import NO_STATEMENT, Statement
 from penchant.service.errors import ApiError
@@ -60,6 +61,11 @@ class FeedbackJob:
     is_bare: bool
     idempotency: Idempotency | None
     received_at: float
+
+    @cached_property
+    def size(self) -> int:
+        """Characters of the events' payloads, which is about their size in bytes."""
+        return sum(len(event.payload) for event in self.events)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,8 @@ rankings ─┘          (rankings are gathered for a moment, and no request wai
 """
 
 import asyncio
-import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
@@ -17,6 +15,14 @@ from sqlalchemy import Connection
 from penchant.service.errors import ApiError, OverloadedError, internal_error
 from penchant.service.feedback.commits import Commits
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob
+from penchant.service.feedback.work import (
+    ExclusiveWork,
+    FeedbackWork,
+    RankingWork,
+    Work,
+    WorkQueue,
+    split_rankings,
+)
 from penchant.service.ranking.rankings import Ranking
 from penchant.service.settings import Settings
 from penchant.service.store.requests import drop_rankings
@@ -24,43 +30,6 @@ from penchant.service.telemetry.metrics import Telemetry, log_failure
 
 _PROBE_SECONDS: Final = 1.0  # interval at which the store is tried after a failed write
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, eq=False)
-class FeedbackWork:
-    """A feedback request and the future of its answer."""
-
-    job: FeedbackJob
-    future: "asyncio.Future[FeedbackAnswer]"
-
-
-@dataclass(frozen=True, eq=False)
-class ExclusiveWork:
-    """An action that runs between two groups.
-
-    Attributes:
-        action: Function to run on the owner thread. It returns an `ApiError` if it fails.
-        future: Future of its result.
-    """
-
-    action: Callable[[], Any]
-    future: "asyncio.Future[Any]"
-
-
-@dataclass(frozen=True, eq=False)
-class RankingWork:
-    """Rankings to store. No request waits for them.
-
-    Attributes:
-        rankings: The rankings.
-        callbacks: Functions to call on the event loop as soon as the rankings are stored.
-    """
-
-    rankings: tuple[Ranking, ...]
-    callbacks: tuple[Callable[[], object], ...]
-
-
-Work = FeedbackWork | ExclusiveWork | RankingWork
 
 
 class Writer:
@@ -76,12 +45,10 @@ class Writer:
         self._commits = commits
         self._settings = settings
         self._telemetry = telemetry
-        self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-        self._queued_events = 0
-        self._queued_rankings = 0
+        self._queue = WorkQueue(settings.max_group_events, settings.max_group_bytes)
+        self._queued_events = self._queued_event_bytes = 0
+        self._queued_rankings = self._queued_ranking_bytes = 0
         self._gathered_rankings: list[tuple[Ranking, Callable[[], object]]] = []
-        self._postponed: Work | None = None
-        self._stopping = False
         self._thread = threading.Thread(target=self._run, name="penchant-writer", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -95,7 +62,7 @@ class Writer:
     async def stop(self) -> None:
         """Write everything that is queued, then stop the thread."""
         self._enqueue_rankings()
-        self._queue.put(None)
+        self._queue.close()
         await asyncio.to_thread(self._thread.join)
 
     @property
@@ -111,18 +78,24 @@ class Writer:
             ApiError: If the store cannot be written (`storage_unavailable`, and nothing was stored), or if a bare event
                 is rejected.
         """
-        limit, events = self._settings.max_queued_events, max(1, len(job.events))
-        if self._queued_events and self._queued_events + events > limit:
+        settings, events, size = self._settings, max(1, len(job.events)), job.size
+        is_full = (
+            self._queued_events + events > settings.max_queued_events
+            or self._queued_event_bytes + size > settings.max_queued_event_bytes
+        )
+        if self._queued_events and is_full:
             self._telemetry.overloads.labels("feedback").inc()
-            raise OverloadedError("feedback", limit, 1.0)
+            raise OverloadedError("feedback", settings.max_queued_events, 1.0)
         future: asyncio.Future[FeedbackAnswer] = asyncio.get_running_loop().create_future()
         self._queued_events += events
+        self._queued_event_bytes += size
         self._queue.put(FeedbackWork(job, future))
         try:
             with self._telemetry.tracing.span("commit", events=events):
                 return await future
         finally:
             self._queued_events -= events
+            self._queued_event_bytes -= size
 
     async def commit(
         self, work: Callable[[Connection], Result], on_commit: Callable[[Result], None]
@@ -160,71 +133,48 @@ class Writer:
 
     def write_ranking(self, ranking: Ranking, callback: Callable[[], object]) -> None:
         """Store a ranking soon, then call `callback`. If too many are queued, it is counted as lost instead."""
-        if self._queued_rankings >= self._settings.max_queued_rankings:
+        settings = self._settings
+        is_full = (
+            self._queued_rankings >= settings.max_queued_rankings
+            or self._queued_ranking_bytes + ranking.size > settings.max_queued_ranking_bytes
+        )
+        if self._queued_rankings and is_full:
             self._telemetry.lost_rankings.inc()
             callback()
             return
         self._queued_rankings += 1
+        self._queued_ranking_bytes += ranking.size
         if not self._gathered_rankings:
             loop = asyncio.get_running_loop()
-            loop.call_later(self._settings.ranking_write_delay_seconds, self._enqueue_rankings)
+            loop.call_later(settings.ranking_write_delay_seconds, self._enqueue_rankings)
         self._gathered_rankings.append((ranking, callback))
 
     def _enqueue_rankings(self) -> None:
-        if self._gathered_rankings:
-            rankings, callbacks = zip(*self._gathered_rankings, strict=True)
-            self._gathered_rankings.clear()
-            self._queue.put(RankingWork(rankings, callbacks))
+        gathered, self._gathered_rankings = self._gathered_rankings, []
+        for work in split_rankings(gathered, self._settings.max_group_bytes // 2):
+            self._queue.put(work)
 
     def _finish_rankings(self, group: Sequence[RankingWork]) -> None:
         for work in group:
             self._queued_rankings -= len(work.callbacks)
+            self._queued_ranking_bytes -= work.size
             for callback in work.callbacks:
                 callback()
+        self._commits.quota.measure_due()
 
     # On the owner thread
 
     def _run(self) -> None:
-        while not self._stopping:
+        while not self._queue.is_finished:
             group = self._collect_group()
             if group:
                 self._process(group)
             self._commits.expire()
 
     def _collect_group(self) -> list[Work]:
-        """Return the queued work, up to the limit of a group. Exclusive work is returned on its own."""
+        """Return the work of the next transaction. Return none if it is time for something else first."""
         timeout = _PROBE_SECONDS if self._commits.is_failing else self._settings.expiry_interval_seconds
-        if self._commits.has_unfinished_chores:
-            timeout = 0.0
-        first = self._take_work(timeout)
-        if first is None or isinstance(first, ExclusiveWork):
-            return [] if first is None else [first]
-        group: list[Work] = [first]
-        events = _count_events(first)
-        while events < self._settings.max_group_events:
-            work = self._take_work(0.0)
-            if work is None:
-                break
-            if isinstance(work, ExclusiveWork):
-                self._postponed = work
-                break
-            group.append(work)
-            events += _count_events(work)
-        return group
-
-    def _take_work(self, timeout: float) -> Work | None:
-        """Return the next work, or None after `timeout` seconds or if the writer is to stop."""
-        if self._postponed is not None:
-            postponed, self._postponed = self._postponed, None
-            return postponed
-        if self._stopping:
-            return None
-        try:
-            work = self._queue.get(timeout=timeout) if timeout > 0 else self._queue.get_nowait()
-        except queue.Empty:
-            return None
-        self._stopping = work is None
-        return work
+        return self._queue.take_group(0.0 if self._commits.has_unfinished_chores else timeout)
 
     def _process(self, group: Sequence[Work]) -> None:
         try:
@@ -254,11 +204,6 @@ class Writer:
         if self._loop is None:
             raise RuntimeError("The writer is not started.")
         self._loop.call_soon_threadsafe(action)
-
-
-def _count_events(work: Work) -> int:
-    """Return how many events work counts for in the limit of a group."""
-    return max(1, len(work.job.events)) if isinstance(work, FeedbackWork) else 1
 
 
 def _resolve(results: Sequence[tuple["asyncio.Future[Result]", Result | ApiError]]) -> None:

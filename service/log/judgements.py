@@ -6,7 +6,7 @@ just as well. Nothing has to be encoded then, and tenants that keep no texts are
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from sys import intern
 from typing import Any, Final
@@ -22,7 +22,7 @@ from penchant.models.taste.items import item_key
 from penchant.models.taste.reward import RewardModel
 from penchant.service.log.reading import get_judged_texts, hash_context, in_force
 from penchant.service.log.stored_features import StoredFeatures
-from penchant.service.store.events import iterate_logs
+from penchant.service.store.events import iterate_logs, iterate_payloads
 from penchant.service.store.features import find_features
 from penchant.service.store.judged_items import iterate_items
 from penchant.service.store.statements import AnyRow
@@ -146,7 +146,9 @@ def _iterate_judgements(
             by_seq = items_by_seq
             items_user, items_by_seq = next(items, ("", {}))
         name = intern(f"{tenant}\x1f{user}")
-        for event in in_force(log):
+        events = in_force(log)
+        payloads = iterate_payloads(connection, tenant, user, [event.seq for event in events])
+        for event, (_, content) in zip(events, payloads, strict=True):
             judged = by_seq.get(event.seq, ())
             kind = kinds.BY_TYPE.get(event.type)
             if kind is None or not judged:
@@ -159,7 +161,7 @@ def _iterate_judgements(
             ):  # one group compares nothing
                 left_out[_NO_INFORMATION] += 1
                 continue
-            payload = orjson.loads(event.payload)
+            payload = orjson.loads(content)
             context = intern(hash_context(payload))
             names = tuple(intern(item.feature_key.hex()) for item in judged)
             judgement = Judgement(
@@ -179,18 +181,21 @@ def _iterate_judgements(
 
 
 def iterate_lines(
-    log: Iterable[tuple[str, list[AnyRow]]], prefix: str, left_out: Counter[str]
+    connection: Connection, tenant: str, prefix: str, left_out: Counter[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the judgements in force as lines of a judgement file, ordered by user and place in the log.
+    """Yield the judgements in force of a tenant as lines of a judgement file, ordered by user and place in the log.
 
     Args:
-        log: Each user and the user's log, as `iterate_logs` yields them.
+        connection: Connection to read from.
+        tenant: Tenant whose users' judgements are read.
         prefix: Prefix of the users' names.
         left_out: Receives the number of judgements that cannot be written, by reason.
     """
-    for user, events in log:
-        for event in in_force(events):
-            payload = orjson.loads(event.payload)
+    for user, log in iterate_logs(connection, tenant):
+        events = in_force(log)
+        payloads = iterate_payloads(connection, tenant, user, [event.seq for event in events])
+        for event, (_, content) in zip(events, payloads, strict=True):
+            payload = orjson.loads(content)
             texts = [text for _, text in get_judged_texts(payload)]
             weight = event.discount * payload.get("weight", 1.0)
             if not texts:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from penchant.service.access.limits import Tenancy
 from penchant.service.bundles.served_model import Models
-from penchant.service.feedback.commits import Transact
+from penchant.service.feedback.chores import Transact
 from penchant.service.privacy.invalidation import Deletion, announce
 from penchant.service.store.events import drop_events, find_events, find_older_events, find_users_with_older
 from penchant.service.store.requests import drop_older_rankings
@@ -53,7 +53,7 @@ def sweep(
     start: Evidence,
     hash_user: Callable[[str, str], str],
 ) -> Sweep:
-    """Delete expired rankings of a tenant, and some expired judgements of some of its users.
+    """Delete a slice of the expired rankings of a tenant, and some expired judgements of some of its users.
 
     Users who are being merged or deleted wait. A retraction and the judgement that it retracts are deleted together,
     because the judgement would otherwise count again.
@@ -68,7 +68,8 @@ def sweep(
     """
     before = now - retention_days * _DAY
     result = Sweep()
-    drop_older_rankings(connection, before, tenant)
+    removed = drop_older_rankings(connection, before, tenant).get(tenant)
+    result.has_more = removed is not None and removed.has_more
     users = find_users_with_older(connection, tenant, before, USERS_AT_ONCE)
     if not users:
         return result

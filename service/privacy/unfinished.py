@@ -10,7 +10,7 @@ from functools import partial
 from sqlalchemy import Connection
 
 from penchant.service.bundles.served_model import Models
-from penchant.service.feedback.commits import Transact
+from penchant.service.feedback.chores import Transact
 from penchant.service.privacy.deleting import DeletionStep, delete_step
 from penchant.service.privacy.invalidation import Deletion, announce
 from penchant.service.privacy.merging import MergePlan, MergeStep, merge_step

@@ -1,48 +1,38 @@
-"""What users may ask for: an export of their data, a merge with another id of the same person, and deletion."""
+"""What users may ask for: a merge with another id of the same person, and deletion."""
 
 import asyncio
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
-from penchant.service.bundles.served_model import Models
-from penchant.service.errors import ApiError, Code, InvalidRequestError
+from penchant.service.errors import InvalidRequestError
 from penchant.service.feedback.writer import Writer
 from penchant.service.privacy.merging import MergeStep
 from penchant.service.privacy.unfinished import UnfinishedChanges
-from penchant.service.privacy.user_export import export_user
 from penchant.service.ranking.rankings import Rankings
-from penchant.service.store.database import Store
-from penchant.service.store.user_data import find_user_rows
 
 Result = TypeVar("Result")
 
 
 class UserData:
-    """Exports, merges and deletes the data of users. Changes run on the writer's thread, between groups of feedback.
+    """Merges and deletes the data of users. Changes run on the writer's thread, between groups of feedback.
 
     Args:
         writer: Writer, which runs the changes.
-        store: The store.
         unfinished: The transactions of a change.
         rankings: Cache of recent rankings.
-        models: Models of this server, with their states.
     """
 
     def __init__(
         self,
         *,
         writer: Writer,
-        store: Store,
         unfinished: UnfinishedChanges,
         rankings: Rankings,
-        models: Models,
     ) -> None:
         self._writer = writer
-        self._store = store
         self._unfinished = unfinished
         self._rankings = rankings
-        self._models = models
         self._changes: set[asyncio.Future[Any]] = set()
 
     async def delete(self, tenant: str, user: str) -> None:
@@ -104,14 +94,3 @@ class UserData:
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
         return await asyncio.shield(task)
-
-    async def export(self, tenant: str, user: str) -> dict[str, Any]:
-        """Return everything that is stored about a user.
-
-        Raises:
-            ApiError: `user_not_found`, if nothing is stored.
-        """
-        rows = await self._store.read_snapshot(find_user_rows, tenant, user)
-        if rows.user is None and not (rows.rankings or rows.answers):
-            raise ApiError(Code.USER_NOT_FOUND, "Nothing is stored about this user.")
-        return export_user(user, rows, self._models.current.fold, self._store.clock())

@@ -1,55 +1,98 @@
-"""Everything that is stored about a user, as plain data. This module does no I/O."""
+"""Everything that is stored about a user, as one JSON document that is written piece by piece."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any, Final
 
 import numpy as np
 import orjson
+from sqlalchemy import Connection
 
 from penchant.models.encoding.features import unpack_match
 from penchant.models.encoding.match import MATCH_NAMES
 from penchant.models.taste.posterior import PosteriorError, UserPosterior, read_stored_posterior
 from penchant.service.feedback.trust import TrustState
 from penchant.service.store.statements import AnyRow
-from penchant.service.store.user_data import UserRows
+from penchant.service.store.user_log import find_states, iterate_answers, iterate_events, iterate_rankings
+from penchant.service.store.users import find_user
 from penchant.service.timestamps import format_rfc3339
 from penchant.service.users.fold import Fold
 
 FORMAT: Final = 1
 
 
-def export_user(user: str, rows: UserRows, fold: Fold, now: float) -> dict[str, Any]:
-    """Return everything that is stored about a user.
+def write_export(
+    connection: Connection, tenant: str, user: str, file: IO[bytes], *, fold: Fold, now: float
+) -> bool:
+    """Write everything that is stored about a user as one JSON object, and return whether anything is.
 
     Args:
+        connection: Connection with one consistent view of the store.
+        tenant: Tenant of the user.
         user: Id of the user.
-        rows: The user's rows in the store.
+        file: File to write to.
         fold: Fold of the active bundle. Its state is also exported as beliefs.
         now: Unix seconds.
+
+    Cost: linear. Memory is bounded, whatever is stored.
     """
-    texts: dict[int, list[dict[str, Any]]] = {}
-    for row in rows.items:
-        texts.setdefault(row.seq, []).append(
-            {
-                "extractor": row.extractor,
-                "position": row.position,
-                "feature_key": row.feature_key.hex(),
-                "item_key": row.item_key.hex(),
-                "match": _export_match(row.match),
-                "match_version": row.match_version,
-                "prompt_key": None if row.prompt_key is None else row.prompt_key.hex(),
-            }
-        )
-    return {
+    row = find_user(connection, tenant, user)
+    head = {
         "format": FORMAT,
         "user": user,
         "exported_at": format_rfc3339(now),
-        "standing": None if rows.user is None else _export_user_row(rows.user),
-        "events": [_export_event(row, texts.get(row.seq, ())) for row in rows.events],
-        "states": [state for row in rows.states if (state := _export_state(row, fold)) is not None],
-        "rankings": [_export_ranking(row) for row in rows.rankings],
-        "stored_answers": [_export_answer(row, user) for row in rows.answers],
+        "standing": None if row is None else _export_user_row(row),
+    }
+    lists: tuple[tuple[bytes, Iterator[dict[str, Any]]], ...] = (
+        (b"events", _iterate_events(connection, tenant, user)),
+        (b"states", _iterate_states(connection, tenant, user, fold)),
+        (
+            b"rankings",
+            (_export_ranking(own) for part in iterate_rankings(connection, tenant, user) for own in part),
+        ),
+        (
+            b"stored_answers",
+            (_export_answer(own, user) for part in iterate_answers(connection, tenant, user) for own in part),
+        ),
+    )
+    file.write(orjson.dumps(head)[:-1])
+    written = {name: _write_list(name, entries, file) for name, entries in lists}
+    file.write(b"}")
+    return row is not None or bool(written[b"rankings"] or written[b"stored_answers"])
+
+
+def _write_list(name: bytes, entries: Iterator[dict[str, Any]], file: IO[bytes]) -> int:
+    """Write a list as a member of an object that has others, and return the number of its entries."""
+    number = 0
+    file.write(b',"%b":[' % name)
+    for number, entry in enumerate(entries, start=1):
+        file.write(orjson.dumps(entry) if number == 1 else b"," + orjson.dumps(entry))
+    file.write(b"]")
+    return number
+
+
+def _iterate_events(connection: Connection, tenant: str, user: str) -> Iterator[dict[str, Any]]:
+    for events, texts in iterate_events(connection, tenant, user):
+        for event in events:
+            yield _export_event(event, [_export_text(text) for text in texts.get(event.seq, ())])
+
+
+def _iterate_states(connection: Connection, tenant: str, user: str, fold: Fold) -> Iterator[dict[str, Any]]:
+    for row in find_states(connection, tenant, user):
+        state = _export_state(row, fold)
+        if state is not None:
+            yield state
+
+
+def _export_text(row: AnyRow) -> dict[str, Any]:
+    return {
+        "extractor": row.extractor,
+        "position": row.position,
+        "feature_key": row.feature_key.hex(),
+        "item_key": row.item_key.hex(),
+        "match": _export_match(row.match),
+        "match_version": row.match_version,
+        "prompt_key": None if row.prompt_key is None else row.prompt_key.hex(),
     }
 
 
@@ -81,7 +124,7 @@ def _export_event(row: AnyRow, texts: Sequence[Mapping[str, Any]]) -> dict[str, 
         "seq": row.seq,
         "event_id": row.event_id,
         "received_at": format_rfc3339(row.received_at),
-        "event": orjson.loads(row.payload),
+        "event": orjson.Fragment(row.payload),  # as it was stored, however deeply it is nested
         "learned": {
             "type": row.type,
             "value": row.value,

@@ -1,14 +1,20 @@
 """Explanations for responses: why a candidate has its utility, and how a user differs from the population."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from penchant.models.explain.reasons import ExplanationError, UserReasons, explain_items, explain_user
+from penchant.models.explain.reasons import (
+    Explanation,
+    ExplanationError,
+    UserReasons,
+    explain_user,
+    iterate_explanations,
+)
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import RewardModel
 from penchant.service.errors import InvalidRequestError
@@ -19,6 +25,9 @@ from penchant.service.store.events import LoggedJudgement, find_payloads, find_s
 MAX_JUDGED_TEXTS: Final = 200
 """Largest number of judged texts, the newest first, from which a user's reasons are computed."""
 
+MAX_EXAMPLE_CHARS: Final = 1_000_000
+"""Characters of prompts and texts after which a user's reasons name no further examples. They name at least one."""
+
 
 def explain_candidates(
     reward: RewardModel,
@@ -28,8 +37,8 @@ def explain_candidates(
     *,
     rows: Sequence[int],
     personalization: float,
-) -> dict[int, dict[str, Any]]:
-    """Explain the utilities of some of n candidates. Return the explanations by row.
+) -> dict[int, orjson.Fragment]:
+    """Explain the utilities of some of n candidates. Return the explanations by row, as JSON.
 
     Args:
         reward: The model.
@@ -42,14 +51,20 @@ def explain_candidates(
     Raises:
         InvalidRequestError: If the bundle's text prior is not linear.
     """
+    explanations = iterate_explanations(
+        reward, posterior, vectors, item_keys, rows=rows, personalization=personalization
+    )
     try:
-        explanations = explain_items(
-            reward, posterior, vectors, item_keys, rows=rows, personalization=personalization
-        )
+        return {explanation.index: _write_explanation(explanation) for explanation in explanations}
     except ExplanationError as error:
         raise InvalidRequestError(("/explain", "The loaded bundle cannot be explained.")) from error
-    fields = (asdict(explanation) for explanation in explanations)
-    return {explanation.pop("index"): explanation for explanation in fields}
+
+
+def _write_explanation(explanation: Explanation) -> orjson.Fragment:
+    """Return an explanation as JSON, without the index of its text."""
+    named = {field.name: getattr(explanation, field.name) for field in fields(explanation)}
+    del named["index"]
+    return orjson.Fragment(orjson.dumps(named))
 
 
 @dataclass(frozen=True)
@@ -134,13 +149,22 @@ def _format_reasons(
         },
         "attributes": [asdict(attribute) for attribute in reasons.attributes],
         "named_share": reasons.named_share,
-        "texts": [
-            {"event_id": example.event_id, "prompt": prompt, "text": text}
-            | {"value": reason.value, "std": reason.std, "probability": reason.probability}
-            for reason, example in zip(reasons.texts, examples, strict=True)
-            for prompt, text in _find_text(payloads[example.seq], example.position)
-        ],
+        "texts": list(_list_examples(reasons, examples, payloads)),
     }
+
+
+def _list_examples(
+    reasons: UserReasons, examples: Sequence[_JudgedText], payloads: Mapping[int, str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the examples of a user's reasons, until they are long."""
+    chars = 0
+    for reason, example in zip(reasons.texts, examples, strict=True):
+        for prompt, text in _find_text(payloads[example.seq], example.position):
+            if chars and chars + len(prompt) + len(text) > MAX_EXAMPLE_CHARS:
+                return
+            chars += len(prompt) + len(text)
+            numbers = {"value": reason.value, "std": reason.std, "probability": reason.probability}
+            yield {"event_id": example.event_id, "prompt": prompt, "text": text} | numbers
 
 
 def _find_text(payload: str, position: int) -> Sequence[tuple[str, str]]:

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from operator import attrgetter
+from sys import getsizeof
 from typing import Any, Final
 
 import orjson
@@ -28,6 +29,7 @@ class Ranking:
         prompts: One prompt for all texts, or one for each.
         texts: n candidates in the order of the request.
         created_at: Time of the ranking, in Unix seconds.
+        size: Memory of the ranking, in bytes.
     """
 
     tenant: str
@@ -36,11 +38,21 @@ class Ranking:
     prompts: tuple[str, ...]
     texts: tuple[str, ...]
     created_at: float
+    size: int
 
-    @property
-    def size(self) -> int:
-        """Approximate memory of the ranking, in bytes."""
-        return sum(map(len, self.texts)) + sum(map(len, self.prompts)) + _OVERHEAD_BYTES
+    @classmethod
+    def create(
+        cls,
+        tenant: str,
+        rank_id: str,
+        user: str | None,
+        candidates: tuple[tuple[str, ...], tuple[str, ...]],
+        created_at: float,
+    ) -> "Ranking":
+        """Return a ranking of candidates, given as prompts and texts."""
+        prompts, texts = candidates
+        size = sum(map(getsizeof, texts)) + sum(map(getsizeof, prompts)) + _OVERHEAD_BYTES
+        return cls(tenant, rank_id, user, prompts, texts, created_at, size)
 
     def get_candidate(self, index: int) -> tuple[str, str]:
         """Return the prompt and the text of a candidate."""
@@ -100,7 +112,7 @@ class Rankings:
         """Cache a ranking and pass it to the writer. Only cache it if the tenant keeps no texts."""
         if prompts.count(prompts[0]) == len(prompts):
             prompts = prompts[:1]
-        ranking = Ranking(tenant, rank_id, user, prompts, texts, self._store.clock())
+        ranking = Ranking.create(tenant, rank_id, user, (prompts, texts), self._store.clock())
         key = (tenant, rank_id)
         self._recent.put(key, ranking)
         if not self._tenancy.get(tenant).keep_texts:
@@ -153,5 +165,5 @@ class Rankings:
 def _read_row(tenant: str, rank_id: str, row: AnyRow) -> Ranking:
     """Return the ranking of a row in the store."""
     candidates = orjson.loads(row.shown)
-    prompts, texts = tuple(candidates["prompts"]), tuple(candidates["texts"])
-    return Ranking(tenant, rank_id, row.user_id, prompts, texts, row.created_at)
+    shown = tuple(candidates["prompts"]), tuple(candidates["texts"])
+    return Ranking.create(tenant, rank_id, row.user_id, shown, row.created_at)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from penchant.service.errors import InvalidRequestError
@@ -54,7 +55,8 @@ class Task:
 
 
 Vector = NDArray[np.float64]
-Explanations = Mapping[int, Mapping[str, Any]]
+Explanations = Mapping[int, orjson.Fragment]
+"""Explanations as JSON, by index of the text. They are large, and JSON needs far less memory than objects."""
 MAX_WARNED: Final = 20
 """Largest number of truncated or cut texts that a warning lists."""
 
@@ -105,6 +107,30 @@ class RankingResult(NamedTuple):
     order: NDArray[np.int64]
     tokens: int
     warnings: tuple[str, ...]
+    explanations: Explanations
+
+
+class ScoreResult(NamedTuple):
+    """The scores of a task's n texts for u users. All arrays are in the order of the request.
+
+    Attributes:
+        rank_id: Id by which feedback refers to the ranking.
+        model: Name of the bundle.
+        users: u user ids. None for the population.
+        mean: `[u, n]` posterior mean of each utility.
+        std: `[u, n]` posterior standard deviation of each utility.
+        probability: `[u, n]` relevance: P(the user prefers the text to the reference answer).
+        tokens: Tokens in all texts.
+        explanations: Explanations by index of the text, if they were requested for a single user.
+    """
+
+    rank_id: str
+    model: str
+    users: tuple[str | None, ...]
+    mean: Vector
+    std: Vector
+    probability: Vector
+    tokens: int
     explanations: Explanations
 
 

@@ -2,13 +2,13 @@
 
 rank, score, best_of_n          one method for each kind of result
   ├─ Describer.describe         cache | Featurizer.get_features (cache | store | encoder) → RewardModel.describe
-  ├─ _load_users                UserStates.get: memory | store
-  ├─ _compute_scores            all users × all candidates; the population too, between its answer and the users'
+  ├─ _load_user                 UserStates.get: memory | store
+  ├─ _compute_scores            all candidates; those of the population too, between its answer and the user's
+  ├─ ManyUsers.score            instead of the last two, for several users
   └─ _explain                   explanations, if the request asks for them
 """
 
 import asyncio
-import math
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -21,7 +21,6 @@ from penchant.models.bundle import Bundle
 from penchant.models.ranking.personalization import personalized_choice, personalized_scores
 from penchant.models.ranking.scores import Scores, scores
 from penchant.models.ranking.selection import (
-    NonFiniteScoreError,
     order,
     probability_acceptable,
     probability_best,
@@ -30,11 +29,13 @@ from penchant.models.taste.items import Items
 from penchant.models.taste.posterior import UserPosterior
 from penchant.service.ranking.describer import Describer
 from penchant.service.ranking.explaining import explain_candidates
+from penchant.service.ranking.many_users import ManyUsers, check_finite
 from penchant.service.ranking.rankings import Rankings, create_rank_id
 from penchant.service.ranking.results import (
     ChoiceResult,
     Explanations,
     RankingResult,
+    ScoreResult,
     Task,
     UserSummary,
     warn_of_truncation,
@@ -47,17 +48,6 @@ INLINE_SCORES: Final = 256
 
 INLINE_CHOICES: Final = 64
 """Largest number of candidates whose best-of-n probabilities, which cost more, are computed on the event loop."""
-
-
-class _Users(NamedTuple):
-    """The users of a request: their posteriors, and their summaries for the response."""
-
-    posteriors: list[UserPosterior]
-    summaries: list[UserSummary]
-
-    def needs_population(self, personalization: float) -> bool:
-        """Return whether the strength of personalization makes their scores differ from those of their posteriors."""
-        return personalization != 1 and any(summary.is_personal for summary in self.summaries)
 
 
 class _ExplanationInput(NamedTuple):
@@ -96,6 +86,7 @@ class Scorer:
         self._reward = bundle.reward
         self._describer = describer
         self._states = states
+        self._many_users = ManyUsers(bundle.reward, states)
         self._rankings = rankings
         self._telemetry = telemetry
 
@@ -125,16 +116,33 @@ class Scorer:
             ApiError: If the encoder is overloaded or fails, or if the bundle cannot be explained.
             NonFiniteScoreError: If a score is NaN or infinite.
         """
-        (result,) = await self.score(
-            tenant,
-            (user,),
-            task,
-            timings,
-            by_utility=by_utility,
-            explain=explain,
-            personalization=personalization,
-        )
-        return result
+        with self._telemetry.tracing.span("rank", texts=len(task.texts)):
+            batch = await self._describer.describe(tenant, task.texts, task.prompts, timings)
+            posterior, summary = await self._load_user(tenant, user, timings)
+            started = time.perf_counter()
+            scores = await self._compute_scores(posterior, summary, batch.items, personalization)
+            best_first = order(scores.mean[0] if by_utility else scores.relevance[0])
+            timings.rank += time.perf_counter() - started
+            ranked = RankingResult(
+                rank_id=create_rank_id(),
+                model=self.bundle.manifest.name,
+                user=summary,
+                mean=scores.mean[0],
+                std=scores.std[0],
+                probability=scores.relevance[0],
+                order=best_first,
+                tokens=batch.tokens,
+                warnings=warn_of_truncation(
+                    task, batch.truncated, self._describer.featurizer.extractor.max_tokens
+                ),
+                explanations=await self._explain(
+                    _ExplanationInput(tenant, task, batch.items.keys, posterior, personalization),
+                    best_first[:explain].tolist(),
+                    timings,
+                ),
+            )
+            self._record(tenant, ranked.rank_id, user, task, timings)
+            return ranked
 
     async def score(
         self,
@@ -143,62 +151,55 @@ class Scorer:
         task: Task,
         timings: Timings,
         *,
-        by_utility: bool = False,
         explain: int = 0,
         personalization: float = 1.0,
-    ) -> list[RankingResult]:
-        """Rank the texts of a task for each of several users, in one matrix product. All results share a `rank_id`.
+    ) -> ScoreResult:
+        """Score the texts of a task for each of several users. All scores share a `rank_id`.
 
         Args:
             tenant: Tenant of the users.
             users: User ids. None for the population, which must be the only one.
-            task: Texts to rank.
+            task: Texts to score.
             timings: Timings of the request, which are updated.
-            by_utility: Whether to order by utility instead of relevance.
-            explain: Number of texts to explain for each user, best first.
+            explain: Number of texts to explain, best first. It must be 0 for several users.
             personalization: Strength of personalization, from 0 (the population's scores) to 1 (the users').
 
         Raises:
             ApiError: If the encoder is overloaded or fails, or if the bundle cannot be explained.
             NonFiniteScoreError: If a score is NaN or infinite.
         """
+        if len(users) == 1:
+            ranked = await self.rank(
+                tenant, users[0], task, timings, explain=explain, personalization=personalization
+            )
+            return ScoreResult(
+                ranked.rank_id,
+                ranked.model,
+                tuple(users),
+                ranked.mean[None],
+                ranked.std[None],
+                ranked.probability[None],
+                ranked.tokens,
+                ranked.explanations,
+            )
+        named = tuple(user for user in users if user is not None)
         with self._telemetry.tracing.span("rank", texts=len(task.texts)):
             batch = await self._describer.describe(tenant, task.texts, task.prompts, timings)
-            loaded = await self._load_users(tenant, users, timings)
             started = time.perf_counter()
-            scores = await self._compute_scores(loaded, batch.items, personalization)
-            warnings = warn_of_truncation(
-                task, batch.truncated, self._describer.featurizer.extractor.max_tokens
-            )
-            rank_id = create_rank_id()
+            computed = await self._many_users.score(tenant, named, batch.items, personalization)
             timings.rank += time.perf_counter() - started
-            results = []
-            for row, summary in enumerate(loaded.summaries):
-                best_first = order(scores.mean[row] if by_utility else scores.relevance[row])
-                results.append(
-                    RankingResult(
-                        rank_id=rank_id,
-                        model=self.bundle.manifest.name,
-                        user=summary,
-                        mean=scores.mean[row],
-                        std=scores.std[row],
-                        probability=scores.relevance[row],
-                        order=best_first,
-                        tokens=batch.tokens,
-                        warnings=warnings,
-                        explanations=await self._explain(
-                            _ExplanationInput(
-                                tenant, task, batch.items.keys, loaded.posteriors[row], personalization
-                            ),
-                            best_first[:explain].tolist(),
-                            timings,
-                        )
-                        if explain
-                        else {},
-                    )
-                )
-            self._record(tenant, rank_id, users[0] if len(users) == 1 else None, task, timings)
-            return results
+            rank_id = create_rank_id()
+            self._record(tenant, rank_id, None, task, timings)
+            return ScoreResult(
+                rank_id,
+                self.bundle.manifest.name,
+                named,
+                computed.mean,
+                computed.std,
+                computed.relevance,
+                batch.tokens,
+                {},
+            )
 
     async def best_of_n(
         self,
@@ -226,10 +227,12 @@ class Scorer:
         """
         with self._telemetry.tracing.span("rank", texts=len(task.texts)):
             batch = await self._describer.describe(tenant, task.texts, task.prompts, timings)
-            loaded = await self._load_users(tenant, (user,), timings)
+            posterior, summary = await self._load_user(tenant, user, timings)
             started = time.perf_counter()
-            scores = await self._compute_scores(loaded, batch.items, personalization)
-            best, acceptable = await self._compute_choice_probabilities(loaded, batch.items, personalization)
+            scores = await self._compute_scores(posterior, summary, batch.items, personalization)
+            best, acceptable = await self._compute_choice_probabilities(
+                posterior, summary, batch.items, personalization
+            )
             timings.rank += time.perf_counter() - started
             rows = list(range(len(task.texts))) if explain else []
             choice = ChoiceResult(
@@ -239,7 +242,7 @@ class Scorer:
                 acceptable=acceptable,
                 order=order(scores.mean[0]),
                 explanations=await self._explain(
-                    _ExplanationInput(tenant, task, batch.items.keys, loaded.posteriors[0], personalization),
+                    _ExplanationInput(tenant, task, batch.items.keys, posterior, personalization),
                     rows,
                     timings,
                 ),
@@ -247,56 +250,46 @@ class Scorer:
             self._record(tenant, choice.rank_id, user, task, timings)
             return choice
 
-    async def _load_users(self, tenant: str, users: Sequence[str | None], timings: Timings) -> _Users:
-        """Load the posteriors and summaries of users, in the given order."""
+    async def _load_user(
+        self, tenant: str, user: str | None, timings: Timings
+    ) -> tuple[UserPosterior, UserSummary]:
+        """Load the posterior of a user, and the summary for the response."""
         started = time.perf_counter()
-        if len(users) == 1:
-            states = [None if users[0] is None else await self._states.get(tenant, users[0])]
-        else:
-            named = [user for user in users if user is not None]
-            states = list(await asyncio.gather(*(self._states.get(tenant, user) for user in named)))
-        loaded = _Users(
-            [self._states.compute_posterior(state) for state in states],
-            [
-                UserSummary(user)
-                if state is None
-                else UserSummary(user, state.is_personal, state.feedback_events, state.version)
-                for user, state in zip(users, states, strict=True)
-            ],
-        )
+        state = None if user is None else await self._states.get(tenant, user)
         timings.posterior += time.perf_counter() - started
-        return loaded
+        posterior = self._states.compute_posterior(state)
+        if state is None:
+            return posterior, UserSummary(user)
+        return posterior, UserSummary(user, state.is_personal, state.feedback_events, state.version)
 
-    async def _compute_scores(self, users: _Users, items: Items, personalization: float) -> Scores:
-        """Compute the scores of all items for all users. Many scores are computed in a thread, not on the event loop.
+    async def _compute_scores(
+        self, posterior: UserPosterior, summary: UserSummary, items: Items, personalization: float
+    ) -> Scores:
+        """Compute the scores of all items for a user. Many scores are computed in a thread, not on the event loop.
 
         Raises:
             NonFiniteScoreError: If a score is NaN or infinite.
         """
-        compute, computed = partial(scores, self._reward, users.posteriors, items), len(users.posteriors)
-        if users.needs_population(personalization):
+        compute, computed = partial(scores, self._reward, (posterior,), items), len(items)
+        if _needs_population(summary, personalization):
             compute = partial(
                 personalized_scores,
                 self._reward,
                 self._states.prior,
-                users.posteriors,
+                (posterior,),
                 items,
                 personalization,
             )
-            computed += 1
-        inline = len(items) * computed <= INLINE_SCORES
-        result = compute() if inline else await asyncio.to_thread(compute)
-        # A single value that is not finite makes the product so. `order` checks the relevance.
-        if not math.isfinite(np.vdot(result.mean, result.std)):
-            raise NonFiniteScoreError("A mean or standard deviation of the utilities is not finite.")
+            computed *= 2
+        result = compute() if computed <= INLINE_SCORES else await asyncio.to_thread(compute)
+        check_finite(result)
         return result
 
     async def _compute_choice_probabilities(
-        self, users: _Users, items: Items, personalization: float
+        self, posterior: UserPosterior, summary: UserSummary, items: Items, personalization: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return P(best) and P(acceptable) of each item for the only user."""
-        (posterior,) = users.posteriors
-        if users.needs_population(personalization):
+        """Return P(best) and P(acceptable) of each item for a user."""
+        if _needs_population(summary, personalization):
             compute = partial(
                 personalized_choice, self._reward, self._states.prior, posterior, items, personalization
             )
@@ -334,3 +327,8 @@ class Scorer:
         self._rankings.add(tenant, rank_id, user, task.prompts, task.texts)
         self._telemetry.ranked_texts.inc(len(task.texts))
         self._telemetry.record_timings(timings)
+
+
+def _needs_population(user: UserSummary, personalization: float) -> bool:
+    """Return whether the strength of personalization makes the user's scores differ from those of the posterior."""
+    return personalization != 1 and user.is_personal

@@ -10,7 +10,7 @@ In reading order:
 - `events`: the feedback log, with the features of the texts that its events judged
 - `features`: features of texts and prompts
 - `judged_items`: the texts that events judged, as keys, and their match with the prompt
-- `user_data`: everything that is stored about one user
+- `user_log`: what is stored about one user, read in parts that are bounded in bytes
 - `user_changes`: deleting a user and moving a log, in parts
 - `requests`: rankings and answers of past requests
 - `keys`: API keys, tenants and their usage

@@ -22,10 +22,20 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Column, Connection, Float, LargeBinary, Table, delete, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from penchant.service.store.tables import activations, bundles, installation, metadata
+from penchant.service.store.tables import (
+    activations,
+    bundles,
+    feedback_events,
+    installation,
+    metadata,
+    rankings,
+)
 
 _ROWS_AT_ONCE: Final = 200
+_LONG_ROWS_AT_ONCE: Final = 8  # of tables whose rows may have megabytes
+_BYTES_AT_ONCE: Final = 8 * 2**20  # lines after which rows are inserted
 _HASH_BYTES: Final = 16
+_LONG: Final = (feedback_events, rankings, bundles)
 # Tables that the first server fills. A restore replaces them by the archive's.
 _FILLED_AT_START: Final = (installation, bundles, activations)
 _FAST: Final = 1  # zlib level; vectors hardly shrink further
@@ -163,13 +173,25 @@ def _fill(connection: Connection, archive: zipfile.ZipFile, card: TableCard, rep
     digest = _Digest()
     with archive.open(f"{card.name}.jsonl") as member:
         lines = (line.rstrip(b"\n") for line in member)
-        while some := list(islice(lines, _ROWS_AT_ONCE)):
+        while some := _take(lines):
             connection.execute(insert(table), [_parse_row(columns, line) for line in some])
             for line in some:
                 digest.add(line)
             if report:
                 report(card.name, digest.rows, card.rows)
     _check(card, digest, "The archive is damaged")
+
+
+def _take(lines: Iterator[bytes]) -> list[bytes]:
+    """Return the next lines, as many as are inserted at once."""
+    taken: list[bytes] = []
+    size = 0
+    for line in islice(lines, _ROWS_AT_ONCE):
+        taken.append(line)
+        size += len(line)
+        if size >= _BYTES_AT_ONCE:
+            break
+    return taken
 
 
 def _check(card: TableCard, digest: "_Digest", fault: str) -> None:
@@ -222,9 +244,10 @@ def _lift_time_limits(connection: Connection) -> None:
 
 
 def _lines(connection: Connection, table: Table, names: Sequence[str]) -> Iterator[bytes]:
-    """Yield each row as a line of JSON without its end, with a few hundred rows in memory at once."""
+    """Yield each row as a line of JSON without its end. Few rows are in memory at once."""
     columns = [table.columns[name] for name in names]
-    rows = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(
+    rows_at_once = _LONG_ROWS_AT_ONCE if table in _LONG else _ROWS_AT_ONCE
+    rows = connection.execution_options(yield_per=rows_at_once).execute(
         select(*columns).order_by(*table.primary_key)
     )
     for row in rows:

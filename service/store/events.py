@@ -18,6 +18,7 @@ from penchant.service.store.tables import features, feedback_events, judged_item
 
 MAX_SEQ: Final = 2**31 - 1
 _ROWS_AT_ONCE: Final = 1000  # rows in memory while a whole tenant is read
+_PAYLOADS_AT_ONCE: Final = 8  # a payload may have megabytes
 
 _EVENTS_BY_ID = select(
     feedback_events.c.event_id, feedback_events.c.content_hash, feedback_events.c.user_id
@@ -95,17 +96,6 @@ def find_hashes(
     return hashes
 
 
-def list_events(connection: Connection, tenant: str, user: str, after: int, limit: int) -> Sequence[AnyRow]:
-    """Return up to `limit` events of a user with seq > `after`, oldest first."""
-    log = feedback_events.c
-    return connection.execute(
-        select(log.seq, log.event_id, log.payload, log.received_at)
-        .where(log.tenant == tenant, log.user_id == user, log.seq > min(after, MAX_SEQ))
-        .order_by(log.seq)
-        .limit(limit)
-    ).all()
-
-
 def has_retraction(connection: Connection, tenant: str, user: str, since: int) -> bool:
     """Return whether a user's log holds a retraction at seq `since` or later."""
     log = feedback_events.c
@@ -173,6 +163,16 @@ def find_payloads(connection: Connection, tenant: str, user: str, seqs: Sequence
     return payloads
 
 
+def iterate_payloads(
+    connection: Connection, tenant: str, user: str, seqs: Sequence[int]
+) -> Iterator[tuple[int, str]]:
+    """Yield (seq, payload) of some events of a user, in the given order. Few payloads are in memory at a time."""
+    for start in range(0, len(seqs), _PAYLOADS_AT_ONCE):
+        some = seqs[start : start + _PAYLOADS_AT_ONCE]
+        payloads = find_payloads(connection, tenant, user, some)
+        yield from ((seq, payloads[seq]) for seq in some)
+
+
 def count_events(connection: Connection) -> dict[str, int]:
     """Return the number of events of each tenant that has any. Cost: a scan of the log's key."""
     log = feedback_events.c
@@ -183,7 +183,10 @@ def count_events(connection: Connection) -> dict[str, int]:
 
 
 def iterate_logs(connection: Connection, tenant: str) -> Iterator[tuple[str, list[AnyRow]]]:
-    """Yield each user of a tenant, sorted by id, with the user's log in order. One log is in memory at a time."""
+    """Yield each user of a tenant, sorted by id, with the user's log in order but without payloads.
+
+    One log is in memory at a time. Payloads, which may be long, are read by `iterate_payloads`.
+    """
     log = feedback_events.c
     statement = (
         select(
@@ -197,7 +200,6 @@ def iterate_logs(connection: Connection, tenant: str) -> Iterator[tuple[str, lis
             log.groups,
             log.target_event_id.label("target"),
             log.source,
-            log.payload,
         )
         .where(log.tenant == tenant)
         .order_by(log.user_id, log.seq)

@@ -31,10 +31,14 @@ _USERS: Final = (
     .outerjoin(user_states, _SAME_STATE)
     .where(users.c.tenant == bindparam("tenant"), users.c.user_id.in_(bindparam("users", expanding=True)))
 )
+_IS_KNOWN: Final = or_(users.c.pending.is_(None), users.c.pending != BEING_DELETED)
 _VERSION: Final = select(users.c.version, users.c.updated_at).where(
+    users.c.tenant == bindparam("tenant"), users.c.user_id == bindparam("user"), _IS_KNOWN
+)
+_VERSIONS: Final = select(users.c.user_id, users.c.version, users.c.updated_at).where(
     users.c.tenant == bindparam("tenant"),
-    users.c.user_id == bindparam("user"),
-    or_(users.c.pending.is_(None), users.c.pending != BEING_DELETED),
+    users.c.user_id.in_(bindparam("users", expanding=True)),
+    _IS_KNOWN,
 )
 _BEHIND: Final = or_(user_states.c.through_seq.is_(None), user_states.c.through_seq < users.c.last_seq)
 
@@ -118,6 +122,15 @@ def find_version(connection: Connection, tenant: str, user: str) -> tuple[int, f
     """Return (version, updated_at) of a user, or None if the user is unknown. Cost: one primary key look-up."""
     row = connection.execute(_VERSION, {"tenant": tenant, "user": user}).one_or_none()
     return None if row is None else (row.version, row.updated_at)
+
+
+def find_versions(connection: Connection, tenant: str, names: Sequence[str]) -> dict[str, tuple[int, float]]:
+    """Return (version, updated_at) of known users by id. Cost: one query for each 500 users."""
+    versions: dict[str, tuple[int, float]] = {}
+    for some in chunks(names):
+        for row in connection.execute(_VERSIONS, {"tenant": tenant, "users": some}):
+            versions[row.user_id] = (row.version, row.updated_at)
+    return versions
 
 
 def put_users(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -230,6 +230,9 @@ class Telemetry:
         self.outlived_events = self._counter(
             "outlived_events", "Events removed because they were older than their tenant keeps them."
         )
+        self.evicted_rankings = self._counter(
+            "evicted_rankings", "Rankings removed before they expired, because their tenant's quota was full."
+        )
         self.expired_rows = self._counter(
             "expired_rows", "Rankings and stored answers removed because they expired."
         )

@@ -225,24 +225,34 @@ class _Load:
     newest: UserState | None = None
 
 
+MAX_UNKNOWN_USERS: Final = 1000
+"""Users without feedback that a server remembers, so that it does not look for them in the store each time."""
+
+
 class StateCache:
-    """An LRU cache of user states, unknown users included. The event loop reads it and the writer publishes to it.
+    """An LRU cache of user states. The event loop reads it and the writer publishes to it.
+
+    Anybody can name users that do not exist, so these are remembered apart, and never take the place of a state.
 
     Args:
-        max_users: Maximum number of users.
+        max_users: Maximum number of users with a state.
     """
 
     def __init__(self, max_users: int) -> None:
-        self._states: BoundedCache[UserKey, UserState | None] = BoundedCache(max_users)
+        self._states: BoundedCache[UserKey, UserState] = BoundedCache(max_users)
+        self._unknown: BoundedCache[UserKey, bool] = BoundedCache(MAX_UNKNOWN_USERS)
         self._loads: dict[UserKey, list[_Load]] = {}
         self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Return the number of cached states."""
+        return len(self._states)
 
     def find(self, key: UserKey) -> tuple[bool, UserState | None]:
         """Return whether the user is cached, and the user's state. The state of an unknown user is None."""
         with self._lock:
-            if key not in self._states:
-                return False, None
-            return True, self._states.get(key)
+            state = self._states.get(key)
+            return (True, state) if state is not None else (self._unknown.get(key) is not None, None)
 
     def publish(self, key: UserKey, state: UserState | None) -> None:
         """Make a committed state visible. None means that the user was deleted."""
@@ -250,7 +260,11 @@ class StateCache:
             for load in self._loads.get(key, ()):
                 load.is_stale, load.newest = True, state
                 load.saw_deletion |= state is None
-            self._states.put(key, state)
+            self._unknown.remove(key)
+            if state is None:
+                self._states.remove(key)
+            else:
+                self._states.put(key, state)
 
     def begin_load(self, key: UserKey) -> _Load:
         """Announce a read of the store, so that its result cannot replace the state of a later write."""
@@ -268,7 +282,11 @@ class StateCache:
             self._remove_load(key, load)
             newest = load.newest
             if not load.is_stale:
-                self._states.put(key, state)
+                if state is None:
+                    self._states.remove(key)
+                    self._unknown.put(key, True)
+                else:
+                    self._states.put(key, state)
                 return state
             if newest is None or newest.is_current or load.saw_deletion or state is None:
                 return newest
@@ -303,6 +321,7 @@ class StateCache:
         """Remove all users, after others changed the store."""
         with self._lock:
             self._states.clear()
+            self._unknown.clear()
 
     def _remove_load(self, key: UserKey, load: _Load) -> None:
         loads = self._loads[key]

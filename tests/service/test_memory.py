@@ -10,7 +10,7 @@ from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.testing import tiny_bundle
 from penchant.service.encoding.featurizer import OVERHEAD_BYTES, FeatureCache
-from penchant.service.users.states import Evidence, StateCache, UserState
+from penchant.service.users.states import MAX_UNKNOWN_USERS, Evidence, StateCache, UserState
 
 DIM = 10
 ENTRY = DIM * 2 + OVERHEAD_BYTES
@@ -93,6 +93,28 @@ def test_an_unknown_user_is_cached_as_unknown():
     load = cache.begin_load(KEY)
     assert cache.finish_load(KEY, load, None) is None
     assert cache.find(KEY) == (True, None)
+
+
+def test_unknown_users_take_no_place_of_others():
+    cache = StateCache(1)
+    cache.publish(KEY, state(1))
+    for number in range(MAX_UNKNOWN_USERS + 1):
+        other = ("t", f"stranger {number}")
+        cache.finish_load(other, cache.begin_load(other), None)
+    assert cache.find(KEY)[1].version == 1
+    assert cache.find(("t", "stranger 0")) == (False, None)
+    assert cache.find(("t", f"stranger {MAX_UNKNOWN_USERS}")) == (True, None)
+
+
+def test_an_unknown_user_with_a_first_judgement_is_known():
+    cache = StateCache(1)
+    cache.finish_load(KEY, cache.begin_load(KEY), None)
+    load = cache.begin_load(KEY)  # reads that there is no such user …
+    cache.publish(KEY, first := state(1))  # … while the first judgement is committed
+    assert cache.finish_load(KEY, load, None) is first
+    assert cache.find(KEY) == (True, first)
+    cache.publish(KEY, None)
+    assert cache.find(KEY)[1] is None
 
 
 @pytest.mark.parametrize("newest", [state(2), None])

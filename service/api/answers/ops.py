@@ -10,6 +10,7 @@ class Limits(Answer):
 
     max_body_bytes: int
     max_candidates: int
+    max_scores: int
     max_text_chars: int
     max_tokens_per_text: int
     max_events: int
@@ -18,6 +19,7 @@ class Limits(Answer):
     max_edit_chars: int
     max_metadata_bytes: int
     max_page_items: int
+    max_page_bytes: int
     body_timeout_seconds: float
     request_timeout_seconds: float
     tenant_requests_per_minute: int | None
@@ -25,6 +27,7 @@ class Limits(Answer):
     candidates_per_day: int | None
     events_per_day: int | None
     users: int | None
+    ranking_bytes: int | None
 
 
 class ModelInfo(Answer):

@@ -1,14 +1,16 @@
 """`/v1/score` and `/score`, in the dialect of vLLM."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import Field, WithJsonSchema
 
 from penchant.service.api.answers.base import Answer
 from penchant.service.api.answers.ranking import EXPLANATION, Explanation, Usage
 from penchant.service.errors import ApiError, Code, InvalidRequestError
-from penchant.service.ranking.results import RankingResult, Task, add_explanation, format_usage
+from penchant.service.ranking.results import ScoreResult as Scored
+from penchant.service.ranking.results import Task, add_explanation, format_usage
 from penchant.service.settings import Settings
 from penchant.service.validation import LenientModel, PersonalizationStrength, UserId
 
@@ -108,28 +110,39 @@ class ScoreResponse(Answer):
     usage: Usage
 
 
-def build_score_answer(
-    answers: Sequence[RankingResult], created: int, *, named: bool = False
-) -> dict[str, Any]:
-    """Return vLLM's list, in the order of the request. If `named`, each entry names its user."""
-    first = answers[0]
-    return {
-        "id": first.rank_id,
+def build_score_answer(scored: Scored, created: int, *, named: bool = False) -> bytes:
+    """Return vLLM's list as JSON, in the order of the request. If `named`, each entry names its user.
+
+    Many scores take a while. They are written user by user, so that other threads can run in between.
+    """
+    answer = {
+        "id": scored.rank_id,
         "object": "list",
         "created": created,
-        "model": first.model,
-        "data": [entry for ranked in answers for entry in _scored(ranked, named)],
-        "usage": format_usage(first.tokens),
+        "model": scored.model,
+        "data": orjson.Fragment(b"[%b]" % b",".join(_write_entries(scored, named))),
+        "usage": format_usage(scored.tokens),
     }
+    return orjson.dumps(answer)
 
 
-def _scored(ranked: RankingResult, named: bool) -> list[dict[str, Any]]:
-    rows = zip(ranked.mean.tolist(), ranked.std.tolist(), ranked.probability.tolist(), strict=True)
-    whose = {"user": ranked.user.user_id} if named else {}
-    return [
-        add_explanation(
-            {"index": i, "object": "score", "score": mean, "std": std, "probability": probability, **whose},
-            ranked.explanations,
-        )
-        for i, (mean, std, probability) in enumerate(rows)
-    ]
+def _write_entries(scored: Scored, named: bool) -> Iterator[bytes]:
+    """Yield the entries of each user, separated by commas."""
+    for user, *rows in zip(scored.users, scored.mean, scored.std, scored.probability, strict=True):
+        whose = {"user": user} if named else {}
+        moments = zip(*(row.tolist() for row in rows), strict=True)
+        entries = [
+            add_explanation(
+                {
+                    "index": i,
+                    "object": "score",
+                    "score": mean,
+                    "std": std,
+                    "probability": probability,
+                    **whose,
+                },
+                scored.explanations,
+            )
+            for i, (mean, std, probability) in enumerate(moments)
+        ]
+        yield orjson.dumps(entries)[1:-1]

@@ -93,6 +93,7 @@ def _limits(request: Request, tenant: str) -> dict[str, Any]:
     of_requests = (
         "max_body_bytes",
         "max_candidates",
+        "max_scores",
         "max_text_chars",
         "max_events",
         "max_event_texts",
@@ -100,6 +101,7 @@ def _limits(request: Request, tenant: str) -> dict[str, Any]:
         "max_edit_chars",
         "max_metadata_bytes",
         "max_page_items",
+        "max_page_bytes",
         "body_timeout_seconds",
         "request_timeout_seconds",
         "key_requests_per_minute",
@@ -111,6 +113,7 @@ def _limits(request: Request, tenant: str) -> dict[str, Any]:
         "candidates_per_day": own.candidates_per_day,
         "events_per_day": own.events_per_day,
         "users": own.users,
+        "ranking_bytes": own.ranking_bytes,
     }
 
 

@@ -1,5 +1,7 @@
 """Ranking routes. Each one goes from the caller to a task, from the task to its result, and to the dialect's answer."""
 
+import asyncio
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -38,6 +40,7 @@ from penchant.service.api.dialects.vllm import (
 from penchant.service.api.openapi import describe_route
 from penchant.service.api.routing import LeanRouter
 from penchant.service.ranking.cutting import cut_texts
+from penchant.service.ranking.scoring import INLINE_SCORES
 from penchant.service.settings import Settings
 from penchant.service.telemetry.metrics import Timings
 from penchant.service.validation import validate
@@ -186,7 +189,7 @@ async def _score(request: Request) -> Response:
     spend_candidates(request, len(task.texts) * len(users))
     timings = Timings()
     explain = len(task.texts) if body.explain else 0
-    ranked = await get_served_model(request).scorer.score(
+    scored = await get_served_model(request).scorer.score(
         tenant,
         users,
         task,
@@ -194,6 +197,6 @@ async def _score(request: Request) -> Response:
         explain=explain,
         personalization=_get_personalization(body, runtime.settings),
     )
-    return json_response(
-        build_score_answer(ranked, int(runtime.store.clock()), named=body.users is not None), timings
-    )
+    build = partial(build_score_answer, scored, int(runtime.store.clock()), named=body.users is not None)
+    is_short = scored.mean.size <= INLINE_SCORES
+    return json_response(build() if is_short else await asyncio.to_thread(build), timings)

@@ -20,9 +20,10 @@ from penchant.service.api.context import (
 )
 from penchant.service.api.openapi import describe_route
 from penchant.service.api.routing import LeanRouter
+from penchant.service.api.streaming import ExportResponse
 from penchant.service.bundles.served_model import ServedModel
 from penchant.service.errors import ApiError, Code, InvalidRequestError
-from penchant.service.store.events import list_events
+from penchant.service.store.user_log import list_events
 from penchant.service.timestamps import format_rfc3339
 from penchant.service.users.states import UserState, compute_share_of_prior_std
 from penchant.service.validation import ExactModel, UserId, validate
@@ -87,8 +88,8 @@ async def delete_user(request: Request) -> Response:
 async def export_user(request: Request) -> Response:
     """Return everything stored about the user: log with texts, states of every bundle, rankings, answers and trust."""
     runtime, tenant = get_runtime(request), authorize(request)
-    held = await runtime.user_data.export(tenant, read_path_user(request))
-    return json_response(held)
+    export = await runtime.exports.open(tenant, read_path_user(request))
+    return ExportResponse(export, runtime.settings.body_timeout_seconds)
 
 
 @router.post(
@@ -112,18 +113,16 @@ async def merge_users(request: Request) -> Response:
     **describe_route("page", answers.FeedbackPage),
 )
 async def get_feedback(request: Request) -> Response:
-    """List events in the order in which they were learned."""
+    """List events in the order in which they were learned. A page of large events has fewer than `limit`."""
     runtime, tenant = get_runtime(request), authorize(request)
     user = read_path_user(request)
     limit = _integer(request, "limit", DEFAULT_LIMIT, 1, runtime.settings.max_page_items)
     after = _integer(request, "cursor", 0, 0, 2**53)
     await _known(get_served_model(request), tenant, user)
-    data = await runtime.store.read(_page, tenant, user, after, limit + 1)
-    more = len(data) > limit
-    page = data[:limit]
-    return json_response(
-        {"data": page, "has_more": more, "next_cursor": str(page[-1]["seq"]) if more else None}
+    page = await runtime.store.read_snapshot(
+        _write_page, tenant, user, after=after, limit=limit, max_bytes=runtime.settings.max_page_bytes
     )
+    return json_response(page)
 
 
 async def _known(model: ServedModel, tenant: str, user: str) -> UserState:
@@ -133,16 +132,26 @@ async def _known(model: ServedModel, tenant: str, user: str) -> UserState:
     return state
 
 
-def _page(connection: Connection, tenant: str, user: str, after: int, limit: int) -> list[dict[str, object]]:
-    return [
+def _write_page(
+    connection: Connection,
+    /,
+    tenant: str,
+    user: str,
+    **limits: int,
+) -> bytes:
+    """Return a page within limits as JSON."""
+    rows, has_more = list_events(connection, tenant, user, **limits)
+    page = [
         {
             "seq": row.seq,
             "event_id": row.event_id,
             "received_at": format_rfc3339(row.received_at),
-            "event": orjson.loads(row.payload),
+            "event": orjson.Fragment(row.payload),  # as it was stored, however deeply it is nested
         }
-        for row in list_events(connection, tenant, user, after, limit)
+        for row in rows
     ]
+    next_cursor = str(rows[-1].seq) if has_more else None
+    return orjson.dumps({"data": page, "has_more": has_more, "next_cursor": next_cursor})
 
 
 def _integer(request: Request, name: str, default: int, low: int, high: int) -> int:

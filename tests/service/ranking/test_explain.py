@@ -225,6 +225,14 @@ def test_the_reasons_of_a_user(client):
     assert reasons.texts[0].text == event["chosen"]
 
 
+def test_reasons_name_no_further_texts_when_they_are_long(client, monkeypatch):
+    teach(client, n=12, prompt="p", source="tests")
+    first, *others = get_reasons(client).texts
+    assert others
+    monkeypatch.setattr("penchant.service.ranking.explaining.MAX_EXAMPLE_CHARS", 1)
+    assert get_reasons(client).texts == [first]
+
+
 def test_opposite_users_have_opposite_reasons(client):
     teach(client, "tall")
     for i in range(6):

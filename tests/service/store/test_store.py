@@ -506,6 +506,9 @@ class PausedWriter:
 
     def __init__(self, client):
         self.client = client
+        writer = client.app.state.runtime.writer
+        for _ in range(2):  # between the two, the writer has done the chores of its start
+            client.portal.call(writer.run_between_groups, lambda: None)
         self.gate = threading.Event()
         self.engine = client.app.state.runtime.store._writer
         event.listen(self.engine, "begin", lambda _: self.gate.wait(timeout=30))
