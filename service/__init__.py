@@ -20,6 +20,7 @@ In reading order:
 - `server`: runs the application
 - `draining`: a server that is about to stop
 - `settings`: everything that can be configured
+- `parsing`: JSON within bounds
 - `validation`: what callers send, as typed values
 - `timestamps`: timestamps of RFC 3339
 - `errors`: every way in which a request can fail

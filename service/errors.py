@@ -15,6 +15,8 @@ import orjson
 from starlette.responses import Response
 
 PROBLEM_JSON: Final = "application/problem+json"
+MAX_FAULTS: Final = 20
+"""Faults of a request that an answer tells. No code may collect many more of them than it tells."""
 
 
 class Code(StrEnum):
@@ -114,18 +116,23 @@ class ApiError(Exception):
 
 
 class InvalidRequestError(ApiError):
-    """One or more invalid fields.
+    """One or more invalid fields. The first 20 are told.
 
     Args:
         faults: `(pointer, detail)` of each field.
         code: Error code.
+        number: Number of faults, if `faults` are only the first of them.
     """
 
-    def __init__(self, *faults: tuple[str, str], code: Code = Code.VALIDATION_FAILED) -> None:
+    def __init__(
+        self, *faults: tuple[str, str], code: Code = Code.VALIDATION_FAILED, number: int | None = None
+    ) -> None:
         pointer, first = faults[0]
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        others = (number or len(faults)) - 1
+        more = f" (and {others} more)" if others else ""
         detail = f"{pointer}: {first}{more}" if pointer else f"{first}{more}"
-        super().__init__(code, detail, errors=[{"pointer": p, "detail": d} for p, d in faults])
+        errors = [{"pointer": p, "detail": d} for p, d in faults[:MAX_FAULTS]]
+        super().__init__(code, detail, errors=errors)
 
 
 class OverloadedError(ApiError):

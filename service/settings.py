@@ -102,6 +102,12 @@ class Settings(BaseSettings):
 
     # Limits of a request.
     max_body_bytes: int = Field(default=8 * 2**20, gt=0)
+    max_body_values: int = Field(
+        default=200_000, gt=0, description="JSON values of a body: texts, numbers, lists, objects and so on."
+    )
+    max_body_depth: int = Field(
+        default=64, ge=4, le=200, description="Lists and objects of a body within each other."
+    )
     max_candidates: int = Field(default=1000, gt=0)
     max_scores: int = Field(default=100_000, gt=0, description="Texts × users of a request.")
     max_text_chars: int = Field(default=1_000_000, gt=0)
@@ -114,6 +120,9 @@ class Settings(BaseSettings):
         default=100_000, gt=0, description="Characters in each of the two texts of an edit."
     )
     max_metadata_bytes: int = Field(default=4096, gt=0)
+    max_metadata_depth: int = Field(
+        default=32, gt=0, le=200, description="Lists and objects of metadata within each other."
+    )
     max_page_items: int = Field(default=100, gt=0)
     body_timeout_seconds: float = Field(default=30.0, gt=0)
     request_timeout_seconds: float = Field(

@@ -81,7 +81,7 @@ def _export_event(row: AnyRow, texts: Sequence[Mapping[str, Any]]) -> dict[str, 
         "seq": row.seq,
         "event_id": row.event_id,
         "received_at": format_rfc3339(row.received_at),
-        "event": orjson.loads(row.payload),
+        "event": orjson.Fragment(row.payload),  # as it was stored, however deeply it is nested
         "learned": {
             "type": row.type,
             "value": row.value,

@@ -9,6 +9,8 @@ class Limits(Answer):
     """Limits of a request and of the caller. Null means that there is no limit."""
 
     max_body_bytes: int
+    max_body_values: int
+    max_body_depth: int
     max_candidates: int
     max_text_chars: int
     max_tokens_per_text: int
@@ -17,6 +19,7 @@ class Limits(Answer):
     max_feedback_texts: int
     max_edit_chars: int
     max_metadata_bytes: int
+    max_metadata_depth: int
     max_page_items: int
     body_timeout_seconds: float
     request_timeout_seconds: float

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from penchant.service.access.keyring import Scope
 from penchant.service.api.answers import users as answers
-from penchant.service.api.body import read_object
+from penchant.service.api.body import read_model
 from penchant.service.api.context import (
     authorize,
     get_runtime,
@@ -25,7 +25,7 @@ from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.store.events import list_events
 from penchant.service.timestamps import format_rfc3339
 from penchant.service.users.states import UserState, compute_share_of_prior_std
-from penchant.service.validation import ExactModel, UserId, validate
+from penchant.service.validation import ExactModel, UserId, read_digits
 
 router = LeanRouter(prefix="/v1/users", tags=["users"])
 
@@ -101,7 +101,7 @@ async def merge_users(request: Request) -> Response:
     """Merge the log of a provisional user into this one, by time of arrival, and delete that user. Idempotent."""
     runtime, tenant = get_runtime(request), authorize(request)
     user = read_path_user(request)
-    body = validate(MergeRequest, await read_object(request, runtime.settings))
+    body = await read_model(request, runtime.settings, MergeRequest)
     return json_response(await runtime.user_data.merge(tenant, user, body.source))
 
 
@@ -139,7 +139,7 @@ def _page(connection: Connection, tenant: str, user: str, after: int, limit: int
             "seq": row.seq,
             "event_id": row.event_id,
             "received_at": format_rfc3339(row.received_at),
-            "event": orjson.loads(row.payload),
+            "event": orjson.Fragment(row.payload),  # as it was stored, however deeply it is nested
         }
         for row in list_events(connection, tenant, user, after, limit)
     ]
@@ -149,8 +149,9 @@ def _integer(request: Request, name: str, default: int, low: int, high: int) -> 
     raw = request.query_params.get(name)
     if not raw:
         return default
-    if not (raw.isascii() and raw.isdigit() and len(raw) < 20 and low <= int(raw) <= high):
+    number = read_digits(raw)
+    if number is None or not low <= number <= high:
         raise InvalidRequestError(
             (f"/{name}", f"The query parameter must be an integer from {low} to {high}.")
         )
-    return int(raw)
+    return number
