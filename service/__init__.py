@@ -16,6 +16,7 @@ In reading order:
 - `telemetry`: what operators see
 - `cli`: the command line
 - `app`: the application: wiring only
+- `connections`: what a connection may cost before any key is checked
 - `runtime`: everything that lives as long as the server
 - `server`: runs the application
 - `draining`: a server that is about to stop

@@ -22,6 +22,7 @@ MAX_FAULTS: Final = 20
 class Code(StrEnum):
     """The closed list of error codes."""
 
+    MALFORMED_REQUEST = "malformed_request"
     INVALID_JSON = "invalid_json"
     INVALID_ENCODING = "invalid_encoding"
     USER_CONFLICT = "user_conflict"
@@ -40,16 +41,19 @@ class Code(StrEnum):
     VALIDATION_FAILED = "validation_failed"
     EVENT_ID_CONFLICT = "event_id_conflict"
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
+    HEADERS_TOO_LARGE = "headers_too_large"
     OVERLOADED = "overloaded"
     RATE_LIMITED = "rate_limited"
     QUOTA_EXCEEDED = "quota_exceeded"
     INTERNAL = "internal_error"
     NOT_READY = "not_ready"
+    TOO_MANY_CONNECTIONS = "too_many_connections"
     STORAGE_UNAVAILABLE = "storage_unavailable"
     DEADLINE_EXCEEDED = "deadline_exceeded"
 
 
 STATUS: Final[Mapping[Code, tuple[int, str]]] = {
+    Code.MALFORMED_REQUEST: (400, "The request is not valid HTTP"),
     Code.INVALID_JSON: (400, "The body is not valid JSON"),
     Code.INVALID_ENCODING: (400, "The request is not valid UTF-8"),
     Code.USER_CONFLICT: (400, "The request names two different users"),
@@ -61,7 +65,7 @@ STATUS: Final[Mapping[Code, tuple[int, str]]] = {
     Code.RANK_NOT_FOUND: (404, "The ranking does not exist"),
     Code.EVENT_NOT_FOUND: (404, "The event does not exist"),
     Code.METHOD_NOT_ALLOWED: (405, "The path does not support this method"),
-    Code.REQUEST_TIMEOUT: (408, "The body did not arrive in time"),
+    Code.REQUEST_TIMEOUT: (408, "The request did not arrive in time"),
     Code.IDEMPOTENCY_IN_FLIGHT: (409, "A request with this idempotency key is in progress"),
     Code.BODY_TOO_LARGE: (413, "The body is too large"),
     Code.UNSUPPORTED_MEDIA_TYPE: (415, "The body must be JSON"),
@@ -71,8 +75,10 @@ STATUS: Final[Mapping[Code, tuple[int, str]]] = {
     Code.OVERLOADED: (429, "The server is overloaded"),
     Code.RATE_LIMITED: (429, "Too many requests per minute"),
     Code.QUOTA_EXCEEDED: (429, "The quota is used up"),
+    Code.HEADERS_TOO_LARGE: (431, "The headers are too large"),
     Code.INTERNAL: (500, "The server failed to answer"),
     Code.NOT_READY: (503, "The server is not ready"),
+    Code.TOO_MANY_CONNECTIONS: (503, "Too many connections are open"),
     Code.STORAGE_UNAVAILABLE: (503, "The store is unavailable"),
     Code.DEADLINE_EXCEEDED: (504, "The server did not answer in time"),
 }

@@ -100,6 +100,28 @@ class Settings(BaseSettings):
         default=1.0, gt=0, allow_inf_nan=False, description="Utility (logits) of one standard deviation."
     )
 
+    # Limits of connections, which hold before any key is checked.
+    max_connections: int = Field(
+        default=2000, gt=0, description="Open connections. Fewer, if the process may not open so many files."
+    )
+    max_connections_per_peer: int = Field(
+        default=512,
+        ge=0,
+        description="Open connections of one address, or of one /64 network of IPv6. 0: no limit of their own.",
+    )
+    max_header_bytes: int = Field(
+        default=64 * 2**10, ge=1024, description="Request line and all headers of a request together."
+    )
+    first_byte_timeout_seconds: float = Field(
+        default=10.0, gt=0, description="Time from the opening of a connection to its first byte."
+    )
+    header_timeout_seconds: float = Field(
+        default=10.0, gt=0, description="Time from the first byte of a request to the end of its headers."
+    )
+    answer_read_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="Time in which a client must take the next 64 KiB of its answer."
+    )
+
     # Limits of a request.
     max_body_bytes: int = Field(default=8 * 2**20, gt=0)
     max_body_values: int = Field(
