@@ -136,22 +136,23 @@ class BoundedProtocol(HttpToolsProtocol):
             detail = "The request is not HTTP that this server can parse."
             self._refuse(Reason.MALFORMED, ApiError(Code.MALFORMED_REQUEST, detail))
             return
-        if self._stage is not Stage.ANSWERING or self._requests == requests:
-            self._check_unfinished(len(data), self._body_bytes - body_bytes)
-
-    def _check_unfinished(self, received: int, body: int) -> None:
-        """Check a request that has not arrived completely."""
-        limits, now = self._limits, self.loop.time()
         if self._stage is Stage.BODY:
-            self._framing_bytes += received - body
-            self._deadline = self._deadline or now + limits.body_seconds
-            is_padded = self._framing_bytes > limits.header_bytes + self._body_bytes
-            if is_padded or len(self.headers) > _MAX_TRAILERS:
-                detail = (
-                    "The body has more bytes around its chunks, or more trailers, than this server reads."
-                )
-                self._refuse(Reason.LARGE_FRAMING, ApiError(Code.HEADERS_TOO_LARGE, detail))
-            return
+            if stage is Stage.BODY and self._requests == requests:
+                self._framing_bytes += len(data) - (self._body_bytes - body_bytes)
+            self._check_body()
+        elif self._stage is Stage.HEAD or self._requests == requests:
+            self._check_head(len(data))
+
+    def _check_body(self) -> None:
+        """Check a body of which more is to come."""
+        self._deadline = self._deadline or self.loop.time() + self._limits.body_seconds
+        is_padded = self._framing_bytes > self._limits.header_bytes + self._body_bytes
+        if is_padded or len(self.headers) > _MAX_TRAILERS:
+            detail = "The body has more bytes around its chunks, or more trailers, than this server reads."
+            self._refuse(Reason.LARGE_FRAMING, ApiError(Code.HEADERS_TOO_LARGE, detail))
+
+    def _check_head(self, received: int) -> None:
+        """Check headers of which more are to come."""
         if self._stage is not Stage.HEAD:  # empty lines before a request belong to it
             self._begin_head()
         limit = self._limits.header_bytes
