@@ -140,8 +140,10 @@ class BoundedProtocol(HttpToolsProtocol):
             if stage is Stage.BODY and self._requests == requests:
                 self._framing_bytes += len(data) - (self._body_bytes - body_bytes)
             self._check_body()
-        elif self._stage is Stage.HEAD or self._requests == requests:
+        elif self._requests == requests:
             self._check_head(len(data))
+        elif self._stage is Stage.HEAD:
+            self._check_head(0)  # most of the slice belongs to the requests before
 
     def _check_body(self) -> None:
         """Check a body of which more is to come."""
