@@ -16,10 +16,12 @@ In reading order:
 - `telemetry`: what operators see
 - `cli`: the command line
 - `app`: the application: wiring only
+- `connections`: what a connection may cost before any key is checked
 - `runtime`: everything that lives as long as the server
 - `server`: runs the application
 - `draining`: a server that is about to stop
 - `settings`: everything that can be configured
+- `parsing`: JSON within bounds
 - `validation`: what callers send, as typed values
 - `timestamps`: timestamps of RFC 3339
 - `errors`: every way in which a request can fail

@@ -15,11 +15,14 @@ import orjson
 from starlette.responses import Response
 
 PROBLEM_JSON: Final = "application/problem+json"
+MAX_FAULTS: Final = 20
+"""Faults of a request that an answer tells. No code may collect many more of them than it tells."""
 
 
 class Code(StrEnum):
     """The closed list of error codes."""
 
+    MALFORMED_REQUEST = "malformed_request"
     INVALID_JSON = "invalid_json"
     INVALID_ENCODING = "invalid_encoding"
     USER_CONFLICT = "user_conflict"
@@ -39,16 +42,19 @@ class Code(StrEnum):
     VALIDATION_FAILED = "validation_failed"
     EVENT_ID_CONFLICT = "event_id_conflict"
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
+    HEADERS_TOO_LARGE = "headers_too_large"
     OVERLOADED = "overloaded"
     RATE_LIMITED = "rate_limited"
     QUOTA_EXCEEDED = "quota_exceeded"
     INTERNAL = "internal_error"
     NOT_READY = "not_ready"
+    TOO_MANY_CONNECTIONS = "too_many_connections"
     STORAGE_UNAVAILABLE = "storage_unavailable"
     DEADLINE_EXCEEDED = "deadline_exceeded"
 
 
 STATUS: Final[Mapping[Code, tuple[int, str]]] = {
+    Code.MALFORMED_REQUEST: (400, "The request is not valid HTTP"),
     Code.INVALID_JSON: (400, "The body is not valid JSON"),
     Code.INVALID_ENCODING: (400, "The request is not valid UTF-8"),
     Code.USER_CONFLICT: (400, "The request names two different users"),
@@ -60,7 +66,7 @@ STATUS: Final[Mapping[Code, tuple[int, str]]] = {
     Code.RANK_NOT_FOUND: (404, "The ranking does not exist"),
     Code.EVENT_NOT_FOUND: (404, "The event does not exist"),
     Code.METHOD_NOT_ALLOWED: (405, "The path does not support this method"),
-    Code.REQUEST_TIMEOUT: (408, "The body did not arrive in time"),
+    Code.REQUEST_TIMEOUT: (408, "The request did not arrive in time"),
     Code.IDEMPOTENCY_IN_FLIGHT: (409, "A request with this idempotency key is in progress"),
     Code.USER_BUSY: (409, "The user is being merged or deleted"),
     Code.BODY_TOO_LARGE: (413, "The body is too large"),
@@ -71,8 +77,10 @@ STATUS: Final[Mapping[Code, tuple[int, str]]] = {
     Code.OVERLOADED: (429, "The server is overloaded"),
     Code.RATE_LIMITED: (429, "Too many requests per minute"),
     Code.QUOTA_EXCEEDED: (429, "The quota is used up"),
+    Code.HEADERS_TOO_LARGE: (431, "The headers are too large"),
     Code.INTERNAL: (500, "The server failed to answer"),
     Code.NOT_READY: (503, "The server is not ready"),
+    Code.TOO_MANY_CONNECTIONS: (503, "Too many connections are open"),
     Code.STORAGE_UNAVAILABLE: (503, "The store is unavailable"),
     Code.DEADLINE_EXCEEDED: (504, "The server did not answer in time"),
 }
@@ -116,18 +124,23 @@ class ApiError(Exception):
 
 
 class InvalidRequestError(ApiError):
-    """One or more invalid fields.
+    """One or more invalid fields. The first 20 are told.
 
     Args:
         faults: `(pointer, detail)` of each field.
         code: Error code.
+        number: Number of faults, if `faults` are only the first of them.
     """
 
-    def __init__(self, *faults: tuple[str, str], code: Code = Code.VALIDATION_FAILED) -> None:
+    def __init__(
+        self, *faults: tuple[str, str], code: Code = Code.VALIDATION_FAILED, number: int | None = None
+    ) -> None:
         pointer, first = faults[0]
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        others = (number or len(faults)) - 1
+        more = f" (and {others} more)" if others else ""
         detail = f"{pointer}: {first}{more}" if pointer else f"{first}{more}"
-        super().__init__(code, detail, errors=[{"pointer": p, "detail": d} for p, d in faults])
+        errors = [{"pointer": p, "detail": d} for p, d in faults[:MAX_FAULTS]]
+        super().__init__(code, detail, errors=errors)
 
 
 class OverloadedError(ApiError):

@@ -12,6 +12,9 @@ from penchant.models.bundle import Bundle
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.service.app import create_app
 from penchant.service.bundles.loading import StartError, load_bundle
+from penchant.service.connections.limits import ConnectionLimits
+from penchant.service.connections.protocol import bind_protocol
+from penchant.service.connections.registry import ConnectionRegistry
 from penchant.service.draining import DrainingServer
 from penchant.service.settings import Settings
 from penchant.service.store.database import FILE_NAME, Store, StoreError, store_name
@@ -99,6 +102,10 @@ def run(
     server = FrozenHeapServer(
         uvicorn.Config(
             app,
+            http=bind_protocol(
+                ConnectionRegistry(ConnectionLimits.from_settings(settings), app.state.telemetry)
+            ),
+            ws="none",
             host=settings.host,
             port=settings.port,
             workers=1,

@@ -100,8 +100,36 @@ class Settings(BaseSettings):
         default=1.0, gt=0, allow_inf_nan=False, description="Utility (logits) of one standard deviation."
     )
 
+    # Limits of connections, which hold before any key is checked.
+    max_connections: int = Field(
+        default=2000, gt=0, description="Open connections. Fewer, if the process may not open so many files."
+    )
+    max_connections_per_peer: int = Field(
+        default=512,
+        ge=0,
+        description="Open connections of one address, or of one /64 network of IPv6. 0: no limit of their own.",
+    )
+    max_header_bytes: int = Field(
+        default=64 * 2**10, ge=1024, description="Request line and all headers of a request together."
+    )
+    first_byte_timeout_seconds: float = Field(
+        default=10.0, gt=0, description="Time from the opening of a connection to its first byte."
+    )
+    header_timeout_seconds: float = Field(
+        default=10.0, gt=0, description="Time from the first byte of a request to the end of its headers."
+    )
+    answer_read_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="Time in which a client must take the next 64 KiB of its answer."
+    )
+
     # Limits of a request.
     max_body_bytes: int = Field(default=8 * 2**20, gt=0)
+    max_body_values: int = Field(
+        default=200_000, gt=0, description="JSON values of a body: texts, numbers, lists, objects and so on."
+    )
+    max_body_depth: int = Field(
+        default=64, ge=4, le=200, description="Lists and objects of a body within each other."
+    )
     max_candidates: int = Field(default=1000, gt=0)
     max_scores: int = Field(default=100_000, gt=0, description="Texts × users of a request.")
     max_text_chars: int = Field(default=1_000_000, gt=0)
@@ -114,6 +142,9 @@ class Settings(BaseSettings):
         default=100_000, gt=0, description="Characters in each of the two texts of an edit."
     )
     max_metadata_bytes: int = Field(default=4096, gt=0)
+    max_metadata_depth: int = Field(
+        default=32, gt=0, le=200, description="Lists and objects of metadata within each other."
+    )
     max_page_items: int = Field(default=100, gt=0)
     max_page_bytes: int = Field(
         default=8 * 2**20, gt=0, description="Events in a page of a user's log. A page has at least one."

@@ -5,7 +5,7 @@ unknown fields (`LenientModel`), all other requests refuse them (`ExactModel`).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, TypeVar
 
 from pydantic import (
@@ -18,9 +18,12 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from penchant.service.errors import InvalidRequestError
+from penchant.service.errors import MAX_FAULTS, InvalidRequestError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+_MAX_NAME_CHARS: Final = 128
+_MAX_DIGITS: Final = 19
 
 
 def validate(model: type[Model], data: object, *, pointer: str = "") -> Model:
@@ -32,19 +35,52 @@ def validate(model: type[Model], data: object, *, pointer: str = "") -> Model:
         pointer: JSON pointer of the data within the body.
 
     Raises:
-        InvalidRequestError: If fields are invalid. The error names all of them.
+        InvalidRequestError: If fields are invalid. The error names the first of them. A list tells its first fault,
+            because the models' lists fail fast.
+
+    Cost: linear in the data, also if it is refused.
     """
+    if isinstance(data, dict) and len(data) > len(model.model_fields) + MAX_FAULTS:
+        _refuse_unknown_fields(model, data, pointer)
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_input=False)
+        errors = error.errors(include_url=False, include_input=False, include_context=False)
         faults = [(pointer + format_pointer(e["loc"]), _strip_prefix(e["msg"])) for e in errors]
         raise InvalidRequestError(*faults) from None
 
 
+def _refuse_unknown_fields(model: type[BaseModel], data: Mapping[str, object], pointer: str) -> None:
+    """Refuse unknown fields if the model does. Pydantic would build an error for every one of them."""
+    if model.model_config.get("extra") != "forbid":
+        return
+    known = {field.alias or name for name, field in model.model_fields.items()}
+    unknown = [name for name in data if name not in known]
+    first = [
+        (pointer + format_pointer([name]), "Extra inputs are not permitted") for name in unknown[:MAX_FAULTS]
+    ]
+    raise InvalidRequestError(*first, number=len(unknown))
+
+
 def format_pointer(path: Sequence[str | int]) -> str:
-    """Return a path as a JSON pointer (RFC 6901)."""
-    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
+    """Return a path as a JSON pointer (RFC 6901). Long names, which a caller may have made up, are cut."""
+    return "".join(f"/{_cut(str(part)).replace('~', '~0').replace('/', '~1')}" for part in path)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _MAX_NAME_CHARS else f"{name[:_MAX_NAME_CHARS]}…"
+
+
+def read_digits(text: str) -> int | None:
+    """Return a whole number that a caller sent as decimal digits, or None if it is something else.
+
+    Python refuses to convert a text of thousands of digits. Here, zeros in front do not count, and anything above
+    10¹⁸ is 10¹⁸.
+    """
+    if not (text.isascii() and text.isdigit()):
+        return None
+    digits = text.lstrip("0")
+    return int(digits or "0") if len(digits) < _MAX_DIGITS else 10 ** (_MAX_DIGITS - 1)
 
 
 def _strip_prefix(text: str) -> str:

@@ -78,10 +78,13 @@ class Choice(JudgementKind):
 
     type: Literal["choice"]
     prompt: str | None = None
-    candidates: list[Text] | None = Field(default=None, min_length=2, description="all that were shown")
+    candidates: list[Text] | None = Field(
+        default=None, min_length=2, fail_fast=True, description="all that were shown"
+    )
     index: int = Field(ge=0, description="the one picked, among `candidates` or those of the ranking")
     seen: list[Annotated[int, Field(ge=0)]] | None = Field(
         default=None,
+        fail_fast=True,
         description="with `rank_id`: the candidates that were seen, all unless given; the one picked is implied",
     )
 
@@ -160,8 +163,8 @@ class Ranking(JudgementKind):
 
     type: Literal["ranking"]
     prompt: str | None = None
-    order: list[Annotated[list[Text], Field(min_length=1)]] = Field(
-        min_length=1, description="best first; texts in one list are tied"
+    order: list[Annotated[list[Text], Field(min_length=1, fail_fast=True)]] = Field(
+        min_length=1, fail_fast=True, description="best first; texts in one list are tied"
     )
 
     def sent_texts(self) -> Iterator[tuple[str, str]]:
@@ -318,7 +321,7 @@ class Rating(SingleText):
 
     type: Literal["rating"]
     value: float
-    scale: list[float] = Field(min_length=2, max_length=2, description="[lowest, highest]")
+    scale: list[float] = Field(min_length=2, max_length=2, fail_fast=True, description="[lowest, highest]")
 
     def faults(self) -> Iterator[Fault]:
         low, high = self.scale

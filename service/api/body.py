@@ -1,25 +1,48 @@
-"""Reads the body of a request as strict JSON, within limits of size and time. Errors name fields by JSON pointer."""
+"""Reads the body of a request within limits of size and time, and turns it into what the route needs.
+
+A small body is parsed and validated at once. A large one would keep other requests waiting, so two threads of their own
+do that; they are not those that read the store.
+"""
 
 import asyncio
-import json
-import math
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, NoReturn, TypeVar
 
-import orjson
+from pydantic import BaseModel
 from starlette.requests import Request
 
-from penchant.service.errors import ApiError, Code, InvalidRequestError
+from penchant.service.errors import ApiError, Code
+from penchant.service.parsing import parse_object
 from penchant.service.settings import Settings
-from penchant.service.validation import format_pointer
+from penchant.service.validation import read_digits, validate
+
+INLINE_BYTES: Final = 2**16
+"""Largest body that is parsed and validated on the event loop, which takes at most a few milliseconds."""
+
+Result = TypeVar("Result")
+Model = TypeVar("Model", bound=BaseModel)
+
+_parsers: Final = ThreadPoolExecutor(2, thread_name_prefix="bodies")
 
 
-async def read_object(request: Request, settings: Settings) -> dict[str, Any]:
-    """Return the body of a request, which must be a JSON object.
+async def read_model(request: Request, settings: Settings, model: type[Model]) -> Model:
+    """Return the body of a request as an instance of a model, with the errors of `read_body` and of `validate`."""
+    return await read_body(request, settings, lambda body: validate(model, body))
+
+
+async def read_body(
+    request: Request, settings: Settings, convert: Callable[[dict[str, Any]], Result]
+) -> Result:
+    """Return what a function makes of the body of a request, which must be a JSON object.
+
+    Args:
+        request: The request.
+        settings: Limits.
+        convert: Validates the parsed body. It may run in a thread.
 
     Raises:
-        ApiError: `unsupported_media_type`, `body_too_large`, `request_timeout`, `invalid_encoding`,
-            `invalid_json`, or `validation_failed` if it is not an object or has a number that is not finite.
+        ApiError: `unsupported_media_type`, `request_timeout`, an error of `parse_object` or an error of `convert`.
     """
     _check_media_type(request)
     try:
@@ -28,13 +51,10 @@ async def read_object(request: Request, settings: Settings) -> dict[str, Any]:
     except TimeoutError:
         detail = f"The body did not arrive within {settings.body_timeout_seconds:g} s."
         raise ApiError(Code.REQUEST_TIMEOUT, detail, headers={"Connection": "close"}) from None
-    try:
-        data = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        _raise_parse_error(raw, error)
-    if not isinstance(data, dict):
-        raise InvalidRequestError(("", "The body must be a JSON object."))
-    return data
+    if len(raw) <= INLINE_BYTES:
+        return convert(parse_object(raw, settings))
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_parsers, lambda: convert(parse_object(raw, settings)))
 
 
 def _check_media_type(request: Request) -> None:
@@ -56,8 +76,8 @@ def _check_media_type(request: Request) -> None:
 
 
 async def _read_bytes(request: Request, limit: int) -> bytes:
-    length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length) > limit:
+    length = read_digits(request.headers.get("content-length", "0"))
+    if length is not None and length > limit:
         _raise_too_large(limit)
     chunks, size = [], 0
     async for chunk in request.stream():
@@ -71,31 +91,3 @@ async def _read_bytes(request: Request, limit: int) -> bytes:
 def _raise_too_large(limit: int) -> NoReturn:
     detail = f"The body may have {limit} bytes."
     raise ApiError(Code.BODY_TOO_LARGE, detail, headers={"Connection": "close"})
-
-
-def _raise_parse_error(raw: bytes, error: orjson.JSONDecodeError) -> NoReturn:
-    """Raise an error that says why a body is not JSON. The body is parsed a second time only in this case."""
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as fault:
-        detail = f"Byte {fault.start} of the body is not UTF-8."
-        raise ApiError(Code.INVALID_ENCODING, detail) from None
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):
-        data = None
-    if faults := list(_find_non_finite(data, ())):
-        raise InvalidRequestError(*((format_pointer(path), "Numbers must be finite.") for path in faults))
-    raise ApiError(Code.INVALID_JSON, f"The body cannot be parsed: {error.msg}.")
-
-
-def _find_non_finite(value: object, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
-    """Yield the paths of NaN and infinities, which Python's own parser accepts."""
-    if isinstance(value, float) and not math.isfinite(value):
-        yield path
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _find_non_finite(inner, (*path, key))
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from _find_non_finite(inner, (*path, index))

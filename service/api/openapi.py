@@ -35,7 +35,10 @@ _USER_PARAMETER: Final = {
     "description": "user id, percent-encoded",
     "schema": {"type": "string", "minLength": 1, "maxLength": 128},
 }
-_COMMON_CODES: Final = frozenset({Code.INTERNAL, Code.NOT_READY, Code.DEADLINE_EXCEEDED})
+_CONNECTION_CODES: Final = frozenset(
+    {Code.MALFORMED_REQUEST, Code.REQUEST_TIMEOUT, Code.HEADERS_TOO_LARGE, Code.TOO_MANY_CONNECTIONS}
+)
+_COMMON_CODES: Final = _CONNECTION_CODES | {Code.INTERNAL, Code.NOT_READY, Code.DEADLINE_EXCEEDED}
 _KEY_CODES: Final = frozenset(
     {Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.RATE_LIMITED, Code.STORAGE_UNAVAILABLE}
 )
@@ -43,7 +46,6 @@ _BODY_CODES: Final = frozenset(
     {
         Code.INVALID_JSON,
         Code.INVALID_ENCODING,
-        Code.REQUEST_TIMEOUT,
         Code.BODY_TOO_LARGE,
         Code.UNSUPPORTED_MEDIA_TYPE,
         Code.VALIDATION_FAILED,

@@ -11,6 +11,7 @@ import orjson
 from penchant.models.judgements.base import JudgementKind
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.feedback.schemas import EVENT_MODELS, Event, FeedbackBatch, RetractEvent
+from penchant.service.parsing import is_deeper
 from penchant.service.settings import Settings
 from penchant.service.validation import validate
 
@@ -44,12 +45,54 @@ class ReceivedEvent:
     content_hash: bytes
 
 
-def split_body(body: Mapping[str, Any], settings: Settings) -> tuple[list[Any], bool]:
-    """Return the raw events of a feedback body, and whether the body is a single event without an envelope.
+@dataclass(frozen=True)
+class FeedbackRequest:
+    """A feedback request whose events have been validated one by one.
+
+    Attributes:
+        events: Events in the order of the request. For an invalid one, why it is rejected.
+        is_bare: Whether the body is a single event without an envelope.
+        request_hash: Hash of the body and of the header's user, 16 bytes. None if the request has no idempotency key.
+    """
+
+    events: tuple[ReceivedEvent | ApiError, ...]
+    is_bare: bool
+    request_hash: bytes | None
+
+
+def parse_request(
+    body: Mapping[str, Any], *, header_user: str | None, is_hashed: bool, settings: Settings
+) -> FeedbackRequest:
+    """Validate the body of a feedback request.
+
+    Args:
+        body: Body of the request.
+        header_user: User named in the header, for events that name none.
+        is_hashed: Whether the request has an idempotency key.
+        settings: Limits.
 
     Raises:
         InvalidRequestError: If the envelope is malformed or holds too many events.
+
+    Cost: linear in the body.
     """
+    raw, is_bare = _split_body(body, settings)
+    request_hash = None
+    if is_hashed:
+        request_hash = _hash(orjson.dumps([body, header_user], option=orjson.OPT_SORT_KEYS))
+    events: list[ReceivedEvent | ApiError] = []
+    for index, event in enumerate(raw):
+        try:
+            events.append(
+                parse_event(event, index, is_bare=is_bare, header_user=header_user, settings=settings)
+            )
+        except ApiError as error:
+            events.append(error)
+    return FeedbackRequest(tuple(events), is_bare, request_hash)
+
+
+def _split_body(body: Mapping[str, Any], settings: Settings) -> tuple[list[Any], bool]:
+    """Return the raw events of a body, and whether the body is a single event without an envelope."""
     if "events" not in body:
         return [body], True
     events = validate(FeedbackBatch, body).events
@@ -106,13 +149,19 @@ def parse_event(
         is_callers_id=event.event_id is not None,
         user=user,
         payload=payload,
-        content_hash=hashlib.blake2b(content, digest_size=16).digest(),
+        content_hash=_hash(content),
     )
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def _find_faults(event: Event, settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with an event that its schema accepts: limits, and fields that do not fit together."""
     if event.metadata is not None:
+        if is_deeper(event.metadata, settings.max_metadata_depth):
+            yield "/metadata", f"The metadata may be nested {settings.max_metadata_depth} deep."
         size = len(orjson.dumps(event.metadata))
         if size > settings.max_metadata_bytes:
             fault = f"The metadata is {size} bytes of JSON; the limit is {settings.max_metadata_bytes}."

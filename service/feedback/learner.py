@@ -1,10 +1,9 @@
-"""A feedback request's way to the writer: validate, resolve what events refer to, add features, hand over."""
+"""A feedback request's way to the writer: resolve what its events refer to, add features, hand over."""
 
 import asyncio
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import orjson
 
@@ -13,7 +12,7 @@ from penchant.models.taste.items import item_key
 from penchant.service.access.limits import QuotaKind, Quotas, Tenancy
 from penchant.service.encoding.featurizer import Featurizer
 from penchant.service.errors import ApiError, Code, InvalidRequestError
-from penchant.service.feedback.events import ReceivedEvent, parse_event, split_body
+from penchant.service.feedback.events import FeedbackRequest, ReceivedEvent
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob, Idempotency, ReadyEvent
 from penchant.service.feedback.schemas import RetractEvent
 from penchant.service.feedback.writer import Writer
@@ -80,8 +79,7 @@ class Learner:
     async def learn(
         self,
         tenant: str,
-        body: Mapping[str, Any],
-        header_user: str | None,
+        request: FeedbackRequest,
         key: str | None,
         timings: Timings,
         *,
@@ -91,8 +89,7 @@ class Learner:
 
         Args:
             tenant: Tenant that sends the request.
-            body: Body of the request.
-            header_user: User named in the header, for events that name none.
+            request: The request. It is hashed if there is a key.
             key: Idempotency key, if any.
             timings: Receives the time that each stage takes.
             model: Model that the request is served by.
@@ -100,8 +97,8 @@ class Learner:
         Raises:
             ApiError: If the request, or its single bare event, is refused.
         """
-        if key is None:
-            return await self._learn_within_quota(tenant, body, header_user, None, timings, model=model)
+        if key is None or request.request_hash is None:
+            return await self._learn_within_quota(tenant, request, None, timings, model=model)
         if not 1 <= len(key) <= MAX_KEY_CHARS:
             raise InvalidRequestError(("", f"An idempotency key has 1 to {MAX_KEY_CHARS} characters."))
         if (tenant, key) in self._in_flight:
@@ -111,14 +108,11 @@ class Learner:
             raise ApiError(Code.IDEMPOTENCY_IN_FLIGHT, detail, headers={"Retry-After": "1"})
         self._in_flight.add((tenant, key))
         try:
-            content = orjson.dumps([body, header_user], option=orjson.OPT_SORT_KEYS)
-            idempotency = Idempotency(key, hashlib.blake2b(content, digest_size=16).digest())
+            idempotency = Idempotency(key, request.request_hash)
             answer = await self._find_answer(tenant, idempotency)
             if answer is not None:
                 return answer
-            return await self._learn_within_quota(
-                tenant, body, header_user, idempotency, timings, model=model
-            )
+            return await self._learn_within_quota(tenant, request, idempotency, timings, model=model)
         finally:
             self._in_flight.discard((tenant, key))
 
@@ -154,23 +148,20 @@ class Learner:
     async def _learn_within_quota(
         self,
         tenant: str,
-        body: Mapping[str, Any],
-        header_user: str | None,
+        request: FeedbackRequest,
         idempotency: Idempotency | None,
         timings: Timings,
         *,
         model: LearningModel,
     ) -> bytes:
-        raw, is_bare = split_body(body, self._settings)
-        self._quotas.spend(tenant, QuotaKind.EVENTS, len(raw))
+        number = len(request.events)
+        self._quotas.spend(tenant, QuotaKind.EVENTS, number)
         accepted = 0
         try:
-            answer = await self._submit(
-                tenant, (raw, is_bare), header_user, idempotency, timings, model=model
-            )
+            answer = await self._submit(tenant, request, idempotency, timings, model=model)
             accepted = sum(outcome == "accepted" for _, outcome in answer.outcomes)
         finally:
-            self._quotas.refund(tenant, QuotaKind.EVENTS, len(raw) - accepted)
+            self._quotas.refund(tenant, QuotaKind.EVENTS, number - accepted)
         for kind, outcome in answer.outcomes:
             self._telemetry.events.labels(kind, outcome).inc()
         if answer.change_points:
@@ -184,22 +175,20 @@ class Learner:
     async def _submit(
         self,
         tenant: str,
-        events: tuple[Sequence[object], bool],
-        header_user: str | None,
+        request: FeedbackRequest,
         idempotency: Idempotency | None,
         timings: Timings,
         *,
         model: LearningModel,
     ) -> FeedbackAnswer:
-        """Parse, resolve and featurise the events of a request, and pass them to the writer."""
-        raw, is_bare = events
+        """Resolve and featurise the events of a request, and pass them to the writer."""
+        is_bare = request.is_bare
         ready: list[ReadyEvent] = []
         rejected: list[tuple[int, ApiError]] = []
-        for index, event in enumerate(raw):
+        for index, received in enumerate(request.events):
             try:
-                received = parse_event(
-                    event, index, is_bare=is_bare, header_user=header_user, settings=self._settings
-                )
+                if isinstance(received, ApiError):
+                    raise received
                 ready.append(await self._resolver.resolve(tenant, received))
             except ApiError as error:
                 if is_bare:

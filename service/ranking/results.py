@@ -42,9 +42,7 @@ class Task:
         Raises:
             InvalidRequestError: If there are too many texts, or a prompt or text is too long.
         """
-        if len(texts) > settings.max_candidates:
-            fault = f"The request has {len(texts)} texts; the limit is {settings.max_candidates}."
-            raise InvalidRequestError((f"/{field}", fault))
+        check_number(len(texts), field, settings)
         for values, name, is_single in ((prompts, prompt_field, len(prompts) == 1), (texts, field, False)):
             for i, text in enumerate(values):
                 if len(text) > settings.max_text_chars:
@@ -52,6 +50,17 @@ class Task:
                     fault = f"The text has {len(text)} characters; the limit is {settings.max_text_chars}."
                     raise InvalidRequestError((pointer, fault))
         return cls(prompts if len(prompts) == len(texts) else prompts * len(texts), tuple(texts), field)
+
+
+def check_number(texts: int, field: str, settings: Settings) -> None:
+    """Check the number of texts of a request, before the texts themselves are read.
+
+    Raises:
+        InvalidRequestError: If there are too many.
+    """
+    if texts > settings.max_candidates:
+        fault = f"The request has {texts} texts; the limit is {settings.max_candidates}."
+        raise InvalidRequestError((f"/{field}", fault))
 
 
 Vector = NDArray[np.float64]

@@ -161,6 +161,10 @@ class Telemetry:
             _REQUEST_SECONDS,
             "route",
         )
+        self.connections = self._gauge("connections", "Open connections of clients.")
+        self.refused_connections = self._counter(
+            "connections_refused", "Connections refused or closed because of a limit, by reason.", "reason"
+        )
         self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.stage_seconds = self._histogram(
             "stage_duration_seconds",

@@ -9,6 +9,8 @@ class Limits(Answer):
     """Limits of a request and of the caller. Null means that there is no limit."""
 
     max_body_bytes: int
+    max_body_values: int
+    max_body_depth: int
     max_candidates: int
     max_scores: int
     max_text_chars: int
@@ -18,6 +20,7 @@ class Limits(Answer):
     max_feedback_texts: int
     max_edit_chars: int
     max_metadata_bytes: int
+    max_metadata_depth: int
     max_page_items: int
     max_page_bytes: int
     body_timeout_seconds: float

@@ -16,7 +16,7 @@ class BestOfNRequest(ExactModel):
 
     user: UserId | None = None
     prompt: str | None = None
-    candidates: list[str] = Field(min_length=1)
+    candidates: list[str] = Field(min_length=1, fail_fast=True)
     strategy: Literal["mean"] | None = None
     accept_threshold: float | None = Field(
         None, ge=0, le=1, description="smallest `probability_acceptable` of a candidate that may be chosen"

@@ -8,7 +8,7 @@ from pydantic import Field, WithJsonSchema
 from penchant.service.api.answers.base import Answer
 from penchant.service.api.answers.ranking import EXPLANATION, Explanation, Usage
 from penchant.service.errors import InvalidRequestError
-from penchant.service.ranking.results import RankingResult, Task, add_explanation, format_usage
+from penchant.service.ranking.results import RankingResult, Task, add_explanation, check_number, format_usage
 from penchant.service.settings import Settings
 from penchant.service.validation import LenientModel, PersonalizationStrength, UserId
 
@@ -31,7 +31,7 @@ class RerankRequest(LenientModel):
     documents: list[Document] = Field(min_length=1)
     top_n: int | None = Field(default=None, ge=0, description="number of results; absent or 0 means all")
     return_documents: bool | None = None
-    rank_fields: list[str] | None = None
+    rank_fields: list[str] | None = Field(default=None, fail_fast=True)
     max_tokens_per_doc: int | None = Field(
         default=None,
         ge=1,
@@ -46,6 +46,7 @@ class RerankRequest(LenientModel):
 
 def build_rerank_task(request: RerankRequest, settings: Settings) -> Task:
     """Return the task of a request."""
+    check_number(len(request.documents), "documents", settings)
     texts = [_document_text(document, i, request.rank_fields) for i, document in enumerate(request.documents)]
     return Task.within_limits((request.query,), "query", texts, "documents", settings)
 

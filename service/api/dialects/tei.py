@@ -16,7 +16,7 @@ class TeiRequest(LenientModel):
 
     model: str | None = None
     query: str
-    texts: list[str] = Field(min_length=1)
+    texts: list[str] = Field(min_length=1, fail_fast=True)
     raw_scores: bool | None = Field(default=None, description="utilities in place of probabilities")
     return_text: bool | None = None
     truncate: bool | None = Field(default=None, description="accepted; long texts are always truncated")

@@ -33,6 +33,7 @@ class ScoreRequest(LenientModel):
     users: list[UserId] | None = Field(
         default=None,
         min_length=1,
+        fail_fast=True,
         description="score the same texts for each of these users; no other field may name a user",
     )
 

@@ -1,11 +1,13 @@
 """`POST /v1/feedback`."""
 
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from penchant.service.access.keyring import Scope
 from penchant.service.api.answers.feedback import FeedbackResponse
-from penchant.service.api.body import read_object
+from penchant.service.api.body import read_body
 from penchant.service.api.context import (
     authorize,
     get_runtime,
@@ -15,6 +17,7 @@ from penchant.service.api.context import (
 )
 from penchant.service.api.openapi import FEEDBACK_BODY, describe_route
 from penchant.service.api.routing import LeanRouter
+from penchant.service.feedback.events import parse_request
 from penchant.service.telemetry.metrics import Timings
 
 router = LeanRouter(tags=["feedback"])
@@ -32,10 +35,14 @@ async def feedback(request: Request) -> Response:
     The events are on disk before the answer is sent, and the next ranking for their users reflects them.
     """
     runtime, tenant = get_runtime(request), authorize(request)
-    body = await read_object(request, runtime.settings)
-    timings = Timings()
     key = request.headers.get("idempotency-key")
-    answer = await runtime.learner.learn(
-        tenant, body, read_header_user(request), key, timings, model=get_served_model(request)
+    parse = partial(
+        parse_request,
+        header_user=read_header_user(request),
+        is_hashed=key is not None,
+        settings=runtime.settings,
     )
+    received = await read_body(request, runtime.settings, parse)
+    timings = Timings()
+    answer = await runtime.learner.learn(tenant, received, key, timings, model=get_served_model(request))
     return json_response(answer, timings)

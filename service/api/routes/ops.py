@@ -92,6 +92,8 @@ def _limits(request: Request, tenant: str) -> dict[str, Any]:
     settings, own = runtime.settings, runtime.access.tenancy.get(tenant)
     of_requests = (
         "max_body_bytes",
+        "max_body_values",
+        "max_body_depth",
         "max_candidates",
         "max_scores",
         "max_text_chars",
@@ -100,6 +102,7 @@ def _limits(request: Request, tenant: str) -> dict[str, Any]:
         "max_feedback_texts",
         "max_edit_chars",
         "max_metadata_bytes",
+        "max_metadata_depth",
         "max_page_items",
         "max_page_bytes",
         "body_timeout_seconds",

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from penchant.service.access.keyring import Scope
-from penchant.service.api.body import read_object
+from penchant.service.api.body import read_body, read_model
 from penchant.service.api.context import (
     authorize,
     get_runtime,
@@ -55,13 +55,13 @@ _RERANK = describe_route("ranking", RerankResponse, RerankRequest)
 )
 async def rerank_v1(request: Request) -> Response:
     """Rank documents by the probability that this user prefers them to the population's median answer."""
-    return await _rerank(request, await _read_body(request), "1")
+    return await _rerank(request, await _read_rerank(request), "1")
 
 
 @router.post("/v2/rerank", scope=Scope.RANK, summary="Rank documents for a user (Cohere v2)", **_RERANK)
 async def rerank_v2(request: Request) -> Response:
     """Same as `/v1/rerank`."""
-    return await _rerank(request, await _read_body(request), "2")
+    return await _rerank(request, await _read_rerank(request), "2")
 
 
 @router.post(
@@ -72,8 +72,9 @@ async def rerank_v2(request: Request) -> Response:
 )
 async def rerank_short(request: Request) -> Response:
     """Same as `/v2/rerank`. A body with `texts` in place of `documents` gets TEI's bare array."""
-    body = await _read_body(request)
-    if body.get("texts") is not None and body.get("documents") is None:
+    authorize(request)  # before the body is read
+    body = await read_body(request, get_runtime(request).settings, _parse_rerank_or_tei)
+    if isinstance(body, TeiRequest):
         return await _tei(request, body)
     return await _rerank(request, body, "2")
 
@@ -109,7 +110,7 @@ async def score(request: Request) -> Response:
 async def best_of_n(request: Request) -> Response:
     """Choose the candidate with the highest utility, if it is good enough, and return how certain the choice is."""
     runtime, tenant = get_runtime(request), authorize(request)
-    body = validate(BestOfNRequest, await read_object(request, runtime.settings))
+    body = await read_model(request, runtime.settings, BestOfNRequest)
     user = resolve_ranking_user(request, body.user, None)
     task = build_best_of_n_task(body, runtime.settings)
     spend_candidates(request, len(task.texts))
@@ -132,14 +133,18 @@ def _get_personalization(
     return settings.personalization if body.personalization is None else body.personalization
 
 
-async def _read_body(request: Request) -> dict[str, Any]:
+def _parse_rerank_or_tei(body: dict[str, Any]) -> RerankRequest | TeiRequest:
+    is_tei = body.get("texts") is not None and body.get("documents") is None
+    return validate(TeiRequest, body) if is_tei else validate(RerankRequest, body)
+
+
+async def _read_rerank(request: Request) -> RerankRequest:
     authorize(request)  # before the body is read
-    return await read_object(request, get_runtime(request).settings)
+    return await read_model(request, get_runtime(request).settings, RerankRequest)
 
 
-async def _rerank(request: Request, raw: dict[str, Any], version: str) -> Response:
+async def _rerank(request: Request, body: RerankRequest, version: str) -> Response:
     runtime, tenant = get_runtime(request), authorize(request)
-    body = validate(RerankRequest, raw)
     user = resolve_ranking_user(request, body.user, body.model)
     task = build_rerank_task(body, runtime.settings)
     spend_candidates(request, len(task.texts))
@@ -160,9 +165,8 @@ async def _rerank(request: Request, raw: dict[str, Any], version: str) -> Respon
     return json_response(build_rerank_answer(body, task, ranked, version, warnings), timings)
 
 
-async def _tei(request: Request, raw: dict[str, Any]) -> Response:
+async def _tei(request: Request, body: TeiRequest) -> Response:
     runtime, tenant = get_runtime(request), authorize(request)
-    body = validate(TeiRequest, raw)
     user = resolve_ranking_user(request, body.user, body.model)
     task = build_tei_task(body, runtime.settings)
     spend_candidates(request, len(task.texts))
@@ -182,7 +186,7 @@ async def _tei(request: Request, raw: dict[str, Any]) -> Response:
 
 async def _score(request: Request) -> Response:
     runtime, tenant = get_runtime(request), authorize(request)
-    body = validate(ScoreRequest, await read_object(request, runtime.settings))
+    body = await read_model(request, runtime.settings, ScoreRequest)
     user = resolve_ranking_user(request, body.user, body.model)
     task = build_score_task(body, runtime.settings)
     users = select_users(body, user, len(task.texts), runtime.settings)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from penchant.service.access.keyring import Scope
 from penchant.service.api.answers import users as answers
-from penchant.service.api.body import read_object
+from penchant.service.api.body import read_model
 from penchant.service.api.context import (
     authorize,
     get_runtime,
@@ -26,7 +26,7 @@ from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.store.user_log import list_events
 from penchant.service.timestamps import format_rfc3339
 from penchant.service.users.states import UserState, compute_share_of_prior_std
-from penchant.service.validation import ExactModel, UserId, validate
+from penchant.service.validation import ExactModel, UserId, read_digits
 
 router = LeanRouter(prefix="/v1/users", tags=["users"])
 
@@ -102,7 +102,7 @@ async def merge_users(request: Request) -> Response:
     """Merge the log of a provisional user into this one, by time of arrival, and delete that user. Idempotent."""
     runtime, tenant = get_runtime(request), authorize(request)
     user = read_path_user(request)
-    body = validate(MergeRequest, await read_object(request, runtime.settings))
+    body = await read_model(request, runtime.settings, MergeRequest)
     return json_response(await runtime.user_data.merge(tenant, user, body.source))
 
 
@@ -158,8 +158,9 @@ def _integer(request: Request, name: str, default: int, low: int, high: int) -> 
     raw = request.query_params.get(name)
     if not raw:
         return default
-    if not (raw.isascii() and raw.isdigit() and len(raw) < 20 and low <= int(raw) <= high):
+    number = read_digits(raw)
+    if number is None or not low <= number <= high:
         raise InvalidRequestError(
             (f"/{name}", f"The query parameter must be an integer from {low} to {high}.")
         )
-    return int(raw)
+    return number

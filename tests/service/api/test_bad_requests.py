@@ -241,6 +241,73 @@ def test_numbers_that_are_not_finite(client, number):
     )
 
 
+@pytest.mark.parametrize("number", [b"9" * 5000, b"-" + b"9" * 400, b"1e999"])
+def test_numbers_that_are_too_large_are_named(client, number):
+    best = b'{"candidates": ["a"], "n_return": %b}' % number
+    check(client.post("/v1/best-of-n", content=best, headers=JSON), 422, "validation_failed", "/n_return")
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64 - 1, 10**30])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/rerank", RERANK | {"top_n": 0}),
+        ("/v1/rerank", RERANK | {"max_tokens_per_doc": 1}),
+        ("/v1/rerank", RERANK | {"priority": 1}),
+        ("/v1/best-of-n", BEST | {"n_return": 1}),
+        ("/v1/feedback", CHOICE | {"index": 1}),
+        ("/v1/feedback", SHOWN | {"index": 1}),
+        ("/v1/feedback", SHOWN | {"seen": [1]}),
+        ("/v1/feedback", VOTE | {"value": 1}),
+    ],
+)
+def test_large_whole_numbers_are_no_failures(client, path, body, number):
+    name = next(reversed(body))
+    changed = body | {name: [number] if name == "seen" else number}
+    assert client.post(path, json=changed).status_code in (200, 404, 422)
+
+
+@pytest.mark.parametrize("length", ["0" * 5000, "0" * 5000 + "34", "²", "٣"])
+def test_a_content_length_of_many_digits_is_a_number(client, length):
+    content = b'{"query": "q", "documents": ["a"]}'
+    answer = client.post("/v1/rerank", content=content, headers=[(b"Content-Length", length.encode())])
+    assert answer.status_code == 200
+
+
+def test_a_content_length_beyond_all_limits(client):
+    content = b'{"query": "q", "documents": ["a"]}'
+    answer = client.post("/v1/rerank", content=content, headers={"Content-Length": "9" * 5000})
+    check(answer, 413, "body_too_large")
+
+
+def nested(depth):
+    """An object that is nested that deep, and ends in a number."""
+    return b'{"a":' * depth + b"1" + b"}" * depth
+
+
+@pytest.mark.parametrize("path", POSTS)
+def test_bodies_that_are_nested_too_deeply_name_the_field(client, path):
+    for inner in (nested(64), nested(900), nested(900).replace(b"1", b"NaN"), b"[" * 64 + b"]" * 64):
+        answer = client.post(path, content=b'{"query": "q", "unknown": %b}' % inner, headers=JSON)
+        check(answer, 422, "validation_failed")
+        assert answer.json()["errors"][0]["pointer"].startswith("/unknown")
+        assert "64 deep" in answer.json()["detail"]
+
+
+def test_a_body_of_the_greatest_depth_is_read(client):
+    content = b'{"query": "q", "documents": ["a"], "unknown": %b}' % nested(63)
+    assert client.post("/v1/rerank", content=content, headers=JSON).status_code == 200
+
+
+def test_metadata_is_nested_within_a_limit(client):
+    for depth, pointer in ((33, "/metadata"), (61, "/metadata"), (250, "/metadata/a/a")):
+        event = b'{"type": "vote", "user": "", "metadata": %b}' % nested(depth)
+        answer = client.post(
+            "/v1/feedback", content=event.replace(b'""', b'"u", "text": "t", "value": 1'), headers=JSON
+        )
+        check(answer, 422, "validation_failed", pointer)
+
+
 @pytest.mark.parametrize(
     "media",
     ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1", "json", ""],
