@@ -8,6 +8,7 @@ In reading order:
 - `learner`: a request's way to the writer
 - `writer`: the thread that owns the write connection
 - `commits`: the transactions
+- `event_ids`: which event an id names, and when it can be used again
 - `ledger`: a group of requests: duplicates, conflicts, answers
 - `recorder`: one event: its place in the log, its weight, and the state after it
 - `trust`: how much a judgement counts

@@ -12,6 +12,7 @@ from penchant.models.judgements.base import JudgementKind
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.feedback.schemas import EVENT_MODELS, Event, FeedbackBatch, RetractEvent
 from penchant.service.settings import Settings
+from penchant.service.timestamps import parse_rfc3339
 from penchant.service.validation import validate
 
 _ENVELOPE: Final = {"event_id", "user"}
@@ -31,6 +32,7 @@ class ReceivedEvent:
         user: User named by the event or the header. None if the user must be taken from the ranking.
         payload: The event as JSON, without its id and user.
         content_hash: Hash of the event's content and user, 16 bytes.
+        timestamp: Time that the event names, in Unix seconds. None if it names none.
     """
 
     index: int
@@ -42,6 +44,7 @@ class ReceivedEvent:
     user: str | None
     payload: Mapping[str, Any]
     content_hash: bytes
+    timestamp: float | None
 
 
 def split_body(body: Mapping[str, Any], settings: Settings) -> tuple[list[Any], bool]:
@@ -107,6 +110,7 @@ def parse_event(
         user=user,
         payload=payload,
         content_hash=hashlib.blake2b(content, digest_size=16).digest(),
+        timestamp=None if event.timestamp is None else parse_rfc3339(event.timestamp).timestamp(),
     )
 
 

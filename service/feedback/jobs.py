@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from penchant.models.judgements.base import NO_STATEMENT, Statement
 from penchant.service.errors import ApiError
 from penchant.service.feedback.events import ReceivedEvent
+from penchant.service.feedback.trust import HISTORY_AGE_SECONDS
 from penchant.service.log.rows import JudgedFeatures
 
 
@@ -52,6 +53,7 @@ class FeedbackJob:
         is_bare: Whether the request is a single event without an envelope. If it is rejected, so is the request.
         idempotency: Key under which the answer is stored, if any.
         received_at: Time of arrival in Unix seconds.
+        is_admin: Whether the sender has the scope `admin`, so that its events of the past are history.
     """
 
     tenant: str
@@ -60,6 +62,17 @@ class FeedbackJob:
     is_bare: bool
     idempotency: Idempotency | None
     received_at: float
+    is_admin: bool = False
+
+    def find_time(self, event: ReadyEvent) -> float:
+        """Return the time that the age of one of its events counts from: its timestamp, but never after its arrival."""
+        timestamp = event.received.timestamp
+        return self.received_at if timestamp is None else min(timestamp, self.received_at)
+
+    def is_history(self, event: ReadyEvent) -> bool:
+        """Return whether one of its events is a judgement of the past, which an admin may send as fast as any."""
+        is_old = self.received_at - self.find_time(event) >= HISTORY_AGE_SECONDS
+        return self.is_admin and event.target is None and is_old
 
 
 @dataclass(frozen=True)

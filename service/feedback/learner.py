@@ -86,6 +86,7 @@ class Learner:
         timings: Timings,
         *,
         model: LearningModel,
+        is_admin: bool,
     ) -> bytes:
         """Learn from a feedback request, and return its answer as soon as its events are durable and visible.
 
@@ -96,12 +97,15 @@ class Learner:
             key: Idempotency key, if any.
             timings: Receives the time that each stage takes.
             model: Model that the request is served by.
+            is_admin: Whether the sender has the scope `admin`, so that its events of the past are history.
 
         Raises:
             ApiError: If the request, or its single bare event, is refused.
         """
         if key is None:
-            return await self._learn_within_quota(tenant, body, header_user, None, timings, model=model)
+            return await self._learn_within_quota(
+                tenant, body, header_user, None, timings, model=model, is_admin=is_admin
+            )
         if not 1 <= len(key) <= MAX_KEY_CHARS:
             raise InvalidRequestError(("", f"An idempotency key has 1 to {MAX_KEY_CHARS} characters."))
         if (tenant, key) in self._in_flight:
@@ -117,7 +121,7 @@ class Learner:
             if answer is not None:
                 return answer
             return await self._learn_within_quota(
-                tenant, body, header_user, idempotency, timings, model=model
+                tenant, body, header_user, idempotency, timings, model=model, is_admin=is_admin
             )
         finally:
             self._in_flight.discard((tenant, key))
@@ -160,13 +164,14 @@ class Learner:
         timings: Timings,
         *,
         model: LearningModel,
+        is_admin: bool,
     ) -> bytes:
         raw, is_bare = split_body(body, self._settings)
         self._quotas.spend(tenant, QuotaKind.EVENTS, len(raw))
         accepted = 0
         try:
             answer = await self._submit(
-                tenant, (raw, is_bare), header_user, idempotency, timings, model=model
+                tenant, (raw, is_bare), header_user, idempotency, timings, model=model, is_admin=is_admin
             )
             accepted = sum(outcome == "accepted" for _, outcome in answer.outcomes)
         finally:
@@ -190,6 +195,7 @@ class Learner:
         timings: Timings,
         *,
         model: LearningModel,
+        is_admin: bool,
     ) -> FeedbackAnswer:
         """Parse, resolve and featurise the events of a request, and pass them to the writer."""
         raw, is_bare = events
@@ -217,7 +223,9 @@ class Learner:
                 for event in ready
             ]
         ready = await self._refuse_users_over_quota(model, tenant, ready)
-        job = FeedbackJob(tenant, tuple(ready), tuple(rejected), is_bare, idempotency, self._store.clock())
+        job = FeedbackJob(
+            tenant, tuple(ready), tuple(rejected), is_bare, idempotency, self._store.clock(), is_admin
+        )
         return await self._writer.write_feedback(job)
 
     async def _add_features(

@@ -25,16 +25,21 @@ class Logged(Protocol):
     def target(self) -> str | None:
         """Id of the event that it retracts, if it is a retraction."""
 
+    @property
+    def is_replaced(self) -> bool:
+        """Whether a later event has its id, or that of an event which it retracted."""
+
 
 def in_force(log: Iterable[Event]) -> list[Event]:
     """Return the judgements of a log that count: all that no retraction in force retracts.
 
-    A retraction can only name an earlier event, so the log is read backwards.
+    A retraction names the newest earlier event with its target's id, so the log is read backwards. Older events with
+    this id are not in force either, because an id can only be used again if its event is not in force.
     """
     events: list[Event] = []
     retracted: set[str] = set()
     for event in reversed(list(log)):
-        if event.event_id in retracted:
+        if event.is_replaced or event.event_id in retracted:
             continue
         if event.target is None:
             events.append(event)

@@ -1,6 +1,6 @@
 """The feedback log: each user's events in order of arrival, the texts that they judged, and those texts' features."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
@@ -17,14 +17,11 @@ from penchant.service.store.statements import AnyRow, chunks
 from penchant.service.store.tables import features, feedback_events, judged_items
 
 MAX_SEQ: Final = 2**31 - 1
+HISTORY: Final = "history"
+"""First flag of an event of the past, whose information counts for its own day."""
+
 _ROWS_AT_ONCE: Final = 1000  # rows in memory while a whole tenant is read
 
-_EVENTS_BY_ID = select(
-    feedback_events.c.event_id, feedback_events.c.content_hash, feedback_events.c.user_id
-).where(
-    feedback_events.c.tenant == bindparam("tenant"),
-    feedback_events.c.event_id.in_(bindparam("ids", expanding=True)),
-)
 _LOG_TABLES: Final = (feedback_events, judged_items)  # tables whose rows have a place in a user's log
 _JUDGED = (
     select(
@@ -61,11 +58,13 @@ class LoggedJudgement:
         target: Id of the event that a retraction withdraws. None for a judgement.
         source: Source that the event names.
         received_at: Time of arrival in Unix seconds.
+        happened_at: Time that its age counts from: its own timestamp if it has one, but never after its arrival.
         item_keys: Keys of the m judged texts, winner first.
         vectors: Raw vectors of the judged texts, as the reward model reads them: `[m, dim]`, or `[m, width]` with their
             match for a model that reads prompts. None if they are not stored.
         discount: Factor in [0, 1] by which a cap or low trust reduced the weight.
-        flags: Comma-separated reasons for the discount.
+        flags: Comma-separated reasons for the discount, after "history" for an event of the past that is no burst.
+        is_replaced: Whether a later event has its id, or that of an event which it retracted. It is not in force then.
         is_matched: Whether the vectors hold all match features that the model reads. Otherwise they are NaN.
     """
 
@@ -78,22 +77,41 @@ class LoggedJudgement:
     target: str | None
     source: str | None
     received_at: float
+    happened_at: float
     item_keys: tuple[bytes, ...] = ()
     vectors: NDArray[np.float16] | None = None
     discount: float = 1.0
     flags: str | None = None
+    is_replaced: bool = False
     is_matched: bool = True
 
+    @property
+    def is_history(self) -> bool:
+        """Whether it is an event of the past, which is no burst."""
+        return self.flags is not None and self.flags.startswith(HISTORY)
 
-def find_hashes(
-    connection: Connection, tenant: str, event_ids: Sequence[str]
-) -> dict[str, tuple[bytes, str]]:
-    """Return (content hash, user) by event id, for those of the events that are in the log."""
-    hashes = {}
-    for ids in chunks(event_ids):
-        for event_id, digest, user in connection.execute(_EVENTS_BY_ID, {"tenant": tenant, "ids": ids}):
-            hashes[event_id] = (digest, user)
-    return hashes
+
+def find_history(
+    connection: Connection, tenant: str, names: Iterable[str], since: float, until: float
+) -> list[AnyRow]:
+    """Return (user_id, happened_at, weight, discount, groups) of what was learned from users' history in a period.
+
+    Cost: a scan of these users' logs.
+    """
+    log = feedback_events.c
+    rows: list[AnyRow] = []
+    for some in chunks(names):
+        rows += connection.execute(
+            select(log.user_id, log.happened_at, log.weight, log.discount, log.groups).where(
+                log.tenant == tenant,
+                log.user_id.in_(some),
+                log.flags.startswith(HISTORY),
+                log.discount > 0,
+                log.happened_at >= since,
+                log.happened_at < until,
+            )
+        )
+    return rows
 
 
 def list_events(connection: Connection, tenant: str, user: str, after: int, limit: int) -> Sequence[AnyRow]:
@@ -166,6 +184,7 @@ def iterate_logs(connection: Connection, tenant: str) -> Iterator[tuple[str, lis
             log.target_event_id.label("target"),
             log.source,
             log.payload,
+            log.replaced.label("is_replaced"),
         )
         .where(log.tenant == tenant)
         .order_by(log.user_id, log.seq)
@@ -222,23 +241,12 @@ def find_users_with_older(connection: Connection, tenant: str, before: float, li
 
 
 def find_older_events(connection: Connection, tenant: str, user: str, before: float) -> list[AnyRow]:
-    """Return (seq, target_event_id) of a user's events that were received before a time."""
+    """Return (seq, target_event_id, replaced) of a user's events that were received before a time."""
     c = feedback_events.c
-    statement = select(c.seq, c.target_event_id).where(
+    statement = select(c.seq, c.target_event_id, c.replaced).where(
         c.tenant == tenant, c.user_id == user, c.received_at < before
     )
     return list(connection.execute(statement))
-
-
-def find_events(connection: Connection, tenant: str, user: str, event_ids: Sequence[str]) -> list[AnyRow]:
-    """Return (seq, target_event_id) of a user's events with these ids."""
-    c = feedback_events.c
-    rows: list[AnyRow] = []
-    for ids in chunks(event_ids):
-        rows += connection.execute(
-            select(c.seq, c.target_event_id).where(c.tenant == tenant, c.user_id == user, c.event_id.in_(ids))
-        )
-    return rows
 
 
 def drop_events(
@@ -320,6 +328,9 @@ def replay_events(
             log.target_event_id,
             log.source,
             log.received_at,
+            log.happened_at,
+            log.flags,
+            log.replaced,
         )
         .where(log.tenant == tenant, log.user_id == user, log.seq.between(since, until))
         .order_by(log.seq)
@@ -336,6 +347,9 @@ def replay_events(
             target=row.target_event_id,
             source=row.source,
             received_at=row.received_at,
+            happened_at=row.received_at if row.happened_at is None else row.happened_at,
+            flags=row.flags,
+            is_replaced=bool(row.replaced),
             item_keys=tuple(text.item_key for text in texts),
             vectors=_read_vectors(texts, match_version, prompts),
             is_matched=not match_version

@@ -10,6 +10,7 @@ from penchant.service.api.context import (
     authorize,
     get_runtime,
     get_served_model,
+    is_admin,
     json_response,
     read_header_user,
 )
@@ -36,6 +37,12 @@ async def feedback(request: Request) -> Response:
     timings = Timings()
     key = request.headers.get("idempotency-key")
     answer = await runtime.learner.learn(
-        tenant, body, read_header_user(request), key, timings, model=get_served_model(request)
+        tenant,
+        body,
+        read_header_user(request),
+        key,
+        timings,
+        model=get_served_model(request),
+        is_admin=is_admin(request),
     )
     return json_response(answer, timings)
