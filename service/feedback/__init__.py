@@ -5,6 +5,7 @@ In reading order:
 - `schemas`: the models that validate events
 - `events`: parsing a request's body into valid events
 - `jobs`: the requests that are passed to the writer, and its answers
+- `history`: what was learned from a user's history of single days
 - `learner`: a request's way to the writer
 - `writer`: the thread that owns the write connection
 - `commits`: the transactions

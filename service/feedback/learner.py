@@ -14,6 +14,7 @@ from penchant.service.access.limits import QuotaKind, Quotas, Tenancy
 from penchant.service.encoding.featurizer import Featurizer
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.feedback.events import ReceivedEvent, parse_event, split_body
+from penchant.service.feedback.history import read_history
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob, Idempotency, ReadyEvent
 from penchant.service.feedback.schemas import RetractEvent
 from penchant.service.feedback.writer import Writer
@@ -226,6 +227,8 @@ class Learner:
         job = FeedbackJob(
             tenant, tuple(ready), tuple(rejected), is_bare, idempotency, self._store.clock(), is_admin
         )
+        if days := job.list_history_days():
+            job = replace(job, history=await self._store.read_snapshot(read_history, tenant, days))
         return await self._writer.write_feedback(job)
 
     async def _add_features(

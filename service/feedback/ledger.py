@@ -14,12 +14,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from penchant.service.errors import ApiError, Code, InvalidRequestError, build_problem, internal_error
 from penchant.service.feedback.event_ids import EventIds, load_ids
+from penchant.service.feedback.history import bring_up_to_date
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob, Idempotency, ReadyEvent
 from penchant.service.feedback.recorder import Changes, Recorder
-from penchant.service.feedback.trust import DAY_SECONDS, TrustPolicy, compute_information, find_day
+from penchant.service.feedback.trust import TrustPolicy
 from penchant.service.store import users
 from penchant.service.store.event_ids import find_received
-from penchant.service.store.events import find_history
 from penchant.service.store.requests import drop_answers, find_answers
 from penchant.service.telemetry.metrics import log_failure
 from penchant.service.users.fold import Fold
@@ -81,7 +81,6 @@ class Ledger:
             ids = _load_ids(connection, tenant, events)
             group_changes.ids.merge(ids)
             names = {event.user for event in events} | ids.users
-            group_changes.history |= _load_history(connection, tenant, tenant_jobs)
             bundle, half_life = self._fold.bundle_version, self._fold.forgetting.half_life_days
             rows = users.find_users(connection, tenant, sorted(names), bundle, half_life)
             for user, row in rows.items():
@@ -91,6 +90,18 @@ class Ledger:
                     cached if cached is not None and is_same else UserState.from_row(row, self._fold.start)
                 )
                 group_changes.states[(tenant, user)] = state
+            self._load_history(connection, tenant, tenant_jobs, group_changes)
+
+    def _load_history(
+        self, connection: Connection, tenant: str, jobs: Iterable[FeedbackJob], group_changes: Changes
+    ) -> None:
+        """Bring what the jobs read of their users' history up to date."""
+        for job in jobs:
+            for user, read in job.history.items():
+                state = group_changes.states.get((tenant, user))
+                stamp = (0, 0) if state is None else (state.version, state.last_seq)
+                for day, learned in bring_up_to_date(connection, tenant, user, read, stamp).items():
+                    group_changes.history[(tenant, user, day)] = learned
 
     def _load_answers(
         self, connection: Connection, tenant: str, jobs: Iterable[FeedbackJob], group_changes: Changes
@@ -205,28 +216,6 @@ def _load_ids(connection: Connection, tenant: str, events: Sequence[ReadyEvent])
         locked |= others
         ids = load_ids(connection, tenant, sent, targets)
     return ids
-
-
-def _load_history(
-    connection: Connection, tenant: str, jobs: Iterable[FeedbackJob]
-) -> dict[tuple[str, str, int], float]:
-    """Return the information learned from users' history of those days that new history belongs to."""
-    days: dict[str, set[int]] = {}
-    for job in jobs:
-        for event in job.events:
-            if job.is_history(event):
-                days.setdefault(event.user, set()).add(find_day(job.find_time(event)))
-    if not days:
-        return {}
-    all_days = set().union(*days.values())
-    since, until = min(all_days) * DAY_SECONDS, (max(all_days) + 1) * DAY_SECONDS
-    learned = {(tenant, user, day): 0.0 for user, own in days.items() for day in own}
-    for row in find_history(connection, tenant, sorted(days), since, until):
-        of_day = (tenant, row.user_id, find_day(row.happened_at))
-        if of_day in learned:
-            groups = tuple(orjson.loads(row.groups)) if row.groups else ()
-            learned[of_day] += compute_information(row.weight * row.discount, groups)
-    return learned
 
 
 def _identify(event: ReadyEvent) -> Identity:

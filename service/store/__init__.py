@@ -8,6 +8,7 @@ In reading order:
 - `users`: users, their states, and their locks
 - `events`: the feedback log, with the features of the texts that its events judged
 - `event_ids`: which events of the log ids name
+- `history`: what was learned from events of the past
 - `features`: features of texts and prompts
 - `judged_items`: the texts that events judged, as keys, and their match with the prompt
 - `user_data`: everything that is stored about one user

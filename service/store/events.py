@@ -1,6 +1,6 @@
 """The feedback log: each user's events in order of arrival, the texts that they judged, and those texts' features."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
@@ -89,29 +89,6 @@ class LoggedJudgement:
     def is_history(self) -> bool:
         """Whether it is an event of the past, which is no burst."""
         return self.flags is not None and self.flags.startswith(HISTORY)
-
-
-def find_history(
-    connection: Connection, tenant: str, names: Iterable[str], since: float, until: float
-) -> list[AnyRow]:
-    """Return (user_id, happened_at, weight, discount, groups) of what was learned from users' history in a period.
-
-    Cost: a scan of these users' logs.
-    """
-    log = feedback_events.c
-    rows: list[AnyRow] = []
-    for some in chunks(names):
-        rows += connection.execute(
-            select(log.user_id, log.happened_at, log.weight, log.discount, log.groups).where(
-                log.tenant == tenant,
-                log.user_id.in_(some),
-                log.flags.startswith(HISTORY),
-                log.discount > 0,
-                log.happened_at >= since,
-                log.happened_at < until,
-            )
-        )
-    return rows
 
 
 def list_events(connection: Connection, tenant: str, user: str, after: int, limit: int) -> Sequence[AnyRow]:
