@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from penchant.service.store.event_ids import Place, find_named_events, find_retractions
 
-MAX_RETRACTIONS: Final = 100
+MAX_RETRACTIONS: Final = 20
 """Largest number of retractions in the tree of an event whose id can be used again.
 
 This bounds the work for one event. An event with more of them counts as if it were in force.
@@ -187,18 +187,17 @@ def load_ids(connection: Connection, tenant: str, sent: Iterable[str], targets: 
     }  # events whose retractions are to be read, with their roots
     expanded: set[Place] = set()
     while level:
-        found = find_retractions(
-            connection, [(event.place, event.event_id) for event in level], MAX_RETRACTIONS + 1
-        )
+        by_id = {event.event_id: event for event in level}
         below: dict[NamedEvent, set[Place]] = {}
-        for event, rows in zip(level, found, strict=True):
-            for row in rows:
-                retraction = NamedEvent((tenant, row.user_id, row.seq), row.event_id, row.content_hash)
-                if event.place not in expanded:
-                    ids.load_retraction(event, retraction)
-                sizes.update(level[event])
-                below.setdefault(retraction, set()).update(level[event])
-            expanded.add(event.place)
+        named = [(*event.place[1:], event.event_id) for event in level]
+        for row in find_retractions(connection, tenant, named, MAX_RETRACTIONS + 1):
+            event = by_id[row.target_event_id]
+            retraction = NamedEvent((tenant, row.user_id, row.seq), row.event_id, row.content_hash)
+            if event.place not in expanded:
+                ids.load_retraction(event, retraction)
+            sizes.update(level[event])
+            below.setdefault(retraction, set()).update(level[event])
+        expanded |= {event.place for event in level}
         level = {
             event: small
             for event, own in below.items()

@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import orjson
 from sqlalchemy import Connection, bindparam, literal_column, select, text, update
 
 from penchant.service.store.statements import AnyRow, chunks
@@ -24,12 +25,22 @@ _NAMED_EVENTS: Final = select(
     feedback_events.c.event_id.in_(bindparam("ids", expanding=True)),
     _IS_NAMED,
 )
-_RETRACTIONS: Final = (  # of one event; many of these are joined into one query
-    "SELECT * FROM (SELECT {n} AS number, event_id, content_hash, user_id, seq FROM feedback_events"
-    " WHERE tenant = :tenant{n} AND target_event_id = :id{n} AND replaced = 0"
-    " AND user_id = :user{n} AND seq > :seq{n} LIMIT :limit) AS of_{n}"
-)
-_TARGETS_AT_ONCE: Final = 50
+# A list of ids would make SQLite scan the tenant's events, because it cannot know that their number is large.
+_NAMED_BY_DIALECT: Final = {
+    "sqlite": "SELECT json_extract(value, '$[0]') AS of_user, json_extract(value, '$[1]') AS at_seq,"
+    " json_extract(value, '$[2]') AS id FROM json_each(:events)",
+    "postgresql": "SELECT value->>0 AS of_user, CAST(value->>1 AS integer) AS at_seq, value->>2 AS id"
+    " FROM json_array_elements(CAST(:events AS json)) AS listed(value)",
+}
+_RETRACTIONS: Final = {
+    dialect: text(
+        f"WITH named AS ({named})"  # noqa: S608 - both parts are constants
+        " SELECT target_event_id, event_id, content_hash, user_id, seq FROM named CROSS JOIN feedback_events"
+        " WHERE tenant = :tenant AND target_event_id = id AND user_id = of_user AND seq > at_seq"
+        " AND replaced = 0 LIMIT :limit"
+    )
+    for dialect, named in _NAMED_BY_DIALECT.items()
+}
 
 
 def find_named_events(connection: Connection, tenant: str, event_ids: Sequence[str]) -> list[AnyRow]:
@@ -41,27 +52,32 @@ def find_named_events(connection: Connection, tenant: str, event_ids: Sequence[s
 
 
 def find_retractions(
-    connection: Connection, targets: Sequence[tuple[Place, str]], limit: int
-) -> list[list[AnyRow]]:
-    """Return up to `limit` retractions of each event, as (event_id, content_hash, user_id, seq).
+    connection: Connection, tenant: str, events: Iterable[tuple[str, int, str]], limit: int
+) -> list[AnyRow]:
+    """Return retractions of these events, as (target_event_id, event_id, content_hash, user_id, seq).
 
-    A retraction refers to an event if it names its id and comes later in the same user's log.
+    A retraction of an event names its id, and comes later in the same user's log. An earlier one, or one in another log,
+    names an event that is not in the log any more.
 
     Args:
         connection: Connection to read from.
-        targets: Place and id of each event.
-        limit: Largest number of retractions of one event.
+        tenant: Tenant of the events.
+        events: User, seq and id of each event. The ids are distinct.
+        limit: Number of retractions of one event beyond which not all of them are returned.
     """
-    found: list[list[AnyRow]] = [[] for _ in targets]
-    for start in range(0, len(targets), _TARGETS_AT_ONCE):
-        parameters: dict[str, object] = {"limit": limit}
-        some = list(enumerate(targets))[start : start + _TARGETS_AT_ONCE]
-        for n, ((tenant, user, seq), event_id) in some:
-            parameters |= {f"tenant{n}": tenant, f"user{n}": user, f"seq{n}": seq, f"id{n}": event_id}
-        statement = " UNION ALL ".join(_RETRACTIONS.format(n=n) for n, _ in some)
-        for row in connection.execute(text(statement), parameters):
-            found[row.number].append(row)
-    return found
+    rows: list[AnyRow] = []
+    waiting = list(chunks(events))
+    while waiting:
+        some = waiting.pop()
+        most = limit * len(some)
+        parameters = {"tenant": tenant, "limit": most, "events": orjson.dumps(some).decode()}
+        found = connection.execute(_RETRACTIONS[connection.dialect.name], parameters).all()
+        if len(found) < most or len(some) == 1:
+            rows += found
+        else:  # one event has so many that those of others may be missing
+            half = len(some) // 2
+            waiting += [some[:half], some[half:]]
+    return rows
 
 
 def mark_replaced(connection: Connection, places: Iterable[Place]) -> None:

@@ -338,7 +338,7 @@ def test_new_ids_cost_one_look_up(client: Any) -> None:
     statements: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        if "FROM feedback_events" in statement:
+        if "feedback_events" in statement and statement.startswith(("SELECT", "WITH")):
             statements.append(statement)
 
     send(client, LIKE)

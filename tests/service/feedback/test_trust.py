@@ -12,6 +12,7 @@ from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
 from penchant.service.access.keyring import Scope, create_key
+from penchant.service.feedback.history import HistoryRead, bring_up_to_date, read_history
 from penchant.service.feedback.trust import (
     BURST_GAP_SECONDS,
     CHANGE_INCREMENT,
@@ -387,3 +388,49 @@ def test_history_that_reveals_a_change_does_not_cost_trust(client: TestClient, s
     send_all(client, back)
     assert metric(client, "penchant_users_changed_total") >= 1
     assert store.run("SELECT trust FROM users") == before
+
+
+@pytest.mark.parametrize("change", ["none", "more", "merged", "deleted", "again", "first"])
+def test_history_that_was_read_before_a_change_is_brought_up_to_date(
+    client: TestClient, clock: Any, change: str
+) -> None:
+    """Whatever happens to the log between the reader and the writer, the writer counts what is in it."""
+    store = client.app.state.runtime.store
+    day = int(START // DAY) - 10
+    days = {"u": {day, day - 1, day - 5}}
+
+    def rate_some(user: str, number: int) -> None:
+        send_all(client, rate(user, number, lambda n: START - (10 + n % 3) * DAY, weight=0.5))
+
+    def read() -> HistoryRead:
+        with store.reading() as connection:
+            return read_history(connection, "default", days)["u"]
+
+    if change != "first":
+        rate_some("guest", 9)
+        clock.now += 60.0
+        rate_some("u", 6)
+    before = read()
+    if change in ("more", "first"):
+        rate_some("u", 7)
+        judge(client, "u", 3)
+    if change == "merged":
+        client.post("/v1/users/u/merge", json={"from": "guest"})
+    if change in ("deleted", "again"):
+        client.delete("/v1/users/u")
+    if change == "again":
+        clock.now += 60.0
+        rate_some("u", 12)
+    now = read()
+    with store.reading() as connection:
+        stamp = (now.version, now.last_seq)
+        learned = bring_up_to_date(connection, "default", "u", before, stamp)
+    assert learned == pytest.approx(now.learned)
+    assert (learned[day], learned[day - 1], learned[day - 5]) == {
+        "none": (1.0, 1.0, 0.0),
+        "more": (2.5, 2.0, 0.0),
+        "merged": (2.5, 2.5, 0.0),
+        "deleted": (0.0, 0.0, 0.0),
+        "again": (2.0, 2.0, 0.0),
+        "first": (1.5, 1.0, 0.0),
+    }[change]
