@@ -15,7 +15,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from penchant.service.store.event_ids import Place, find_named_events, find_retractions
+from penchant.service.store.event_ids import Place, find_holders, find_retractions_of
 
 MAX_RETRACTIONS: Final = 20
 """Largest number of retractions in the tree of an event whose id can be used again.
@@ -145,7 +145,7 @@ class EventIds:
         in_force: dict[Place, bool] = {}
         for member in reversed(tree):  # each retraction comes before what it retracts
             in_force[member.place] = not any(
-                in_force[retraction.place] for retraction in self._find_retractions(member)
+                in_force[retraction.place] for retraction in self._find_retractions_of(member)
             )
         return in_force[event.place]
 
@@ -155,11 +155,11 @@ class EventIds:
         while waiting:
             member = waiting.pop()
             yield member
-            waiting += self._find_retractions(member)
+            waiting += self._find_retractions_of(member)
 
-    def _find_retractions(self, event: NamedEvent) -> Iterable[NamedEvent]:
+    def _find_retractions_of(self, event: NamedEvent) -> Iterable[NamedEvent]:
         own = self._retractions.get(event.place, [])
-        return own if self._earlier is None else [*self._earlier._find_retractions(event), *own]
+        return own if self._earlier is None else [*self._earlier._find_retractions_of(event), *own]
 
 
 def load_ids(connection: Connection, tenant: str, sent: Iterable[str], targets: Iterable[str]) -> EventIds:
@@ -174,7 +174,7 @@ def load_ids(connection: Connection, tenant: str, sent: Iterable[str], targets: 
     Cost: one query if no id of `sent` is in the log. Otherwise one more, and one for each level of their retractions.
     """
     ids, sent = EventIds(), set(sent)
-    rows = find_named_events(connection, tenant, sorted(sent.union(targets)))
+    rows = find_holders(connection, tenant, sorted(sent.union(targets)))
     roots = []
     for row in rows:
         event = NamedEvent((tenant, row.user_id, row.seq), row.event_id, row.content_hash)
@@ -190,7 +190,7 @@ def load_ids(connection: Connection, tenant: str, sent: Iterable[str], targets: 
         by_id = {event.event_id: event for event in level}
         below: dict[NamedEvent, set[Place]] = {}
         named = [(*event.place[1:], event.event_id) for event in level]
-        for row in find_retractions(connection, tenant, named, MAX_RETRACTIONS + 1):
+        for row in find_retractions_of(connection, tenant, named, MAX_RETRACTIONS + 1):
             event = by_id[row.target_event_id]
             retraction = NamedEvent((tenant, row.user_id, row.seq), row.event_id, row.content_hash)
             if event.place not in expanded:

@@ -43,7 +43,7 @@ _RETRACTIONS: Final = {
 }
 
 
-def find_named_events(connection: Connection, tenant: str, event_ids: Sequence[str]) -> list[AnyRow]:
+def find_holders(connection: Connection, tenant: str, event_ids: Sequence[str]) -> list[AnyRow]:
     """Return (event_id, content_hash, user_id, seq) of the events that these ids name. Replaced events have no name."""
     rows: list[AnyRow] = []
     for ids in chunks(event_ids):
@@ -51,7 +51,7 @@ def find_named_events(connection: Connection, tenant: str, event_ids: Sequence[s
     return rows
 
 
-def find_retractions(
+def find_retractions_of(
     connection: Connection, tenant: str, events: Iterable[tuple[str, int, str]], limit: int
 ) -> list[AnyRow]:
     """Return retractions of these events, as (target_event_id, event_id, content_hash, user_id, seq).

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,9 +16,11 @@ from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
 from penchant.service.feedback.event_ids import MAX_RETRACTIONS, EventIds, NamedEvent
+from penchant.service.log.judgements import iterate_lines, read_judgements
 from penchant.service.log.reading import in_force
 from penchant.service.settings import Settings
 from penchant.service.store.database import Store
+from penchant.service.store.events import iterate_logs
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import Forgetting
 from penchant.service.users.verify import replay
@@ -348,3 +351,13 @@ def test_new_ids_cost_one_look_up(client: Any) -> None:
     assert len(statements) == 1
     send(client, LIKE)  # a duplicate: is it in force?
     assert len(statements) == 3
+
+
+def test_a_fit_reads_what_is_in_force(client: Any) -> None:
+    send(client, LIKE, UNLIKE, LIKE | {"value": -1}, UNLIKE, LIKE | {"text": "tree"})
+    with client.app.state.runtime.store.reading() as connection:
+        lines = list(iterate_lines(iterate_logs(connection, "default"), "", Counter()))
+        stored = read_judgements(connection, ["default"], FeatureExtractor(HashingEncoder()).identity)
+    assert [line["user"] for line in lines] == ["u"]
+    assert "tree" in str(lines)
+    assert [judgement.value for judgement in stored.judgements] == [1.0]
