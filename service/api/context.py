@@ -8,6 +8,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from penchant.service.access.keyring import Scope
 from penchant.service.access.limits import QuotaKind
 from penchant.service.api.routing import LeanRoute
 from penchant.service.bundles.served_model import ServedModel
@@ -58,13 +59,18 @@ def authorize(request: Request) -> str:
         return cast("str", found)
     access = get_runtime(request).access
     caller = access.keyring.authenticate(request.headers)
-    state["tenant"] = caller.tenant
+    state["tenant"], state["is_admin"] = caller.tenant, Scope.ADMIN in caller.scopes
     state["headers"] = access.limiter.count(caller)
     route: LeanRoute = request.scope["route"]
     if route.required_scope is None:
         raise LookupError(f"{route.path} needs a key but declares no scope")
     caller.require(route.required_scope)
     return caller.tenant
+
+
+def is_admin(request: Request) -> bool:
+    """Return whether the caller of an authorized request has the scope `admin`, as everybody has without any key."""
+    return bool(request.scope["state"]["is_admin"])
 
 
 def spend_candidates(request: Request, number: int) -> None:

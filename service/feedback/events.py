@@ -13,6 +13,7 @@ from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.feedback.schemas import EVENT_MODELS, Event, FeedbackBatch, RetractEvent
 from penchant.service.parsing import is_deeper
 from penchant.service.settings import Settings
+from penchant.service.timestamps import parse_rfc3339
 from penchant.service.validation import validate
 
 _ENVELOPE: Final = {"event_id", "user"}
@@ -32,6 +33,7 @@ class ReceivedEvent:
         user: User named by the event or the header. None if the user must be taken from the ranking.
         payload: The event as JSON, without its id and user.
         content_hash: Hash of the event's content and user, 16 bytes.
+        timestamp: Time that the event names, in Unix seconds. None if it names none.
     """
 
     index: int
@@ -43,6 +45,7 @@ class ReceivedEvent:
     user: str | None
     payload: Mapping[str, Any]
     content_hash: bytes
+    timestamp: float | None
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,7 @@ def parse_event(
         user=user,
         payload=payload,
         content_hash=_hash(content),
+        timestamp=None if event.timestamp is None else parse_rfc3339(event.timestamp).timestamp(),
     )
 
 

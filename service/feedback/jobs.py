@@ -1,11 +1,14 @@
 """The requests that are passed to the writer, and its answers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from penchant.models.judgements.base import NO_STATEMENT, Statement
 from penchant.service.errors import ApiError
 from penchant.service.feedback.events import ReceivedEvent
+from penchant.service.feedback.history import HistoryRead
+from penchant.service.feedback.trust import HISTORY_AGE_SECONDS, find_day
 from penchant.service.log.rows import JudgedFeatures
 
 
@@ -53,6 +56,8 @@ class FeedbackJob:
         is_bare: Whether the request is a single event without an envelope. If it is rejected, so is the request.
         idempotency: Key under which the answer is stored, if any.
         received_at: Time of arrival in Unix seconds.
+        is_admin: Whether the sender has the scope `admin`, so that its events of the past are history.
+        history: What was learned from each user's history of the days that its own history belongs to.
     """
 
     tenant: str
@@ -61,6 +66,26 @@ class FeedbackJob:
     is_bare: bool
     idempotency: Idempotency | None
     received_at: float
+    is_admin: bool = False
+    history: Mapping[str, HistoryRead] = field(default_factory=dict)
+
+    def find_time(self, event: ReadyEvent) -> float:
+        """Return the time that the age of one of its events counts from: its timestamp, but never after its arrival."""
+        timestamp = event.received.timestamp
+        return self.received_at if timestamp is None else min(timestamp, self.received_at)
+
+    def is_history(self, event: ReadyEvent) -> bool:
+        """Return whether one of its events is a judgement of the past, which an admin may send as fast as any."""
+        is_old = self.received_at - self.find_time(event) >= HISTORY_AGE_SECONDS
+        return self.is_admin and event.target is None and is_old
+
+    def list_history_days(self) -> dict[str, set[int]]:
+        """Return the UTC days of each user that its history belongs to."""
+        days: dict[str, set[int]] = {}
+        for event in self.events:
+            if self.is_history(event):
+                days.setdefault(event.user, set()).add(find_day(self.find_time(event)))
+        return days
 
     @cached_property
     def size(self) -> int:

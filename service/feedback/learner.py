@@ -13,6 +13,7 @@ from penchant.service.access.limits import QuotaKind, Quotas, Tenancy
 from penchant.service.encoding.featurizer import Featurizer
 from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.feedback.events import FeedbackRequest, ReceivedEvent
+from penchant.service.feedback.history import read_history
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob, Idempotency, ReadyEvent
 from penchant.service.feedback.schemas import RetractEvent
 from penchant.service.feedback.writer import Writer
@@ -84,6 +85,7 @@ class Learner:
         timings: Timings,
         *,
         model: LearningModel,
+        is_admin: bool,
     ) -> bytes:
         """Learn from a feedback request, and return its answer as soon as its events are durable and visible.
 
@@ -93,12 +95,15 @@ class Learner:
             key: Idempotency key, if any.
             timings: Receives the time that each stage takes.
             model: Model that the request is served by.
+            is_admin: Whether the sender has the scope `admin`, so that its events of the past are history.
 
         Raises:
             ApiError: If the request, or its single bare event, is refused.
         """
         if key is None or request.request_hash is None:
-            return await self._learn_within_quota(tenant, request, None, timings, model=model)
+            return await self._learn_within_quota(
+                tenant, request, None, timings, model=model, is_admin=is_admin
+            )
         if not 1 <= len(key) <= MAX_KEY_CHARS:
             raise InvalidRequestError(("", f"An idempotency key has 1 to {MAX_KEY_CHARS} characters."))
         if (tenant, key) in self._in_flight:
@@ -112,7 +117,9 @@ class Learner:
             answer = await self._find_answer(tenant, idempotency)
             if answer is not None:
                 return answer
-            return await self._learn_within_quota(tenant, request, idempotency, timings, model=model)
+            return await self._learn_within_quota(
+                tenant, request, idempotency, timings, model=model, is_admin=is_admin
+            )
         finally:
             self._in_flight.discard((tenant, key))
 
@@ -153,12 +160,13 @@ class Learner:
         timings: Timings,
         *,
         model: LearningModel,
+        is_admin: bool,
     ) -> bytes:
         number = len(request.events)
         self._quotas.spend(tenant, QuotaKind.EVENTS, number)
         accepted = 0
         try:
-            answer = await self._submit(tenant, request, idempotency, timings, model=model)
+            answer = await self._submit(tenant, request, idempotency, timings, model=model, is_admin=is_admin)
             accepted = sum(outcome == "accepted" for _, outcome in answer.outcomes)
         finally:
             self._quotas.refund(tenant, QuotaKind.EVENTS, number - accepted)
@@ -180,6 +188,7 @@ class Learner:
         timings: Timings,
         *,
         model: LearningModel,
+        is_admin: bool,
     ) -> FeedbackAnswer:
         """Resolve and featurise the events of a request, and pass them to the writer."""
         is_bare = request.is_bare
@@ -206,7 +215,11 @@ class Learner:
                 for event in ready
             ]
         ready = await self._refuse_users_over_quota(model, tenant, ready)
-        job = FeedbackJob(tenant, tuple(ready), tuple(rejected), is_bare, idempotency, self._store.clock())
+        job = FeedbackJob(
+            tenant, tuple(ready), tuple(rejected), is_bare, idempotency, self._store.clock(), is_admin
+        )
+        if days := job.list_history_days():
+            job = replace(job, history=await self._store.read_snapshot(read_history, tenant, days))
         return await self._writer.write_feedback(job)
 
     async def _add_features(

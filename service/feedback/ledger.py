@@ -20,15 +20,20 @@ from penchant.service.errors import (
     internal_error,
     user_busy_error,
 )
+from penchant.service.feedback.event_ids import EventIds, load_ids
+from penchant.service.feedback.history import bring_up_to_date
 from penchant.service.feedback.jobs import FeedbackAnswer, FeedbackJob, Idempotency, ReadyEvent
 from penchant.service.feedback.recorder import Changes, Recorder
 from penchant.service.feedback.trust import TrustPolicy
 from penchant.service.store import users
-from penchant.service.store.events import find_hashes
+from penchant.service.store.event_ids import find_received
 from penchant.service.store.requests import drop_answers, find_answers
 from penchant.service.telemetry.metrics import log_failure
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import StateCache, UserKey, UserState
+
+Identity = tuple[str, str, bytes]
+"""(user, event id, content hash) of an event of a request."""
 
 
 class Ledger:
@@ -63,36 +68,26 @@ class Ledger:
             An answer for each job, and the states to publish when the transaction is durable.
         """
         group_changes = Changes()
-        self._load(connection, jobs, group_changes, may_be_committed=may_be_committed)
+        self._load(connection, jobs, group_changes)
         before = dict(group_changes.states)
-        answers = [self._apply_job(connection, job, group_changes) for job in jobs]
+        written = [_find_written(connection, job) if may_be_committed else frozenset() for job in jobs]
+        answers = [
+            self._apply_job(connection, job, own, group_changes)
+            for job, own in zip(jobs, written, strict=True)
+        ]
         changed = {key: state for key, state in group_changes.states.items() if before.get(key) is not state}
         group_changes.write(connection, changed, self._fold)
         return answers, changed
 
-    def _load(
-        self,
-        connection: Connection,
-        jobs: Sequence[FeedbackJob],
-        group_changes: Changes,
-        *,
-        may_be_committed: bool,
-    ) -> None:
+    def _load(self, connection: Connection, jobs: Sequence[FeedbackJob], group_changes: Changes) -> None:
         """Lock the users, then read the answers, event ids and users that the group depends on, in a few queries."""
         users.lock_users(connection, [(job.tenant, event.user) for job in jobs for event in job.events])
         for tenant, tenant_jobs in _group_by_tenant(jobs).items():
             self._load_answers(connection, tenant, tenant_jobs, group_changes)
             events = [event for job in tenant_jobs for event in job.events]
-            ids = {
-                event.received.event_id
-                for event in events
-                if may_be_committed or event.received.is_callers_id
-            }
-            ids |= {event.target for event in events if event.target}
-            names = {event.user for event in events}
-            for event_id, (content_hash, user) in find_hashes(connection, tenant, sorted(ids)).items():
-                group_changes.logged[(tenant, event_id)] = (content_hash, user)
-                names.add(user)
+            ids = _load_ids(connection, tenant, events)
+            group_changes.ids.merge(ids)
+            names = {event.user for event in events} | ids.users
             bundle, half_life = self._fold.bundle_version, self._fold.forgetting.half_life_days
             rows = users.find_users(connection, tenant, sorted(names), bundle, half_life, with_deleted=True)
             for user, row in rows.items():
@@ -104,6 +99,18 @@ class Ledger:
                     cached if cached is not None and is_same else UserState.from_row(row, self._fold.start)
                 )
                 group_changes.states[(tenant, user)] = state
+            self._load_history(connection, tenant, tenant_jobs, group_changes)
+
+    def _load_history(
+        self, connection: Connection, tenant: str, jobs: Iterable[FeedbackJob], group_changes: Changes
+    ) -> None:
+        """Bring what the jobs read of their users' history up to date."""
+        for job in jobs:
+            for user, read in job.history.items():
+                state = group_changes.states.get((tenant, user))
+                stamp = (0, 0) if state is None else (state.version, state.last_seq)
+                for day, learned in bring_up_to_date(connection, tenant, user, read, stamp).items():
+                    group_changes.history[(tenant, user, day)] = learned
 
     def _load_answers(
         self, connection: Connection, tenant: str, jobs: Iterable[FeedbackJob], group_changes: Changes
@@ -121,34 +128,44 @@ class Ledger:
         drop_answers(connection, tenant, expired)
 
     def _apply_job(
-        self, connection: Connection, job: FeedbackJob, group_changes: Changes
+        self, connection: Connection, job: FeedbackJob, written: frozenset[Identity], group_changes: Changes
     ) -> FeedbackAnswer | ApiError:
-        """Apply one request on top of the group so far, and merge its changes into the group only if it succeeds."""
+        """Apply one request on top of the group so far, and merge its changes into the group only if it succeeds.
+
+        Args:
+            connection: Connection in a write transaction.
+            job: The request.
+            written: Its events that an earlier attempt has written. If there are any, nothing is left to be done.
+            group_changes: Changes of the jobs before it.
+        """
         if job.idempotency is not None:
             stored = group_changes.answered.get((job.tenant, job.idempotency.key))
             if stored is not None:
                 return _check_stored_answer(job.idempotency, *stored)
-        job_changes = Changes()
-        for event in job.events:
-            if (job.tenant, event.user) in group_changes.busy:
-                return user_busy_error(event.user)
+        job_changes = Changes(ids=EventIds(group_changes.ids))
+        if (busy := _find_busy_user(job, group_changes)) is not None:
+            return user_busy_error(busy)
         rejected, outcomes = list(job.rejected), [("invalid", "rejected")] * len(job.rejected)
         affected: dict[str, None] = {}
         try:
             for event in job.events:
                 received = event.received
-                earlier = _find_logged(received.event_id, job.tenant, job_changes, group_changes)
-                if earlier is not None and earlier[0] == received.content_hash:
-                    affected[earlier[1]] = None
-                    # One of our own ids is in the log if this very request was committed at an earlier attempt.
+                earlier = job_changes.ids.find_in_force(job.tenant, received.event_id)
+                is_repeated = earlier is not None and earlier.content_hash == received.content_hash
+                if is_repeated or _identify(event) in written:
+                    affected[event.user if earlier is None else earlier.user] = None
+                    # An event that was written with an id of our own is not known to the caller yet.
                     outcomes.append((received.type, "duplicate" if received.is_callers_id else "accepted"))
                 elif (
                     fault := _build_conflict_error(event)
                     if earlier
-                    else _find_fault(job, event, job_changes, group_changes)
+                    else _find_fault(job, event, job_changes.ids)
                 ):
                     rejected.append((received.index, fault))
                     outcomes.append((received.type, "rejected"))
+                elif written:  # it was a duplicate of an event that this request retracted afterwards
+                    affected[event.user] = None
+                    outcomes.append((received.type, "duplicate"))
                 else:
                     self._recorder.record(job, event, job_changes, group_changes)
                     affected[event.user] = None
@@ -189,6 +206,16 @@ class Ledger:
         )
 
 
+def _find_busy_user(job: FeedbackJob, group_changes: Changes) -> str | None:
+    """Return a user of a request whose log is being merged or deleted: one who judged, or one who holds an event's id."""
+    for event in job.events:
+        named = group_changes.ids.find(job.tenant, event.received.event_id)
+        for user in (event.user, event.user if named is None else named.user):
+            if (job.tenant, user) in group_changes.busy:
+                return user
+    return None
+
+
 def _group_by_tenant(jobs: Iterable[FeedbackJob]) -> dict[str, list[FeedbackJob]]:
     by_tenant: dict[str, list[FeedbackJob]] = {}
     for job in jobs:
@@ -196,11 +223,31 @@ def _group_by_tenant(jobs: Iterable[FeedbackJob]) -> dict[str, list[FeedbackJob]
     return by_tenant
 
 
-def _find_logged(
-    event_id: str, tenant: str, job_changes: Changes, group_changes: Changes
-) -> tuple[bytes, str] | None:
-    """Return (content hash, user) of an event that is in the log, or is being added with this group."""
-    return job_changes.logged.get((tenant, event_id)) or group_changes.logged.get((tenant, event_id))
+def _load_ids(connection: Connection, tenant: str, events: Sequence[ReadyEvent]) -> EventIds:
+    """Return the logged events that ids of a tenant's new events name, and lock the users whose events may be replaced.
+
+    These locks are taken late, so that transactions can deadlock. One of them then fails, and is tried again.
+    """
+    sent = {event.received.event_id for event in events if event.received.is_callers_id}
+    targets = {event.target for event in events if event.target}
+    locked = {event.user for event in events}
+    ids = load_ids(connection, tenant, sent, targets)
+    while others := ids.retracted_users - locked:
+        users.lock_users(connection, [(tenant, user) for user in others])
+        locked |= others
+        ids = load_ids(connection, tenant, sent, targets)
+    return ids
+
+
+def _identify(event: ReadyEvent) -> Identity:
+    """Return what tells the events of one request apart."""
+    return event.user, event.received.event_id, event.received.content_hash
+
+
+def _find_written(connection: Connection, job: FeedbackJob) -> frozenset[Identity]:
+    """Return those of a job's events that are in the log, because an earlier attempt to write them was committed."""
+    received = find_received(connection, job.tenant, job.received_at)
+    return frozenset(received.intersection(map(_identify, job.events)))
 
 
 def _check_stored_answer(
@@ -217,14 +264,12 @@ def _build_conflict_error(event: ReadyEvent) -> ApiError:
     return InvalidRequestError((f"{event.received.pointer}/event_id", fault), code=Code.EVENT_ID_CONFLICT)
 
 
-def _find_fault(
-    job: FeedbackJob, event: ReadyEvent, job_changes: Changes, group_changes: Changes
-) -> ApiError | None:
+def _find_fault(job: FeedbackJob, event: ReadyEvent, ids: EventIds) -> ApiError | None:
     """Return the error for which a new event cannot be logged, if any."""
     if event.fault is not None or event.target is None:
         return event.fault
-    target = _find_logged(event.target, job.tenant, job_changes, group_changes)
-    if target is not None and target[1] == event.user:
+    target = ids.find_target(job.tenant, event.target, event.received.event_id)
+    if target is not None and target.user == event.user:
         return None
     pointer = f"{event.received.pointer}/target_event_id"
     return InvalidRequestError(

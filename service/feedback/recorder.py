@@ -6,12 +6,21 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
+from penchant.service.feedback.event_ids import EventIds, NamedEvent
 from penchant.service.feedback.jobs import FeedbackJob, ReadyEvent
-from penchant.service.feedback.trust import Discount, TrustPolicy, TrustState, compute_discount
+from penchant.service.feedback.trust import (
+    Discount,
+    TrustPolicy,
+    TrustState,
+    compute_discount,
+    compute_history_discount,
+    find_day,
+)
 from penchant.service.log.rows import build_event_row, build_feature_rows, build_item_rows
 from penchant.service.store import tables, users
 from penchant.service.store.checkpoints import put_checkpoints
-from penchant.service.store.events import LoggedJudgement, has_retraction, replay_events
+from penchant.service.store.event_ids import mark_replaced
+from penchant.service.store.events import HISTORY, LoggedJudgement, has_retraction, replay_events
 from penchant.service.store.statements import add
 from penchant.service.users.catching_up import learn_events
 from penchant.service.users.fold import Fold
@@ -37,8 +46,9 @@ class Changes:
         states: State of each user.
         busy: Users whose log takes no events, because the user is being merged or deleted.
         answered: (tenant, idempotency key) → (request hash, answer).
-        logged: (tenant, event id) → (content hash, user) of events that are in the log or are being added.
+        ids: Events that ids name, those that are being added included.
         logs: New events of each user's log.
+        history: (tenant, user, UTC day) → information learned from the user's history of that day.
         flags: Reasons for discounts, one entry for each reason and judgement.
         bursts: Number of bursts that began.
         events: New rows of `feedback_events`.
@@ -52,8 +62,9 @@ class Changes:
     states: dict[UserKey, UserState] = field(default_factory=dict)
     busy: set[UserKey] = field(default_factory=set)
     answered: dict[tuple[str, str], tuple[bytes, bytes]] = field(default_factory=dict)
-    logged: dict[tuple[str, str], tuple[bytes, str]] = field(default_factory=dict)
+    ids: EventIds = field(default_factory=EventIds)
     logs: dict[UserKey, list[LoggedJudgement]] = field(default_factory=dict)
+    history: dict[tuple[str, str, int], float] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
     bursts: int = 0
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -67,7 +78,8 @@ class Changes:
         """Add the changes of a job to those of its group."""
         self.states |= job.states
         self.answered |= job.answered
-        self.logged |= job.logged
+        self.ids.merge(job.ids)
+        self.history |= job.history
         for key, log in job.logs.items():
             self.logs.setdefault(key, []).extend(log)
         self.events += job.events
@@ -82,6 +94,12 @@ class Changes:
 
         Rows are written in the order of their keys, so that two servers that add the same rows cannot deadlock.
         """
+        replaced = set(self.ids.replaced)
+        for row in self.events:
+            place = (row["tenant"], row["user_id"], row["seq"])
+            row["replaced"] = int(place in replaced)
+            replaced.discard(place)
+        mark_replaced(connection, replaced)
         for table, rows, name in (
             (tables.features, self.features, "feature_key"),
             (tables.judged_items, self.items, "user_id"),
@@ -130,10 +148,17 @@ class Recorder:
             or UserState(0, 0, self.fold.start, 0.0)
         )
         seq = state.last_seq + 1
+        happened_at, is_history = job.find_time(event), job.is_history(event)
         discount = Discount(1.0)
         trust = TrustState.from_stored(state.information_day, state.information, state.trust)
         stored_trust = state.trust
-        if event.target is None:  # decided here only; a replay uses the same discount
+        if is_history:
+            of_day = (*key, find_day(happened_at))
+            learned = job_changes.history.get(of_day, group_changes.history.get(of_day, 0.0))
+            job_changes.history[of_day], discount = compute_history_discount(
+                learned, statement.weight, statement.groups, self.policy
+            )
+        elif event.target is None:  # decided here only; a replay uses the same discount
             trust, discount = compute_discount(
                 trust, statement.weight, statement.groups, job.received_at, self.policy
             )
@@ -151,7 +176,9 @@ class Recorder:
         )
         job_changes.flags += discount.flags
         job_changes.bursts += discount.begins_burst
-        job_changes.logged[(job.tenant, received.event_id)] = (received.content_hash, event.user)
+        ids = job_changes.ids
+        target = None if event.target is None else ids.find(job.tenant, event.target)
+        ids.add(NamedEvent((*key, seq), received.event_id, received.content_hash), target)
         fold = self.fold
         is_readable = features is not None and features.extractor == fold.extractor
         logged_event = LoggedJudgement(
@@ -161,11 +188,12 @@ class Recorder:
             value=statement.normalised,
             weight=statement.weight,
             discount=discount.factor,
-            flags=",".join(discount.flags) or None,
+            flags=",".join([HISTORY] * is_history + list(discount.flags)) or None,
             groups=statement.groups,
             target=event.target,
             source=received.event.source,
             received_at=job.received_at,
+            happened_at=happened_at,
             item_keys=features.item_keys if features is not None and is_readable else (),
             vectors=features.raw if features is not None and is_readable else None,
             # The request may have been answered by a bundle that does not read prompts.
@@ -219,6 +247,8 @@ class Recorder:
         changes = learned.posterior.changes - state.evidence.posterior.changes
         if changes <= 0 or not was_current:
             return 0
+        if any(event.is_history for event in new):  # it says nothing about the account's present behaviour
+            return changes
         trust = TrustState.from_stored(state.information_day, state.information, state.trust)
         for _ in range(changes):
             trust = trust.add_change_point()

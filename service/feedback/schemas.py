@@ -33,11 +33,15 @@ class Event(ExactModel):
     """The fields that every kind of feedback event has."""
 
     event_id: str | None = Field(
-        default=None, min_length=1, max_length=128, pattern=_NO_NUL, description="makes the event idempotent"
+        default=None,
+        min_length=1,
+        max_length=128,
+        pattern=_NO_NUL,
+        description="makes the event idempotent, until it is retracted",
     )
     user: UserId | None = None
     rank_id: str | None = Field(default=None, min_length=1, max_length=64, pattern=_NO_NUL)
-    timestamp: Timestamp | None = Field(default=None, description="RFC 3339, with offset")
+    timestamp: Timestamp | None = Field(default=None, description="when it happened: RFC 3339, with offset")
     source: str | None = Field(default=None, min_length=1, max_length=64, pattern=_NO_NUL)
     weight: float | None = Field(default=None, gt=0, le=1)
     metadata: dict[str, Any] | None = None
@@ -47,7 +51,7 @@ class RetractEvent(Event):
     """A retraction of an earlier event, which then counts as if it had never been sent.
 
     A retraction can be retracted, too. An event with several retractions counts again only after all of them are
-    retracted.
+    retracted. The id of a retracted event can be used again.
     """
 
     type: Literal["retract"]

@@ -12,6 +12,10 @@ This module does no I/O. It tracks three quantities for each user, all of them d
   cannot be saved up for an attack. They also decay towards the prior with a half-life of a day, so that an import that
   was too fast is soon forgiven.
 
+Judgements of the past that an admin sends are *history*, such as an import of old ratings. They tell nothing about the
+pace of the account, so neither its rate nor its trust applies to them or is changed by them. Each of them is bounded by
+the day on which it happened.
+
 The decision is stored with the event (`feedback_events.discount`, `flags`) and never made again. A replay learns
 weight × discount, even if the settings have changed.
 """
@@ -49,7 +53,10 @@ DAILY_MEAN_SHARE: Final = 0.2
 BURST_GAP_SECONDS: Final = 3600.0
 """Judgements that find the bucket empty belong to one burst if they are at most this far apart."""
 
-_DAY: Final = 86_400.0
+HISTORY_AGE_SECONDS: Final = 3600.0
+"""Age from which a judgement that an admin sends is history. A younger one belongs to the account's present session."""
+
+DAY_SECONDS: Final = 86_400.0
 _MINUTE: Final = 60.0
 
 _JSON_KEYS: Final[Mapping[str, str]] = {
@@ -131,9 +138,9 @@ class TrustState:
         """
         elapsed = max(0.0, now - self.updated_at) if self.updated_at else 0.0
         decay = 2.0 ** -(elapsed / HALF_LIFE_SECONDS)
-        tokens_per_second = max(policy.events_per_minute / _MINUTE, 2 * self.mean_daily_events / _DAY)
+        tokens_per_second = max(policy.events_per_minute / _MINUTE, 2 * self.mean_daily_events / DAY_SECONDS)
         updated_at = max(self.updated_at, now)
-        day, information = int(updated_at // _DAY), self.information
+        day, information = find_day(updated_at), self.information
         events_today, mean_daily_events = self.events_today, self.mean_daily_events
         if day > self.day:
             mean_daily_events = (1 - DAILY_MEAN_SHARE) * mean_daily_events + DAILY_MEAN_SHARE * events_today
@@ -224,12 +231,9 @@ def compute_discount(
     if trust < 1:
         flags = (*flags, "trust")
     information = compute_information(weight, groups) * trust
-    share = 1.0
-    if policy.max_daily_information is not None and information > 0:
-        remaining = max(0.0, policy.max_daily_information - state.information)
-        share = min(1.0, remaining / information)
-        if share < 1:
-            flags = (*flags, "capped")
+    share = _compute_share(information, state.information, policy)
+    if share < 1:
+        flags = (*flags, "capped")
     new_state = TrustState(
         day=state.day,
         information=state.information + share * information,
@@ -242,3 +246,34 @@ def compute_discount(
         last_burst_at=state.updated_at if is_burst else state.last_burst_at,
     )
     return new_state, Discount(trust * share, flags, begins_burst)
+
+
+def compute_history_discount(
+    learned: float, weight: float, groups: Sequence[int], policy: TrustPolicy
+) -> tuple[float, Discount]:
+    """Decide how much a judgement of the past counts.
+
+    Args:
+        learned: Information learned from the user's history of the judgement's own day so far.
+        weight: Weight of the event itself, 0 if it carries no information.
+        groups: Sizes of its groups of tied texts, best first.
+        policy: Limits.
+
+    Returns:
+        The information learned from that day after it, and the decision.
+    """
+    information = compute_information(weight, groups)
+    share = _compute_share(information, learned, policy)
+    return learned + share * information, Discount(share, ("capped",) if share < 1 else ())
+
+
+def find_day(seconds: float) -> int:
+    """Return the UTC day of a moment, in days since 1970."""
+    return int(seconds // DAY_SECONDS)
+
+
+def _compute_share(information: float, learned: float, policy: TrustPolicy) -> float:
+    """Return the share of a judgement's information that still fits into a day of which some was learned."""
+    if policy.max_daily_information is None or information <= 0:
+        return 1.0
+    return min(1.0, max(0.0, policy.max_daily_information - learned) / information)

@@ -26,6 +26,10 @@ class Logged(Protocol):
     def target(self) -> str | None:
         """Id of the event that it retracts, if it is a retraction."""
 
+    @property
+    def is_replaced(self) -> bool:
+        """Whether a later event has its id, or that of an event which it retracted."""
+
 
 class Named(Protocol):
     """An event of the log that retractions may name."""
@@ -37,6 +41,10 @@ class Named(Protocol):
     @property
     def event_id(self) -> str:
         """The event's id."""
+
+    @property
+    def replaced(self) -> int:
+        """1 if a later event has its id, or that of an event which it retracted; otherwise 0."""
 
 
 class Retraction(Named, Protocol):
@@ -50,14 +58,16 @@ class Retraction(Named, Protocol):
 def in_force(log: Iterable[Event]) -> list[Event]:
     """Return the judgements of a log that count: all that no retraction in force retracts.
 
-    A retraction can only name an earlier event, so the log is read backwards.
+    A retraction names the newest earlier event with its target's id, so the log is read backwards.
     """
     events: list[Event] = []
     retracted: set[str] = set()
     for event in reversed(list(log)):
-        if event.event_id in retracted:
+        if event.is_replaced:
             continue
-        if event.target is None:
+        if event.event_id in retracted:
+            retracted.remove(event.event_id)  # older events with this id have retractions of their own
+        elif event.target is None:
             events.append(event)
         else:
             retracted.add(event.target)
@@ -78,26 +88,36 @@ def find_withdrawn(
         through: End of the log.
 
     Returns:
-        Places of the events that are retracted, and the place of the earliest event whose standing may have changed, or
-        `through` + 1 if there is none.
+        Places of the events that are retracted, other than replaced ones, and the place of the earliest event whose
+        standing may have changed, or `through` + 1 if there is none.
     """
-    places: dict[str, list[int]] = {}
+    places: dict[tuple[str, bool], list[int]] = {}
     for event in sorted(named, key=lambda event: event.seq):
-        places.setdefault(event.event_id, []).append(event.seq)
-    targets: dict[int, int] = {}
-    for retraction in retractions:  # an id may have been used again: the newest earlier event is meant
-        with_id = places.get(retraction.target_event_id, [])
+        places.setdefault((event.event_id, bool(event.replaced)), []).append(event.seq)
+
+    def find_target(retraction: Retraction, replaced: bool) -> int | None:
+        with_id = places.get((retraction.target_event_id, replaced), [])
         before = bisect_left(with_id, retraction.seq)
-        if before:
-            targets[retraction.seq] = with_id[before - 1]
+        return with_id[before - 1] if before else None
+
     withdrawn: set[int] = set()
+    possible: dict[int, list[int]] = {}
+    for retraction in reversed(retractions):
+        target = find_target(retraction, replaced=False)
+        # A replaced event is not in force, and neither is a retraction of an event that was replaced later.
+        if target is not None and not retraction.replaced and retraction.seq not in withdrawn:
+            withdrawn.add(target)
+        targets = (target, find_target(retraction, replaced=True))
+        possible[retraction.seq] = [seq for seq in targets if seq is not None]
     earliest = through + 1
-    for seq in sorted(targets, reverse=True):
-        if seq not in withdrawn:
-            withdrawn.add(targets[seq])
-        affected: int | None = seq if seq > covered else None
-        while affected is not None and (affected := targets.get(affected)) is not None:
-            earliest = min(earliest, affected)
+    affected = [seq for seq in possible if seq > covered]
+    seen = set(affected)
+    while affected:
+        for seq in possible.get(affected.pop(), ()):
+            earliest = min(earliest, seq)
+            if seq not in seen:
+                seen.add(seq)
+                affected.append(seq)
     return frozenset(withdrawn), earliest
 
 

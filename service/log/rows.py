@@ -78,6 +78,8 @@ def build_event_row(
         "source": logged.source,
         "payload": payload,
         "received_at": logged.received_at,
+        "happened_at": None if logged.happened_at == logged.received_at else logged.happened_at,
+        "replaced": int(logged.is_replaced),
     }
 
 

@@ -11,7 +11,8 @@ from penchant.service.access.limits import Tenancy
 from penchant.service.bundles.served_model import Models
 from penchant.service.feedback.chores import Transact
 from penchant.service.privacy.invalidation import Deletion, announce
-from penchant.service.store.events import drop_events, find_events, find_older_events, find_users_with_older
+from penchant.service.store.event_ids import find_targets
+from penchant.service.store.events import drop_events, find_older_events, find_users_with_older
 from penchant.service.store.requests import drop_older_rankings
 from penchant.service.store.statements import AnyRow
 from penchant.service.store.users import drop_states, drop_user, find_user, lock_tenant, update_user
@@ -108,8 +109,8 @@ def _shorten(connection: Connection, key: UserKey, events: int, start: Evidence)
 def _with_retracted(connection: Connection, key: UserKey, events: Sequence[AnyRow]) -> Sequence[int]:
     """Return the places of events (seq, target_event_id), and of the events that they retract."""
     seqs = {event.seq for event in events}
-    while targets := [event.target_event_id for event in events if event.target_event_id is not None]:
-        events = [event for event in find_events(connection, *key, targets) if event.seq not in seqs]
+    while retractions := [event for event in events if event.target_event_id is not None]:
+        events = [event for event in find_targets(connection, *key, retractions) if event.seq not in seqs]
         seqs |= {event.seq for event in events}
     return sorted(seqs)
 

@@ -124,6 +124,8 @@ def _export_event(row: AnyRow, texts: Sequence[Mapping[str, Any]]) -> dict[str, 
         "seq": row.seq,
         "event_id": row.event_id,
         "received_at": format_rfc3339(row.received_at),
+        "happened_at": format_rfc3339(row.received_at if row.happened_at is None else row.happened_at),
+        "is_replaced": bool(row.replaced),
         "event": orjson.Fragment(row.payload),  # as it was stored, however deeply it is nested
         "learned": {
             "type": row.type,

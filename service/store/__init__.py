@@ -8,6 +8,8 @@ In reading order:
 - `users`: users, their states, and their locks
 - `checkpoints`: earlier states of users, from which logs are replayed
 - `events`: the feedback log, with the features of the texts that its events judged
+- `event_ids`: which events of the log ids name
+- `history`: what was learned from events of the past
 - `features`: features of texts and prompts
 - `judged_items`: the texts that events judged, as keys, and their match with the prompt
 - `user_log`: what is stored about one user, read in parts that are bounded in bytes

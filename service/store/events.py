@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from sqlalchemy import Connection, and_, bindparam, delete, exists, func, select
+from sqlalchemy import Connection, and_, delete, exists, func, select
 
 from penchant.models.encoding.features import get_embedding, join_vectors, unpack_features, unpack_match
 from penchant.models.encoding.match import MATCH_NAMES, convert_match, have_same_definitions
@@ -17,15 +17,12 @@ from penchant.service.store.statements import AnyRow, chunks
 from penchant.service.store.tables import features, feedback_events, judged_items, users
 
 MAX_SEQ: Final = 2**31 - 1
+HISTORY: Final = "history"
+"""First flag of an event of the past, whose information counts for its own day."""
+
 _ROWS_AT_ONCE: Final = 1000  # rows in memory while a whole tenant is read
 _PAYLOADS_AT_ONCE: Final = 8  # a payload may have megabytes
 
-_EVENTS_BY_ID = select(
-    feedback_events.c.event_id, feedback_events.c.content_hash, feedback_events.c.user_id
-).where(
-    feedback_events.c.tenant == bindparam("tenant"),
-    feedback_events.c.event_id.in_(bindparam("ids", expanding=True)),
-)
 _JUDGED = (
     select(
         judged_items.c.seq,
@@ -61,11 +58,13 @@ class LoggedJudgement:
         target: Id of the event that a retraction withdraws. None for a judgement.
         source: Source that the event names.
         received_at: Time of arrival in Unix seconds.
+        happened_at: Time that its age counts from: its own timestamp if it has one, but never after its arrival.
         item_keys: Keys of the m judged texts, winner first.
         vectors: Raw vectors of the judged texts, as the reward model reads them: `[m, dim]`, or `[m, width]` with their
             match for a model that reads prompts. None if they are not stored.
         discount: Factor in [0, 1] by which a cap or low trust reduced the weight.
-        flags: Comma-separated reasons for the discount.
+        flags: Comma-separated reasons for the discount, after "history" for an event of the past that is no burst.
+        is_replaced: Whether a later event has its id, or that of an event which it retracted. It is not in force then.
         is_matched: Whether the vectors hold all match features that the model reads. Otherwise they are NaN.
     """
 
@@ -78,22 +77,18 @@ class LoggedJudgement:
     target: str | None
     source: str | None
     received_at: float
+    happened_at: float
     item_keys: tuple[bytes, ...] = ()
     vectors: NDArray[np.float16] | None = None
     discount: float = 1.0
     flags: str | None = None
+    is_replaced: bool = False
     is_matched: bool = True
 
-
-def find_hashes(
-    connection: Connection, tenant: str, event_ids: Sequence[str]
-) -> dict[str, tuple[bytes, str]]:
-    """Return (content hash, user) by event id, for those of the events that are in the log."""
-    hashes = {}
-    for ids in chunks(event_ids):
-        for event_id, digest, user in connection.execute(_EVENTS_BY_ID, {"tenant": tenant, "ids": ids}):
-            hashes[event_id] = (digest, user)
-    return hashes
+    @property
+    def is_history(self) -> bool:
+        """Whether it is an event of the past, which is no burst."""
+        return self.flags is not None and self.flags.startswith(HISTORY)
 
 
 def has_retraction(connection: Connection, tenant: str, user: str, since: int) -> bool:
@@ -113,9 +108,9 @@ def find_first_seq(connection: Connection, tenant: str, user: str, since: int) -
 
 
 def find_retractions(connection: Connection, tenant: str, user: str) -> Sequence[AnyRow]:
-    """Return (seq, event_id, target_event_id) of a user's retractions, in order. Cost: a scan of the user's log."""
+    """Return (seq, event_id, target_event_id, replaced) of a user's retractions, in order. Cost: a scan of the log."""
     log = feedback_events.c
-    statement = select(log.seq, log.event_id, log.target_event_id).where(
+    statement = select(log.seq, log.event_id, log.target_event_id, log.replaced).where(
         log.tenant == tenant, log.user_id == user, log.target_event_id.is_not(None)
     )
     return connection.execute(statement.order_by(log.seq)).all()
@@ -124,14 +119,14 @@ def find_retractions(connection: Connection, tenant: str, user: str) -> Sequence
 def find_named_events(
     connection: Connection, tenant: str, user: str, event_ids: Iterable[str]
 ) -> list[AnyRow]:
-    """Return (seq, event_id) of a user's events with these ids, of which several may have the same.
+    """Return (seq, event_id, replaced) of a user's events with these ids, of which several may have the same.
 
     Cost: a scan of the user's log for every few hundred ids.
     """
     log = feedback_events.c
     rows: list[AnyRow] = []
     for some in chunks(event_ids):
-        statement = select(log.seq, log.event_id).where(
+        statement = select(log.seq, log.event_id, log.replaced).where(
             log.tenant == tenant, log.user_id == user, log.event_id.in_(some)
         )
         rows += connection.execute(statement)
@@ -200,6 +195,7 @@ def iterate_logs(connection: Connection, tenant: str) -> Iterator[tuple[str, lis
             log.groups,
             log.target_event_id.label("target"),
             log.source,
+            log.replaced.label("is_replaced"),
         )
         .where(log.tenant == tenant)
         .order_by(log.user_id, log.seq)
@@ -225,23 +221,15 @@ def find_users_with_older(connection: Connection, tenant: str, before: float, li
 def find_older_events(
     connection: Connection, tenant: str, user: str, before: float, limit: int
 ) -> Sequence[AnyRow]:
-    """Return (seq, target_event_id) of up to `limit` events of a user that were received before a time, oldest first."""
+    """Return some of a user's events that were received before a time, oldest first.
+
+    Each is (seq, target_event_id, replaced). There are at most `limit` of them.
+    """
     c = feedback_events.c
-    statement = select(c.seq, c.target_event_id).where(
+    statement = select(c.seq, c.target_event_id, c.replaced).where(
         c.tenant == tenant, c.user_id == user, c.received_at < before
     )
     return connection.execute(statement.order_by(c.received_at, c.seq).limit(limit)).all()
-
-
-def find_events(connection: Connection, tenant: str, user: str, event_ids: Sequence[str]) -> list[AnyRow]:
-    """Return (seq, target_event_id) of a user's events with these ids."""
-    c = feedback_events.c
-    rows: list[AnyRow] = []
-    for ids in chunks(event_ids):
-        rows += connection.execute(
-            select(c.seq, c.target_event_id).where(c.tenant == tenant, c.user_id == user, c.event_id.in_(ids))
-        )
-    return rows
 
 
 def drop_events(
@@ -323,6 +311,9 @@ def replay_events(
             log.target_event_id,
             log.source,
             log.received_at,
+            log.happened_at,
+            log.flags,
+            log.replaced,
         )
         .where(log.tenant == tenant, log.user_id == user, log.seq.between(since, until))
         .order_by(log.seq)
@@ -339,6 +330,9 @@ def replay_events(
             target=row.target_event_id,
             source=row.source,
             received_at=row.received_at,
+            happened_at=row.received_at if row.happened_at is None else row.happened_at,
+            flags=row.flags,
+            is_replaced=bool(row.replaced),
             item_keys=tuple(text.item_key for text in texts),
             vectors=_read_vectors(texts, match_version, prompts),
             is_matched=not match_version

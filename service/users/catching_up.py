@@ -237,7 +237,11 @@ class _Replay:
             since=since,
             until=until,
         )
-        return [event for event in events if event.target is None and event.seq not in self.withdrawn]
+        return [
+            event
+            for event in events
+            if event.target is None and not event.is_replaced and event.seq not in self.withdrawn
+        ]
 
 
 def _find_withdrawn(

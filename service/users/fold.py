@@ -47,6 +47,9 @@ class Fold:
     def learn(self, evidence: Evidence, event: LoggedJudgement) -> Evidence:
         """Return the evidence after one more event.
 
+        If the event happened after all that was learned, the evidence is first decayed to its time. Otherwise its own
+        weight is decayed to the time of the evidence. So the weights do not depend on the order of arrival.
+
         A retraction, or a judgement that carries no information, leaves the evidence as it is.
 
         Raises:
@@ -61,19 +64,23 @@ class Fold:
             raise ValueError(
                 f"event {event.seq} of type {event.type!r} has no features or is of an unknown kind"
             )
+        has_evidence = evidence.posterior.judgements > 0
+        learned_at = evidence.learned_at if has_evidence else event.happened_at
+        # If a clock was set back, the event arrived before `learned_at`. It is as old as it was on arrival.
+        age = min(learned_at, event.received_at) - event.happened_at
         observation = build_observation(
             self.reward,
             self.reward.describe(event.vectors, event.item_keys),
             kind=kind.name,
             value=event.value or 0.0,
-            weight=event.weight * event.discount,
+            weight=event.weight * event.discount * self.forgetting.compute_share(age),
             source=event.source,
             groups=event.groups,
         )
         if observation is None:
             return evidence
-        posterior = self.forgetting.decay(evidence, event.received_at).fold([observation])
-        return Evidence(posterior, max(evidence.learned_at, event.received_at))
+        posterior = self.forgetting.decay(evidence, event.happened_at).fold([observation])
+        return Evidence(posterior, max(learned_at, event.happened_at))
 
     def replay(self, log: Iterable[LoggedJudgement]) -> Evidence:
         """Return the evidence of a user's whole log, without the events that are retracted.

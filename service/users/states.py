@@ -23,7 +23,8 @@ class Evidence:
 
     Attributes:
         posterior: Posterior right after the last learned judgement.
-        learned_at: Time of arrival of that judgement in Unix seconds. 0 if nothing was learned.
+        learned_at: Time of the newest learned judgement in Unix seconds, at which the evidence has its weight. 0 if
+            nothing was learned.
     """
 
     posterior: UserPosterior
@@ -46,6 +47,12 @@ class Forgetting:
         if self.half_life_days is None or elapsed <= 0 or posterior.judgements == 0:
             return posterior
         return posterior.forget(elapsed, self.half_life_days * _DAY)
+
+    def compute_share(self, elapsed_seconds: float) -> float:
+        """Return the share of a judgement's weight that is left after some time. A negative time changes nothing."""
+        if self.half_life_days is None:
+            return 1.0
+        return float(2.0 ** -(max(0.0, elapsed_seconds) / (self.half_life_days * _DAY)))
 
 
 UserKey = tuple[str, str]

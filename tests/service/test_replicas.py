@@ -138,12 +138,13 @@ def test_one_event_id_counts_once(replicas):
     assert events_of(replicas[0]) == events_of(replicas[1]) == 6
 
 
+def code(client, user, event_id):
+    answer = client.post("/v1/feedback", json=VOTE | {"event_id": event_id, "user": user})
+    return answer.json().get("code", "accepted")
+
+
 def test_an_event_id_sent_for_two_users_belongs_to_one(replicas):
     """The servers share no lock, so the unique key of the database decides."""
-
-    def code(client, user, event_id):
-        answer = client.post("/v1/feedback", json=VOTE | {"event_id": event_id, "user": user})
-        return answer.json().get("code", "accepted")
 
     for n in range(6):
         calls = [
@@ -189,6 +190,46 @@ def test_a_commit_with_an_unknown_outcome_counts_once(replicas):
     assert (answer["accepted"], answer["duplicates"]) == (1, 0)
     assert broken
     assert [events_of(client) for client in replicas] == [1, 1]
+
+
+def test_a_commit_with_an_unknown_outcome_is_not_done_twice(replicas):
+    """Nor is what the request retracted itself, whose ids it used again."""
+    runtime = replicas[0].app.state.runtime
+    send(replicas[0], VOTE | {"event_id": "e"})
+    undo = {"type": "retract", "user": "u", "target_event_id": "e"}
+    requests = (
+        [VOTE | {"event_id": "e"}, undo],
+        [VOTE | {"event_id": "e"}, undo, VOTE | {"event_id": "e", "value": -1}],
+    )
+    for events, accepted in zip(requests, (1, 2), strict=True):
+        before, broken = events_of(replicas[0]), []
+
+        def break_once(connection, broken=broken):
+            if not broken:
+                broken.append(connection)
+                connection.connection.commit()
+                connection.connection.driver_connection.close()
+
+        event.listen(runtime.store._writer, "commit", break_once)
+        answer = send(replicas[0], *events)
+        event.remove(runtime.store._writer, "commit", break_once)
+        assert broken
+        assert answer["rejected"] == []
+        assert [events_of(client) for client in replicas] == [before + len(events) - (accepted == 1)] * 2
+        assert results(replicas[0]) == results(replicas[1])
+
+
+def test_another_user_takes_over_an_id_on_the_other_replica(replicas):
+    """Both users' logs are locked. If that takes long or deadlocks, the transaction is tried again."""
+    for n in range(6):
+        like = VOTE | {"event_id": f"e{n}"}
+        send(replicas[n % 2], like)
+        send(replicas[n % 2], {"type": "retract", "user": "u", "target_event_id": f"e{n}"})
+        calls = [
+            partial(code, client, user, f"e{n}") for client, user in zip(replicas, ("v", "w"), strict=True)
+        ]
+        assert sorted(run_together(*calls)) == ["accepted", "event_id_conflict"]
+    assert results(replicas[0], "u") == results(replicas[1], None)
 
 
 def test_an_unreadable_store_is_reported_by_every_route(replicas):

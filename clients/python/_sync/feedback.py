@@ -79,8 +79,9 @@ class FeedbackClient(BaseClient):
             source: Where the judgement comes from, for example ``thumbs`` or ``import``.
             rank_id: ``id`` of the ranking that showed the texts.
             event_id: Your own id of the event. An event that is sent again with the same id counts once, and `retract`
-                can name it.
-            timestamp: Time of the judgement, with a time zone. Defaults to the time of the request.
+                can name it. Afterwards the id can be used again.
+            timestamp: Time of the judgement, with a time zone, from which its age counts. Defaults to the time of the
+                request.
             metadata: JSON object that is stored with the event.
         """
         event = build_preference(
@@ -130,8 +131,9 @@ class FeedbackClient(BaseClient):
             weight: How much the judgement counts, in (0, 1]. Defaults to 1.
             source: Where the judgement comes from, for example ``thumbs`` or ``import``.
             event_id: Your own id of the event. An event that is sent again with the same id counts once, and `retract`
-                can name it.
-            timestamp: Time of the judgement, with a time zone. Defaults to the time of the request.
+                can name it. Afterwards the id can be used again.
+            timestamp: Time of the judgement, with a time zone, from which its age counts. Defaults to the time of the
+                request.
             metadata: JSON object that is stored with the event.
         """
         event = build_choice(
@@ -173,8 +175,9 @@ class FeedbackClient(BaseClient):
             source: Where the judgement comes from, for example ``thumbs`` or ``import``.
             rank_id: ``id`` of the ranking that showed the texts.
             event_id: Your own id of the event. An event that is sent again with the same id counts once, and `retract`
-                can name it.
-            timestamp: Time of the judgement, with a time zone. Defaults to the time of the request.
+                can name it. Afterwards the id can be used again.
+            timestamp: Time of the judgement, with a time zone, from which its age counts. Defaults to the time of the
+                request.
             metadata: JSON object that is stored with the event.
         """
         event = build_ranking(
@@ -216,8 +219,9 @@ class FeedbackClient(BaseClient):
             source: Where the judgement comes from, for example ``thumbs`` or ``import``.
             rank_id: ``id`` of the ranking that showed the texts.
             event_id: Your own id of the event. An event that is sent again with the same id counts once, and `retract`
-                can name it.
-            timestamp: Time of the judgement, with a time zone. Defaults to the time of the request.
+                can name it. Afterwards the id can be used again.
+            timestamp: Time of the judgement, with a time zone, from which its age counts. Defaults to the time of the
+                request.
             metadata: JSON object that is stored with the event.
         """
         event = build_edit(
@@ -253,7 +257,8 @@ class FeedbackClient(BaseClient):
                 retraction can itself be retracted.
             user: User whose event is retracted. Defaults to the client's user.
             source: Where the retraction comes from.
-            event_id: Your own id of the retraction. A retraction that is sent again with the same id counts once.
+            event_id: Your own id of the retraction. A retraction that is sent again with the same id counts once, until
+                the id of the retracted event is used again.
             timestamp: Time of the retraction, with a time zone. Defaults to the time of the request.
             metadata: JSON object that is stored with the event.
         """
@@ -297,8 +302,9 @@ class FeedbackClient(BaseClient):
             weight: How much the judgement counts, in (0, 1]. Defaults to 1.
             source: Where the judgement comes from, for example ``thumbs`` or ``import``.
             event_id: Your own id of the event. An event that is sent again with the same id counts once, and `retract`
-                can name it.
-            timestamp: Time of the judgement, with a time zone. Defaults to the time of the request.
+                can name it. Afterwards the id can be used again.
+            timestamp: Time of the judgement, with a time zone, from which its age counts. Defaults to the time of the
+                request.
             metadata: JSON object that is stored with the event.
         """
         event = build_vote(
@@ -348,8 +354,9 @@ class FeedbackClient(BaseClient):
             weight: How much the judgement counts, in (0, 1]. Defaults to 1.
             source: Where the rating comes from, for example ``stars``. The model has a rating scale for each source.
             event_id: Your own id of the event. An event that is sent again with the same id counts once, and `retract`
-                can name it.
-            timestamp: Time of the judgement, with a time zone. Defaults to the time of the request.
+                can name it. Afterwards the id can be used again.
+            timestamp: Time of the judgement, with a time zone, from which its age counts. Defaults to the time of the
+                request.
             metadata: JSON object that is stored with the event.
         """
         event = build_rating(

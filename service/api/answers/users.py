@@ -90,7 +90,9 @@ class Learned(Answer):
     value: float | None = Field(description="±1 for a vote, a number in [-1, 1] for a rating")
     weight: float
     discount: float = Field(ge=0, le=1, description="factor by which caps and trust reduced the weight")
-    flags: list[str]
+    flags: list[str] = Field(
+        description="`history` for an event of the past, and reasons for the discount: `burst`, `trust`, `capped`"
+    )
     groups: list[int] | None = Field(description="sizes of groups of tied texts, best first")
     target_event_id: str | None
     source: str | None
@@ -116,6 +118,10 @@ class ExportedEvent(Answer):
     seq: int
     event_id: str
     received_at: str
+    happened_at: str = Field(description="time that its age counts from, never after `received_at`")
+    is_replaced: bool = Field(
+        description="whether a later event has its id, or that of an event which it retracted"
+    )
     event: dict[str, Any] = Field(description="as sent; without texts if the tenant keeps none")
     learned: Learned
     content_hash: str

@@ -12,6 +12,7 @@ from penchant.service.api.context import (
     authorize,
     get_runtime,
     get_served_model,
+    is_admin,
     json_response,
     read_header_user,
 )
@@ -44,5 +45,7 @@ async def feedback(request: Request) -> Response:
     )
     received = await read_body(request, runtime.settings, parse)
     timings = Timings()
-    answer = await runtime.learner.learn(tenant, received, key, timings, model=get_served_model(request))
+    answer = await runtime.learner.learn(
+        tenant, received, key, timings, model=get_served_model(request), is_admin=is_admin(request)
+    )
     return json_response(answer, timings)

@@ -186,8 +186,6 @@ def test_a_retraction_counts_once(serve):
     after = results(client)
     assert send(client, retract("e1", event_id="r"))["duplicates"] == 1
     assert send(client, retract("e2", event_id="r"), status=422)["code"] == "event_id_conflict"
-    # The event itself is still in the log: sent again, it is a duplicate and stays taken back.
-    assert send(client, list(history(3))[1])["duplicates"] == 1
     client = serve()
     assert send(client, retract("e1", event_id="r"))["duplicates"] == 1
     np.testing.assert_allclose(numbers(client), [list(r.values()) for r in after], atol=1e-6)

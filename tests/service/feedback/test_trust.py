@@ -1,5 +1,6 @@
 """How much an account's judgements count: the arithmetic, and the behaviour of a server."""
 
+import random
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,6 +11,8 @@ from starlette.testclient import TestClient
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
+from penchant.service.access.keyring import Scope, create_key
+from penchant.service.feedback.history import HistoryRead, bring_up_to_date, read_history
 from penchant.service.feedback.trust import (
     BURST_GAP_SECONDS,
     CHANGE_INCREMENT,
@@ -22,6 +25,7 @@ from penchant.service.feedback.trust import (
 )
 from penchant.service.settings import Settings
 from penchant.service.store.database import Store
+from penchant.service.timestamps import format_rfc3339
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import Forgetting
 from penchant.service.users.verify import replay
@@ -259,3 +263,174 @@ def test_a_change_of_behaviour_lowers_what_comes_after(serve: Serve, clock: Any,
     client.post("/v1/feedback", json=back[0])
     (last,) = store.run("SELECT discount, flags FROM feedback_events WHERE user_id = 'u' AND seq = 121")
     assert last == (1.0, None) or last[0] > 0.999
+
+
+# History: what an admin sends with timestamps of the past
+
+
+def rate(user: str, number: int, seconds: Callable[[int], float], **more: Any) -> list[dict[str, Any]]:
+    """So many ratings, each of which happened at `seconds(number)`."""
+    return [
+        {"type": "rating", "user": user, "text": CANDIDATES[n % 6], "value": n % 5, "scale": [0, 4]}
+        | {"timestamp": format_rfc3339(seconds(n)), **more}
+        for n in range(number)
+    ]
+
+
+def send_all(client: TestClient, events: list[dict[str, Any]], **headers: str) -> None:
+    for start in range(0, len(events), 100):
+        some = events[start : start + 100]
+        answer = client.post("/v1/feedback", json={"events": some}, headers=headers).json()
+        assert answer["accepted"] == len(some)
+
+
+def learned_by_day(store: Any, user: str) -> dict[int, float]:
+    days: dict[int, float] = {}
+    for at, weight, discount in store.run(
+        "SELECT coalesce(happened_at, received_at), weight, discount FROM feedback_events WHERE user_id = :user",
+        user=user,
+    ):
+        days[int(at // DAY)] = days.get(int(at // DAY), 0.0) + weight * discount
+    return days
+
+
+def test_an_import_of_the_past_is_learned_whole(client: TestClient, store: Any) -> None:
+    """A server without keys treats everybody as an admin. Nothing of the account's present day or trust changes."""
+    send_all(client, rate("import", 1000, lambda n: START - 2 * DAY - n * 3600.0))
+    rows = store.run("SELECT DISTINCT discount, flags FROM feedback_events")
+    assert rows == [(1.0, "history")]
+    assert store.run("SELECT information_day, information, trust FROM users") == [(0, 0.0, None)]
+    assert metric(client, "penchant_bursts_total") == 0
+    assert metric(client, 'penchant_events_discounted_total{reason="history"}') == 0
+    judge(client, "import", 250)
+    judge(client, "other", 250)
+    rows = store.run("SELECT DISTINCT discount, flags FROM feedback_events WHERE flags IS NULL")
+    assert rows == [(1.0, None)]
+    query = "SELECT trust, information FROM users WHERE user_id = :user"
+    assert store.run(query, user="import") == store.run(query, user="other")
+    (event,) = client.get("/v1/users/import/export").json()["events"][:1]
+    assert event["learned"]["flags"] == ["history"]
+    assert event["happened_at"] == event["event"]["timestamp"] < event["received_at"]
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_history_is_bounded_by_its_own_days(serve: Serve, store: Any, in_order: bool) -> None:
+    """Exactly, over several requests in any order, with events of different weights and rankings."""
+    client = serve(max_daily_information=20.0)
+    events = rate("u", 90, lambda n: START - (10 - n % 3) * DAY + n)
+    events += rate("u", 30, lambda n: START - 300 * DAY + n, weight=0.5)
+    ranking = {"type": "ranking", "user": "u", "order": [[text] for text in CANDIDATES[:4]]}
+    events += [ranking | {"timestamp": format_rfc3339(START - 400 * DAY)}] * 8
+    if not in_order:
+        random.Random(1).shuffle(events)
+    for start in range(0, len(events), 32):
+        answer = client.post("/v1/feedback", json={"events": events[start : start + 32]}).json()
+        assert answer["rejected"] == []
+    weights = learned_by_day(store, "u")
+    today = int(START // DAY)
+    assert {today - day: pytest.approx(weight) for day, weight in weights.items()} == {
+        10: 20.0,
+        9: 20.0,
+        8: 20.0,
+        300: 15.0,
+        400: 20.0 / 3,  # each ranking of four is worth three judgements
+    }
+    flags = {row[0] for row in store.run("SELECT DISTINCT flags FROM feedback_events")}
+    assert flags == {"history", "history,capped"}
+    # The bound is the user's, and the day's.
+    send_all(client, rate("v", 5, lambda n: START - 10 * DAY + n))
+    send_all(client, rate("u", 5, lambda n: START - 11 * DAY + n))
+    assert learned_by_day(store, "v") == {today - 10: 5.0}
+    assert learned_by_day(store, "u")[today - 11] == 5.0
+
+
+def test_a_timestamp_of_a_key_without_admin_changes_no_bound(
+    serve: Serve, store: Any, settings: Settings
+) -> None:
+    database = Store.open(settings)
+    with database.writing() as connection:
+        keys = {
+            scopes: create_key(connection, "default", scopes, "", START)[0]
+            for scopes in ((Scope.FEEDBACK,), (Scope.ADMIN,))
+        }
+    database.close()
+    client = serve()
+    for (scope,), key in keys.items():
+        events = rate(str(scope), 400, lambda n: START - 30 * DAY - n * 3600.0)
+        send_all(client, events, Authorization=f"Bearer {key}")
+    query = "SELECT flags FROM feedback_events WHERE user_id = :user ORDER BY seq"
+    assert store.run(query, user="admin") == [("history",)] * 400
+    flags = [row[0] for row in store.run(query, user="feedback")]
+    assert flags[:250] == [None] * 250
+    assert all("burst" in some for some in flags[250:])
+    assert store.run("SELECT information > 200 FROM users ORDER BY user_id") in (
+        [(0,), (1,)],
+        [(False,), (True,)],
+    )
+
+
+def test_what_just_happened_is_no_history(client: TestClient, store: Any) -> None:
+    """An app may send the times of its clicks. They belong to the session that is going on."""
+    send_all(client, rate("u", 300, lambda n: START - n))
+    flags = [row[0] for row in store.run("SELECT flags FROM feedback_events ORDER BY seq")]
+    assert flags[:250] == [None] * 250
+    assert all("burst" in some for some in flags[250:])
+
+
+def test_history_that_reveals_a_change_does_not_cost_trust(client: TestClient, store: Any) -> None:
+    judge(client, "u", 60)
+    before = store.run("SELECT trust FROM users")
+    back = [
+        {"type": "preference", "user": "u", "chosen": CANDIDATES[i % 5], "rejected": CANDIDATES[i % 5 + 1]}
+        | {"timestamp": format_rfc3339(START - 30 * DAY)}
+        for i in range(60)
+    ]
+    send_all(client, back)
+    assert metric(client, "penchant_users_changed_total") >= 1
+    assert store.run("SELECT trust FROM users") == before
+
+
+@pytest.mark.parametrize("change", ["none", "more", "merged", "deleted", "again", "first"])
+def test_history_that_was_read_before_a_change_is_brought_up_to_date(
+    client: TestClient, clock: Any, change: str
+) -> None:
+    """Whatever happens to the log between the reader and the writer, the writer counts what is in it."""
+    store = client.app.state.runtime.store
+    day = int(START // DAY) - 10
+    days = {"u": {day, day - 1, day - 5}}
+
+    def rate_some(user: str, number: int) -> None:
+        send_all(client, rate(user, number, lambda n: START - (10 + n % 3) * DAY, weight=0.5))
+
+    def read() -> HistoryRead:
+        with store.reading() as connection:
+            return read_history(connection, "default", days)["u"]
+
+    if change != "first":
+        rate_some("guest", 9)
+        clock.now += 60.0
+        rate_some("u", 6)
+    before = read()
+    if change in ("more", "first"):
+        rate_some("u", 7)
+        judge(client, "u", 3)
+    if change == "merged":
+        client.post("/v1/users/u/merge", json={"from": "guest"})
+    if change in ("deleted", "again"):
+        client.delete("/v1/users/u")
+    if change == "again":
+        clock.now += 60.0
+        rate_some("u", 12)
+    now = read()
+    with store.reading() as connection:
+        stamp = (now.version, now.last_seq)
+        learned = bring_up_to_date(connection, "default", "u", before, stamp)
+    assert learned == pytest.approx(now.learned)
+    assert (learned[day], learned[day - 1], learned[day - 5]) == {
+        "none": (1.0, 1.0, 0.0),
+        "more": (2.5, 2.0, 0.0),
+        "merged": (2.5, 2.5, 0.0),
+        "deleted": (0.0, 0.0, 0.0),
+        "again": (2.0, 2.0, 0.0),
+        "first": (1.5, 1.0, 0.0),
+    }[change]

@@ -96,6 +96,51 @@ def test_a_retraction_expires_with_the_retracted_event(client: TestClient, clock
     assert store.run("SELECT seq FROM feedback_events") == [(3,)]
 
 
+def test_an_id_that_was_used_again_expires_with_each_event(
+    client: TestClient, clock: Any, store: Any
+) -> None:
+    undo = {"type": "retract", "user": "u", "target_event_id": "x", "event_id": "undo x"}
+    prefer(client, "u", 7, 0, event_id="x")
+    client.post("/v1/feedback", json=undo)
+    clock.now += 20 * DAY
+    prefer(client, "u", 7, 0, event_id="x")
+    prefer(client, "once", 7, 0)
+    clock.now += 11 * DAY
+    expire(client, clock)
+    assert store.run("SELECT seq FROM feedback_events WHERE user_id = 'u'") == [(3,)]
+    assert rerank(client, "u") == rerank(client, "once")
+    assert client.post("/v1/feedback", json=undo).json()["accepted"] == 1
+    assert rerank(client, "u") == rerank(client, "nobody")
+
+
+def test_a_retraction_that_outlives_its_event_does_not_concern_a_new_one(
+    client: TestClient, clock: Any, store: Any
+) -> None:
+    undo = {"type": "retract", "user": "u", "target_event_id": "x"}
+    prefer(client, "u", 7, 0, event_id="x")
+    clock.now += 20 * DAY
+    client.post("/v1/feedback", json=undo)
+    clock.now += 11 * DAY
+    expire(client, clock)
+    assert store.run("SELECT seq FROM feedback_events") == [(2,)]
+    prefer(client, "u", 7, 0, event_id="x")
+    prefer(client, "once", 7, 0)
+    assert rerank(client, "u") == rerank(client, "once")
+    event = {"type": "preference", "user": "u", "chosen": TEXTS[7], "rejected": TEXTS[0], "event_id": "x"}
+    assert client.post("/v1/feedback", json=event).json()["duplicates"] == 1
+    assert client.post("/v1/feedback", json=undo).json()["accepted"] == 1
+    assert rerank(client, "u") == rerank(client, "nobody")
+
+
+def test_a_judgement_expires_by_its_arrival(client: TestClient, clock: Any) -> None:
+    prefer(client, "u", 7, 0, timestamp="2001-01-01T00:00:00Z")
+    expire(client, clock)
+    assert client.get("/v1/users/u").json()["feedback_events"] == 1
+    clock.now += 31 * DAY
+    expire(client, clock)
+    assert client.get("/v1/users/u").status_code == 404
+
+
 def test_many_users_expire_in_small_steps(
     client: TestClient, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -229,7 +229,7 @@ def test_memory_does_not_grow_with_the_store(open_store, tmp_path):
 
 KINDS = [
     {"type": "vote", "text": "boat sea", "value": 1, "event_id": "e1"},
-    {"type": "preference", "prompt": "p", "chosen": "boat", "rejected": "sea"},
+    {"type": "preference", "prompt": "p", "chosen": "boat", "rejected": "sea", "event_id": "e2"},
     {"type": "choice", "candidates": ["a", "b", "c"], "index": 1},
     {"type": "retract", "target_event_id": "e1"},
 ]
@@ -271,7 +271,7 @@ def test_a_backup_of_a_serving_store_is_restored_and_served(serve, store, fresh,
     assert "checksums match" in done.output
     client = serve(**fresh.place)
     assert describe_user(client) == before
-    assert client.post("/v1/feedback", json=KINDS[0] | {"user": "u"}).json()["duplicates"] == 1
+    assert client.post("/v1/feedback", json=KINDS[1] | {"user": "u"}).json()["duplicates"] == 1
 
 
 @pytest.mark.parametrize("new_store", ["sqlite"], indirect=True)

@@ -26,6 +26,7 @@ from penchant.service.bundles.loading import StartError, check_match
 from penchant.service.settings import Settings
 from penchant.service.store.database import FILE_NAME, Store, StoreError, store_place
 from penchant.service.store.tables import installation, metadata
+from penchant.service.timestamps import parse_rfc3339
 from penchant.service.users import fold
 from penchant.service.users.replayer import Replayer
 
@@ -122,6 +123,53 @@ def test_users_survive_a_downgrade_and_an_upgrade(serve, store):
     client = serve()
     assert client.get("/v1/users/u").json()["feedback_events"] == 12
     assert answers(client) == before
+
+
+def test_what_the_bounds_on_work_need_is_filled_in(serve, store, clock):
+    """Ids that were used again get names of their own in an older release, and stay what they were."""
+    client = serve()
+    old = VOTE | {"event_id": "e", "timestamp": "2020-01-01T00:00:00Z"}
+    undo = {"type": "retract", "user": "u", "target_event_id": "e", "event_id": "r"}
+    late = VOTE | {"user": "v", "timestamp": "2999-01-01T00:00:00Z", "metadata": {"timestamp": "text"}}
+    body = {"events": [old, undo, old, undo, old, late, VOTE | {"user": "v", "metadata": {"timestamp": 1}}]}
+    answer = client.post("/v1/feedback", json=body, headers={"Idempotency-Key": "k"}).json()
+    assert answer["accepted"] == 7
+    client.post("/v1/rerank", json={"query": "q", "documents": ["a", "b"], "user": "u"})
+    before = answers(client)
+    serve(forgetting_half_life_days=1000)  # saves states that forget, for both users
+    columns = "user_id, seq, event_id, target_event_id, happened_at"
+    shown = f"SELECT {columns} FROM feedback_events ORDER BY user_id, seq"
+    events = store.run(shown)
+    happened_at = parse_rfc3339(old["timestamp"]).timestamp()
+    assert [row[-1] for row in events] == [happened_at, None] * 2 + [happened_at, None, None]
+    sizes = store.run("SELECT size FROM rankings")
+    database = opened(store, exclusive=False)
+    with database.writing() as connection:
+        command.downgrade(alembic(connection), "r0006")
+        ids = list(connection.exec_driver_sql("SELECT event_id, target_event_id FROM feedback_events"))
+        (users,) = connection.exec_driver_sql("SELECT users FROM idempotency").one()
+        command.upgrade(alembic(connection), "head")
+    assert sorted(json.loads(users)) == ["u", "v"]
+    assert len({event_id for event_id, _ in ids}) == 7
+    named = sorted((event_id, target) for event_id, target in ids if "e" in (event_id, target) or target)
+    assert named == [
+        ("e", None),
+        ("replaced_2_r", "replaced_1_e"),
+        ("replaced_4_r", "replaced_3_e"),
+    ]
+    database.close()
+    assert [row[-1] for row in store.run(shown)] == [row[-1] for row in events]
+    assert store.run("SELECT size FROM rankings") == sizes
+    assert sorted(store.run("SELECT tenant, user_id, key FROM answered_users")) == [
+        ("default", "u", "k"),
+        ("default", "v", "k"),
+    ]
+    forgetful = "SELECT DISTINCT user_id FROM user_states WHERE half_life_days IS NOT NULL"
+    assert store.run(forgetful) == [("v",)]
+    client = serve()
+    assert answers(client) == before
+    assert client.post("/v1/feedback", json=body, headers={"Idempotency-Key": "k"}).json() == answer
+    assert client.post("/v1/feedback", json=old).json()["duplicates"] == 1
 
 
 def test_the_match_is_computed_again_after_a_downgrade(serve, store, encoder):

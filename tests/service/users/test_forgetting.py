@@ -11,6 +11,7 @@ from penchant.models.taste.observations import Vote
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.testing import tiny_bundle
 from penchant.service.settings import Settings
+from penchant.service.timestamps import format_rfc3339
 from penchant.service.users.states import Evidence, Forgetting
 
 DAY = 86_400.0
@@ -187,6 +188,71 @@ def test_a_clock_that_is_set_back_makes_nothing_younger(serve, clock):
     for text in TEXTS[:2]:
         posterior = posterior.learn(Vote(item(text), 1))
     np.testing.assert_allclose(scores(client)[:, :2], expected(posterior), atol=1e-6)
+
+
+def ago(clock, days):
+    return format_rfc3339(clock.now - days * DAY)
+
+
+def test_the_age_of_a_judgement_counts_from_its_timestamp(serve, clock):
+    """It is never in the future, and nothing else than a half-life depends on it."""
+    client = serve(forgetting_half_life_days=10)
+    vote(client, TEXTS[0], timestamp=ago(clock, 30))
+    aged = UserPosterior.at_prior(REWARD.population).learn(Vote(item(TEXTS[0]), 1)).forget(30 * DAY, 10 * DAY)
+    np.testing.assert_allclose(scores(client)[:, :2], expected(aged), atol=1e-6)
+    vote(client, TEXTS[0], user="new")
+    vote(client, TEXTS[0], user="soon", timestamp=ago(clock, -5))
+    np.testing.assert_array_equal(scores(client, "soon"), scores(client, "new"))
+    clock.now += 10 * DAY
+    np.testing.assert_array_equal(scores(client, "soon"), scores(client, "new"))
+    client = serve()
+    np.testing.assert_array_equal(scores(client), scores(client, "new"))
+
+
+def test_an_older_judgement_has_the_weight_that_is_left_of_it(serve, clock):
+    """What is learned later but happened earlier is learned with its own age; what is known already stays."""
+    client = serve(forgetting_half_life_days=10)
+    vote(client, TEXTS[0])
+    vote(client, TEXTS[1], timestamp=ago(clock, 20), weight=0.8)
+    posterior = UserPosterior.at_prior(REWARD.population).learn(Vote(item(TEXTS[0]), 1))
+    posterior = posterior.learn(Vote(item(TEXTS[1]), 1, weight=0.2))
+    np.testing.assert_allclose(scores(client)[:, :2], expected(posterior), atol=1e-6)
+
+
+def test_the_order_of_an_import_does_not_matter(serve, clock):
+    """Up to the approximation of each judgement, which depends on what is known before it."""
+    client = serve(forgetting_half_life_days=30)
+    imported = [
+        (f"text {n % 4} " + "word " * (n % 7), 1 if n % 3 else -1, 13 * n % 90 + 1) for n in range(24)
+    ]
+    oldest_first = sorted(imported, key=lambda one: -one[2])
+    orders = {"oldest": oldest_first, "newest": oldest_first[::-1], "any": imported}
+    for user, order in orders.items():
+        events = [
+            {"type": "vote", "user": user, "text": text, "value": value, "timestamp": ago(clock, days)}
+            for text, value, days in order
+        ]
+        assert client.post("/v1/feedback", json={"events": events}).json()["accepted"] == 24
+    away = np.abs(scores(client, "oldest") - scores(client, None)).max()
+    assert away > 0.1
+    for user in ("newest", "any"):
+        assert np.abs(scores(client, user) - scores(client, "oldest")).max() < 0.05 * away
+
+
+def test_a_timestamp_before_all_time_is_understood(serve, clock, store):
+    client = serve(forgetting_half_life_days=10)
+    for n, year in enumerate(("0001", "1969", "1970")):
+        vote(client, TEXTS[n], timestamp=f"{year}-01-01T00:00:00+14:00")
+    np.testing.assert_allclose(scores(client), scores(client, None), atol=1e-9)
+    events = client.get("/v1/users/u/export").json()["events"]
+    assert [event["happened_at"] for event in events] == [
+        "0001-01-01T00:00:00Z",
+        "1968-12-31T10:00:00Z",
+        "1969-12-31T10:00:00Z",
+    ]
+    vote(client, TEXTS[1])
+    vote(client, TEXTS[1], user="new")
+    np.testing.assert_allclose(scores(client), scores(client, "new"), atol=1e-6)
 
 
 def test_forgetting_composes():

@@ -203,7 +203,7 @@ def test_an_unreadable_checkpoint_is_not_used(serve: Serve, store: Any, fresh: A
 
 
 def logged(seq: int, event_id: str, target: str | None) -> LoggedJudgement:
-    return LoggedJudgement(seq, event_id, "vote", 1.0, 1.0, (), target, None, 0.0)
+    return LoggedJudgement(seq, event_id, "vote", 1.0, 1.0, (), target, None, 0.0, 0.0)
 
 
 class _Row:
@@ -211,6 +211,7 @@ class _Row:
 
     def __init__(self, event: LoggedJudgement) -> None:
         self.seq, self.event_id, self.target_event_id = event.seq, event.event_id, event.target or ""
+        self.replaced = 0
 
 
 @settings(max_examples=300, deadline=None)
