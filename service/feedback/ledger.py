@@ -207,7 +207,7 @@ class Ledger:
 
 
 def _find_busy_user(job: FeedbackJob, group_changes: Changes) -> str | None:
-    """Return a user of a request whose log is being merged or deleted: one who judged, or one who holds an event's id."""
+    """Return a user whose log is being merged or deleted: one who judged, or one whose event has an id of the request."""
     for event in job.events:
         named = group_changes.ids.find(job.tenant, event.received.event_id)
         for user in (event.user, event.user if named is None else named.user):
