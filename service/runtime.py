@@ -90,6 +90,8 @@ async def start(
     store = Store.open(settings, clock=clock)
     try:
         telemetry.salt = store.salt()
+        with store.reading() as connection:
+            store.expiry_clock.now(connection)  # before anything can expire
         bundle = load_first_bundle(store, settings, pinned=pinned, shipped=shipped)
         extractor = extractor_of(bundle)
         check_match(bundle, extractor)

@@ -49,6 +49,12 @@ class Settings(BaseSettings):
         description="Database: postgresql://user:password@host/database. Several servers can share it.",
     )
     store_readers: int = Field(default=4, gt=0, description="Threads, and connections, that read the store.")
+    store_timeout_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest wait for an answer of PostgreSQL, or for another process that writes to SQLite.",
+    )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
     tracing: bool | None = Field(
@@ -181,6 +187,12 @@ class Settings(BaseSettings):
     rank_ttl_hours: float = Field(default=24.0, gt=0)
     idempotency_ttl_hours: float = Field(default=24.0, gt=0)
     expiry_interval_seconds: float = Field(default=600.0, gt=0)
+    expiry_grace_hours: float = Field(
+        default=24.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Jump of the clock that removal by age follows at once. It follows a larger one after this uptime.",
+    )
     change_poll_seconds: float = Field(
         default=1.0, gt=0, description="Interval at which changes by other servers and commands are read."
     )
