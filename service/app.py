@@ -88,7 +88,8 @@ def create_app(
             yield
         finally:
             app.state.runtime = None
-            await runtime.stop()
+            left = app.state.draining.seconds_left
+            await runtime.stop(settings.shutdown_timeout_seconds if left is None else left)
             await asyncio.to_thread(telemetry.tracing.stop)
 
     app = FastAPI(

@@ -63,12 +63,19 @@ class Feed:
             self._last_number = feed.find_newest(connection)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stop the thread, then run the chores once more."""
+    def stop(self, seconds: float | None = None) -> bool:
+        """Stop the thread, then run the chores once more. Return whether the thread has ended.
+
+        Args:
+            seconds: Longest wait for the thread, without which the chores are not run. None: as long as it takes.
+        """
         self._end.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(seconds)
+        if self._thread.is_alive():
+            return False
         self._do_chores()
+        return True
 
     def poll(self) -> None:
         """Poll once, in the caller's thread. Never raises."""

@@ -70,15 +70,23 @@ class Upgrades:
         self._report_bundle()
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stop the thread after the user that it is learning."""
+    def stop(self, seconds: float | None = None) -> bool:
+        """Stop the thread after the user that it is learning.
+
+        Args:
+            seconds: Longest wait. None: as long as it takes.
+
+        Returns:
+            Whether the thread has ended.
+        """
         self._end.set()
         self._wake.set()
         preparation = self._preparation  # the thread may set it to None at any moment
         if preparation is not None:
             preparation.stop()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     # On the thread
 

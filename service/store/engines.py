@@ -32,7 +32,8 @@ _DURABLE: Final = (
     " THEN set_config('synchronous_commit', 'on', false) END"
 )
 _LOCK_SECONDS: Final = 5.0
-_IDLE_SECONDS: Final = 15.0  # a process that stops in the middle of a transaction must not block others for long
+# A reader's transaction may be idle for so many time limits, because it holds no locks.
+_READER_IDLES: Final = 3.0
 _LIMITS: Final = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 
 
@@ -66,8 +67,11 @@ def postgres_engines(url: URL, readers: int, seconds: float | None) -> tuple[Eng
     Raises:
         ImportError: If the driver is not installed.
     """
-    writer = _postgres(url, _POSTGRES_WRITERS, "READ COMMITTED", seconds)
-    reader = _postgres(url, readers, "REPEATABLE READ", seconds)
+    # When a connection of a writer hangs, the server must drop its locks before the writer tries again on another one.
+    writer = _postgres(url, _POSTGRES_WRITERS, "READ COMMITTED", seconds, idle_seconds=seconds)
+    reader = _postgres(
+        url, readers, "REPEATABLE READ", seconds, idle_seconds=seconds and _READER_IDLES * seconds
+    )
     return writer, reader.execution_options(postgresql_readonly=True)
 
 
@@ -114,9 +118,13 @@ def _sqlite(path: Path, *, connections: int, begin: str, seconds: float) -> Engi
     return engine
 
 
-def _postgres(url: URL, connections: int, isolation: str, seconds: float | None) -> Engine:
+def _postgres(
+    url: URL, connections: int, isolation: str, seconds: float | None, *, idle_seconds: float | None
+) -> Engine:
     from penchant.service.store.limited import LimitedConnection  # noqa: PLC0415 - an extra
 
+    # The server ends a statement or a wait for a lock a little before the connection would be given up. 0: no limit.
+    limits = (0.8 * (seconds or 0.0), min(_LOCK_SECONDS, 0.5 * (seconds or 0.0)), idle_seconds or 0.0)
     engine = create_engine(
         url,
         hide_parameters=True,
@@ -139,18 +147,8 @@ def _postgres(url: URL, connections: int, isolation: str, seconds: float | None)
     @event.listens_for(engine, "connect")
     def _configure(connection: LimitedConnection, _record: object) -> None:
         connection.execute(_DURABLE)
-        for name, value in zip(_LIMITS, _session_limits(seconds), strict=True):
+        for name, value in zip(_LIMITS, limits, strict=True):
             connection.execute("SELECT set_config(%s, %s, false)", (name, f"{value * 1000:.0f}ms"))
         connection.commit()
 
     return engine
-
-
-def _session_limits(seconds: float | None) -> tuple[float, float, float]:
-    """Return the server's limits of a statement, of a wait for a lock, and of an idle transaction, in seconds.
-
-    0 means no limit.
-    """
-    if seconds is None:
-        return 0.0, 0.0, 0.0
-    return 0.8 * seconds, min(_LOCK_SECONDS, 0.5 * seconds), _IDLE_SECONDS

@@ -25,7 +25,12 @@ class LimitedConnection(psycopg.Connection[TupleRow]):
 
     seconds: float | None = None
 
-    def wait(self, gen: Generator[Any, Any, Result], *args: Any, **kwargs: Any) -> Result:
+    def wait(
+        self,
+        gen: Generator[Any, Any, Result],
+        *args: Any,  # noqa: ANN401 - those of psycopg, which depend on its version
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Result:
         """Run one call to the server, within the limit."""
         if self.seconds is not None:
             gen = self._limit(gen, self.seconds)

@@ -105,12 +105,20 @@ class Replayer:
         """Start the thread, which catches up every user who is behind in the store."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stop the thread after its current user. The other users are caught up after the next start."""
+    def stop(self, seconds: float | None = None) -> bool:
+        """Stop the thread after its current user. The other users are caught up after the next start.
+
+        Args:
+            seconds: Longest wait. None: as long as it takes.
+
+        Returns:
+            Whether the thread has ended.
+        """
         self._stopping.set()
         self._queue.put(None)
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def schedule(self, key: UserKey) -> None:
         """Schedule a user who is behind to be caught up soon. This can be called from any thread."""

@@ -617,10 +617,10 @@ def test_the_same_key_in_flight_is_409(serve, encoder):
 
 
 def test_old_rankings_and_answers_are_removed(serve, clock, store):
-    client = serve()
+    client = serve(expiry_grace_hours=48.0)
     client.post("/v1/rerank", json={"query": "q", "documents": ["a"]})
     client.post("/v1/feedback", json=VOTE, headers={"Idempotency-Key": "k"})
-    client = serve()  # pending writes are done
+    client = serve(expiry_grace_hours=48.0)  # pending writes are done
     clock.now += 24 * 3600 + 1
     client.post("/v1/feedback", json=VOTE)
     serve()
