@@ -98,6 +98,7 @@ async def start(
     pinned: Bundle | None = None,
     shipped: Bundle | None = None,
     clock: Callable[[], float] = time.time,
+    store: Store | None = None,
 ) -> Runtime:
     """Open and migrate the store, load the bundle, warm up the encoder, and start all threads.
 
@@ -108,13 +109,15 @@ async def start(
         pinned: Bundle to rank with, regardless of the store.
         shipped: Bundle to rank with if neither settings nor store name one. By default the shipped one.
         clock: Function that returns the time in Unix seconds.
+        store: The store, if it is open already. It is closed if the start fails, and when the runtime stops.
 
     Raises:
         StartError: If the bundle cannot be loaded, or does not fit its encoder, or if the relevance model cannot be
             loaded, or does not fit the bundle.
         StoreError: If the store cannot be used.
+        SQLAlchemyError: If the store fails meanwhile.
     """
-    store = Store.open(settings, clock=clock)
+    store = store or Store.open(settings, clock=clock)
     try:
         telemetry.salt = store.salt()
         with store.reading() as connection:

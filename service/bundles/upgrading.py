@@ -18,10 +18,11 @@ from typing import Any, Final, TypeVar
 
 from penchant.models.bundle import Bundle, BundleError
 from penchant.models.encoding.features import FeatureExtractor
-from penchant.service.bundles.loading import StartError, check_match, warm_up
+from penchant.service.bundles.loading import check_match, warm_up
 from penchant.service.bundles.preparing import Preparation, UnlearnableError
 from penchant.service.bundles.served_model import ModelBuilder, Models, ServedModel
 from penchant.service.bundles.stored_bundles import load_stored_bundle
+from penchant.service.claims import StartError
 from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.feed import Feed
 from penchant.service.feedback.commits import Transact

@@ -17,15 +17,15 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, make_url, select, text
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy import URL, Connection, Engine, inspect, make_url, select, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from penchant.service.settings import Settings
 from penchant.service.store.engines import postgres_engines, sqlite_engines, without_time_limits
 from penchant.service.store.expiry_clock import ExpiryClock
 from penchant.service.store.statements import insert_new
-from penchant.service.store.tables import installation
+from penchant.service.store.tables import installation, metadata
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
@@ -108,8 +108,7 @@ class Store:
             self.close()
             if isinstance(error, StoreError):
                 raise
-            reason = getattr(error, "orig", None) or error
-            raise StoreError(f"The database {self.name} cannot be opened: {reason}") from error
+            raise StoreError(f"The database {self.name} cannot be opened: {find_reason(error)}") from error
 
     @classmethod
     def open(
@@ -224,6 +223,8 @@ class Store:
         with self.reading() as connection:  # does not wait for a writer
             if is_up_to_date(connection):
                 return
+            if fault := find_table_fault(connection):
+                raise StoreError(f"The database {self.name} cannot be opened: {fault}")
         with self._writer.connect() as connection:
             if self.path is None or self._lock is not None:
                 migrate(connection)
@@ -234,10 +235,17 @@ class Store:
 
 
 def store_place(settings: Settings) -> Path | URL:
-    """Return the data folder or the database address that the settings name."""
+    """Return the data folder or the database address that the settings name.
+
+    Raises:
+        StoreError: If the address cannot be read.
+    """
     if settings.store_url is None:
         return settings.data_dir
-    return make_url(settings.store_url.get_secret_value()).set(drivername="postgresql+psycopg")
+    try:
+        return make_url(settings.store_url.get_secret_value()).set(drivername="postgresql+psycopg")
+    except (ArgumentError, ValueError):  # its message may contain the password
+        raise StoreError("PENCHANT_STORE_URL is not an address: postgresql://user:password@host/db") from None
 
 
 def store_name(settings: Settings) -> str:
@@ -250,6 +258,26 @@ def is_up_to_date(connection: Connection) -> bool:
     """Return whether the tables have this version's revision."""
     newest = ScriptDirectory.from_config(_alembic_config(connection)).get_current_head()
     return MigrationContext.configure(connection).get_current_revision() == newest
+
+
+def find_table_fault(connection: Connection) -> str | None:
+    """Return why this version cannot use the tables of a database, as they are or migrated, or None."""
+    scripts = ScriptDirectory.from_config(_alembic_config(connection))
+    revision = MigrationContext.configure(connection).get_current_revision()
+    if revision is None:
+        ours = sorted(set(inspect(connection).get_table_names()) & metadata.tables.keys())
+        return f"it holds tables ({ours[0]}, …) but not their revision" if ours else None
+    if revision not in {script.revision for script in scripts.walk_revisions()}:
+        return (
+            f"its tables ({revision}) are unknown to this version of penchant, because a newer one wrote them"
+        )
+    return None
+
+
+def find_reason(error: BaseException) -> str:
+    """Return the reason of a failure in one line, without the statement that failed."""
+    reason = str(getattr(error, "orig", None) or error).strip()
+    return reason.splitlines()[0] if reason else type(error).__name__
 
 
 def migrate(connection: Connection) -> None:

@@ -22,7 +22,8 @@ from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.taste.reward import build_observation
 from penchant.models.testing import tiny_bundle
 from penchant.service import store as store_package
-from penchant.service.bundles.loading import StartError, check_match
+from penchant.service.bundles.loading import check_match
+from penchant.service.claims import StartError
 from penchant.service.settings import Settings
 from penchant.service.store.database import FILE_NAME, Store, StoreError, store_place
 from penchant.service.store.tables import installation, metadata
