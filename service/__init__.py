@@ -18,6 +18,7 @@ In reading order:
 - `app`: the application: wiring only
 - `runtime`: everything that lives as long as the server
 - `server`: runs the application
+- `claims`: what a server takes before it loads anything: its port and its store
 - `draining`: a server that is about to stop
 - `settings`: everything that can be configured
 - `validation`: what callers send, as typed values

@@ -133,7 +133,6 @@ def invoke(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("serve", "--port", 0, "--bundle", "missing"), "The bundle cannot be loaded: "),
         (("serve", "--port", 0, "--host", "no.such.host.invalid"), "set PENCHANT_API_KEY"),
         (("serve", "--port", 0, "--data-dir", "file"), "file cannot be used: "),
         (("serve", "--port", 0, "--data-dir", "file/below"), "file/below cannot be used: "),
@@ -189,18 +188,26 @@ def test_an_environment_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_bundle_that_the_store_lost_fails_both(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("environment", "problem", "advice"),
+    [
+        ({}, "the store does not hold the bundle b-lost", "penchant rollback"),
+        ({"PENCHANT_BUNDLE": "no/such/bundle"}, "no/such/bundle", "choose another PENCHANT_BUNDLE"),
+    ],
+)
+def test_a_bundle_that_is_missing_fails_both(
+    tmp_path: Path, environment: dict[str, str], problem: str, advice: str
+) -> None:
     Store(tmp_path).close()
     change("INSERT INTO activations VALUES ('', 1, 'b-lost', 1.0)")(tmp_path)
-    done = run("serve", "--port", 0, "--data-dir", tmp_path)
+    done = run("serve", "--port", 0, "--data-dir", tmp_path, **environment)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    problem = "the store does not hold the bundle b-lost"
     assert problem in done.stderr.splitlines()[-1]
-    checked = run("doctor", "--data-dir", tmp_path)
+    checked = run("doctor", "--data-dir", tmp_path, **environment)
     assert checked.returncode == 1
     assert problem in checked.stdout
-    assert "penchant rollback" in checked.stdout
+    assert advice in checked.stdout
 
 
 class Interruption:
