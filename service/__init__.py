@@ -19,6 +19,7 @@ In reading order:
 - `connections`: what a connection may cost before any key is checked
 - `runtime`: everything that lives as long as the server
 - `server`: runs the application
+- `claims`: what a server takes before it loads anything: its port and its store
 - `draining`: a server that is about to stop
 - `settings`: everything that can be configured
 - `parsing`: JSON within bounds

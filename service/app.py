@@ -20,12 +20,13 @@ from penchant.models.taste.fixed_points import convergence_failures
 from penchant.service.api import openapi
 from penchant.service.api.middleware import RequestMiddleware
 from penchant.service.api.routes import feedback, ops, rank, users
-from penchant.service.bundles.loading import StartError, load_extractor
+from penchant.service.bundles.loading import load_extractor
+from penchant.service.claims import StartError
 from penchant.service.draining import Draining
 from penchant.service.errors import ApiError, build_problem_response, http_status_error, storage_error
 from penchant.service.runtime import start
 from penchant.service.settings import Settings
-from penchant.service.store.database import StoreError
+from penchant.service.store.database import Store, StoreError, find_reason
 from penchant.service.telemetry.metrics import Telemetry, Tracing, log_failure
 from penchant.service.telemetry.setup import create_tracing
 from penchant.service.users.states import unreadable_states
@@ -42,6 +43,7 @@ def create_app(
     extractor_loader: Callable[[Bundle], FeatureExtractor] | None = None,
     clock: Callable[[], float] = time.time,
     tracing: Tracing | None = None,
+    store: Store | None = None,
 ) -> FastAPI:
     """Return the application. Its lifespan starts and stops the runtime.
 
@@ -54,6 +56,7 @@ def create_app(
         extractor_loader: Loads the feature extractor of every bundle, instead of the default and of `extractor`.
         clock: Returns the time in Unix seconds.
         tracing: Tracing to use instead of the one that the environment configures.
+        store: The store, if it is open already. The application closes it.
 
     Raises:
         TracingError: If the environment asks for traces and the extra `otel` is not installed.
@@ -85,17 +88,21 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
             runtime = await start(
-                settings, telemetry, get_extractor, pinned=bundle, shipped=shipped, clock=clock
+                settings, telemetry, get_extractor, pinned=bundle, shipped=shipped, clock=clock, store=store
             )
         except (StartError, StoreError) as error:
             app.state.start_failure = error
+            raise
+        except (SQLAlchemyError, OSError) as error:
+            app.state.start_failure = find_reason(error)
             raise
         app.state.runtime = runtime
         try:
             yield
         finally:
             app.state.runtime = None
-            await runtime.stop()
+            left = app.state.draining.seconds_left
+            await runtime.stop(settings.shutdown_timeout_seconds if left is None else left)
             await asyncio.to_thread(telemetry.tracing.stop)
 
     app = FastAPI(

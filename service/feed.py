@@ -4,6 +4,7 @@ One thread polls the store once a second. If the store fails, the thread later c
 read. If changes since then are missing, subscribers receive the kind "all", which tells them to drop what they hold.
 """
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -38,7 +39,7 @@ class Feed:
         self._chores: list[Callable[[], None]] = []
         self._behind: list[Subscriber] = []
         self._last_number = 0
-        self._next_prune = 0.0
+        self._pruned_at = -math.inf
         self._failing = False
         self._lock = threading.Lock()
         self._end = threading.Event()
@@ -62,12 +63,19 @@ class Feed:
             self._last_number = feed.find_newest(connection)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stop the thread, then run the chores once more."""
+    def stop(self, seconds: float | None = None) -> bool:
+        """Stop the thread, then run the chores once more. Return whether the thread has ended.
+
+        Args:
+            seconds: Longest wait for the thread, without which the chores are not run. None: as long as it takes.
+        """
         self._end.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(seconds)
+        if self._thread.is_alive():
+            return False
         self._do_chores()
+        return True
 
     def poll(self) -> None:
         """Poll once, in the caller's thread. Never raises."""
@@ -108,11 +116,11 @@ class Feed:
 
     def _prune(self) -> None:
         now = self._store.clock()
-        if now < self._next_prune:
+        if abs(now - self._pruned_at) < _PRUNE_SECONDS:  # the clock may have been set back
             return
         with self._store.writing() as connection:
-            feed.prune(connection, now - KEPT_SECONDS)
-        self._next_prune = now + _PRUNE_SECONDS
+            feed.prune(connection, self._store.expiry_clock.now(connection) - KEPT_SECONDS)
+        self._pruned_at = now
 
     def _notify(self, subscribers: Sequence[Subscriber], change: Change) -> None:
         for subscriber in subscribers:

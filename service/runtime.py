@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from penchant.models.bundle import Bundle
@@ -29,9 +30,11 @@ from penchant.service.privacy.user_data import UserData
 from penchant.service.ranking.rankings import Rankings
 from penchant.service.settings import Settings
 from penchant.service.store.database import Store
+from penchant.service.store.probe import ReadProbe
 from penchant.service.telemetry.metrics import Telemetry, log
 
 _HOUR: Final = 3600.0
+StopPart = Callable[[float], Awaitable[bool]]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Runtime:
     settings: Settings
     telemetry: Telemetry
     store: Store
+    read_probe: ReadProbe
     feed: Feed
     access: Access
     writer: Writer
@@ -52,19 +56,42 @@ class Runtime:
     exports: Exports
     started_at: float
 
-    async def stop(self) -> None:
-        """Stop all parts after they have finished the work that was accepted."""
-        await asyncio.to_thread(self.upgrades.stop)
+    async def stop(self, seconds: float) -> None:
+        """Stop all parts after they have finished the work that was accepted.
+
+        Args:
+            seconds: Longest time that this may take. Each part gets half of what is left.
+        """
+        deadline, late = time.monotonic() + seconds, []
+        for name, stop in self._list_parts():
+            if not await stop(max(0.0, deadline - time.monotonic()) / 2):
+                late.append(name)
+        if late:
+            log.error("stopped_incompletely", parts=late)
+        else:
+            log.info("stopped")
+
+    def _list_parts(self) -> Iterator[tuple[str, StopPart]]:
+        """Yield each part's name and the function that stops it, in the order in which they must stop."""
+        yield "upgrades", partial(asyncio.to_thread, self.upgrades.stop)
         for model in self.models.held:
-            await asyncio.to_thread(model.replayer.stop)
+            yield "replayer", partial(asyncio.to_thread, model.replayer.stop)
         for source in self.models.sources:
-            await source.batcher.stop()
+            yield "encoder", source.batcher.stop
         if self.relevance is not None:
-            await self.relevance.batcher.stop()
-        await self.writer.stop()
-        await asyncio.to_thread(self.feed.stop)
-        self.store.close()
-        log.info("stopped")
+            yield "relevance", self.relevance.batcher.stop
+        yield "writer", self.writer.stop
+        yield "feed", partial(asyncio.to_thread, self.feed.stop)
+        yield "store", partial(asyncio.to_thread, self.store.close)
+
+    def find_fatal_faults(self) -> dict[str, str]:
+        """Return the parts that only a restart can mend, with their faults."""
+        faults = {
+            "encoder": self.models.current.source.batcher.find_fault(),
+            "relevance": None if self.relevance is None else self.relevance.batcher.find_fault(),
+            "store": self.writer.find_fatal_fault(),
+        }
+        return {part: fault for part, fault in faults.items() if fault is not None}
 
 
 async def start(
@@ -75,6 +102,7 @@ async def start(
     pinned: Bundle | None = None,
     shipped: Bundle | None = None,
     clock: Callable[[], float] = time.time,
+    store: Store | None = None,
 ) -> Runtime:
     """Open and migrate the store, load the bundle, warm up the encoder, and start all threads.
 
@@ -85,15 +113,19 @@ async def start(
         pinned: Bundle to rank with, regardless of the store.
         shipped: Bundle to rank with if neither settings nor store name one. By default the shipped one.
         clock: Function that returns the time in Unix seconds.
+        store: The store, if it is open already. It is closed if the start fails, and when the runtime stops.
 
     Raises:
         StartError: If the bundle cannot be loaded, or does not fit its encoder, or if the relevance model cannot be
             loaded, or does not fit the bundle.
         StoreError: If the store cannot be used.
+        SQLAlchemyError: If the store fails meanwhile.
     """
-    store = Store.open(settings, clock=clock)
+    store = store or Store.open(settings, clock=clock)
     try:
         telemetry.salt = store.salt()
+        with store.reading() as connection:
+            store.expiry_clock.now(connection)  # before anything can expire
         bundle = load_first_bundle(store, settings, pinned=pinned, shipped=shipped)
         extractor = extractor_of(bundle)
         check_match(bundle, extractor)
@@ -183,6 +215,7 @@ async def start(
         settings=settings,
         telemetry=telemetry,
         store=store,
+        read_probe=ReadProbe(store),
         feed=feed,
         access=access,
         writer=writer,

@@ -4,23 +4,28 @@ import gc
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
 
 import uvicorn
 
 from penchant.models.bundle import Bundle
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.service.app import create_app
-from penchant.service.bundles.loading import StartError, load_bundle
+from penchant.service.bundles.loading import load_bundle
+from penchant.service.claims import Claims, StartError, claim, explain_port
 from penchant.service.connections.limits import ConnectionLimits
 from penchant.service.connections.protocol import bind_protocol
 from penchant.service.connections.registry import ConnectionRegistry
 from penchant.service.draining import DrainingServer
-from penchant.service.settings import Settings
-from penchant.service.store.database import FILE_NAME, Store, StoreError, store_name
-from penchant.service.store.keys import has_keys
+from penchant.service.settings import Settings, SettingsError, read_settings
+from penchant.service.store.database import store_name
 from penchant.service.telemetry.metrics import configure_logging, log
 from penchant.service.telemetry.setup import TracingError
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 
 class FrozenHeapServer(DrainingServer):
@@ -31,43 +36,13 @@ class FrozenHeapServer(DrainingServer):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the server, then freeze the objects that exist."""
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except OSError:  # it cannot listen
+            await self.lifespan.shutdown()
+            raise
         gc.collect()
         gc.freeze()
-
-
-def check_exposure(settings: Settings) -> None:
-    """Check that a server which other machines can reach requires keys.
-
-    Raises:
-        StartError: If the address is not loopback, no key exists, and PENCHANT_ALLOW_OPEN is not set.
-    """
-    if (
-        settings.is_loopback()
-        or settings.get_tenant_keys()
-        or settings.allow_open
-        or _has_stored_keys(settings)
-    ):
-        return
-    raise StartError(
-        f"{settings.host} can be reached from other machines: create a key with `penchant keys create`, "
-        "set PENCHANT_API_KEY, or set PENCHANT_ALLOW_OPEN=true to serve everyone without a key."
-    )
-
-
-def _has_stored_keys(settings: Settings) -> bool:
-    """Return whether a key was ever created in the store. Revoked keys stay, so that this remains true."""
-    if settings.store_url is None and not (settings.data_dir / FILE_NAME).is_file():
-        return False
-    try:
-        store = Store.open(settings, exclusive=False)
-    except StoreError as error:
-        raise StartError(str(error)) from error
-    try:
-        with store.reading() as connection:
-            return has_keys(connection)
-    finally:
-        store.close()
 
 
 def run(
@@ -76,6 +51,7 @@ def run(
     bundle: Bundle | None = None,
     extractor: FeatureExtractor | None = None,
     clock: Callable[[], float] = time.time,
+    claims: Claims | None = None,
 ) -> None:
     """Serve until a signal stops the process, then finish the accepted work.
 
@@ -84,30 +60,42 @@ def run(
         bundle: Bundle to rank with, regardless of settings and store.
         extractor: Extractor in place of the bundle's.
         clock: Function that returns the time in Unix seconds.
+        claims: Port and store of the server, if they were taken before this module was imported.
 
     Raises:
         StartError: If the server cannot start, for a reason that its operator can correct.
     """
-    check_exposure(settings)
     configure_logging(settings.log_level)
-    if bundle is None and settings.bundle is not None:
-        bundle = load_bundle(settings)
+    claims = claims or claim(settings, clock)
     try:
-        app = create_app(settings, extractor=extractor, bundle=bundle, clock=clock)
+        if bundle is None and settings.bundle is not None:
+            bundle = load_bundle(settings)
+        app = create_app(settings, extractor=extractor, bundle=bundle, clock=clock, store=claims.store)
     except TracingError as error:
+        claims.release()
         raise StartError(str(error)) from error
+    except BaseException:
+        claims.release()
+        raise
+
+    async def serve(scope: Message, receive: Receive, send: Send) -> None:
+        async def send_briefly(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed" and app.state.start_failure is not None:
+                message = {"type": message["type"]}  # without the traceback, which the operator does not need
+            await send(message)
+
+        await app(scope, receive, send_briefly if scope["type"] == "lifespan" else send)
+
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{settings.port}"
     log.info("starting", url=url, database=store_name(settings))
     server = FrozenHeapServer(
         uvicorn.Config(
-            app,
+            serve,
             http=bind_protocol(
                 ConnectionRegistry(ConnectionLimits.from_settings(settings), app.state.telemetry)
             ),
             ws="none",
-            host=settings.host,
-            port=settings.port,
             workers=1,
             log_config=None,
             access_log=False,
@@ -119,9 +107,13 @@ def run(
         settings.drain_seconds,
     )
     try:
-        server.run()
+        server.run(claims.sockets)
     except KeyboardInterrupt:  # uvicorn has stopped, and raises the signal again
         return
+    except OSError as error:
+        if server.started:
+            raise
+        raise explain_port(error, settings.host, settings.port) from error
     except SystemExit as end:
         if server.started:
             raise
@@ -131,6 +123,6 @@ def run(
 
 if __name__ == "__main__":
     try:
-        run(Settings())
-    except StartError as error:
+        run(read_settings())
+    except (SettingsError, StartError) as error:
         sys.exit(f"penchant: {error}")

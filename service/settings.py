@@ -2,10 +2,11 @@
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableSettingError
 
 DEFAULT_TENANT: Final = "default"
 
@@ -49,6 +50,12 @@ class Settings(BaseSettings):
         description="Database: postgresql://user:password@host/database. Several servers can share it.",
     )
     store_readers: int = Field(default=4, gt=0, description="Threads, and connections, that read the store.")
+    store_timeout_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest wait for an answer of PostgreSQL, or for another process that writes to SQLite.",
+    )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
     tracing: bool | None = Field(
@@ -232,6 +239,12 @@ class Settings(BaseSettings):
     rank_ttl_hours: float = Field(default=24.0, gt=0)
     idempotency_ttl_hours: float = Field(default=24.0, gt=0)
     expiry_interval_seconds: float = Field(default=600.0, gt=0)
+    expiry_grace_hours: float = Field(
+        default=24.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Jump of the clock that removal by age follows at once. It follows a larger one after this uptime.",
+    )
     change_poll_seconds: float = Field(
         default=1.0, gt=0, description="Interval at which changes by other servers and commands are read."
     )
@@ -292,3 +305,36 @@ class Settings(BaseSettings):
             return ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+class SettingsError(ValueError):
+    """Some settings are invalid.
+
+    Args:
+        faults: Name of each invalid setting, and what is wrong with it, without its value.
+    """
+
+    def __init__(self, *faults: tuple[str, str]) -> None:
+        super().__init__("settings: " + "; ".join(f"{name}: {fault}" for name, fault in faults))
+        self.faults = faults
+
+
+def read_settings(**options: Any) -> Settings:  # noqa: ANN401 - of any setting's type
+    """Return the settings of the environment.
+
+    Args:
+        options: Settings in place of the environment's.
+
+    Raises:
+        SettingsError: If a setting is invalid.
+    """
+    try:
+        return Settings(**options)
+    except ValidationError as error:
+        faults = error.errors(include_input=False, include_url=False)
+        raise SettingsError(
+            *((".".join(map(str, fault["loc"])) or "all", fault["msg"]) for fault in faults)
+        ) from None
+    except UnreadableSettingError as error:  # its message names the field
+        name = next((name for name in Settings.model_fields if f'"{name}"' in str(error)), "all")
+        raise SettingsError((name, "the value is not valid JSON")) from None

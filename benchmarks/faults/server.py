@@ -17,7 +17,7 @@ from sqlalchemy import Engine, event
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
-from penchant.service.bundles.loading import StartError
+from penchant.service.claims import StartError
 from penchant.service.server import run
 from penchant.service.settings import Settings
 

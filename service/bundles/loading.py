@@ -6,13 +6,10 @@ from penchant.models.bundle import DEFAULT_BUNDLE, Bundle, BundleError
 from penchant.models.encoding.encoder import EncoderError
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.loading import load_encoder
+from penchant.service.claims import StartError
 from penchant.service.settings import Settings
 
 _WARM_UP: Final = ("A first text, so that the first request does not pay for it.", "Another.")
-
-
-class StartError(RuntimeError):
-    """The server cannot start, for a reason that its operator can correct."""
 
 
 def load_bundle(settings: Settings) -> Bundle:

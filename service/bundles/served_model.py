@@ -201,7 +201,9 @@ class ModelBuilder:
             describer=describer,
             scorer=Scorer(bundle, describer, states, self.rankings, self.telemetry),
             explainer=Explainer(bundle.reward, fold.extractor, fold.match_version, self.store),
-            ledger=Ledger(fold, cache, settings.idempotency_ttl_hours * _HOUR, policy),
+            ledger=Ledger(
+                fold, cache, settings.idempotency_ttl_hours * _HOUR, policy, self.store.expiry_clock.limit
+            ),
             featurizer=featurizer,
         )
 

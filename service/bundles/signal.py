@@ -8,7 +8,7 @@ from penchant.models.encoding.cross_encoder import CrossEncoder, identify_cross_
 from penchant.models.encoding.encoder import EncoderError
 from penchant.models.encoding.match import RELEVANCE, name_version
 from penchant.models.taste.reward import SignalError
-from penchant.service.bundles.loading import StartError
+from penchant.service.claims import StartError
 from penchant.service.settings import Settings
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import Forgetting

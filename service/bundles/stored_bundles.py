@@ -8,7 +8,8 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from penchant.models.bundle import DEFAULT_BUNDLE, Bundle, BundleError
-from penchant.service.bundles.loading import StartError, load_bundle
+from penchant.service.bundles.loading import load_bundle
+from penchant.service.claims import StartError
 from penchant.service.settings import Settings
 from penchant.service.store import activations, bundles
 from penchant.service.store.database import Store
@@ -53,7 +54,19 @@ def load_stored_bundle(connection: Connection, version: str) -> Bundle:
     Raises:
         BundleError: If the store does not hold it, or if it is damaged.
     """
-    archive = bundles.find_archive(connection, version)
+    return read_stored_bundle(bundles.find_archive(connection, version), version)
+
+
+def read_stored_bundle(archive: bytes | None, version: str) -> Bundle:
+    """Return the bundle that the store holds under a version.
+
+    Args:
+        archive: What the store holds, or None.
+        version: Version of the bundle.
+
+    Raises:
+        BundleError: If the store does not hold it, or if it is damaged.
+    """
     if archive is None:
         raise BundleError(f"the store does not hold the bundle {version}")
     bundle = unpack_bundle(archive)
@@ -100,13 +113,16 @@ def load_first_bundle(
         shipped: Bundle in place of the shipped one.
 
     Raises:
-        StartError: If it is missing or damaged.
+        StartError: If it is missing or damaged, or cannot be copied to the store.
     """
     with store.reading() as connection:
         bundle = pinned or load_active_bundle(connection, settings, shipped)
         if activations.find_active(connection) is not None:
             return bundle
-    archive, features = pack_bundle(bundle), bundle.manifest.encoder.features
+    try:
+        archive, features = pack_bundle(bundle), bundle.manifest.encoder.features
+    except BundleError as error:
+        raise StartError(f"The bundle cannot be copied to the store: {error}") from error
     with store.writing() as connection:
         name, now = bundle.manifest.name, store.clock()
         bundles.put_first(connection, bundle.version, name, features, archive, now=now)

@@ -18,10 +18,11 @@ from typing import Any, Final, TypeVar
 
 from penchant.models.bundle import Bundle, BundleError
 from penchant.models.encoding.features import FeatureExtractor
-from penchant.service.bundles.loading import StartError, check_match, warm_up
+from penchant.service.bundles.loading import check_match, warm_up
 from penchant.service.bundles.preparing import Preparation, UnlearnableError
 from penchant.service.bundles.served_model import ModelBuilder, Models, ServedModel
 from penchant.service.bundles.stored_bundles import load_stored_bundle
+from penchant.service.claims import StartError
 from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.feed import Feed
 from penchant.service.feedback.chores import Transact
@@ -70,15 +71,23 @@ class Upgrades:
         self._report_bundle()
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stop the thread after the user that it is learning."""
+    def stop(self, seconds: float | None = None) -> bool:
+        """Stop the thread after the user that it is learning.
+
+        Args:
+            seconds: Longest wait. None: as long as it takes.
+
+        Returns:
+            Whether the thread has ended.
+        """
         self._end.set()
         self._wake.set()
         preparation = self._preparation  # the thread may set it to None at any moment
         if preparation is not None:
             preparation.stop()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     # On the thread
 

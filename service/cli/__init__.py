@@ -2,7 +2,8 @@
 
 In reading order:
 
-- `main`: the entry point, which reports missing packages
+- `main`: the entry point, which reports in one line what could not be done
+- `refusals`: the reason of a failure, as one line
 - `app`: the commands
 - `models`: fit and evaluate
 - `bundle`: bundle show and bundle export

@@ -67,18 +67,23 @@ def serve(
 ) -> None:
     """Start the server, on 127.0.0.1:8642 by default. PENCHANT_* variables set what no option does."""
     settings = read_settings(data_dir, host=host, port=port, bundle=bundle)
+    from penchant.service.claims import StartError, claim
+
+    try:
+        claims = claim(settings)
+    except StartError as error:
+        stop(error, code=1)
     err.print(
         f"data folder: {settings.data_dir.resolve()}\n"
         f"address:     http://{settings.host}:{settings.port} (ready when /readyz answers 200; press Ctrl-C to stop)",
         markup=False,
         highlight=False,
     )
-    # Importing torch takes seconds, and only this command needs it.
-    from penchant.service.bundles.loading import StartError
+    # Importing this takes seconds, and loading the encoder takes more.
     from penchant.service.server import run
 
     try:
-        run(settings)
+        run(settings, claims=claims)
     except StartError as error:
         stop(error, code=1)
 

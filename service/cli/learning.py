@@ -54,7 +54,7 @@ def export(
         stop("name what to export: --judgements")
     left_out: Counter[str] = Counter()
     written = 0
-    with open_store(data_dir, store_url) as store, store.reading() as connection:
+    with open_store(data_dir, store_url, patient=True) as store, store.reading() as connection:
         tenants = choose_tenants(connection, tenant)
         try:
             with open_atomically(out_path) as whole, compress(whole, out_path) as file:
@@ -122,7 +122,7 @@ def fit_from_store(
     with resumable(work, BundleError, CheckpointError, GateError, TooLittleError):
         with progress() as report:
             report("read feedback", 0, 0)
-            with open_store(data_dir, store_url) as store, store.reading() as connection:
+            with open_store(data_dir, store_url, patient=True) as store, store.reading() as connection:
                 tenants = choose_tenants(connection, tenant)
                 settings = read_settings(data_dir, store_url)
                 bundle = load_bundle(current) if current else load_current_bundle(connection, settings)
@@ -218,7 +218,7 @@ def replay(
     if user is not None and tenant is None:
         stop("--user needs --tenant")
     settings = read_settings(data_dir, store_url)
-    with open_store(data_dir, store_url) as store, progress() as report:
+    with open_store(data_dir, store_url, patient=True) as store, progress() as report:
         with store.reading() as connection:
             loaded = load_bundle(bundle) if bundle else load_current_bundle(connection, settings)
         fold = build_served_fold(loaded, settings)

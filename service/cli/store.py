@@ -22,6 +22,9 @@ _COLORS: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
 def doctor(
     data_dir: DataDir = None,
     store_url: StoreUrl = None,
+    model: Annotated[
+        bool, typer.Option("--model/--no-model", help="Whether to load the bundle and its encoder as well.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Check settings, store, bundle and encoder, and say what to do. Exits with 1 if a check fails.
@@ -31,7 +34,7 @@ def doctor(
     from penchant.service.doctor.checks import examine
 
     findings = []
-    for finding in examine(drop_none(data_dir=data_dir, store_url=store_url)):
+    for finding in examine(drop_none(data_dir=data_dir, store_url=store_url), with_model=model):
         findings.append(finding)
         if not as_json:
             color = _COLORS[finding.status]
@@ -58,19 +61,20 @@ def backup(
 
     from penchant.models.files import open_atomically
     from penchant.service.store.archive import ArchiveError, write_archive
+    from penchant.service.store.database import find_reason
 
     if file.exists():
         stop(f"{file} already exists")
     try:
         with (
-            open_store(data_dir, store_url) as store,
+            open_store(data_dir, store_url, patient=True) as store,
             progress() as report,
             open_atomically(file, overwrite=False, mode=_OWNER_ONLY) as target,
             store.reading() as connection,
         ):
             manifest = write_archive(connection, target, report)
     except (ArchiveError, SQLAlchemyError, OSError) as error:
-        stop(_reason(error), code=1)
+        stop(find_reason(error), code=1)
     except KeyboardInterrupt:
         stop("interrupted", INTERRUPTED)
     _print_result(f"wrote {file} ({file.stat().st_size / 2**20:.1f} MiB)", manifest)
@@ -90,24 +94,19 @@ def restore(
     from sqlalchemy.exc import SQLAlchemyError
 
     from penchant.service.store.archive import ArchiveError, read_archive, read_manifest
-    from penchant.service.store.database import Store, StoreError
+    from penchant.service.store.database import Store, StoreError, find_reason
 
     settings = read_settings(data_dir, store_url)
     try:
         with file.open("rb") as source, progress() as report:
             read_manifest(source)  # before anything is created
-            with closing(Store.open(settings)) as store, store.writing() as connection:
+            with closing(Store.open(settings, patient=True)) as store, store.writing() as connection:
                 manifest = read_archive(connection, source, report)
     except (ArchiveError, StoreError, SQLAlchemyError, OSError) as error:
-        stop(_reason(error), code=1)
+        stop(find_reason(error), code=1)
     except KeyboardInterrupt:
         stop("interrupted: nothing was restored", INTERRUPTED)
     _print_result(f"restored {store.name}", manifest)
-
-
-def _reason(error: Exception) -> str:
-    """Return the reason as one line, without the statement that failed."""
-    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
 
 
 def _print_result(done: str, manifest: "Manifest") -> None:

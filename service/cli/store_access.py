@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
+from penchant.service import settings as service_settings
 from penchant.service.cli.terminal import stop
 from penchant.service.settings import Settings
 
@@ -31,8 +31,8 @@ StoreUrl = Annotated[
 
 def load_current_bundle(connection: "Connection", settings: Settings) -> "Bundle":
     """Load the bundle that a server would rank with, or end the command with the reason."""
-    from penchant.service.bundles.loading import StartError
     from penchant.service.bundles.stored_bundles import load_active_bundle
+    from penchant.service.claims import StartError
 
     try:
         return load_active_bundle(connection, settings)
@@ -42,8 +42,8 @@ def load_current_bundle(connection: "Connection", settings: Settings) -> "Bundle
 
 def build_served_fold(bundle: "Bundle", settings: Settings) -> "Fold":
     """Return the fold of a server that ranks with a bundle, the declared signal included, or end the command."""
-    from penchant.service.bundles.loading import StartError
     from penchant.service.bundles.signal import build_fold, find_signal
+    from penchant.service.claims import StartError
 
     try:
         signal = find_signal(settings)
@@ -60,23 +60,22 @@ def drop_none(**options: object) -> dict[str, Any]:
 def read_settings(data_dir: Path | None, store_url: str | None = None, **others: object) -> Settings:
     """Return the settings, with options of the command line in place of the environment's, or end the command."""
     try:
-        return Settings(**drop_none(data_dir=data_dir, store_url=store_url, **others))
-    except ValidationError as error:
-        faults = error.errors(include_input=False)
-        stop(
-            "settings: "
-            + "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
-        )
+        return service_settings.read_settings(**drop_none(data_dir=data_dir, store_url=store_url, **others))
+    except service_settings.SettingsError as error:
+        stop(error)
 
 
 @contextmanager
-def open_store(data_dir: Path | None, store_url: str | None, *, create: bool = False) -> "Iterator[Store]":
+def open_store(
+    data_dir: Path | None, store_url: str | None, *, create: bool = False, patient: bool = False
+) -> "Iterator[Store]":
     """Open the store that the settings name, or end the command with the reason.
 
     Args:
         data_dir: Data folder given on the command line.
         store_url: Address given on the command line.
         create: Whether to create the store if it does not exist.
+        patient: Whether the command may take long, and waits for locks as long as it takes.
     """
     from penchant.service.store.database import FILE_NAME, Store, StoreError
 
@@ -84,7 +83,7 @@ def open_store(data_dir: Path | None, store_url: str | None, *, create: bool = F
     if not create and settings.store_url is None and not (settings.data_dir / FILE_NAME).is_file():
         stop(f"{settings.data_dir} holds no store")
     try:
-        store = Store.open(settings, exclusive=False)
+        store = Store.open(settings, exclusive=False, patient=patient)
     except StoreError as error:
         stop(error, code=1)
     with closing(store):

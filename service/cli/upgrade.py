@@ -64,7 +64,7 @@ def upgrade(
         stop("name the folder of a bundle, or give --status")
     loaded = load_bundle(bundle)
     _check_pinned(data_dir, store_url, force=force)
-    with open_store(data_dir, store_url) as store:
+    with open_store(data_dir, store_url, patient=True) as store:
         _begin(store, loaded, accept_loss=accept_loss)
         if wait:
             _wait(store, loaded.version)

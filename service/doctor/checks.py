@@ -1,8 +1,9 @@
 """The checks of `penchant doctor`. They tell whether a server would start and serve well, and what to do if not.
 
-settings → folder → exposure and store → bundle → encoder → relevance model → neighbours → clock → threads
+settings → folder → exposure and store → port → clock → bundle → encoder → relevance model → neighbours → threads
 """
 
+import errno
 import os
 import shutil
 import stat
@@ -11,14 +12,15 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from penchant.service.doctor.model import check_model, check_neighbours, check_threads
+from penchant.service.claims import StartError, bind
 from penchant.service.doctor.settings import Finding, read_settings
 from penchant.service.settings import Settings
-from penchant.service.store.database import store_name
+from penchant.service.store.database import StoreError, find_reason, store_name
+from penchant.service.store.expiry_clock import ClockRecord
 from penchant.service.store.inspection import StoreFacts, inspect_store
 from penchant.service.timestamps import format_rfc3339
 
@@ -27,16 +29,18 @@ _NO_DISK: Final = 100 * 2**20
 _SKEW_SECONDS: Final = 5.0
 _AHEAD_SECONDS: Final = 600.0
 _DAY: Final = 86400.0
+_HOUR: Final = 3600.0
 _REPAIR: Final = "restore a backup to another place (`penchant restore`), and keep this file for inspection"
 
 
-def examine(options: Mapping[str, Any]) -> Iterator[Finding]:
+def examine(options: Mapping[str, Any], *, with_model: bool = True) -> Iterator[Finding]:
     """Run all checks, and yield each finding as soon as it is made. Nothing is changed.
 
     Args:
         options: Settings in place of the environment's.
+        with_model: Whether to load the bundle and its encoder, as a server does.
 
-    Cost: reads a whole SQLite file and loads the encoder, which takes seconds.
+    Cost: reads a whole SQLite file, and loads the encoder if wanted, which takes seconds.
     """
     settings, findings = read_settings(options)
     yield from findings
@@ -44,10 +48,17 @@ def examine(options: Mapping[str, Any]) -> Iterator[Finding]:
         return
     yield from _check_folder(settings)
     facts = yield from _check_store(settings)
-    yield from check_model(settings, None if facts is None else facts.bundle)
-    yield check_neighbours()
+    yield _check_port(settings, facts)
     yield _check_clock()
-    yield check_threads()
+    if not with_model:
+        return
+    # What a model needs takes seconds to import.
+    from penchant.service.doctor import model  # noqa: PLC0415
+
+    active, archive = (None, None) if facts is None else (facts.active, facts.bundle)
+    yield from model.check_model(settings, active, archive)
+    yield model.check_neighbours()
+    yield model.check_threads()
 
 
 def _check_exposure(settings: Settings, *, stored_keys: bool) -> Finding:
@@ -73,8 +84,10 @@ def _check_folder(settings: Settings) -> Iterator[Finding]:
     folder = settings.data_dir.resolve()
     if settings.store_url is not None:
         return
-    existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
+        if not existing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
@@ -98,14 +111,17 @@ def _check_folder(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_store(settings: Settings) -> Generator[Finding, None, StoreFacts | None]:
-    name = store_name(settings)
     try:
+        name = store_name(settings)
         facts = inspect_store(settings)
+    except StoreError as error:
+        yield Finding("store", "failed", str(error), "correct PENCHANT_STORE_URL")
+        return None
     except ImportError:
         yield Finding("store", "failed", f"{name} needs a driver", "pip install 'penchant[postgres]'")
         return None
     except (SQLAlchemyError, OSError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        reason = find_reason(error)
         advice = (
             _REPAIR
             if settings.store_url is None
@@ -119,13 +135,37 @@ def _check_store(settings: Settings) -> Generator[Finding, None, StoreFacts | No
         return None
     for fault in facts.faults:
         advice = _REPAIR if settings.store_url is None else "correct this, or choose another database"
+        if fault.startswith("its tables"):
+            advice = "install the version of penchant that wrote it, or a newer one"
+        elif fault.endswith("cannot be written"):
+            advice = f"let the server's user (now uid {os.getuid()}) write it"
         yield Finding("store", "failed", f"{name}: {fault}", advice)
     for risk in facts.warnings:
         yield Finding("store", "warning", f"{name}: {risk}", "correct this in the database's configuration")
     if not facts.faults:
         yield _check_tables(name, facts)
-    yield from _check_store_clock(facts)
+    yield from _check_store_clock(settings, facts)
     return facts
+
+
+def _check_port(settings: Settings, facts: StoreFacts | None) -> Finding:
+    """Check that a server could listen. Its port may be in use by the server that runs on the store."""
+    try:
+        sockets = bind(settings.host, settings.port)
+    except StartError as error:
+        if "is in use" not in str(error):
+            return Finding("port", "failed", str(error), "correct PENCHANT_HOST and PENCHANT_PORT")
+        if facts is not None and facts.is_in_use:
+            return Finding(
+                "port", "ok", f"port {settings.port} is in use, and so is the store: a server is running"
+            )
+        # Whether a server is running on PostgreSQL cannot be seen.
+        status: Literal["warning", "failed"] = "failed" if settings.store_url is None else "warning"
+        advice = "stop the process that uses it, or choose another PENCHANT_PORT"
+        return Finding("port", status, f"port {settings.port} is in use", advice)
+    for bound in sockets:
+        bound.close()
+    return Finding("port", "ok", f"{settings.host}, port {settings.port} is free")
 
 
 def _check_tables(name: str, facts: StoreFacts) -> Finding:
@@ -133,11 +173,6 @@ def _check_tables(name: str, facts: StoreFacts) -> Finding:
     detail = f"{name}: {facts.version}, {facts.events:,} events{use[facts.is_in_use]}"
     if facts.revision is None:
         return Finding("store", "ok", f"{detail}; the first start creates the tables")
-    if facts.revision not in facts.revisions:
-        advice = "install the version of penchant that wrote it, or a newer one"
-        return Finding(
-            "store", "failed", f"{detail}; its tables ({facts.revision}) are unknown to this version", advice
-        )
     if facts.revision != facts.newest:
         advice = "back it up with the version that wrote it before a server of this version starts"
         change = f"the next start migrates its tables from {facts.revision} to {facts.newest}"
@@ -145,14 +180,34 @@ def _check_tables(name: str, facts: StoreFacts) -> Finding:
     return Finding("store", "ok", f"{detail}, tables {facts.revision}")
 
 
-def _check_store_clock(facts: StoreFacts) -> Iterator[Finding]:
+def _check_store_clock(settings: Settings, facts: StoreFacts) -> Iterator[Finding]:
     if abs(facts.clock_skew) > _SKEW_SECONDS:
         detail = f"the database's clock differs by {facts.clock_skew:.0f} s"
         yield Finding("clock", "warning", detail, "synchronise both machines' clocks with NTP")
+    yield from _check_jump(settings, facts.clock)
     ahead = (facts.newest_event or 0.0) - time.time()
     if ahead > _AHEAD_SECONDS:
         detail = f"the newest event arrived {ahead / 3600:.1f} h from now: the clock is behind, or was ahead"
         yield Finding("clock", "warning", detail, "synchronise the clock with NTP")
+
+
+def _check_jump(settings: Settings, record: ClockRecord) -> Iterator[Finding]:
+    """Report a clock that differs from what the store has recorded, because data does not expire by it yet."""
+    written, grace = record.last_written, settings.expiry_grace_hours
+    if written is None or abs(time.time() - written) <= grace * _HOUR:
+        return
+    confirmed = 0.0 if record.disputed_since is None else max(0.0, written - record.disputed_since) / _HOUR
+    days = (time.time() - written) / _DAY
+    direction = "ahead of" if days > 0 else "behind"
+    yield Finding(
+        "clock",
+        "warning",
+        f"the clock is {abs(days):.1f} days {direction} the last write of the store "
+        f"({format_rfc3339(written, whole_seconds=True)}), so nothing expires by it yet",
+        "if the clock is wrong, synchronise it with NTP; if it is right, because no server was running, do nothing: "
+        f"data expires after servers have run for {max(0.0, grace - confirmed):.0f} hours more "
+        "(PENCHANT_EXPIRY_GRACE_HOURS)",
+    )
 
 
 def _check_clock() -> Finding:

@@ -1,18 +1,18 @@
 """Checks of whether the model works here: its bundle, its encoders, FAISS, and the number of threads."""
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Final
 
-import torch
-
 from penchant.models.bundle import Bundle, BundleError
-from penchant.service.bundles.loading import StartError, check_match, load_bundle, load_extractor
+from penchant.service.bundles.loading import check_match, load_bundle, load_extractor
 from penchant.service.bundles.signal import find_signal, load_relevance_model
-from penchant.service.bundles.stored_bundles import unpack_bundle
+from penchant.service.bundles.stored_bundles import read_stored_bundle
+from penchant.service.claims import StartError
 from penchant.service.doctor.settings import Finding
 from penchant.service.settings import Settings
 
@@ -24,17 +24,20 @@ _ANSWERS: Final = (
 _CGROUP: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
-def check_model(settings: Settings, archive: bytes | None = None) -> Iterator[Finding]:
+def check_model(
+    settings: Settings, active: str | None = None, archive: bytes | None = None
+) -> Iterator[Finding]:
     """Load bundle and encoder as a server does. Cost: seconds.
 
     Args:
         settings: Settings, which may name a bundle.
-        archive: Archive of the store's active bundle, used if the settings name none.
+        active: Version of the store's active bundle, used if the settings name none.
+        archive: Its archive. None if the store does not hold it.
     """
     started = time.perf_counter()
-    stored = archive if settings.bundle is None else None
+    stored = active if settings.bundle is None else None
     try:
-        bundle = load_bundle(settings) if stored is None else unpack_bundle(stored)
+        bundle = load_bundle(settings) if stored is None else read_stored_bundle(archive, stored)
     except (StartError, BundleError) as error:
         advice = "choose another PENCHANT_BUNDLE, or unset it to use the shipped one"
         if stored is not None:
@@ -116,8 +119,13 @@ def check_neighbours() -> Finding:
 
 
 def check_threads() -> Finding:
-    """Check that there are no more threads than cores."""
-    threads, cores = torch.get_num_threads(), usable_cores()
+    """Check that there are no more threads than cores. Torch is asked only if the encoder has loaded it."""
+    cores, torch = usable_cores(), sys.modules.get("torch")
+    configured = os.environ.get("OMP_NUM_THREADS", "")
+    if torch is not None:
+        threads = torch.get_num_threads()
+    else:
+        threads = int(configured) if configured.isdigit() else max(1, int(cores))
     detail = f"{threads} threads on {cores:g} cores"
     if threads > max(1.0, cores):
         advice = f"set OMP_NUM_THREADS={max(1, int(cores))}: with more threads than cores, they slow each other down"

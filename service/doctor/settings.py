@@ -7,8 +7,7 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Any, Final, Literal
 
-from pydantic import ValidationError
-
+from penchant.service import settings as settings_of_server
 from penchant.service.settings import DEFAULT_TENANT, Settings
 from penchant.service.store.database import FILE_NAME
 
@@ -43,12 +42,11 @@ def read_settings(options: Mapping[str, Any]) -> tuple[Settings | None, list[Fin
     """
     findings = [_report_unknown(name) for name in sorted(os.environ) if _is_unknown(name)]
     try:
-        settings = Settings(**options)
-    except ValidationError as error:
-        for fault in error.errors(include_input=False, include_url=False):
-            place = ".".join(map(str, fault["loc"])) or "all"
+        settings = settings_of_server.read_settings(**options)
+    except settings_of_server.SettingsError as error:
+        for place, fault in error.faults:
             advice = f"correct {_PREFIX}{place.partition('.')[0].upper()}"
-            findings.append(Finding("settings", "failed", f"{place}: {fault['msg']}", advice))
+            findings.append(Finding("settings", "failed", f"{place}: {fault}", advice))
         return None, findings
     findings += _check_contradictions(settings)
     if not findings:

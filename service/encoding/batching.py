@@ -141,13 +141,18 @@ class MicroBatcher:
         for thread in self._threads:
             thread.start()
 
-    async def stop(self) -> None:
-        """Encode the waiting texts, then end the threads."""
+    async def stop(self, seconds: float | None = None) -> bool:
+        """Encode the waiting texts, then end the threads. Return whether they have ended.
+
+        Args:
+            seconds: Longest wait for each of the two threads. None: as long as it takes.
+        """
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         for thread in self._threads:
-            await asyncio.to_thread(thread.join)
+            await asyncio.to_thread(thread.join, seconds)
+        return not any(thread.is_alive() for thread in self._threads)
 
     @property
     def is_busy(self) -> bool:
@@ -160,10 +165,9 @@ class MicroBatcher:
         with self._changed:
             return self._queue.has_read_all
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether both threads are running."""
-        return all(thread.is_alive() for thread in self._threads)
+    def find_fault(self) -> str | None:
+        """Return why no text can be encoded any more, or None."""
+        return None if all(thread.is_alive() for thread in self._threads) else "its thread has ended"
 
     async def extract(self, texts: Sequence[str], prompts: Sequence[str]) -> ExtractionResult:
         """Return the features of n texts, each an answer to one of n prompts. Only a joint encoder reads the prompts.

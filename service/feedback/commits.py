@@ -1,5 +1,6 @@
 """The transactions of the writer's thread: groups of feedback, single changes, and the removal of expired rows."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
@@ -20,7 +21,6 @@ from penchant.service.store.database import (
     is_contention,
     is_lost_connection,
     is_unreachable,
-    record_write,
 )
 from penchant.service.store.keys import drop_older_usage
 from penchant.service.store.statements import add
@@ -33,6 +33,7 @@ _USAGE_DAYS: Final = 31  # how long a tenant's daily usage is kept
 _NOTHING_STORED: Final = "Nothing of this request was stored. Send it again."
 _UNCERTAIN: Final = "Send it again with the same event ids or `Idempotency-Key`, so that it counts only once."
 _RETRY_DELAYS_SECONDS: Final = (0.0, 0.05, 0.2)  # after contention with another server, or a lost connection
+_RETRY_LIMITS: Final = 1.5  # no further attempt after so many time limits of the store
 Result = TypeVar("Result")
 
 
@@ -93,7 +94,8 @@ class Commits:
         self.quota = quota
         self._settings = settings
         self._telemetry = telemetry
-        self._next_expiry = 0.0
+        self._tried_at, self._expired_at = -math.inf, 0.0
+        self._is_clock_disputed = False
         self.is_failing = False
         self.has_unfinished_chores = True  # an earlier server may have left some
 
@@ -158,14 +160,15 @@ class Commits:
 
         If the connection is lost, the transaction may have been committed. From then on `work` is called with True.
         """
-        may_be_committed = False
+        may_be_committed, started = False, time.monotonic()
         for delay in (*_RETRY_DELAYS_SECONDS, None):
             try:
                 with self._store.writing() as connection:
                     result = work(connection, may_be_committed)
             except DBAPIError as error:
                 is_transient = is_contention(error) or is_lost_connection(error)
-                if delay is None or not is_transient or not self._store.shared:
+                is_late = time.monotonic() - started > _RETRY_LIMITS * self._settings.store_timeout_seconds
+                if delay is None or is_late or not is_transient or not self._store.shared:
                     raise
                 log.info("write_retried", error=type(error.orig).__name__)
                 may_be_committed = may_be_committed or is_lost_connection(error)
@@ -190,21 +193,40 @@ class Commits:
 
     def expire(self) -> None:
         """Remove expired rows if it is time to. After a failure, this also tests whether the store is writable again."""
-        now, settings = self._store.clock(), self._settings
+        wall, settings = self._store.clock(), self._settings
         if self.has_unfinished_chores or self.quota.has_excess:
-            self._do_chores(now)
-        if not self.is_failing and now < self._next_expiry:
+            self._do_chores(self._expired_at)
+        # The clock may have been set back since the last time.
+        if not self.is_failing and abs(wall - self._tried_at) < settings.expiry_interval_seconds:
             return
-        self._next_expiry = now + settings.expiry_interval_seconds
+        self._tried_at = wall
         try:
             with self._store.writing() as connection:
+                now = self._store.expiry_clock.now(connection)
                 drop_older_usage(connection, int(now // _DAY) - _USAGE_DAYS)
-                record_write(connection, now)
+                self._store.expiry_clock.record(connection)
         except Exception as error:
             self._record_failure(error)
             return
         self.is_failing = False
+        self._expired_at = now
+        self._report_clock()
         self._do_chores(now)
+
+    def _report_clock(self) -> None:
+        """Log and count when the system's clock begins or ceases to differ from the time by which data expires."""
+        ahead = self._store.expiry_clock.difference
+        if ahead and not self._is_clock_disputed:
+            self._telemetry.clock_jumps.inc()
+            log.warning(
+                "clock_jumped",
+                seconds_ahead=round(ahead),
+                message="Data expires by the earlier time until the clock is confirmed; see `penchant doctor`.",
+            )
+        elif self._is_clock_disputed and not ahead:
+            log.warning("clock_confirmed")
+        self._is_clock_disputed = bool(ahead)
+        self._telemetry.clock_ahead.set(ahead)
 
     def _do_chores(self, now: float) -> None:
         """Do one step of each chore."""

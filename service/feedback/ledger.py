@@ -6,7 +6,7 @@ inside the transaction, after the locks are taken. A state in memory is used onl
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import orjson
 from sqlalchemy import Connection
@@ -44,14 +44,21 @@ class Ledger:
         cache: Cache of states. The caller publishes the new ones after the commit.
         answers_ttl_seconds: How long an answer is stored under its idempotency key.
         policy: Limits that decide how much a judgement counts.
+        limit_time: Function that returns the time by which an answer may have expired, given the clock's.
     """
 
     def __init__(
-        self, fold: Fold, cache: StateCache, answers_ttl_seconds: float, policy: TrustPolicy
+        self,
+        fold: Fold,
+        cache: StateCache,
+        answers_ttl_seconds: float,
+        policy: TrustPolicy,
+        limit_time: Callable[[float], float],
     ) -> None:
         self._fold = fold
         self._cache = cache
         self._answers_ttl_seconds = answers_ttl_seconds
+        self._limit_time = limit_time
         self._recorder = Recorder(fold, policy)
 
     def apply(
@@ -121,7 +128,7 @@ class Ledger:
             return
         expired = []
         for key, row in find_answers(connection, tenant, sorted(keys)).items():
-            if keys[key] - row.created_at > self._answers_ttl_seconds:
+            if self._limit_time(keys[key]) - row.created_at > self._answers_ttl_seconds:
                 expired.append(key)
             else:
                 group_changes.answered[(tenant, key)] = (row.request_hash, row.answer)
@@ -207,7 +214,7 @@ class Ledger:
 
 
 def _find_busy_user(job: FeedbackJob, group_changes: Changes) -> str | None:
-    """Return a user whose log is being merged or deleted: one who judged, or one whose event has an id of the request."""
+    """Return a user whose log is being merged or deleted: one who judged, or one who holds one of its ids."""
     for event in job.events:
         named = group_changes.ids.find(job.tenant, event.received.event_id)
         for user in (event.user, event.user if named is None else named.user):

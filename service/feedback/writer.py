@@ -7,6 +7,7 @@ rankings ─┘          (rankings are gathered for a moment, and no request wai
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
@@ -29,6 +30,7 @@ from penchant.service.store.requests import drop_rankings
 from penchant.service.telemetry.metrics import Telemetry, log_failure
 
 _PROBE_SECONDS: Final = 1.0  # interval at which the store is tried after a failed write
+_FATAL_LIMITS: Final = 6.0  # a write that takes so many time limits of the store will never end
 Result = TypeVar("Result")
 
 
@@ -49,6 +51,7 @@ class Writer:
         self._queued_events = self._queued_event_bytes = 0
         self._queued_rankings = self._queued_ranking_bytes = 0
         self._gathered_rankings: list[tuple[Ranking, Callable[[], object]]] = []
+        self._busy_since: float | None = None  # start of the current transaction, on the monotonic clock
         self._thread = threading.Thread(target=self._run, name="penchant-writer", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -59,16 +62,33 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
-    async def stop(self) -> None:
-        """Write everything that is queued, then stop the thread."""
+    async def stop(self, seconds: float | None = None) -> bool:
+        """Write everything that is queued, then stop the thread. Return whether it has ended.
+
+        Args:
+            seconds: Longest wait. None: as long as it takes.
+        """
         self._enqueue_rankings()
         self._queue.close()
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, seconds)
+        return not self._thread.is_alive()
 
-    @property
-    def is_healthy(self) -> bool:
-        """Whether the owner thread runs and the last write succeeded."""
-        return self._thread.is_alive() and not self._commits.is_failing
+    def find_fault(self) -> str | None:
+        """Return why feedback cannot be written now, or None."""
+        if not self._thread.is_alive():
+            return "the writer's thread has ended"
+        if (seconds := self._busy_seconds()) > self._settings.store_timeout_seconds:
+            return f"a write has been running for {seconds:.0f} s"
+        return "the last write failed" if self._commits.is_failing else None
+
+    def find_fatal_fault(self) -> str | None:
+        """Return why feedback can never be written again by this process, or None."""
+        is_stuck = self._busy_seconds() > _FATAL_LIMITS * self._settings.store_timeout_seconds
+        return self.find_fault() if is_stuck or not self._thread.is_alive() else None
+
+    def _busy_seconds(self) -> float:
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
 
     async def write_feedback(self, job: FeedbackJob) -> FeedbackAnswer:
         """Log a request's events and learn from them. Return as soon as the result is durable and visible.
@@ -167,9 +187,12 @@ class Writer:
     def _run(self) -> None:
         while not self._queue.is_finished:
             group = self._collect_group()
+            self._busy_since = time.monotonic()
             if group:
                 self._process(group)
+                self._busy_since = time.monotonic()
             self._commits.expire()
+            self._busy_since = None
 
     def _collect_group(self) -> list[Work]:
         """Return the work of the next transaction. Return none if it is time for something else first."""

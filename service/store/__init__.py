@@ -5,6 +5,10 @@ In reading order:
 - `tables`: the tables
 - `statements`: inserts, and keys in chunks
 - `database`: the `Store`, with its connections, transactions, migrations and failures
+- `engines`: connections to both databases, with their time limits
+- `limited`: a PostgreSQL connection on which no call waits for ever
+- `expiry_clock`: the clock by which data expires, which does not follow jumps
+- `probe`: whether the store answers
 - `users`: users, their states, and their locks
 - `checkpoints`: earlier states of users, from which logs are replayed
 - `events`: the feedback log, with the features of the texts that its events judged

@@ -226,7 +226,6 @@ def _hold_snapshot(connection: Connection) -> None:
     """Make the transaction read one snapshot, as SQLite's readers always do."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-        _lift_time_limits(connection)
 
 
 def _hold_tables(connection: Connection) -> None:
@@ -234,13 +233,6 @@ def _hold_tables(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         names = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)
         connection.execute(text(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE"))
-        _lift_time_limits(connection)
-
-
-def _lift_time_limits(connection: Connection) -> None:
-    """Lift the time limits of a server's transactions, because this one is long."""
-    for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
-        connection.execute(text(f"SET LOCAL {limit} = 0"))
 
 
 def _lines(connection: Connection, table: Table, names: Sequence[str]) -> Iterator[bytes]:

@@ -4,29 +4,28 @@ import asyncio
 import fcntl
 import secrets
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import IO, Concatenate, Final, ParamSpec, TypeVar
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, text
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy import URL, Connection, Engine, inspect, make_url, select, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.pool import QueuePool
 
 from penchant.service.settings import Settings
-from penchant.service.store.statements import insert_new, insert_or_replace
-from penchant.service.store.tables import installation
-
-if TYPE_CHECKING:  # an extra
-    import psycopg
+from penchant.service.store.engines import postgres_engines, sqlite_engines, without_time_limits
+from penchant.service.store.expiry_clock import ExpiryClock
+from penchant.service.store.statements import insert_new
+from penchant.service.store.tables import installation, metadata
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
@@ -35,32 +34,10 @@ FILE_NAME: Final = "penchant.sqlite3"
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK: Final = 0x70656E_6D69_6772  # PostgreSQL advisory lock held while migrations run
 
-_BUSY_TIMEOUT_MS: Final = 10_000
-_CONNECT_SECONDS: Final = 3
-_POOL_SECONDS: Final = 5.0  # longest wait for a free connection of the pool
 # Connections that read for threads other than the readers: replays of long logs, around an upgrade of two models, the
 # upgrade itself, the feed, and an export.
 _SLOW_READERS: Final = 8
-# One for the writer's thread, two for replays around an upgrade, two for the upgrade and its lock, one for the feed.
-_POSTGRES_WRITERS: Final = 6
-
-# A PostgreSQL server that does not answer for six seconds counts as gone.
-_TCP: Final = {
-    "keepalives": 1,
-    "keepalives_idle": 3,
-    "keepalives_interval": 1,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 6000,
-}
-_SESSION: Final = (
-    "SELECT set_config('statement_timeout', '30s', false),"
-    " set_config('lock_timeout', '5s', false),"
-    # A server process that stops in the middle of a transaction must not block other servers for long.
-    " set_config('idle_in_transaction_session_timeout', '15s', false),"
-    # A commit returns only after it is on disk, whatever the cluster's default.
-    " CASE WHEN current_setting('synchronous_commit') = 'off'"
-    " THEN set_config('synchronous_commit', 'on', false) END"
-)
+_HOUR: Final = 3600.0
 
 # SQLSTATE: serialization failure, deadlock, lock not available, out of shared memory (too many locks at once).
 _CONTENDED: Final = frozenset({"40001", "40P01", "55P03", "53200"})
@@ -82,6 +59,9 @@ class Store:
             without the server's lock.
         readers: Number of threads, and of connections, that read.
         clock: Function that returns the time in Unix seconds.
+        time_limit: Seconds after which a call to PostgreSQL, or a wait for another process that writes to SQLite, fails.
+            None: no limit, for commands that may take long.
+        grace_hours: Difference of the clock from what the store records that is believed at once.
 
     Attributes:
         shared: Whether several servers may use the store, so that another server may have changed anything that this
@@ -89,6 +69,7 @@ class Store:
         name: File or address of the database, without a password.
         path: SQLite file. None for PostgreSQL.
         clock: Function that returns the time in Unix seconds.
+        expiry_clock: Clock by which data expires, which does not follow jumps.
 
     Raises:
         StoreError: If the database cannot be reached or written, or if another server uses the folder.
@@ -101,8 +82,11 @@ class Store:
         exclusive: bool = True,
         readers: int = 4,
         clock: Callable[[], float] = time.time,
+        time_limit: float | None = 10.0,
+        grace_hours: float = 24.0,
     ) -> None:
         self.clock = clock
+        self.expiry_clock = ExpiryClock(clock, grace_hours * _HOUR)
         self._threads = ThreadPoolExecutor(readers, thread_name_prefix="penchant-reader")
         self._lock: IO[bytes] | None = None
         self.path: Path | None = None
@@ -110,14 +94,14 @@ class Store:
         if isinstance(place, URL):
             self.name = place.render_as_string(hide_password=True)
             try:
-                self._writer, self._readers = _postgres_engines(place, readers + _SLOW_READERS)
+                self._writer, self._readers = postgres_engines(place, readers + _SLOW_READERS, time_limit)
             except ImportError as error:
                 raise StoreError("PostgreSQL needs its driver: pip install 'penchant[postgres]'.") from error
         else:
             self.path = place / FILE_NAME
             self.name = str(self.path)
             self._lock = _open_folder(place, exclusive=exclusive)
-            self._writer, self._readers = _sqlite_engines(self.path, readers + _SLOW_READERS)
+            self._writer, self._readers = sqlite_engines(self.path, readers + _SLOW_READERS, time_limit)
         self._lookups = self._readers.execution_options(
             **({"isolation_level": "AUTOCOMMIT"} if self.shared else {})
         )
@@ -127,20 +111,36 @@ class Store:
             self.close()
             if isinstance(error, StoreError):
                 raise
-            reason = getattr(error, "orig", None) or error
-            raise StoreError(f"The database {self.name} cannot be opened: {reason}") from error
+            raise StoreError(f"The database {self.name} cannot be opened: {find_reason(error)}") from error
 
     @classmethod
     def open(
-        cls, settings: Settings, *, exclusive: bool = True, clock: Callable[[], float] = time.time
+        cls,
+        settings: Settings,
+        *,
+        exclusive: bool = True,
+        patient: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> "Store":
         """Open the store that the settings name.
+
+        Args:
+            settings: Settings, with the time limit.
+            exclusive: Whether this process is a server.
+            patient: Whether to lift the time limit, for commands that may take long.
+            clock: Function that returns the time in Unix seconds.
 
         Raises:
             StoreError: If it cannot be used.
         """
-        place = store_place(settings)
-        return cls(place, exclusive=exclusive, readers=settings.store_readers, clock=clock)
+        return cls(
+            store_place(settings),
+            exclusive=exclusive,
+            readers=settings.store_readers,
+            clock=clock,
+            time_limit=None if patient else settings.store_timeout_seconds,
+            grace_hours=settings.expiry_grace_hours,
+        )
 
     async def read(
         self, query: Callable[Concatenate[Connection, P], Answer], *args: P.args, **kwargs: P.kwargs
@@ -204,18 +204,30 @@ class Store:
             raise StoreError("The database has lost its salt.")
         return value
 
-    def close(self) -> None:
-        """End the reader threads, close all connections and release the folder."""
-        self._threads.shutdown()
+    def close(self, seconds: float | None = None) -> bool:
+        """End the reader threads, close all connections and release the folder.
+
+        Args:
+            seconds: Longest wait for threads that are reading. None: as long as it takes.
+
+        Returns:
+            Whether all threads have ended.
+        """
+        ending = threading.Thread(target=self._threads.shutdown, name="penchant-close", daemon=True)
+        ending.start()
+        ending.join(seconds)
         self._readers.dispose()
         self._writer.dispose()
         if self._lock is not None:
             self._lock.close()
+        return not ending.is_alive()
 
     def _migrate(self) -> None:
         with self.reading() as connection:  # does not wait for a writer
             if is_up_to_date(connection):
                 return
+            if fault := find_table_fault(connection):
+                raise StoreError(f"The database {self.name} cannot be opened: {fault}")
         with self._writer.connect() as connection:
             if self.path is None or self._lock is not None:
                 migrate(connection)
@@ -226,10 +238,17 @@ class Store:
 
 
 def store_place(settings: Settings) -> Path | URL:
-    """Return the data folder or the database address that the settings name."""
+    """Return the data folder or the database address that the settings name.
+
+    Raises:
+        StoreError: If the address cannot be read.
+    """
     if settings.store_url is None:
         return settings.data_dir
-    return make_url(settings.store_url.get_secret_value()).set(drivername="postgresql+psycopg")
+    try:
+        return make_url(settings.store_url.get_secret_value()).set(drivername="postgresql+psycopg")
+    except (ArgumentError, ValueError):  # its message may contain the password
+        raise StoreError("PENCHANT_STORE_URL is not an address: postgresql://user:password@host/db") from None
 
 
 def store_name(settings: Settings) -> str:
@@ -244,21 +263,33 @@ def is_up_to_date(connection: Connection) -> bool:
     return MigrationContext.configure(connection).get_current_revision() == newest
 
 
+def find_table_fault(connection: Connection) -> str | None:
+    """Return why this version cannot use the tables of a database, as they are or migrated, or None."""
+    scripts = ScriptDirectory.from_config(_alembic_config(connection))
+    revision = MigrationContext.configure(connection).get_current_revision()
+    if revision is None:
+        ours = sorted(set(inspect(connection).get_table_names()) & metadata.tables.keys())
+        return f"it holds tables ({ours[0]}, …) but not their revision" if ours else None
+    if revision not in {script.revision for script in scripts.walk_revisions()}:
+        return (
+            f"its tables ({revision}) are unknown to this version of penchant, because a newer one wrote them"
+        )
+    return None
+
+
+def find_reason(error: BaseException) -> str:
+    """Return the reason of a failure in one line, without the statement that failed."""
+    reason = str(getattr(error, "orig", None) or error).strip()
+    return reason.splitlines()[0] if reason else type(error).__name__
+
+
 def migrate(connection: Connection) -> None:
     """Migrate the tables to the newest revision, all or nothing. Concurrent calls wait for each other."""
-    with connection.begin():
+    with connection.begin(), without_time_limits(connection):
         if connection.dialect.name == "postgresql":
-            connection.execute(text("SET LOCAL statement_timeout = 0"))
-            connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
         if not is_up_to_date(connection):
             command.upgrade(_alembic_config(connection), "head")
-
-
-def record_write(connection: Connection, now: float) -> None:
-    """Write one row unconditionally, which shows whether the disk accepts writes."""
-    row = {"tenant": "", "name": "last_written", "value": str(now).encode()}
-    insert_or_replace(connection, installation, [row])
 
 
 def is_contention(error: BaseException) -> bool:
@@ -274,8 +305,11 @@ def is_lost_connection(error: BaseException) -> bool:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Return whether no connection can be had, so that other work would fail as well."""
+    """Return whether the store cannot be used at all for now, so that other work would fail as well."""
     if isinstance(error, PoolTimeoutError):
+        return True
+    # Another process has locked the SQLite file for longer than the time limit.
+    if getattr(getattr(error, "orig", None), "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
         return True
     # PostgreSQL's own errors have a SQLSTATE. Without one no server raised it; 57P means that it is shutting down.
     state = getattr(getattr(error, "orig", None), "sqlstate", "")
@@ -312,69 +346,3 @@ def _lock(path: Path) -> IO[bytes]:
         handle.close()
         raise StoreError(f"Another server uses the data folder {path.parent}.") from None
     return handle
-
-
-def _sqlite_engines(path: Path, readers: int) -> tuple[Engine, Engine]:
-    """Return the engines that write (one connection) and read a SQLite file."""
-    return (
-        _sqlite(path, connections=1, begin="BEGIN IMMEDIATE"),
-        _sqlite(path, connections=readers, begin="BEGIN"),
-    )
-
-
-def _postgres_engines(url: URL, readers: int) -> tuple[Engine, Engine]:
-    """Return the engines that write and read a PostgreSQL database.
-
-    Writers are READ COMMITTED, because queries that follow a lock in the same transaction must see the newest rows.
-    Each transaction of a reader is one snapshot.
-    """
-    writer = _postgres(url, _POSTGRES_WRITERS, "READ COMMITTED")
-    reader = _postgres(url, readers, "REPEATABLE READ").execution_options(postgresql_readonly=True)
-    return writer, reader
-
-
-def _sqlite(path: Path, *, connections: int, begin: str) -> Engine:
-    engine = create_engine(
-        f"sqlite:///{path}",
-        hide_parameters=True,  # keeps texts and user ids in an error out of the logs
-        poolclass=QueuePool,
-        pool_size=connections,
-        max_overflow=0,
-        connect_args={
-            "check_same_thread": False,
-            "timeout": _BUSY_TIMEOUT_MS / 1000,
-            "cached_statements": 256,
-        },
-    )
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # SQLAlchemy begins all transactions, those with DDL included
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=FAST"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    return engine
-
-
-def _postgres(url: URL, connections: int, isolation: str) -> Engine:
-    engine = create_engine(
-        url,
-        hide_parameters=True,
-        isolation_level=isolation,
-        pool_size=connections,
-        max_overflow=0,
-        pool_timeout=_POOL_SECONDS,
-        pool_pre_ping=True,  # replaces a broken connection before it is used
-        connect_args={"connect_timeout": _CONNECT_SECONDS, "application_name": "penchant"} | _TCP,
-    )
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: "psycopg.Connection[tuple[Any, ...]]", _record: object) -> None:
-        connection.execute(_SESSION)
-        connection.commit()
-
-    return engine

@@ -241,6 +241,14 @@ class Telemetry:
             "expired_rows", "Rankings and stored answers removed because they expired."
         )
 
+        self.clock_ahead = self._gauge(
+            "clock_ahead_seconds",
+            "Seconds by which the clock is ahead of what data expires by, because it jumped; 0 if it did not.",
+        )
+        self.clock_jumps = self._counter(
+            "clock_jumps", "Times that the clock jumped by more than the grace period."
+        )
+
     def expose_counts(
         self, name: str, text: str, label: str, counts: Callable[[], Mapping[str, int]]
     ) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from penchant.models.encoding.features import FeatureExtractor, Features
 from penchant.service.encoding.batching import MicroBatcher
-from penchant.service.errors import OverloadedError
+from penchant.service.errors import ApiError, Code, OverloadedError
 from penchant.service.log.rows import build_feature_rows, build_item_rows, build_prompt_rows
 from penchant.service.store import tables, users
 from penchant.service.store.checkpoints import drop_checkpoints, put_checkpoints
@@ -116,13 +116,21 @@ class Replayer:
         """Start the thread, which catches up every user who is behind in the store."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stop the thread after its current user. The other users are caught up after the next start."""
+    def stop(self, seconds: float | None = None) -> bool:
+        """Stop the thread after its current user. The other users are caught up after the next start.
+
+        Args:
+            seconds: Longest wait. None: as long as it takes.
+
+        Returns:
+            Whether the thread has ended.
+        """
         self._stopping.set()
         self._queue.put(None)
         if self._thread.ident is not None:
-            self._thread.join()
-        self._threads.shutdown()
+            self._thread.join(seconds)
+        self._threads.shutdown(wait=False)
+        return not self._thread.is_alive()
 
     def schedule(self, key: UserKey) -> None:
         """Schedule a user who is behind to be caught up soon. This can be called from any thread."""
@@ -164,6 +172,8 @@ class Replayer:
         for result in catch_up_in_steps(connection, key, self._fold, state, self._extractor):
             self._enqueue(key, result)
             state = result.state
+            if self._stopping.is_set():
+                raise ApiError(Code.NOT_READY, "The server is stopping.", headers={"Retry-After": "1"})
         return state
 
     def _enqueue(self, key: UserKey, result: CatchUpResult | None) -> None:

@@ -5,7 +5,7 @@ import sys
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
-from penchant.service.bundles.loading import StartError
+from penchant.service.claims import StartError
 from penchant.service.server import run
 from penchant.service.settings import Settings
 

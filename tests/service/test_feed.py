@@ -144,10 +144,23 @@ def test_numbers_become_visible_in_order(database, clock):
 def test_the_feed_removes_old_changes(database, feed, clock):
     append_changes(database, clock, *["keys"] * 3)
     feed.poll()
-    clock.now += KEPT_SECONDS + 1
+    clock.now += KEPT_SECONDS - 1
+    feed.poll()
+    clock.now += 3600
     feed.poll()
     with database.reading() as connection:
         assert [change.number for change in rows.list_changes(connection, 0)] == [3]
+
+
+def test_the_feed_does_not_follow_a_clock_that_jumps(database, feed, clock):
+    append_changes(database, clock, *["keys"] * 3)
+    feed.poll()
+    clock.now += 400 * KEPT_SECONDS
+    feed.poll()
+    clock.now -= 400 * KEPT_SECONDS
+    feed.poll()
+    with database.reading() as connection:
+        assert [change.number for change in rows.list_changes(connection, 0)] == [1, 2, 3]
 
 
 def test_chores_run_at_every_poll_and_once_at_the_end(database, clock, logs):

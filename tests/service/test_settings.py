@@ -4,8 +4,9 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from penchant.models.bundle import BundleError
-from penchant.service.bundles.loading import StartError, load_bundle
-from penchant.service.server import check_exposure, run
+from penchant.service.bundles.loading import load_bundle
+from penchant.service.claims import StartError, check_exposure
+from penchant.service.server import run
 from penchant.service.settings import Settings
 
 

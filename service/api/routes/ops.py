@@ -3,7 +3,6 @@
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
-from sqlalchemy import Connection, text
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,7 +19,7 @@ from penchant.service.api.openapi import describe_route
 from penchant.service.api.routing import LeanRouter
 from penchant.service.errors import ApiError, Code
 from penchant.service.runtime import Runtime
-from penchant.service.telemetry.metrics import Telemetry, log_failure
+from penchant.service.telemetry.metrics import Telemetry
 
 router = LeanRouter(tags=["operations"])
 
@@ -28,18 +27,23 @@ router = LeanRouter(tags=["operations"])
 @router.get(
     "/healthz", scope=None, summary="Is the process alive?", **describe_route("health", answers.Health)
 )
-async def healthz(_request: Request) -> Response:
-    """Return 200 while the process is alive."""
+async def healthz(request: Request) -> Response:
+    """Return 200 unless a restart is the only remedy: a thread has ended, or a write hangs without end."""
+    runtime = request.app.state.runtime
+    faults = {} if runtime is None else runtime.find_fatal_faults()
+    if faults:
+        checks = {part: _check(fault, "") for part, fault in faults.items()}
+        raise ApiError(Code.NOT_READY, "The server must be restarted.", extra={"checks": checks})
     return json_response({"status": "ok"})
 
 
 @router.get("/readyz", scope=None, summary="Can it serve?", **describe_route("health", answers.Readiness))
 async def readyz(request: Request) -> Response:
-    """Return 200 if encoder and store work, and 503 otherwise. Both list every check."""
+    """Return 200 if encoder and store work, and 503 otherwise. Both list every check. This never waits for the store."""
     runtime = get_runtime(request)
     checks = await _checks(runtime)
     if request.app.state.draining:
-        checks["server"] = _check(False, "", "about to stop: it answers, but new requests belong elsewhere")
+        checks["server"] = _check("about to stop: it answers, but new requests belong elsewhere", "")
     if any(check["status"] != "ok" for check in checks.values()):
         raise ApiError(
             Code.NOT_READY, "A check failed.", headers={"Retry-After": "1"}, extra={"checks": checks}
@@ -121,26 +125,16 @@ def _limits(request: Request, tenant: str) -> dict[str, Any]:
 
 
 async def _checks(runtime: Runtime) -> dict[str, dict[str, Any]]:
-    try:
-        await runtime.store.read(_ping)
-        store = _check(runtime.writer.is_healthy, "writing works", "the last write failed")
-    except Exception as error:
-        log_failure("store_check_failed", error)
-        store = _check(False, "", "reading failed")
-    model, relevance = runtime.models.current, runtime.relevance
+    store = await runtime.read_probe.find_fault() or runtime.writer.find_fault()
     checks = {
-        "encoder": _check(model.source.batcher.is_alive, "warm", "its thread has ended"),
-        "store": store,
-        "bundle": _check(True, model.bundle.version, ""),
+        "encoder": _check(runtime.models.current.source.batcher.find_fault(), "warm"),
+        "store": _check(store, "writing works"),
+        "bundle": _check(None, runtime.models.current.bundle.version),
     }
-    if relevance is not None:
-        checks["relevance"] = _check(relevance.batcher.is_alive, "warm", "its thread has ended")
+    if runtime.relevance is not None:
+        checks["relevance"] = _check(runtime.relevance.batcher.find_fault(), "warm")
     return checks
 
 
-def _check(good: bool, detail: str, otherwise: str) -> dict[str, Any]:
-    return {"status": "ok" if good else "failed", "detail": detail if good else otherwise}
-
-
-def _ping(connection: Connection) -> None:
-    connection.execute(text("SELECT 1 FROM installation"))
+def _check(fault: str | None, detail: str) -> dict[str, Any]:
+    return {"status": "ok" if fault is None else "failed", "detail": fault or detail}

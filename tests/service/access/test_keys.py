@@ -13,9 +13,8 @@ from penchant import Client, PermissionDeniedError
 from penchant.service import app as app_module
 from penchant.service.access import keyring
 from penchant.service.access.keyring import Scope, create_key, revoke_key
-from penchant.service.bundles.loading import StartError
+from penchant.service.claims import StartError, check_exposure
 from penchant.service.cli.app import app as command
-from penchant.service.server import check_exposure
 from penchant.service.store import feed as rows
 from penchant.service.store.tables import metadata
 

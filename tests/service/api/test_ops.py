@@ -36,8 +36,10 @@ def test_not_ready_when_a_thread_has_ended(client):
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
     assert answer.json()["checks"]["encoder"]["status"] == "failed"
     assert answer.json()["checks"]["store"]["status"] == "ok"
-    assert client.get("/healthz").status_code == 200
+    lost = client.get("/healthz")
+    assert (lost.status_code, lost.json()["checks"]["encoder"]["status"]) == (503, "failed")
     client.app.state.runtime = None
+    assert client.get("/healthz").status_code == 200
     assert client.post("/v1/rerank", json=RERANK).json()["code"] == "not_ready"
     client.app.state.runtime = served
 

@@ -18,7 +18,7 @@ from penchant.models.bundle import Bundle
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.testing import tiny_bundle
 from penchant.service.app import create_app
-from penchant.service.bundles.loading import StartError
+from penchant.service.claims import StartError
 from penchant.service.cli.app import app
 from penchant.service.settings import Settings
 

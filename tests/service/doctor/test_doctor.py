@@ -2,7 +2,9 @@
 
 import json
 import os
+import socket
 import sqlite3
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +14,7 @@ from typer.testing import CliRunner
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
-from penchant.service.bundles.loading import StartError
+from penchant.service.claims import StartError
 from penchant.service.cli.app import app
 from penchant.service.doctor import checks, model
 from penchant.service.doctor.checks import examine
@@ -50,9 +52,20 @@ def folder(tmp_path):
 
 def test_an_ordinary_store_passes_all_checks(folder):
     findings = list(examine({"data_dir": folder}))
-    assert [f for f in findings if f.status != "ok" and f.check not in ("threads", "folder")] == []
+    assert [f for f in findings if f.status != "ok" and f.check not in ("threads", "folder", "port")] == []
     checks = [f.check for f in findings]
-    order = ["settings", "folder", "exposure", "store", "bundle", "encoder", "neighbours", "clock", "threads"]
+    order = [
+        "settings",
+        "folder",
+        "exposure",
+        "store",
+        "port",
+        "clock",
+        "bundle",
+        "encoder",
+        "neighbours",
+        "threads",
+    ]
     assert list(dict.fromkeys(checks)) == order
 
 
@@ -201,8 +214,9 @@ def test_a_running_server_is_reported(folder):
     database.close()
 
 
-def test_an_event_from_the_future_is_reported(client, clock, store):
+def test_an_event_from_the_future_is_reported(serve, clock, store):
     clock.now = checks.time.time() + 7200
+    client = serve()
     vote = {"type": "vote", "user": "u", "text": "t", "value": 1}
     assert client.post("/v1/feedback", json=vote).status_code == 200
     output = [f for f in examine(store.place) if f.check == "clock" and f.status == "warning"]
@@ -314,10 +328,46 @@ def test_more_threads_than_cores_are_reported(monkeypatch, folder, tmp_path):
     quota = tmp_path / "cpu.max"
     quota.write_text("50000 100000\n")
     monkeypatch.setattr(model, "_CGROUP", quota)
-    monkeypatch.setattr(model.torch, "get_num_threads", lambda: 8)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(get_num_threads=lambda: 8))
     [(status, detail, advice)] = list_problems(folder, "threads")
     assert (status, detail) == ("warning", "8 threads on 0.5 cores")
     assert "OMP_NUM_THREADS=1" in advice
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert list_problems(folder, "threads")[0][1] == "3 threads on 0.5 cores"
+
+
+def test_a_port_in_use_is_reported(folder):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        [(status, detail, advice)] = list_findings(folder, "port", port=port)
+        assert (status, detail) == ("failed", f"port {port} is in use")
+        assert "PENCHANT_PORT" in advice
+        running = Store(folder)
+        [(status, detail, _)] = list_findings(folder, "port", port=port)
+        assert (status, "a server is running" in detail) == ("ok", True)
+        running.close()
+
+
+def test_a_clock_that_the_store_contradicts_is_reported(folder, monkeypatch):
+    database = Store(folder)
+    with database.writing() as connection:
+        database.expiry_clock.now(connection)
+        database.expiry_clock.record(connection)
+    database.close()
+    assert list_problems(folder, "clock") == []
+    now = checks.time.time()
+    monkeypatch.setattr(checks.time, "time", lambda: now + 400 * 86_400)
+    [(status, detail, advice)] = list_problems(folder, "clock")
+    assert status == "warning"
+    assert "the clock is 400.0 days ahead of the last write of the store" in detail
+    assert "after servers have run for 24 hours more (PENCHANT_EXPIRY_GRACE_HOURS)" in advice
+
+
+def test_a_data_folder_below_a_file_fails(tmp_path):
+    (tmp_path / "file").touch()
+    [(status, detail, _)] = list_findings(tmp_path / "file" / "data", "folder")
+    assert (status, detail) == ("failed", f"{tmp_path / 'file'} cannot be written: Not a directory")
 
 
 def test_a_clock_before_the_installation_fails(monkeypatch, folder):

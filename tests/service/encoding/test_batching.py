@@ -28,7 +28,7 @@ def run(encoder, scenario, **changes):
         finally:
             encoder.gate.set()
             await batcher.stop()
-            assert not batcher.is_alive
+            assert batcher.find_fault() == "its thread has ended"
 
     return asyncio.run(main())
 

@@ -197,7 +197,7 @@ def test_prompts_of_rankings_leave_the_cache_with_their_user(
 def test_expired_judgements_take_their_prompts_along(
     serve: Serve, bundle: Bundle, store: Store, clock: Any, extractor: FeatureExtractor
 ) -> None:
-    client = serve(bundle)
+    client = serve(bundle, expiry_grace_hours=1000.0)
     runtime = client.app.state.runtime  # type: ignore[attr-defined]
     send(client, *make_events("old"))
     with runtime.store.writing() as connection:
@@ -205,8 +205,8 @@ def test_expired_judgements_take_their_prompts_along(
     runtime.feed.poll()
     clock.now += 31 * 86_400
     send(client, {"user": "u", "prompt": "new", "type": "vote", "text": "newer", "value": 1})
-    serve(bundle)
-    client = serve(bundle)
+    serve(bundle, expiry_grace_hours=1000.0)
+    client = serve(bundle, expiry_grace_hours=1000.0)
     send(client, {"user": "u", "prompt": "new", "type": "vote", "text": "newer", "value": 1})
     expected = {extractor.key("new"), extractor.key("newer")}
     assert {bytes(key) for (key,) in store.run("SELECT feature_key FROM features")} == expected

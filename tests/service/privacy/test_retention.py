@@ -11,13 +11,14 @@ from penchant.service.privacy import retention
 
 Serve = Callable[..., TestClient]
 DAY = 86_400.0
+HOURS_OF_YEARS = 100_000.0  # jumps of the clock by less are followed at once
 TEXTS = [f"text {number} " + "w" * (3 * number) for number in range(8)]
 
 
 @pytest.fixture
 def client(serve: Serve) -> TestClient:
     """Server whose tenant keeps judgements for 30 days."""
-    client = serve(expiry_interval_seconds=3600.0)
+    client = serve(expiry_interval_seconds=3600.0, expiry_grace_hours=HOURS_OF_YEARS)
     runtime = client.app.state.runtime
     with runtime.store.writing() as connection:
         put_settings(connection, "default", TenantSettings(retention_days=30), 0.0)
@@ -150,6 +151,37 @@ def test_many_users_expire_in_small_steps(
     clock.now += 31 * DAY
     expire(client, clock)
     assert [client.get(f"/v1/users/u{number}").status_code for number in range(7)] == [404] * 7
+
+
+def test_a_clock_that_jumps_removes_nothing(client: TestClient, serve: Serve, clock: Any, store: Any) -> None:
+    """Neither events nor rankings, answers or usage, while it is wrong or afterwards, with or without a restart."""
+    client = serve(tenant_events_per_day=1000)
+    prefer(client, "u", 7, 0, event_id="kept")
+    rerank(client, "u")
+    vote = {"type": "vote", "user": "u", "text": "t", "value": 1}
+    client.post("/v1/feedback", json=vote, headers={"Idempotency-Key": "k"})
+    client = serve()
+
+    def count() -> list[Any]:
+        tables = ("feedback_events", "rankings", "idempotency", "tenant_usage")
+        return [store.run(f"SELECT count(*) FROM {table}") for table in tables]
+
+    before = count()
+    assert [(0,)] not in before
+    clock.now += 400 * DAY
+    expire(client, clock)
+    assert "penchant_clock_jumps_total 1.0" in client.get("/metrics").text
+    assert "penchant_clock_ahead_seconds 3.4" in client.get("/metrics").text
+    client = serve()
+    expire(client, clock)
+    clock.now -= 400 * DAY
+    expire(client, clock)
+    assert "penchant_clock_ahead_seconds 0.0" in client.get("/metrics").text
+    assert count() == before
+    clock.now -= 400 * DAY
+    expire(client, clock)
+    assert client.get("/readyz").status_code == 200
+    assert count() == before
 
 
 def test_other_tenants_keep_their_judgements(client: TestClient, clock: Any) -> None:

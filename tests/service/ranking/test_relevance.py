@@ -13,8 +13,8 @@ from penchant.models.encoding.cross_encoder import CrossEncoder, load_cross_enco
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.match import BRIEF, COSINE, MATCH_NAMES, RELEVANCE
 from penchant.models.testing import tiny_bundle
-from penchant.service.bundles.loading import StartError
 from penchant.service.bundles.signal import Signal, build_fold, find_signal
+from penchant.service.claims import StartError
 from penchant.service.log.judgements import read_judgements
 from penchant.service.settings import Settings
 from penchant.service.users.verify import ReplayReport, replay

@@ -22,7 +22,8 @@ from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.taste.reward import build_observation
 from penchant.models.testing import tiny_bundle
 from penchant.service import store as store_package
-from penchant.service.bundles.loading import StartError, check_match
+from penchant.service.bundles.loading import check_match
+from penchant.service.claims import StartError
 from penchant.service.settings import Settings
 from penchant.service.store.database import FILE_NAME, Store, StoreError, store_place
 from penchant.service.store.tables import installation, metadata
@@ -668,10 +669,10 @@ def test_the_same_key_in_flight_is_409(serve, encoder):
 
 
 def test_old_rankings_and_answers_are_removed(serve, clock, store):
-    client = serve()
+    client = serve(expiry_grace_hours=48.0)
     client.post("/v1/rerank", json={"query": "q", "documents": ["a"]})
     client.post("/v1/feedback", json=VOTE, headers={"Idempotency-Key": "k"})
-    client = serve()  # pending writes are done
+    client = serve(expiry_grace_hours=48.0)  # pending writes are done
     clock.now += 24 * 3600 + 1
     client.post("/v1/feedback", json=VOTE)
     serve()
