@@ -231,7 +231,7 @@ def _relative_utilities(ranking: Ranking, beliefs: AnyBeliefs) -> tuple[Beliefs,
     """
     items = ranking.items
     directions = items.features - items.features[-1]
-    uncertain = items.direction_variance.any(axis=0).nonzero()[0]
+    uncertain = np.flatnonzero(items.direction_variance.any(axis=0))
     along, squares = beliefs.project(directions, (uncertain + 1).tolist())
     variances = items.base_variance + items.direction_variance[:, uncertain] @ squares
     same = np.array([[key == other for other in items.keys] for key in items.keys])

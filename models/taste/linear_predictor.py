@@ -27,17 +27,21 @@ class LinearPredictor:
         if against is None:
             direction[0], direction[1:] = sign, sign * item.directions[0]
             self.base, self.base_variance = sign * item.base.item(), item.base_variance.item()
-            self._set_variances(item.direction_variance[0])
+            direction_variance = item.direction_variance[0]
         elif item.keys[0] == against.keys[0]:
             # A text compared with itself: the residuals cancel, and the judgement carries no information.
             direction[:] = 0.0
-            self.base, self.base_variance, self.uncertain, self.direction_variances = 0.0, 0.0, [], []
+            self.base, self.base_variance = 0.0, 0.0
+            direction_variance = direction[1:]
         else:
             direction[0] = 0.0
             np.subtract(item.directions[0], against.directions[0], out=direction[1:])
             self.base = item.base.item() - against.base.item()
             self.base_variance = item.base_variance.item() + against.base_variance.item()
-            self._set_variances(item.direction_variance[0] + against.direction_variance[0])
+            direction_variance = item.direction_variance[0] + against.direction_variance[0]
+        variances: list[float] = direction_variance.tolist()
+        self.uncertain = [j for j, variance in enumerate(variances, 1) if variance]
+        self.direction_variances = [variance for variance in variances if variance]
 
     def project(self, beliefs: Beliefs | FactoredBeliefs) -> tuple[Mixture, float]:
         """Return the distribution of ψ, e included, and the variance of e: τ_b² + Σ_d τ_d² E[z_d²]. Cost: O(K q²)."""
@@ -47,8 +51,3 @@ class LinearPredictor:
             residual += variance * square
         base = self.base
         return [(weight, base + mean, variance + residual) for weight, mean, variance in along], residual
-
-    def _set_variances(self, direction_variance: Vector) -> None:
-        variances: list[float] = direction_variance.tolist()
-        self.uncertain = [j for j, variance in enumerate(variances, 1) if variance]
-        self.direction_variances = [variance for variance in variances if variance]
