@@ -20,14 +20,13 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import dger
 
 from penchant.models.errors import ModelError
 from penchant.models.taste import listwise
-from penchant.models.taste.linear_predictor import LinearPredictor, ProjectedBeliefs, StackedBeliefs
-from penchant.models.taste.logistic import Mixture, expected_sigmoid, optimal_precision, safe_log, sigmoid
+from penchant.models.taste.linear_predictor import LinearPredictor
+from penchant.models.taste.logistic import expected_sigmoid, optimal_precision, safe_log, sigmoid
 from penchant.models.taste.observations import Observation, Pair, Ranking, Rating, RatingScale, Vote
-from penchant.models.taste.population import Beliefs
+from penchant.models.taste.population import Beliefs, FactoredBeliefs, Mixture
 
 LOG_UNIFORM_RATING: Final = -math.log(2)
 """Log density of uniform noise on [-1, 1]."""
@@ -47,36 +46,24 @@ class RankOneSite(NamedTuple):
         projected_precision: ω, at least 0.
         projected_linear: l.
         log_likelihood_ratio: Log probability of the judgement by a new user minus that by this user.
-        before: Beliefs before the judgement.
-        projected: Those beliefs projected on φ.
     """
 
     direction: Vector
     projected_precision: float
     projected_linear: float
     log_likelihood_ratio: float
-    before: StackedBeliefs
-    projected: ProjectedBeliefs
 
     @property
     def precision(self) -> Vector:
-        """`[q, q]` ωφφᵀ."""
-        precision: Vector = self.projected_precision * np.outer(self.direction, self.direction)
+        """`[q, q]` ωφφᵀ, symmetric to the bit."""
+        precision = np.multiply.outer(self.direction, self.direction)
+        precision *= self.projected_precision
         return precision
 
     @property
     def linear(self) -> Vector:
         """`[q]` lφ."""
         return self.projected_linear * self.direction
-
-    def add_to(self, precision: Vector, linear: Vector) -> tuple[Vector, Vector]:
-        """Return Λ `[q, q]` and η `[q]` with this site added."""
-        total: Vector = dger(self.projected_precision, self.direction, self.direction, a=precision.T).T
-        return total, linear + self.linear
-
-    def update_beliefs(self) -> StackedBeliefs:
-        """Return the beliefs after the judgement. Cost: O(K q²)."""
-        return self.before.update(self.projected, self.projected_precision, self.projected_linear)
 
 
 class LowRankSite(NamedTuple):
@@ -87,18 +74,16 @@ class LowRankSite(NamedTuple):
         projected_precision: `[r, r]` C, symmetric positive semidefinite.
         projected_linear: `[r]` p.
         log_likelihood_ratio: Log probability of the judgement by a new user minus that by this user.
-        before: Beliefs before the judgement.
     """
 
     directions: Vector
     projected_precision: Vector
     projected_linear: Vector
     log_likelihood_ratio: float
-    before: StackedBeliefs
 
     @property
     def precision(self) -> Vector:
-        """`[q, q]` FᵀCF."""
+        """`[q, q]` FᵀCF, symmetric to the bit."""
         precision: Vector = self.directions.T @ self.projected_precision @ self.directions
         return 0.5 * (precision + precision.T)
 
@@ -108,21 +93,18 @@ class LowRankSite(NamedTuple):
         linear: Vector = self.projected_linear @ self.directions
         return linear
 
-    def add_to(self, precision: Vector, linear: Vector) -> tuple[Vector, Vector]:
-        """Return Λ `[q, q]` and η `[q]` with this site added."""
-        return precision + self.precision, linear + self.linear
-
-    def update_beliefs(self) -> StackedBeliefs:
-        """Return the beliefs after the judgement. Cost: O(K (q² r + r³))."""
-        user = self.before.user.update(self.directions, self.projected_precision, self.projected_linear)
-        return StackedBeliefs.stack(user, self.before.prior)
-
 
 Site = RankOneSite | LowRankSite
+AnyBeliefs = Beliefs | FactoredBeliefs
 
 
-def compute_site(observation: Observation, before: StackedBeliefs) -> Site:
-    """Return the site of a judgement, given the beliefs before it.
+def compute_site(observation: Observation, user: AnyBeliefs, prior: AnyBeliefs) -> Site:
+    """Return the site of a judgement.
+
+    Args:
+        observation: The judgement.
+        user: Beliefs about the user before the judgement.
+        prior: Beliefs about a new user.
 
     Raises:
         LikelihoodError: If the observation is not valid, see `_validate`.
@@ -131,31 +113,31 @@ def compute_site(observation: Observation, before: StackedBeliefs) -> Site:
     """
     observation = _validate(observation)
     if isinstance(observation, Ranking):
-        return _ranking_site(observation, before)
+        return _ranking_site(observation, user, prior)
     predictor = _linear_predictor(observation)
-    projected = ProjectedBeliefs(predictor, before)
-    correct, wrong = _log_likelihoods(observation, projected.user)
-    ratio, responsibility = _log_likelihoods(observation, projected.prior)[0] - correct, 1.0
-    if observation.flip:
-        by_prior = _marginal(observation.flip, *_log_likelihoods(observation, projected.prior))
-        ratio = by_prior - _marginal(observation.flip, correct, wrong)
-        responsibility = _responsibility(observation.flip, correct, wrong)
+    mixture, residual = predictor.project(user)
+    correct, wrong = _log_likelihoods(observation, mixture)
+    ratio = 0.0
+    if prior is not user:
+        by_prior = _log_likelihoods(observation, predictor.project(prior)[0])
+        ratio = _marginal(observation.flip, *by_prior) - _marginal(observation.flip, correct, wrong)
+    responsibility = _responsibility(observation.flip, correct, wrong)
     if isinstance(observation, Rating):
         # r = o + β(b + φ·y + e) + ε: exact given the residual variance.
         scale, power = observation.scale, observation.weight * responsibility
-        variance = (scale.noise / scale.slope) ** 2 + power * projected.residual
+        variance = (scale.noise / scale.slope) ** 2 + power * residual
         target = (observation.value - scale.offset) / scale.slope
         precision, linear = power / variance, power * (target - predictor.base) / variance
     else:
         bound_linear = observation.weight * (responsibility - 0.5)
-        omega = optimal_precision(projected.user, observation.weight, bound_linear)
-        denominator = 1 + omega * projected.residual
+        omega = optimal_precision(mixture, observation.weight, bound_linear)
+        denominator = 1 + omega * residual
         precision = omega / denominator
         linear = (bound_linear - omega * predictor.base) / denominator
-    return RankOneSite(predictor.direction, precision, linear, ratio, before, projected)
+    return RankOneSite(predictor.direction, precision, linear, ratio)
 
 
-def log_probability(observation: Observation, beliefs: Beliefs) -> float:
+def log_probability(observation: Observation, beliefs: AnyBeliefs) -> float:
     """Return the log probability of a judgement (the log density of a rating) by a user with these beliefs.
 
     Raises:
@@ -165,9 +147,7 @@ def log_probability(observation: Observation, beliefs: Beliefs) -> float:
     if isinstance(observation, Ranking):
         correct, wrong = _ranking_log_likelihoods(observation, _relative_utilities(observation, beliefs)[0])
     else:
-        stacked = StackedBeliefs.stack(beliefs, beliefs)
-        projected = ProjectedBeliefs(_linear_predictor(observation), stacked)
-        correct, wrong = _log_likelihoods(observation, projected.user)
+        correct, wrong = _log_likelihoods(observation, _linear_predictor(observation).project(beliefs)[0])
     return _marginal(observation.flip, correct, wrong)
 
 
@@ -224,18 +204,18 @@ def _log_density(mixture: Mixture, value: float, scale: RatingScale) -> float:
     return largest + math.log(sum(math.exp(log - largest) for log in logs))
 
 
-def _ranking_site(ranking: Ranking, before: StackedBeliefs) -> LowRankSite:
+def _ranking_site(ranking: Ranking, user: AnyBeliefs, prior: AnyBeliefs) -> LowRankSite:
     """One site on all utilities; the residuals are integrated out afterwards."""
-    utilities, directions, residual = _relative_utilities(ranking, before.user)
+    utilities, directions, residual = _relative_utilities(ranking, user)
     correct, wrong = _ranking_log_likelihoods(ranking, utilities)
     ratio = 0.0
-    if before.prior is not before.user:
-        ratio = log_probability(ranking, before.prior) - _marginal(ranking.flip, correct, wrong)
+    if prior is not user:
+        ratio = log_probability(ranking, prior) - _marginal(ranking.flip, correct, wrong)
     power = ranking.weight * _responsibility(ranking.flip, correct, wrong)
     precision, linear = listwise.gaussian_site(ranking.groups, utilities, power)
     linear = linear - precision @ (ranking.items.base - ranking.items.base[-1])
     precision, linear = listwise.integrate_out_residuals(precision, linear, residual)
-    return LowRankSite(directions[:-1], precision[:-1, :-1], linear[:-1], ratio, before)
+    return LowRankSite(directions[:-1], precision[:-1, :-1], linear[:-1], ratio)
 
 
 def _ranking_log_likelihoods(ranking: Ranking, utilities: Beliefs) -> tuple[float, float]:
@@ -244,27 +224,32 @@ def _ranking_log_likelihoods(ranking: Ranking, utilities: Beliefs) -> tuple[floa
     return correct, listwise.uniform_log_likelihood(ranking.groups)
 
 
-def _relative_utilities(ranking: Ranking, beliefs: Beliefs) -> tuple[Beliefs, Vector, Vector]:
+def _relative_utilities(ranking: Ranking, beliefs: AnyBeliefs) -> tuple[Beliefs, Vector, Vector]:
     """Utilities relative to the last item's, their features `[n, q]`, and the residuals' covariance `[n, n]`.
 
     Only differences are compared: relative to the last item the threshold cancels exactly.
     """
     items = ranking.items
     directions = items.features - items.features[-1]
-    variances = items.base_variance + items.direction_variance @ beliefs.expected_squares[1:]
+    uncertain = np.flatnonzero(items.direction_variance.any(axis=0))
+    along, squares = beliefs.project(directions, (uncertain + 1).tolist())
+    variances = items.base_variance + items.direction_variance[:, uncertain] @ squares
     same = np.array([[key == other for other in items.keys] for key in items.keys])
     residual = np.where(same, variances, 0.0)  # equal texts share one residual
     relative_residual = residual - residual[-1] - residual[:, -1:] + residual[-1, -1]
-    means = items.base - items.base[-1] + beliefs.means @ directions.T
-    covariances = directions @ beliefs.covariances @ directions.T + relative_residual
-    return Beliefs(beliefs.weights, means, covariances), directions, residual
+    means = items.base - items.base[-1] + along.means
+    return Beliefs(along.weights, means, along.covariances + relative_residual), directions, residual
 
 
 def _marginal(flip: float, correct: float, wrong: float) -> float:
     """log((1 − ε) e^correct + ε e^wrong): the log probability with the unknown correctness of the label summed out."""
     if not flip:
         return correct
-    return float(np.logaddexp(safe_log(1 - flip) + correct, safe_log(flip) + wrong))
+    right, reversed_ = safe_log(1 - flip) + correct, safe_log(flip) + wrong
+    largest = max(right, reversed_)
+    if not math.isfinite(largest):
+        return largest
+    return largest + math.log1p(math.exp(min(right, reversed_) - largest))
 
 
 def _responsibility(flip: float, correct: float, wrong: float) -> float:

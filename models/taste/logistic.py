@@ -19,11 +19,9 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from penchant.models.taste.fixed_points import convergence_failures
+from penchant.models.taste.population import Mixture
 
 Vector = NDArray[np.float64]
-
-Mixture = list[tuple[float, float, float]]
-"""Distribution of ψ: (weight, mean, variance) of each component."""
 
 MODERATION: Final = np.pi / 8
 """σ(ψ) averaged over N(a, v) is about σ(a/√(1 + πv/8)) (MacKay 1992, eq. 10)."""

@@ -5,13 +5,20 @@ taste. y ~ Σ_c π_c N(μ_c, P_c⁻¹). A user's judgements add up to one Gaussi
 linear term η, shared by all archetypes. Prior × site has a closed form, which this module computes.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import dtrsm
+from scipy.linalg.lapack import dpotrf, dpotri
 
 Vector = NDArray[np.float64]
+
+Mixture = list[tuple[float, float, float]]
+"""A mixture of Gaussians over one number: (weight, mean, variance) of each component."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,33 @@ class Beliefs:
         """E[y²] over the whole mixture, `[q]`."""
         squares: Vector = self.weights @ self.second_moments
         return squares
+
+    @cached_property
+    def _rows(self) -> Vector:
+        """`[K(q + 1), q]` covariance of each archetype followed by its mean: one product with φ projects all."""
+        rows = np.concatenate([self.covariances, self.means[:, None]], axis=1)
+        return rows.reshape(-1, self.means.shape[1])
+
+    @cached_property
+    def _lists(self) -> tuple[list[float], list[float]]:
+        """Weights, and E[y²] of each coordinate over the whole mixture."""
+        return self.weights.tolist(), self.expected_squares.tolist()
+
+    def along(self, direction: Vector, coordinates: Sequence[int]) -> tuple[Mixture, list[float]]:
+        """Return the distribution of φ·y, and E[y_j²] of some coordinates j. Cost: O(K q²)."""
+        weights, squares = self._lists
+        products, q = self._rows.dot(direction), len(direction)
+        mixture: Mixture = []
+        for c, weight in enumerate(weights):
+            mean = c * (q + 1) + q
+            mixture.append((weight, products.item(mean), float(products[mean - q : mean].dot(direction))))
+        return mixture, [squares[j] for j in coordinates]
+
+    def project(self, directions: Vector, coordinates: Sequence[int]) -> tuple["Beliefs", Vector]:
+        """Return the distribution of u = Fy for F `[r, q]`, and E[y_j²] of some coordinates j. Cost: O(K q² r)."""
+        covariances = directions @ self.covariances @ directions.T
+        projected = Beliefs(self.weights, self.means @ directions.T, covariances)
+        return projected, self.expected_squares[list(coordinates)]
 
     @cached_property
     def mean(self) -> Vector:
@@ -90,6 +124,129 @@ def reweight(weights: Vector, log_evidence: Vector) -> Vector:
     return normalised
 
 
+class FactoredBeliefs:
+    """Beliefs about a user as a Cholesky factor of each archetype's precision P_c + Λ = L_cL_cᵀ.
+
+    Judgements depend on few linear functions of y. Their distribution follows from one triangular solve with few
+    columns, X = L_c⁻¹[Fᵀ, P_cμ_c + η]: covariances and means are the products of the columns of X. This takes a fraction
+    of the time of an inversion.
+
+    Args:
+        population: The prior.
+        precision: `[q, q]` Λ.
+        linear: `[q]` η.
+
+    Cost: O(K q³); 48 coordinates and one archetype take about 20 µs.
+    """
+
+    __slots__ = ("_factors", "_log_prior_evidence", "_totals")
+
+    def __init__(self, population: "Population", precision: Vector, linear: Vector) -> None:
+        self._factors = [_factorise(prior, precision) for prior in population.precisions]
+        self._totals: list[Vector] = list(population.linear + linear)
+        self._log_prior_evidence = population.log_prior_evidence
+
+    def along(self, direction: Vector, coordinates: Sequence[int]) -> tuple[Mixture, list[float]]:
+        """Return the distribution of φ·y, and E[y_j²] of some coordinates j. Cost: O(K q²)."""
+        # Columns: the coordinates, the mean and then φ.
+        n = len(coordinates)
+        columns = _unit_columns(len(direction), tuple(coordinates), 2).copy(order="K")
+        columns[:, n + 1] = direction
+        grams = [gram.tolist() for gram in self._solve(columns, n)]
+        weights = self._weigh([gram[n][n] for gram in grams])
+        mixture: Mixture = []
+        squares = [0.0] * n
+        for weight, gram in zip(weights, grams, strict=True):
+            means, projected = gram[n], gram[n + 1]
+            mixture.append((weight, projected[n], projected[n + 1]))
+            for j in range(n):
+                squares[j] += weight * (means[j] * means[j] + gram[j][j])
+        return mixture, squares
+
+    def project(self, directions: Vector, coordinates: Sequence[int]) -> tuple[Beliefs, Vector]:
+        """Return the distribution of u = Fy for F `[r, q]`, and E[y_j²] of some coordinates j. Cost: O(K q² r)."""
+        n, (r, q) = len(coordinates), directions.shape
+        columns = _unit_columns(q, tuple(coordinates), 1 + r).copy(order="K")
+        columns[:, n + 1 :] = directions.T
+        grams = np.stack(self._solve(columns, n))
+        weights = np.array(self._weigh(grams[:, n, n].tolist()))
+        squares = weights @ (grams[:, n, :n] ** 2 + grams.diagonal(0, 1, 2)[:, :n])
+        return Beliefs(weights, grams[:, n, n + 1 :], grams[:, n + 1 :, n + 1 :]), squares
+
+    def invert(self) -> Beliefs:
+        """Return the beliefs with all means and covariances. Cost: O(K q³), three times that of the factors."""
+        covariances = [dpotri(factor, lower=1)[0] for factor in self._factors]
+        means = np.array([_mirror(c) @ total for c, total in zip(covariances, self._totals, strict=True)])
+        quadratics = [float(total @ mean) for total, mean in zip(self._totals, means, strict=True)]
+        weights = np.array(self._weigh(quadratics))
+        return Beliefs(weights, means, np.array([_mirror(c) for c in covariances]))
+
+    def _solve(self, columns: Vector, total: int) -> list[Vector]:
+        """Return XᵀX for X = L_c⁻¹ `columns` of each archetype, with P_cμ_c + η written to column number `total`."""
+        grams = []
+        last = len(self._factors) - 1
+        for c, factor in enumerate(self._factors):
+            columns[:, total] = self._totals[c]
+            x = dtrsm(1.0, factor, columns, lower=1, overwrite_b=c == last)
+            grams.append(x.T.dot(x))
+        return grams
+
+    def _weigh(self, quadratics: list[float]) -> list[float]:
+        """Return the archetype weights, given (P_cμ_c + η)ᵀ(P_c + Λ)⁻¹(P_cμ_c + η) of each.
+
+        log w_c = log π_c + ½[log|P_c| − log|P_c + Λ| + quadratic_c − μ_cᵀP_cμ_c] + const: the Gaussian integral of prior
+        times site.
+        """
+        if len(quadratics) == 1:
+            return [1.0]
+        logs = [
+            evidence + 0.5 * quadratic - float(np.log(factor.diagonal()).sum())
+            for evidence, quadratic, factor in zip(
+                self._log_prior_evidence, quadratics, self._factors, strict=True
+            )
+        ]
+        largest = max(logs)
+        weights = [math.exp(log - largest) for log in logs]
+        total = sum(weights)
+        return [weight / total for weight in weights]
+
+
+def _factorise(prior: Vector, evidence: Vector) -> Vector:
+    """Return the lower Cholesky factor of the sum of two precisions. The numbers above its diagonal mean nothing.
+
+    Evidence is stored in float32. If rounding made the sum of a long log slightly indefinite, the smallest multiple of the
+    identity that repairs it is added.
+    """
+    factor: Vector
+    factor, info = dpotrf((prior + evidence).T, lower=1, clean=0, overwrite_a=1)
+    if info:
+        total = prior + evidence
+        scale = float(np.finfo(np.float32).eps) * float(total.diagonal().max())
+        total[np.diag_indices_from(total)] += scale - min(0.0, float(np.linalg.eigvalsh(total)[0]))
+        factor, _ = dpotrf(total.T, lower=1, clean=0, overwrite_a=1)
+    return factor
+
+
+@lru_cache(maxsize=64)
+def _unit_columns(q: int, coordinates: tuple[int, ...], more: int) -> Vector:
+    """Return unit vectors of some coordinates as the first columns of a `[q, n + more]` matrix in Fortran's order."""
+    columns = np.zeros((q, len(coordinates) + more), order="F")
+    columns[coordinates, range(len(coordinates))] = 1.0
+    return columns
+
+
+@cache
+def _lower_half(q: int) -> NDArray[np.bool_]:
+    """`[q, q]` mask of the lower triangle."""
+    return np.tril(np.ones((q, q), np.bool_))
+
+
+def _mirror(lower: Vector) -> Vector:
+    """Return the symmetric matrix whose lower triangle is given."""
+    symmetric: Vector = np.where(_lower_half(len(lower)), lower, lower.T)
+    return symmetric
+
+
 @dataclass(frozen=True)
 class Population:
     """The mixture prior over users.
@@ -116,22 +273,22 @@ class Population:
         return Beliefs(self.weights, self.means, covariances)
 
     @cached_property
-    def _linear(self) -> Vector:
+    def linear(self) -> Vector:
+        """P_cμ_c, `[K, q]`."""
         linear: Vector = np.einsum("cij,cj->ci", self.precisions, self.means)
         return linear
 
     @cached_property
-    def _log_prior_evidence(self) -> Vector:
-        """Log π_c + ½ log|P_c| − ½ μ_cᵀP_cμ_c, `[K]`: the part of the evidence that does not depend on judgements."""
-        quadratic = np.einsum("ci,ci->c", self.means, self._linear)
-        evidence: Vector = np.log(self.weights) + 0.5 * (np.linalg.slogdet(self.precisions)[1] - quadratic)
+    def log_prior_evidence(self) -> list[float]:
+        """Log π_c + ½ log|P_c| − ½ μ_cᵀP_cμ_c of each archetype: what does not depend on judgements in its evidence."""
+        quadratic = np.einsum("ci,ci->c", self.means, self.linear)
+        evidence: list[float] = (
+            np.log(self.weights) + 0.5 * (np.linalg.slogdet(self.precisions)[1] - quadratic)
+        ).tolist()
         return evidence
 
     def update(self, precision: Vector, linear: Vector) -> Beliefs:
         """Return the beliefs after a site exp(−½ yᵀΛy + ηᵀy).
-
-        log w_c = log π_c + ½[log|P_c| − log|P_c+Λ| + (P_cμ_c+η)ᵀ(P_c+Λ)⁻¹(P_cμ_c+η) − μ_cᵀP_cμ_c] + const
-        (the Gaussian integral of prior times site).
 
         Args:
             precision: `[q, q]` Λ.
@@ -139,13 +296,4 @@ class Population:
 
         Cost: O(K q³); 17 coordinates and one archetype take about 40 µs.
         """
-        covariances = np.linalg.inv(self.precisions + precision).astype(np.float64, copy=False)
-        totals = self._linear + linear
-        means = (covariances @ totals[:, :, None])[:, :, 0]
-        if len(self.weights) == 1:
-            return Beliefs(self.weights, means, covariances)
-        log_weights = self._log_prior_evidence + 0.5 * (
-            np.linalg.slogdet(covariances)[1] + np.einsum("ci,ci->c", totals, means)
-        )
-        weights = np.exp(log_weights - log_weights.max())
-        return Beliefs(weights / weights.sum(), means, covariances)
+        return FactoredBeliefs(self, precision, linear).invert()

@@ -22,7 +22,6 @@ from penchant.models.fitting.variational import (
 )
 from penchant.models.judgements.judgement import Judgement
 from penchant.models.taste.likelihood import compute_site
-from penchant.models.taste.linear_predictor import StackedBeliefs
 from penchant.models.taste.observations import Pair, Vote
 from penchant.models.taste.population import Beliefs
 
@@ -204,7 +203,7 @@ def test_batch_and_online_agree_on_one_logistic_judgement(rng, make_items):
             if isinstance(observation, Pair)
             else replace(observation, item=certain)
         )
-        found = compute_site(online, StackedBeliefs.stack(beliefs, beliefs))
+        found = compute_site(online, beliefs, beliefs)
         np.testing.assert_allclose(messages.precision[0].numpy(), found.precision, atol=1e-7)
         np.testing.assert_allclose(messages.linear[0].numpy(), found.linear, atol=1e-7)
 

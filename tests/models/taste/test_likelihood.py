@@ -13,7 +13,6 @@ from scipy.stats import multivariate_normal, norm
 
 from penchant.models.taste.items import Items
 from penchant.models.taste.likelihood import LikelihoodError, Site, compute_site, log_probability
-from penchant.models.taste.linear_predictor import StackedBeliefs
 from penchant.models.taste.observations import Observation, Pair, Ranking, Rating, RatingScale, Vote
 from penchant.models.taste.population import Beliefs, Population
 
@@ -22,7 +21,7 @@ SCALE = RatingScale(offset=0.1, slope=0.4, noise=0.5)
 
 def site(observation: Observation, beliefs: Beliefs) -> Site:
     """Return the site of a judgement by a user at the prior."""
-    return compute_site(observation, StackedBeliefs.stack(beliefs, beliefs))
+    return compute_site(observation, beliefs, beliefs)
 
 
 def residual_variance(items: Items, population: Population) -> float:
@@ -35,7 +34,8 @@ def residual_variance(items: Items, population: Population) -> float:
 
 
 def after(population: Population, observation: Observation) -> Beliefs:
-    return site(observation, population.prior).update_beliefs().user
+    learned = site(observation, population.prior)
+    return population.update(learned.precision, learned.linear)
 
 
 def along(population: Population, direction: np.ndarray) -> tuple[float, float]:
@@ -102,7 +102,7 @@ def test_several_ratings_are_one_batch_regression(rng, make_items, make_populati
     precision, linear = np.zeros((3, 3)), np.zeros(3)
     for i in range(4):
         actual = site(Rating(items[i], values[i], SCALE), population.prior)
-        precision, linear = actual.add_to(precision, linear)
+        precision, linear = precision + actual.precision, linear + actual.linear
     updated = population.update(precision, linear)
     cov = np.linalg.inv(population.precisions[0])
     h = SCALE.slope * np.column_stack([np.ones(4), items.directions])
@@ -341,7 +341,6 @@ def test_a_text_compared_with_itself_carries_no_information(rng, make_items, mak
         actual = site(Pair(a, noisy, flip=flip), population.prior)
         np.testing.assert_array_equal(actual.precision, np.zeros((3, 3)))
         np.testing.assert_array_equal(actual.linear, np.zeros(3))
-        np.testing.assert_allclose(actual.update_beliefs().user.weights, population.weights, rtol=1e-12)
         assert log_probability(Pair(a, noisy, flip=flip), population.prior) == pytest.approx(np.log(0.5))
 
 
@@ -473,7 +472,7 @@ def test_the_log_likelihood_ratio_compares_a_new_user_with_this_one(
     }[kind]
     assert site(observation, user).log_likelihood_ratio == 0.0
     expected = log_probability(observation, prior) - log_probability(observation, user)
-    assert compute_site(observation, StackedBeliefs.stack(user, prior)).log_likelihood_ratio == pytest.approx(
+    assert compute_site(observation, user, prior).log_likelihood_ratio == pytest.approx(
         expected, rel=1e-12
     )
 
@@ -610,7 +609,7 @@ def test_tied_or_identical_texts_carry_no_information(rng, make_items, make_popu
         actual = site(ranking, population.prior)
         np.testing.assert_allclose(actual.precision, np.zeros((3, 3)), atol=1e-12)
         np.testing.assert_allclose(actual.linear, np.zeros(3), atol=1e-12)
-        believed = actual.update_beliefs().user
+        believed = population.update(actual.precision, actual.linear)
         np.testing.assert_allclose(believed.means, population.means, atol=1e-9)
         np.testing.assert_allclose(believed.weights, population.weights, rtol=1e-9)
 

@@ -8,7 +8,6 @@ import pytest
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.taste.likelihood import compute_site
-from penchant.models.taste.linear_predictor import StackedBeliefs
 from penchant.models.taste.observations import Pair, Ranking, Rating, RatingScale, Vote
 from penchant.models.taste.reward import build_observation
 from penchant.models.testing import tiny_bundle
@@ -51,7 +50,7 @@ def test_every_kind_in_its_native_form(reward):
     prior = reward.population.prior
     for observation in (vote, rating, pair, choice, ranking, tied):
         assert observation.flip == reward.flip(None)
-        assert np.isfinite(compute_site(observation, StackedBeliefs.stack(prior, prior)).linear).all()
+        assert np.isfinite(compute_site(observation, prior, prior).linear).all()
 
 
 def test_two_texts_of_any_kind_are_a_pair(reward):

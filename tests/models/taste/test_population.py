@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, norm
 
-from penchant.models.taste.population import Population
+from penchant.models.taste.population import FactoredBeliefs, Population
 
 
 def test_one_gaussian_times_a_site_is_a_linear_solve(rng, make_population):
@@ -58,6 +58,43 @@ def test_archetype_weights_are_evidence_in_two_dimensions(rng, make_population):
         ]
     )
     np.testing.assert_allclose(posterior.weights, evidence / evidence.sum(), rtol=1e-8)
+
+
+@pytest.mark.parametrize("archetypes", [1, 4])
+@pytest.mark.parametrize("q", [1, 2, 17])
+def test_factors_give_the_distribution_of_linear_functions(rng, make_population, archetypes, q):
+    """The reference is the whole covariance, by inversion."""
+    population = make_population(rng, q=q, archetypes=archetypes)
+    root = rng.normal(size=(q, 3))
+    precision, linear = root @ root.T, rng.normal(size=q)
+    covariances = np.linalg.inv(population.precisions + precision)
+    means = (covariances @ (population.linear + linear)[:, :, None])[:, :, 0]
+    factored, coordinates = FactoredBeliefs(population, precision, linear), [0, q - 1]
+    weights = population.update(precision, linear).weights
+    squares = (weights @ (means**2 + covariances.diagonal(0, 1, 2)))[coordinates]
+
+    directions = rng.normal(size=(3, q))
+    beliefs, expected_squares = factored.project(directions, coordinates)
+    np.testing.assert_allclose(beliefs.weights, weights, rtol=1e-12)
+    np.testing.assert_allclose(beliefs.means, means @ directions.T, atol=1e-10)
+    np.testing.assert_allclose(beliefs.covariances, directions @ covariances @ directions.T, atol=1e-10)
+    np.testing.assert_allclose(expected_squares, squares, rtol=1e-10)
+
+    mixture, squares_along = factored.along(directions[0], coordinates)
+    np.testing.assert_allclose([weight for weight, _, _ in mixture], weights, rtol=1e-12)
+    np.testing.assert_allclose([mean for _, mean, _ in mixture], means @ directions[0], atol=1e-10)
+    variances = [directions[0] @ covariance @ directions[0] for covariance in covariances]
+    np.testing.assert_allclose([variance for _, _, variance in mixture], variances, atol=1e-10)
+    np.testing.assert_allclose(squares_along, squares, rtol=1e-10)
+
+
+def test_evidence_that_rounding_made_indefinite_is_repaired():
+    """The evidence of a long log has the eigenvalues 2·10⁷ and, after rounding to float32, −2 instead of 0."""
+    population = Population(np.ones(1), np.zeros((1, 2)), np.eye(2)[None])
+    precision = np.array([[1e7, 1e7 + 2], [1e7 + 2, 1e7]])
+    beliefs = population.update(precision, np.array([1e7, 1e7]))
+    assert (np.linalg.eigvalsh(beliefs.covariances[0]) > 0).all()
+    np.testing.assert_allclose(beliefs.means[0], [0.5, 0.5], rtol=1e-5)
 
 
 def test_overwhelming_evidence_neither_overflows_nor_underflows():
