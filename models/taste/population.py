@@ -214,8 +214,8 @@ class FactoredBeliefs:
 def _factorise(prior: Vector, evidence: Vector) -> Vector:
     """Return the lower Cholesky factor of the sum of two precisions. The numbers above its diagonal mean nothing.
 
-    Evidence is stored in float32. If rounding made the sum of a long log slightly indefinite, the smallest multiple of the
-    identity that repairs it is added.
+    Evidence is stored in float32. If rounding made the sum of a long log slightly indefinite, the smallest multiple of
+    the identity that repairs it is added.
     """
     factor: Vector
     factor, info = dpotrf((prior + evidence).T, lower=1, clean=0, overwrite_a=1)

@@ -472,9 +472,7 @@ def test_the_log_likelihood_ratio_compares_a_new_user_with_this_one(
     }[kind]
     assert site(observation, user).log_likelihood_ratio == 0.0
     expected = log_probability(observation, prior) - log_probability(observation, user)
-    assert compute_site(observation, user, prior).log_likelihood_ratio == pytest.approx(
-        expected, rel=1e-12
-    )
+    assert compute_site(observation, user, prior).log_likelihood_ratio == pytest.approx(expected, rel=1e-12)
 
 
 def test_certain_labels_have_log_probability_zero_and_impossible_ones_minus_infinity(make_items, rng):
