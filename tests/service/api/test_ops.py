@@ -173,7 +173,8 @@ def test_numbers_that_are_not_finite_never_leave(client, monkeypatch):
 def test_every_code_has_a_status_and_a_title():
     assert set(STATUS) == set(Code)
     assert all(400 <= status < 600 and title for status, title in STATUS.values())
-    assert [code for code, (status, _) in STATUS.items() if status == 409] == [Code.IDEMPOTENCY_IN_FLIGHT]
+    conflicts = [code for code, (status, _) in STATUS.items() if status == 409]
+    assert conflicts == [Code.IDEMPOTENCY_IN_FLIGHT, Code.USER_BUSY]
 
 
 def test_server_timing_is_in_milliseconds():
