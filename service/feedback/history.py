@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from penchant.service.feedback.trust import DAY_SECONDS, compute_information, find_day
 from penchant.service.store.events import HISTORY
-from penchant.service.store.history import find_anchor, find_history, find_newer_history
+from penchant.service.store.long_logs.history import find_anchor, find_history, find_newer_history
 from penchant.service.store.statements import AnyRow
 from penchant.service.store.users import find_user
 

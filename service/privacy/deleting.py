@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from penchant.models.taste.items import item_key
 from penchant.service.errors import user_busy_error
 from penchant.service.privacy.invalidation import Deletion
-from penchant.service.store.user_changes import delete_part
+from penchant.service.store.long_logs.user_changes import delete_part
 from penchant.service.store.users import (
     BEING_DELETED,
     drop_states,

@@ -13,8 +13,8 @@ from sqlalchemy import Connection
 
 from penchant.service.errors import ApiError, Code, user_busy_error
 from penchant.service.feedback.trust import TrustState
+from penchant.service.store.long_logs.user_changes import PART_EVENTS, list_places, move_requests, move_run
 from penchant.service.store.statements import AnyRow
-from penchant.service.store.user_changes import PART_EVENTS, list_places, move_requests, move_run
 from penchant.service.store.users import (
     drop_states,
     drop_user,

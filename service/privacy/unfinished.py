@@ -15,7 +15,7 @@ from penchant.service.privacy.deleting import DeletionStep, delete_step
 from penchant.service.privacy.invalidation import Deletion, announce
 from penchant.service.privacy.merging import MergePlan, MergeStep, merge_step
 from penchant.service.store.database import Store
-from penchant.service.store.user_changes import find_pending
+from penchant.service.store.long_logs.user_changes import find_pending
 from penchant.service.store.users import BEING_DELETED
 from penchant.service.telemetry.metrics import Telemetry
 from penchant.service.users.states import build_unlearned_state

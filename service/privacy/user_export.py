@@ -12,8 +12,13 @@ from penchant.models.encoding.features import unpack_match
 from penchant.models.encoding.match import MATCH_NAMES
 from penchant.models.taste.posterior import PosteriorError, UserPosterior, read_stored_posterior
 from penchant.service.feedback.trust import TrustState
+from penchant.service.store.long_logs.user_log import (
+    find_states,
+    iterate_answers,
+    iterate_events,
+    iterate_rankings,
+)
 from penchant.service.store.statements import AnyRow
-from penchant.service.store.user_log import find_states, iterate_answers, iterate_events, iterate_rankings
 from penchant.service.store.users import find_user
 from penchant.service.timestamps import format_rfc3339
 from penchant.service.users.fold import Fold

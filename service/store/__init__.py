@@ -10,14 +10,11 @@ In reading order:
 - `expiry_clock`: the clock by which data expires, which does not follow jumps
 - `probe`: whether the store answers
 - `users`: users, their states, and their locks
-- `checkpoints`: earlier states of users, from which logs are replayed
 - `events`: the feedback log, with the features of the texts that its events judged
 - `event_ids`: which events of the log ids name
-- `history`: what was learned from events of the past
 - `features`: features of texts and prompts
 - `judged_items`: the texts that events judged, as keys, and their match with the prompt
-- `user_log`: what is stored about one user, read in parts that are bounded in bytes
-- `user_changes`: deleting a user and moving a log, in parts
+- `long_logs`: reading and changing a user's long log in parts
 - `requests`: rankings and answers of past requests
 - `keys`: API keys, tenants and their usage
 - `bundles`: bundles and their preparation

@@ -15,7 +15,6 @@ from sqlalchemy import Connection
 from penchant.service.log.reading import find_withdrawn, in_force
 from penchant.service.log.rows import JudgedFeatures
 from penchant.service.store import users
-from penchant.service.store.checkpoints import find_checkpoint
 from penchant.service.store.events import (
     LoggedJudgement,
     find_first_seq,
@@ -24,6 +23,7 @@ from penchant.service.store.events import (
     has_retraction,
     replay_events,
 )
+from penchant.service.store.long_logs.checkpoints import find_checkpoint
 from penchant.service.users.completion import Shortfall, TextExtractor, complete_events
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import Evidence, UserKey, UserState, read_evidence

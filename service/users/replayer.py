@@ -21,9 +21,9 @@ from penchant.service.encoding.batching import MicroBatcher
 from penchant.service.errors import ApiError, Code, OverloadedError
 from penchant.service.log.rows import build_feature_rows, build_item_rows, build_prompt_rows
 from penchant.service.store import tables, users
-from penchant.service.store.checkpoints import drop_checkpoints, put_checkpoints
 from penchant.service.store.database import Store
 from penchant.service.store.judged_items import put_match
+from penchant.service.store.long_logs.checkpoints import drop_checkpoints, put_checkpoints
 from penchant.service.store.statements import add
 from penchant.service.telemetry.metrics import Telemetry, log, log_failure
 from penchant.service.users.catching_up import CatchUpResult, catch_up_in_steps, find_state, is_near

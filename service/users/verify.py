@@ -10,8 +10,8 @@ from sqlalchemy import Connection
 
 from penchant.models.taste.posterior import UserPosterior
 from penchant.service.store import users
-from penchant.service.store.checkpoints import drop_checkpoints
 from penchant.service.store.database import Store
+from penchant.service.store.long_logs.checkpoints import drop_checkpoints
 from penchant.service.store.users import list_users
 from penchant.service.users.catching_up import catch_up, replay_log
 from penchant.service.users.completion import MissingFeaturesError, Shortfall

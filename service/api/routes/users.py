@@ -23,7 +23,7 @@ from penchant.service.api.routing import LeanRouter
 from penchant.service.api.streaming import ExportResponse
 from penchant.service.bundles.served_model import ServedModel
 from penchant.service.errors import ApiError, Code, InvalidRequestError
-from penchant.service.store.user_log import list_events
+from penchant.service.store.long_logs.user_log import list_events
 from penchant.service.timestamps import format_rfc3339
 from penchant.service.users.states import UserState, compute_share_of_prior_std
 from penchant.service.validation import ExactModel, UserId, read_digits

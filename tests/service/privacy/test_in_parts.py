@@ -11,8 +11,8 @@ from penchant.service.privacy import merging
 from penchant.service.privacy.deleting import delete_step
 from penchant.service.privacy.merging import merge_step
 from penchant.service.settings import Settings
-from penchant.service.store import user_changes
 from penchant.service.store.database import Store
+from penchant.service.store.long_logs import user_changes
 from penchant.service.users.catching_up import CHECKPOINT_EVENTS
 
 Serve = Callable[..., TestClient]
