@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 
 from penchant.service.api.streaming import ExportResponse
 from penchant.service.errors import OverloadedError
-from penchant.service.store import user_log
+from penchant.service.store.long_logs import user_log
 
 USER = "ana"
 TEXT = "café " * 400
