@@ -98,7 +98,7 @@ def test_what_is_accepted_comes_back(serve, fresh):
     accepted = {}
 
     @settings(
-        max_examples=60,
+        max_examples=100,
         derandomize=True,
         deadline=None,
         database=None,
@@ -122,7 +122,9 @@ def test_what_is_accepted_comes_back(serve, fresh):
         assert read_export(client, event["user"])[-1] == logged
 
     send()
-    assert sum(map(len, accepted.values())) > 20
+    events = [event for own in accepted.values() for event in own]
+    assert len(events) > 20
+    assert sum(bool(event.get("metadata")) for event in events) > 5
     check_replay(client)
     logs = {user: read_log(client, user) for user in accepted}
     file = back_up(client)
