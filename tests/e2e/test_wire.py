@@ -1,5 +1,6 @@
 """What only a real socket shows: raw paths, slow and broken bodies, keep-alive."""
 
+import contextlib
 import json
 import socket
 from http.client import HTTPResponse
@@ -64,6 +65,46 @@ def test_a_slow_body_is_not_waited_for(launch, ready):
     server = ready(launch(PENCHANT_BODY_TIMEOUT_SECONDS="0.2"))
     status, problem = exchange(server, head(100), b'{"query": ')
     assert (status, problem["code"]) == (408, "request_timeout")
+
+
+def test_a_length_of_many_zeros_is_a_number(server):
+    body = json.dumps(RERANK).encode()
+    assert exchange(server, head("0" * 5000 + str(len(body))), body)[0] == 200
+
+
+def test_limits_of_connections_are_those_of_the_settings(launch, ready):
+    server = ready(
+        launch(
+            PENCHANT_MAX_HEADER_BYTES="2000",
+            PENCHANT_HEADER_TIMEOUT_SECONDS="0.2",
+            PENCHANT_FIRST_BYTE_TIMEOUT_SECONDS="0.2",
+            PENCHANT_MAX_CONNECTIONS_PER_PEER="8",
+        )
+    )
+    assert exchange(server, b"GET /healthz HTTP/1.1\r\nX: " + b"y" * 3000)[1]["code"] == "headers_too_large"
+    assert exchange(server, b"GET /healthz HTTP/1.1\r\n")[1]["code"] == "request_timeout"
+    assert exchange(server, b"nonsense\r\n\r\n")[1]["code"] == "malformed_request"
+    with contextlib.ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+            for _ in range(20)
+        ]
+        with server.client() as client:
+            assert client.post("/v1/rerank", json=RERANK).status_code == 200
+            assert [connection.recv(1) for connection in silent] == [b""] * 20
+            metrics = client.get("/metrics").text
+    reasons = [
+        "headers_too_large",
+        "headers_too_slow",
+        "not_http",
+        "no_first_byte",
+        "too_many_connections_of_peer",
+    ]
+    for reason in reasons:
+        assert f'penchant_connections_refused_total{{reason="{reason}"}}' in metrics
+    server.end()
+    logged = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert {line["reason"] for line in logged if line["event"] == "connection_refused"} == set(reasons)
 
 
 def test_a_client_that_leaves_harms_nobody(server):

@@ -34,9 +34,9 @@ def schemas(node):
     """Every schema of pydantic within a schema."""
     if isinstance(node, dict):
         yield node
-        node = node.values()
-    if not isinstance(node, str):
-        for inner in node if hasattr(node, "__iter__") and not isinstance(node, type) else ():
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for inner in node:
             yield from schemas(inner)
 
 
@@ -50,16 +50,15 @@ def test_every_list_of_a_request_stops_at_its_first_fault(model):
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
-def test_pydantic_never_builds_many_errors(model, monkeypatch):
+def test_pydantic_never_builds_many_errors(model):
     """Counts the errors behind a refusal, with every field wrong in every item."""
     built = []
-    original = ValidationError.error_count
     for wrong in ([1] * MANY, [[1] * 300] * 300, [None] * MANY, {f"k{i}": 1 for i in range(MANY)}, 1):
         data = dict.fromkeys((field.alias or name for name, field in model.model_fields.items()), wrong)
         try:
             model.model_validate(data)
         except ValidationError as error:
-            built.append(original(error))
+            built.append(error.error_count())
     assert max(built) <= 2 * len(model.model_fields)
 
 
@@ -76,7 +75,7 @@ def test_unknown_fields_are_told_up_to_a_limit(number):
     assert refused.value.detail.endswith(f"(and {number - 1} more)")
 
 
-def test_many_unknown_fields_are_refused_before_pydantic_sees_them(monkeypatch):
+def test_many_unknown_fields_are_refused_before_pydantic_sees_them():
     seen = []
 
     class Exact(ExactModel):
@@ -182,13 +181,11 @@ def test_depth_is_counted_without_recursion():
 
 HOSTILE = {
     "numbers": b'{"query": "q", "texts": [%b1]}' % (b"1," * 4_000_000),
-    "lists": b'{"query": "q", "texts": [%b1]}' % (b"[]," * 2_600_000),
     "objects": b'{"query": "q", "texts": [%b1]}' % (b'{"a":1},' * 1_000_000),
     "fields": b"{%b}" % b",".join(b'"%07d":1' % i for i in range(690_000)),
     "few fields": b"{%b}" % b",".join(b'"%040d":1' % i for i in range(180_000)),
     "NaN": b'{"query": "q", "texts": [%b1]}' % (b"NaN," * 2_000_000),
     "few NaN": b'{"query": "q", "texts": [%b1]}' % (b"%bNaN," % (b" " * 37) * 195_000),
-    "few lists": b'{"query": "q", "texts": [%b1]}' % (b"%b[]," % (b" " * 37) * 195_000),
     "few objects": b'{"query": "q", "texts": [%b1]}' % (b'%b{"a":1},' % (b" " * 70) * 98_000),
 }
 
