@@ -431,7 +431,7 @@ def test_commands_use_the_active_bundle(world: World) -> None:
     settings = Settings(**world.store.place)
     facts = inspect_store(settings)
     assert facts is not None
-    finding = next(check_model(settings, facts.bundle))
+    finding = next(check_model(settings, facts.active, facts.bundle))
     assert (finding.status, world.second.version in finding.detail) == ("ok", True)
     damaged = next(check_model(settings, b"no tar"))
     assert (damaged.status, "penchant rollback" in damaged.advice) == ("failed", True)
