@@ -20,7 +20,8 @@ from benchmarks.serving.texts import Texts, rerank_body
 
 STAGES: Final = (
     ("everything", "service/api/middleware.py", "__call__"),
-    ("read and parse the body", "service/api/body.py", "read_object"),
+    ("read the body", "service/api/body.py", "_read_bytes"),
+    ("parse it", "service/parsing.py", "parse_object"),
     ("validate it", "service/validation.py", "validate"),
     ("task: texts, limits", "service/api/dialects/cohere.py", "build_rerank_task"),
     ("who calls, for whom, quota", "service/api/context.py", "authorize"),
