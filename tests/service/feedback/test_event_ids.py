@@ -20,7 +20,6 @@ from penchant.service.log.judgements import iterate_lines, read_judgements
 from penchant.service.log.reading import in_force
 from penchant.service.settings import Settings
 from penchant.service.store.database import Store
-from penchant.service.store.events import iterate_logs
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import Forgetting
 from penchant.service.users.verify import replay
@@ -356,7 +355,7 @@ def test_new_ids_cost_one_look_up(client: Any) -> None:
 def test_a_fit_reads_what_is_in_force(client: Any) -> None:
     send(client, LIKE, UNLIKE, LIKE | {"value": -1}, UNLIKE, LIKE | {"text": "tree"})
     with client.app.state.runtime.store.reading() as connection:
-        lines = list(iterate_lines(iterate_logs(connection, "default"), "", Counter()))
+        lines = list(iterate_lines(connection, "default", "", Counter()))
         stored = read_judgements(connection, ["default"], FeatureExtractor(HashingEncoder()).identity)
     assert [line["user"] for line in lines] == ["u"]
     assert "tree" in str(lines)

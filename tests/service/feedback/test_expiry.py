@@ -92,7 +92,7 @@ def test_a_tenant_can_have_a_quota_of_its_own(serve, store, monkeypatch, tmp_pat
 
 
 def test_what_expired_is_removed_in_slices_between_groups(serve, store, clock, monkeypatch):
-    client = serve()
+    client = serve(expiry_grace_hours=48.0)
     for number in range(10):
         rank(client)
         answer = client.post("/v1/feedback", json=VOTE, headers={"Idempotency-Key": f"k{number}"})
