@@ -1,6 +1,6 @@
 """What a server takes before it loads anything that is slow to load: its port and its store.
 
-So a second server on the same port or folder is told within a second which of the two is in use.
+A second server on the same port or folder therefore learns within a second which of the two is in use.
 """
 
 import errno

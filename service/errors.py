@@ -124,7 +124,7 @@ class ApiError(Exception):
 
 
 class InvalidRequestError(ApiError):
-    """One or more invalid fields. The first 20 are told.
+    """One or more invalid fields. The error lists the first 20.
 
     Args:
         faults: `(pointer, detail)` of each field.

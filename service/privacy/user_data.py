@@ -38,7 +38,7 @@ class UserData:
     async def delete(self, tenant: str, user: str) -> None:
         """Delete a user from the store and from the memory of all servers, and return when that is durable.
 
-        The first of its transactions makes the user unknown. The others go on even if the caller leaves.
+        The first of its transactions makes the user unknown. The others run even if the caller disconnects.
 
         Raises:
             ApiError: `user_busy`, if the user is being merged.
@@ -57,7 +57,7 @@ class UserData:
     async def merge(self, tenant: str, user: str, source: str) -> dict[str, Any]:
         """Give all data of `source` to `user`. The logs are merged by time of arrival, and the state is learned again.
 
-        This is idempotent: if `source` no longer exists, nothing changes. Once begun, it goes on even if the caller
+        This is idempotent: if `source` no longer exists, nothing changes. Once begun, it completes even if the caller
         leaves.
 
         Returns:

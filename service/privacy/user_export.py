@@ -39,7 +39,7 @@ def write_export(
         fold: Fold of the active bundle. Its state is also exported as beliefs.
         now: Unix seconds.
 
-    Cost: linear. Memory is bounded, whatever is stored.
+    Cost: linear. Memory does not grow with what is stored.
     """
     row = find_user(connection, tenant, user)
     head = {
