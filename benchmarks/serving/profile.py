@@ -29,7 +29,7 @@ STAGES: Final = (
     ("", "service/api/context.py", "spend_candidates"),
     ("texts → items", "service/ranking/describer.py", "describe"),
     ("  of which their hashes", "models/taste/items.py", "item_keys"),
-    ("user's posterior", "service/ranking/scoring.py", "_load_users"),
+    ("user's posterior", "service/ranking/scoring.py", "_load_user"),
     ("utilities, relevance", "service/ranking/scoring.py", "_compute_scores"),
     ("order", "models/ranking/selection.py", "order"),
     ("remember the ranking", "service/ranking/rankings.py", "add"),
