@@ -146,6 +146,14 @@ def unpack_features(content: bytes) -> tuple[NDArray[np.float16], NDArray[np.flo
     return numbers[:dim], numbers[dim:].reshape(n_windows, -1)
 
 
+def read_vector_bytes(content: bytes) -> bytes:
+    """Return the bytes of the vector that `pack_features` packed, without the windows."""
+    if len(content) % _FLOAT16.itemsize == 0:
+        return content
+    dim, _ = _SUFFIX.unpack_from(content, len(content) - _SUFFIX.size)
+    return content[: dim * _FLOAT16.itemsize]
+
+
 def pack_match(match: NDArray[np.float16]) -> bytes:
     """Pack the match features `[w]` of a text into bytes."""
     return match.astype(_FLOAT16, copy=False).tobytes()

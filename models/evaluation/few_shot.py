@@ -17,7 +17,8 @@ from penchant.models.taste.items import Items, item_key
 from penchant.models.taste.observations import Observation
 from penchant.models.taste.population import Beliefs
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.reward import RewardModel, build_observation
+from penchant.models.taste.observing import build_observation
+from penchant.models.taste.reward import RewardModel
 
 Vector = NDArray[np.float64]
 Vectors = Mapping[tuple[str, str], NDArray[np.float16]]

@@ -57,13 +57,15 @@ class Gate:
         """
         is_known = np.asarray(np.isfinite(prompts).all(axis=1) & prompts.any(axis=1), np.bool_)
         deviations = np.where(is_known[:, None], prompts.astype(np.float64) - self.centre, 0.0)
-        values: Vector = np.clip(deviations @ self.projection, -LARGEST_GATE, LARGEST_GATE)
+        # One product a prompt: the values of a prompt must not depend on the others.
+        projected = np.matmul(deviations[:, None, :], self.projection)[:, 0]
+        values: Vector = np.clip(projected, -LARGEST_GATE, LARGEST_GATE)
         return values
 
-    def multiply(self, x: Vector, values: Vector) -> Vector:
-        """Return the products `[n, c·g]` of directions of x `[n, d]` and gate values `[n, g]`."""
-        products = (x @ self.loadings)[:, :, None] * values[:, None, :]
-        return products.reshape(len(x), self.products)
+    def multiply(self, directions: Vector, values: Vector) -> Vector:
+        """Return the products `[n, c·g]` of texts' gated directions x·loadings `[n, c]` and gate values `[n, g]`."""
+        products = directions[:, :, None] * values[:, None, :]
+        return products.reshape(len(directions), self.products)
 
     def insert_column(self, at: int) -> "Gate":
         """Return the gate for features x with one more column, which no gated direction reads."""

@@ -38,10 +38,11 @@ class Items:
     def __len__(self) -> int:
         return len(self.base)
 
-    def __getitem__(self, index: int | Sequence[int]) -> "Items":
+    def __getitem__(self, index: int | slice | Sequence[int]) -> "Items":
         if isinstance(index, int):
-            row = slice(index, index + 1) if index >= 0 else slice(index, index + 1 or None)
-            return self._take(row, self.keys[row])
+            index = slice(index, index + 1) if index >= 0 else slice(index, index + 1 or None)
+        if isinstance(index, slice):
+            return self._take(index, self.keys[index])
         rows = list(index)
         return self._take(rows, tuple(self.keys[i] for i in rows))
 

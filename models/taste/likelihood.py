@@ -25,7 +25,15 @@ from penchant.models.errors import ModelError
 from penchant.models.taste import listwise
 from penchant.models.taste.linear_predictor import LinearPredictor
 from penchant.models.taste.logistic import expected_sigmoid, optimal_precision, safe_log, sigmoid
-from penchant.models.taste.observations import Observation, Pair, Ranking, Rating, RatingScale, Vote
+from penchant.models.taste.observations import (
+    LinearJudgement,
+    Observation,
+    Pair,
+    Ranking,
+    Rating,
+    RatingScale,
+    Vote,
+)
 from penchant.models.taste.population import Beliefs, FactoredBeliefs, Mixture
 
 LOG_UNIFORM_RATING: Final = -math.log(2)
@@ -56,8 +64,8 @@ class RankOneSite(NamedTuple):
     @property
     def precision(self) -> Vector:
         """`[q, q]` ωφφᵀ, symmetric to the bit."""
-        precision = np.multiply.outer(self.direction, self.direction)
-        precision *= self.projected_precision
+        scaled = math.sqrt(self.projected_precision) * self.direction
+        precision: Vector = scaled[:, None].dot(scaled[None])
         return precision
 
     @property
@@ -107,30 +115,28 @@ def compute_site(observation: Observation, user: AnyBeliefs, prior: AnyBeliefs) 
         prior: Beliefs about a new user.
 
     Raises:
-        LikelihoodError: If the observation is not valid, see `_validate`.
+        LikelihoodError: If the observation is not valid, see `_read`.
 
     Cost: O(K q²) for a pair, vote or rating; that of `listwise.gaussian_site` for a choice or ranking.
     """
-    observation = _validate(observation)
-    if isinstance(observation, Ranking):
-        return _ranking_site(observation, user, prior)
-    predictor = _linear_predictor(observation)
+    judgement = _read(observation)
+    if isinstance(judgement, Ranking):
+        return _ranking_site(judgement, user, prior)
+    predictor, weight, flip, value, scale = judgement
     mixture, residual = predictor.project(user)
-    correct, wrong = _log_likelihoods(observation, mixture)
+    log_likelihood, responsibility = _log_likelihood(judgement, mixture)
     ratio = 0.0
     if prior is not user:
-        by_prior = _log_likelihoods(observation, predictor.project(prior)[0])
-        ratio = _marginal(observation.flip, *by_prior) - _marginal(observation.flip, correct, wrong)
-    responsibility = _responsibility(observation.flip, correct, wrong)
-    if isinstance(observation, Rating):
+        ratio = _log_likelihood(judgement, predictor.project(prior)[0])[0] - log_likelihood
+    if value is not None and scale is not None:
         # r = o + β(b + φ·y + e) + ε: exact given the residual variance.
-        scale, power = observation.scale, observation.weight * responsibility
+        power = weight * responsibility
         variance = (scale.noise / scale.slope) ** 2 + power * residual
-        target = (observation.value - scale.offset) / scale.slope
+        target = (value - scale.offset) / scale.slope
         precision, linear = power / variance, power * (target - predictor.base) / variance
     else:
-        bound_linear = observation.weight * (responsibility - 0.5)
-        omega = optimal_precision(mixture, observation.weight, bound_linear)
+        bound_linear = weight * (responsibility - 0.5)
+        omega = optimal_precision(mixture, weight, bound_linear)
         denominator = 1 + omega * residual
         precision = omega / denominator
         linear = (bound_linear - omega * predictor.base) / denominator
@@ -141,18 +147,17 @@ def log_probability(observation: Observation, beliefs: AnyBeliefs) -> float:
     """Return the log probability of a judgement (the log density of a rating) by a user with these beliefs.
 
     Raises:
-        LikelihoodError: If the observation is not valid, see `_validate`.
+        LikelihoodError: If the observation is not valid, see `_read`.
     """
-    observation = _validate(observation)
-    if isinstance(observation, Ranking):
-        correct, wrong = _ranking_log_likelihoods(observation, _relative_utilities(observation, beliefs)[0])
-    else:
-        correct, wrong = _log_likelihoods(observation, _linear_predictor(observation).project(beliefs)[0])
-    return _marginal(observation.flip, correct, wrong)
+    judgement = _read(observation)
+    if isinstance(judgement, Ranking):
+        utilities, _, _ = _relative_utilities(judgement, beliefs)
+        return _marginal(judgement.flip, *_ranking_log_likelihoods(judgement, utilities))
+    return _log_likelihood(judgement, judgement.predictor.project(beliefs)[0])[0]
 
 
-def _validate(observation: Observation) -> Observation:
-    """Return the observation; a ranking of two items becomes a pair.
+def _read(observation: Observation) -> LinearJudgement | Ranking:
+    """Return an observation as the likelihood reads it. A ranking of two items becomes a pair.
 
     Raises:
         LikelihoodError: If the weight is outside (0, 1], the flip rate outside [0, 1], a vote neither 1 nor −1, a rating
@@ -162,35 +167,49 @@ def _validate(observation: Observation) -> Observation:
         raise LikelihoodError(f"weight must be in (0, 1], is {observation.weight}")
     if not 0 <= observation.flip <= 1:
         raise LikelihoodError(f"flip must be in [0, 1], is {observation.flip}")
-    match observation:
-        case Vote(value=value) if value not in (-1, 1):
-            raise LikelihoodError(f"a vote must be 1 or -1, is {value}")
-        case Rating(value=value) if not math.isfinite(value):
-            raise LikelihoodError(f"a rating must be finite, is {value}")
-        case Ranking(items, groups):
-            if len(items) < 2 or min(groups, default=0) < 1 or sum(groups) != len(items):
-                raise LikelihoodError(f"groups {groups} do not order {len(items)} items")
-            if groups == (1, 1):
-                return Pair(items[0], items[1], observation.weight, observation.flip)
-    return observation
+    judgement = _linearise(observation)
+    if isinstance(judgement, Ranking):
+        n, groups = len(judgement.items), judgement.groups
+        if n < 2 or min(groups, default=0) < 1 or sum(groups) != n:
+            raise LikelihoodError(f"groups {groups} do not order {n} items")
+    elif judgement.value is not None and not math.isfinite(judgement.value):
+        raise LikelihoodError(f"a rating must be finite, is {judgement.value}")
+    return judgement
 
 
-def _linear_predictor(observation: Pair | Vote | Rating) -> LinearPredictor:
+def _linearise(observation: Observation) -> LinearJudgement | Ranking:
+    """Return an observation with its linear predictor; a ranking of more than two items as it is."""
+    weight, flip = observation.weight, observation.flip
     match observation:
+        case LinearJudgement():
+            return observation
         case Pair(winner, loser):
-            return LinearPredictor(winner, loser)
+            return LinearJudgement(LinearPredictor(winner, loser), weight, flip)
         case Vote(item, value):
-            return LinearPredictor(item, sign=float(value))
-        case Rating(item):
-            return LinearPredictor(item)
+            if value not in (-1, 1):
+                raise LikelihoodError(f"a vote must be 1 or -1, is {value}")
+            return LinearJudgement(LinearPredictor(item, sign=float(value)), weight, flip)
+        case Rating(item, value, scale):
+            return LinearJudgement(LinearPredictor(item), weight, flip, value, scale)
+        case Ranking(items, (1, 1)) if len(items) == 2:
+            return LinearJudgement(LinearPredictor(items[0], items[1]), weight, flip)
+        case _:
+            return observation
 
 
-def _log_likelihoods(observation: Pair | Vote | Rating, mixture: Mixture) -> tuple[float, float]:
-    """Log probability of the judgement if its label is correct, and if it is wrong."""
-    if isinstance(observation, Rating):
-        return _log_density(mixture, observation.value, observation.scale), LOG_UNIFORM_RATING
-    correct = expected_sigmoid(mixture)
-    return safe_log(correct), safe_log(1 - correct)
+def _log_likelihood(judgement: LinearJudgement, mixture: Mixture) -> tuple[float, float]:
+    """Return the log probability of a pair or vote (the log density of a rating), and P(the label is correct)."""
+    flip = judgement.flip
+    if judgement.value is not None and judgement.scale is not None:
+        correct = _log_density(mixture, judgement.value, judgement.scale)
+        return _marginal(flip, correct, LOG_UNIFORM_RATING), _responsibility(
+            flip, correct, LOG_UNIFORM_RATING
+        )
+    right = expected_sigmoid(mixture)
+    if not flip:
+        return safe_log(right), 1.0
+    likelihood = (1 - flip) * right + flip * (1 - right)
+    return safe_log(likelihood), 0.0 if flip == 1 else (1 - flip) * right / likelihood
 
 
 def _log_density(mixture: Mixture, value: float, scale: RatingScale) -> float:
@@ -232,7 +251,7 @@ def _relative_utilities(ranking: Ranking, beliefs: AnyBeliefs) -> tuple[Beliefs,
     items = ranking.items
     directions = items.features - items.features[-1]
     uncertain = np.flatnonzero(items.direction_variance.any(axis=0))
-    along, squares = beliefs.project(directions, (uncertain + 1).tolist())
+    along, squares = beliefs.project(directions, tuple((uncertain + 1).tolist()))
     variances = items.base_variance + items.direction_variance[:, uncertain] @ squares
     same = np.array([[key == other for other in items.keys] for key in items.keys])
     residual = np.where(same, variances, 0.0)  # equal texts share one residual

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +39,24 @@ class MatchBasis:
     def __len__(self) -> int:
         return len(self.column)
 
+    @property
+    def bounds(self) -> Vector:
+        """`[w]` largest absolute value of each function."""
+        return np.maximum(self._at_anchor - self.low, self.high - self._at_anchor)
+
+    @cached_property
+    def _at_anchor(self) -> Vector:
+        """`[w]` anchor within the segment."""
+        return np.clip(self.anchor, self.low, self.high)
+
     def __call__(self, raw: NDArray[np.float16]) -> Vector:
         """Return the functions `[n, w]` of raw match features `[n, width]`, in which NaN means unknown."""
         values = raw[:, self.column].astype(np.float64)
-        values = np.clip(values, self.low, self.high) - np.clip(self.anchor, self.low, self.high)
-        applies = (self.kind < 0) | (raw[:, [self.kind_column]] == self.kind)
-        return np.where(applies & ~np.isnan(values), values, 0.0)
+        np.clip(values, self.low, self.high, out=values)  # NaN stays NaN
+        values -= self._at_anchor
+        applies = (self.kind < 0) | (raw[:, self.kind_column, None] == self.kind)
+        applies &= values == values
+        return np.where(applies, values, 0.0)
 
     def extend(self, column: int, low: float, high: float, anchor: float) -> "MatchBasis":
         """Return this basis with one more function, of a column for all kinds of prompts, at the end.

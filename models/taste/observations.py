@@ -1,8 +1,10 @@
 """Judgements as the user model sees them: items, winner first, and the user's response to them."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from penchant.models.taste.items import Items
+from penchant.models.taste.linear_predictor import LinearPredictor
 
 
 @dataclass(frozen=True)
@@ -85,4 +87,22 @@ class Ranking:
     flip: float = 0.0
 
 
-Observation = Pair | Vote | Rating | Ranking
+class LinearJudgement(NamedTuple):
+    """A pair, vote or rating as the likelihood reads it. Those of a log are built like this, without `Items` of their own.
+
+    Attributes:
+        predictor: The linear predictor ψ: of the winner minus the loser, or of the text, with the sign of a vote.
+        weight: Power of the likelihood, in (0, 1].
+        flip: Probability that the label is wrong.
+        value: The rating. None for a pair or vote.
+        scale: Rating scale of the source. None for a pair or vote.
+    """
+
+    predictor: LinearPredictor
+    weight: float = 1.0
+    flip: float = 0.0
+    value: float | None = None
+    scale: RatingScale | None = None
+
+
+Observation = Pair | Vote | Rating | Ranking | LinearJudgement

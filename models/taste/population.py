@@ -6,7 +6,6 @@ linear term η, shared by all archetypes. Prior × site has a closed form, which
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 
@@ -58,17 +57,17 @@ class Beliefs:
         """Weights, and E[y²] of each coordinate over the whole mixture."""
         return self.weights.tolist(), self.expected_squares.tolist()
 
-    def along(self, direction: Vector, coordinates: Sequence[int]) -> tuple[Mixture, list[float]]:
+    def along(self, direction: Vector, coordinates: tuple[int, ...]) -> tuple[Mixture, list[float]]:
         """Return the distribution of φ·y, and E[y_j²] of some coordinates j. Cost: O(K q²)."""
         weights, squares = self._lists
         products, q = self._rows.dot(direction), len(direction)
         mixture: Mixture = []
         for c, weight in enumerate(weights):
             mean = c * (q + 1) + q
-            mixture.append((weight, products.item(mean), float(products[mean - q : mean].dot(direction))))
+            mixture.append((weight, products.item(mean), products[mean - q : mean].dot(direction).item()))
         return mixture, [squares[j] for j in coordinates]
 
-    def project(self, directions: Vector, coordinates: Sequence[int]) -> tuple["Beliefs", Vector]:
+    def project(self, directions: Vector, coordinates: tuple[int, ...]) -> tuple["Beliefs", Vector]:
         """Return the distribution of u = Fy for F `[r, q]`, and E[y_j²] of some coordinates j. Cost: O(K q² r)."""
         covariances = directions @ self.covariances @ directions.T
         projected = Beliefs(self.weights, self.means @ directions.T, covariances)
@@ -124,6 +123,9 @@ def reweight(weights: Vector, log_evidence: Vector) -> Vector:
     return normalised
 
 
+_CERTAIN = [1.0]
+
+
 class FactoredBeliefs:
     """Beliefs about a user as a Cholesky factor of each archetype's precision P_c + Λ = L_cL_cᵀ.
 
@@ -139,56 +141,56 @@ class FactoredBeliefs:
     Cost: O(K q³); 48 coordinates and one archetype take about 20 µs.
     """
 
-    __slots__ = ("_factors", "_log_prior_evidence", "_totals")
+    __slots__ = ("_archetypes", "_log_prior_evidence")
 
     def __init__(self, population: "Population", precision: Vector, linear: Vector) -> None:
-        self._factors = [_factorise(prior, precision) for prior in population.precisions]
-        self._totals: list[Vector] = list(population.linear + linear)
+        self._archetypes = [
+            (_factorise(prior, precision), total + linear)
+            for prior, total in zip(population.precisions, population.linear, strict=True)
+        ]
         self._log_prior_evidence = population.log_prior_evidence
 
-    def along(self, direction: Vector, coordinates: Sequence[int]) -> tuple[Mixture, list[float]]:
+    def along(self, direction: Vector, coordinates: tuple[int, ...]) -> tuple[Mixture, list[float]]:
         """Return the distribution of φ·y, and E[y_j²] of some coordinates j. Cost: O(K q²)."""
-        # Columns: the coordinates, the mean and then φ.
         n = len(coordinates)
-        columns = _unit_columns(len(direction), tuple(coordinates), 2).copy(order="K")
+        columns = _unit_columns(len(direction), coordinates, 2).copy("K")
         columns[:, n + 1] = direction
-        grams = [gram.tolist() for gram in self._solve(columns, n)]
+        grams = self._solve(columns, n)
         weights = self._weigh([gram[n][n] for gram in grams])
         mixture: Mixture = []
         squares = [0.0] * n
         for weight, gram in zip(weights, grams, strict=True):
-            means, projected = gram[n], gram[n + 1]
-            mixture.append((weight, projected[n], projected[n + 1]))
+            means = gram[n]
+            mixture.append((weight, means[n + 1], gram[n + 1][n + 1]))
             for j in range(n):
                 squares[j] += weight * (means[j] * means[j] + gram[j][j])
         return mixture, squares
 
-    def project(self, directions: Vector, coordinates: Sequence[int]) -> tuple[Beliefs, Vector]:
+    def project(self, directions: Vector, coordinates: tuple[int, ...]) -> tuple[Beliefs, Vector]:
         """Return the distribution of u = Fy for F `[r, q]`, and E[y_j²] of some coordinates j. Cost: O(K q² r)."""
         n, (r, q) = len(coordinates), directions.shape
-        columns = _unit_columns(q, tuple(coordinates), 1 + r).copy(order="K")
+        columns = _unit_columns(q, coordinates, 1 + r).copy("K")
         columns[:, n + 1 :] = directions.T
-        grams = np.stack(self._solve(columns, n))
+        grams = np.array(self._solve(columns, n))
         weights = np.array(self._weigh(grams[:, n, n].tolist()))
         squares = weights @ (grams[:, n, :n] ** 2 + grams.diagonal(0, 1, 2)[:, :n])
         return Beliefs(weights, grams[:, n, n + 1 :], grams[:, n + 1 :, n + 1 :]), squares
 
     def invert(self) -> Beliefs:
         """Return the beliefs with all means and covariances. Cost: O(K q³), three times that of the factors."""
-        covariances = [dpotri(factor, lower=1)[0] for factor in self._factors]
-        means = np.array([_mirror(c) @ total for c, total in zip(covariances, self._totals, strict=True)])
-        quadratics = [float(total @ mean) for total, mean in zip(self._totals, means, strict=True)]
-        weights = np.array(self._weigh(quadratics))
-        return Beliefs(weights, means, np.array([_mirror(c) for c in covariances]))
+        covariances = [_mirror(dpotri(factor, lower=1)[0]) for factor, _ in self._archetypes]
+        totals = [total for _, total in self._archetypes]
+        means = [covariance @ total for covariance, total in zip(covariances, totals, strict=True)]
+        quadratics = [float(total @ mean) for total, mean in zip(totals, means, strict=True)]
+        return Beliefs(np.array(self._weigh(quadratics)), np.array(means), np.array(covariances))
 
-    def _solve(self, columns: Vector, total: int) -> list[Vector]:
-        """Return XᵀX for X = L_c⁻¹ `columns` of each archetype, with P_cμ_c + η written to column number `total`."""
+    def _solve(self, columns: Vector, at: int) -> list[list[list[float]]]:
+        """Return XᵀX for X = L_c⁻¹ `columns` of each archetype, with P_cμ_c + η written to the column number `at`."""
         grams = []
-        last = len(self._factors) - 1
-        for c, factor in enumerate(self._factors):
-            columns[:, total] = self._totals[c]
-            x = dtrsm(1.0, factor, columns, lower=1, overwrite_b=c == last)
-            grams.append(x.T.dot(x))
+        for factor, total in self._archetypes:
+            columns[:, at] = total
+            x = dtrsm(1.0, factor, columns, lower=1)
+            grams.append(x.T.dot(x).tolist())
         return grams
 
     def _weigh(self, quadratics: list[float]) -> list[float]:
@@ -198,11 +200,11 @@ class FactoredBeliefs:
         times site.
         """
         if len(quadratics) == 1:
-            return [1.0]
+            return _CERTAIN
         logs = [
             evidence + 0.5 * quadratic - float(np.log(factor.diagonal()).sum())
-            for evidence, quadratic, factor in zip(
-                self._log_prior_evidence, quadratics, self._factors, strict=True
+            for evidence, quadratic, (factor, _) in zip(
+                self._log_prior_evidence, quadratics, self._archetypes, strict=True
             )
         ]
         largest = max(logs)

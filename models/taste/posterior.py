@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from penchant.models.errors import ModelError
 from penchant.models.taste.items import Items
-from penchant.models.taste.likelihood import compute_site
+from penchant.models.taste.likelihood import Site, compute_site
 from penchant.models.taste.observations import Observation
 from penchant.models.taste.population import Beliefs, FactoredBeliefs, Population
 
@@ -116,7 +116,7 @@ class UserPosterior:
     @property
     def is_prior(self) -> bool:
         """Whether there is no evidence about the user."""
-        return not (self.linear.any() or self.precision.any())
+        return not (np.count_nonzero(self.linear) or np.count_nonzero(self.precision))
 
     @cached_property
     def factored_beliefs(self) -> Beliefs | FactoredBeliefs:
@@ -144,20 +144,25 @@ class UserPosterior:
 
         Cost: O(K q³) for the factors of the beliefs and O(K q²) for the site.
         """
+        site, before, change_statistic = self._compute_site(observation)
+        return UserPosterior(
+            self.population,
+            before.precision + site.precision,
+            before.linear + site.linear,
+            before.judgements + 1,
+            change_statistic,
+            before.changes,
+        )
+
+    def _compute_site(self, observation: Observation) -> tuple[Site, "UserPosterior", float]:
+        """Return the site of a judgement, the evidence to add it to, and the change statistic after it."""
         site = compute_site(observation, self.factored_beliefs, self.population.prior)
         change_statistic = update_change_statistic(
             self.change_statistic, observation.weight * site.log_likelihood_ratio
         )
         if change_statistic > CHANGE_THRESHOLD:
-            return self._discount().learn(observation)
-        return UserPosterior(
-            self.population,
-            self.precision + site.precision,
-            self.linear + site.linear,
-            self.judgements + 1,
-            change_statistic,
-            self.changes,
-        )
+            return self._discount()._compute_site(observation)
+        return site, self, change_statistic
 
     def fold(self, observations: Iterable[Observation]) -> "UserPosterior":
         """Return the posterior after further judgements. Every user state is computed by this method.
@@ -177,7 +182,11 @@ class UserPosterior:
         """
         posterior = self
         for observation in observations:
-            posterior = posterior.learn(observation).round_to_stored()
+            site, before, change_statistic = posterior._compute_site(observation)
+            precision, linear = _round(before.precision + site.precision, before.linear + site.linear)
+            posterior = UserPosterior(
+                before.population, precision, linear, before.judgements + 1, change_statistic, before.changes
+            )
         return posterior
 
     def _discount(self) -> "UserPosterior":
@@ -242,17 +251,9 @@ class UserPosterior:
         Raises:
             PosteriorError: If a number is not finite in float32, or out of bounds.
         """
-        narrow = self.precision.astype(np.float32)
-        narrow += 0.0  # `from_bytes` yields no negative zeros
-        precision = narrow.astype(np.float64)
-        linear = self.linear.astype(np.float32).astype(np.float64)
-        # The squares of so few float32 cannot overflow: their sum is finite if every number is.
-        flat = precision.ravel()
-        if not (
-            math.isfinite(flat.dot(flat) + linear.dot(linear))
-            and 0 <= self.change_statistic <= CHANGE_THRESHOLD
-        ):
-            raise PosteriorError("a number is not finite, or out of bounds")
+        precision, linear = _round(self.precision, self.linear)
+        if not 0 <= self.change_statistic <= CHANGE_THRESHOLD:
+            raise PosteriorError("a number is out of bounds")
         return UserPosterior(
             self.population, precision, linear, self.judgements, self.change_statistic, self.changes
         )
@@ -312,6 +313,21 @@ def update_change_statistic(change_statistic: float, log_likelihood_ratio: float
     if math.isnan(log_likelihood_ratio):  # the judgement is impossible under both
         return change_statistic
     return max(0.0, change_statistic + max(-MAX_LOG_RATIO, min(MAX_LOG_RATIO, log_likelihood_ratio)))
+
+
+def _round(precision: Vector, linear: Vector) -> tuple[Vector, Vector]:
+    """Return Λ and η with the precision of float32, in which they are stored.
+
+    Raises:
+        PosteriorError: If a number is not finite in float32.
+    """
+    # + 0.0: what is read from bytes has no negative zeros.
+    precision = np.add(precision.astype(np.float32), 0.0, dtype=np.float64)
+    linear = linear.astype(np.float32).astype(np.float64)
+    # The squares of so few float32 cannot overflow: their sum is finite if every number is.
+    if not math.isfinite(np.vdot(precision, precision) + linear.dot(linear)):
+        raise PosteriorError("a number is not finite")
+    return precision, linear
 
 
 @cache

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penchant.models.errors import ModelError
-from penchant.models.judgements import kinds
 from penchant.models.judgements.judgement import DEFAULT_SOURCE
+from penchant.models.taste.exact_product import ExactProduct
 from penchant.models.taste.gate import Gate
 from penchant.models.taste.items import Items
-from penchant.models.taste.observations import Observation, Pair, Ranking, Rating, RatingScale, Vote
+from penchant.models.taste.observations import RatingScale
 from penchant.models.taste.population import Population
 from penchant.models.taste.text_prior import LinearTextPrior, TextPrior
 
@@ -104,6 +104,8 @@ class RewardModel:
             item_keys: n keys from `item_key`, looked up in the item memory. Equal keys are one text. If None, texts are
                 distinguished by their vectors and the item memory is not used.
 
+        The result for a text does not depend on the other texts, to the bit; see `exact_product`.
+
         Cost: O(n d m r) for the uncertainty of the text prior.
         """
         keys = tuple(item_keys) if item_keys is not None else tuple(row.tobytes() for row in vectors)
@@ -114,11 +116,17 @@ class RewardModel:
             if row is not None:
                 means[i], variances[i] = self.memory.means[row], self.memory.variances[row]
                 means[i, 0] += self.get_declared(x[i])
-        fixed = x @ self.loadings
+        fixed = self._fixed(x)
         if self.gate is not None:
-            products = self.gate.multiply(x, self.compute_gates(vectors))
-            fixed = np.concatenate([fixed, products], axis=1)
+            fixed, gated = np.split(fixed, [self.loadings.shape[1]], axis=1)
+            fixed = np.concatenate([fixed, self.gate.multiply(gated, self.compute_gates(vectors))], axis=1)
         return self._items(means, variances, fixed, keys)
+
+    @cached_property
+    def _fixed(self) -> ExactProduct:
+        """Product with the loadings, and with those of the gate if there is one."""
+        loadings = [self.loadings] if self.gate is None else [self.loadings, self.gate.loadings]
+        return ExactProduct(np.concatenate(loadings, axis=1), self.text_prior.standardiser.bounds, parts=1)
 
     def compute_gates(self, vectors: NDArray[np.float16]) -> NDArray[np.float64]:
         """Return the gate values `[n, g]` of the prompts of texts; 0 if the vectors hold none. Without a gate, g = 0."""
@@ -252,50 +260,3 @@ class RewardModel:
     def rating_scale(self, source: str | None = None) -> RatingScale:
         """Return the rating scale of a source; that of `default` if the source is not listed."""
         return self.scales.get(source or DEFAULT_SOURCE, self.scales[DEFAULT_SOURCE])
-
-
-def build_observation(
-    reward: RewardModel,
-    items: Items,
-    *,
-    kind: str,
-    value: float | None = None,
-    weight: float = 1.0,
-    source: str | None = None,
-    groups: tuple[int, ...] = (),
-) -> Observation | None:
-    """Return a judgement as an observation of the user model.
-
-    Args:
-        reward: Model with the source's rating scale and rate of wrong labels.
-        items: The judged texts, winner first: (chosen, rejected), (edited, original), (chosen, the other candidates …),
-            (best, …, worst), or the one item that is rated.
-        kind: Name of the kind of judgement, as in `Judgement.kind`.
-        value: ±1 for a vote, [-1, 1] for a rating.
-        weight: Weight in [0, 1]. For an edit, how much it changed.
-        source: Source of the judgement.
-        groups: Sizes of a ranking's groups of tied texts, best first; () means no ties.
-
-    Returns:
-        None if the judgement carries no information: the weight is 0, all texts are tied, or a text is compared with
-        itself.
-
-    Raises:
-        ValueError: If the kind is unknown, has a wrong number of items, or is a vote or rating without value.
-    """
-    n, flip = len(items), reward.flip(source)
-    judgement = kinds.BY_NAME.get(kind)
-    if judgement is None or not judgement.can_judge(n) or (value is None and judgement.form != "comparison"):
-        raise ValueError(f"{kind!r} of {n} items with value {value}")
-    if not weight:
-        return None
-    if judgement.form == "vote":
-        return Vote(items, 1 if value and value > 0 else -1, weight, flip)
-    if judgement.form == "rating":
-        return Rating(items, value or 0.0, reward.rating_scale(source), weight, flip)
-    groups = groups or judgement.default_groups(n)
-    if len(groups) == 1 or len(set(items.keys)) == 1:
-        return None
-    if groups == (1, 1):
-        return Pair(items[0], items[1], weight, flip)
-    return Ranking(items, groups, weight, flip)

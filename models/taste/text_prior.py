@@ -8,6 +8,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from penchant.models.taste.exact_product import ExactProduct, round_to_grid
 from penchant.models.taste.match_basis import MatchBasis
 
 Vector = NDArray[np.float64]
@@ -19,6 +20,10 @@ MAX_INDUCING: Final = 128
 """Maximum number of inducing texts: 256 gain .0002 of held-out log-loss and double the time of a fit."""
 
 JITTER: Final = 1e-4
+KERNEL_GRID: Final = 2.0**-30
+SQUARES_GRID: Final = 2.0**-26
+"""Grids of the kernel and of squared features, see `exact_product`."""
+
 CLIP: Final = 4.0
 """Standardised features are clipped to ±4, which limits extrapolation to texts unlike any fitted one."""
 
@@ -40,30 +45,46 @@ class RadialBasis:
     scale: Vector
     length: float
 
-    @cached_property
-    def _root(self) -> Vector:
-        """L⁻¹ᵀ `[r, r]`."""
-        gram = self._kernel(self.inducing) + JITTER * np.eye(len(self.inducing))
-        root: Vector = np.linalg.inv(np.linalg.cholesky(gram)).T
-        return root
-
     def __call__(self, wide: Vector) -> Vector:
         """Return z `[n, r]` of standardised features `[n, dim]`. Cost: O(n r (dim + r))."""
-        features: Vector = self._kernel(wide) @ self._root
+        features: Vector = self._root(round_to_grid(self._kernel(wide), KERNEL_GRID))
         return features
 
+    @cached_property
+    def _root(self) -> ExactProduct:
+        """Product with L⁻¹ᵀ `[r, r]`."""
+        gram = self._kernel(self.inducing) + JITTER * np.eye(len(self.inducing))
+        root: Vector = np.linalg.inv(np.linalg.cholesky(gram)).T
+        return ExactProduct(root, np.ones(len(root)), step=KERNEL_GRID)
+
+    @cached_property
+    def _inner(self) -> tuple[ExactProduct, Vector]:
+        """Product with the inducing texts in the kernel's metric, and their squared lengths `[r]`."""
+        bounds = np.full(self.inducing.shape[1], CLIP)
+        return ExactProduct((self.inducing * self.scale**2).T, bounds, parts=1), self._square(self.inducing)
+
+    def _square(self, wide: Vector) -> Vector:
+        scaled = wide * self.scale
+        lengths: Vector = np.vecdot(scaled, scaled)  # row by row
+        return lengths
+
     def _kernel(self, wide: Vector) -> Vector:
-        a, b = wide * self.scale, self.inducing * self.scale
-        distance = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-        kernel: Vector = np.exp(-np.maximum(distance, 0.0) / (2 * self.length**2))
-        return kernel
+        inner, lengths = self._inner
+        kernel = inner(wide)
+        kernel *= -2.0
+        kernel += self._square(wide)[:, None]
+        kernel += lengths
+        np.maximum(kernel, 0.0, out=kernel)
+        kernel *= -0.5 / self.length**2
+        return np.exp(kernel, out=kernel)
 
 
 @dataclass(frozen=True)
 class Standardiser:
-    """x = [(vector − centre) / scale clipped ; match ; radial basis features ; 1].
+    """x = [(vector − centre) / scale clipped ; match ; radial basis features ; 1], rounded to a grid.
 
-    The first `dim` raw features describe the text alone, the others its match with a prompt.
+    The first `dim` raw features describe the text alone, the others its match with a prompt. The x of a text does not
+    depend on the texts that are standardised with it; see `exact_product`.
 
     Attributes:
         centre: `[dim]` subtracted from the raw features of the text.
@@ -116,6 +137,14 @@ class Standardiser:
         match, basis = self.match, self.basis
         return len(self.centre), len(match) if match else 0, len(basis.inducing) if basis else 0, 1
 
+    @cached_property
+    def bounds(self) -> Vector:
+        """`[d]` largest absolute value of each column of x."""
+        text, match, basis, _ = self.widths
+        matched = [self.match.bounds] if self.match is not None else []
+        # The features of a radial basis have length 1 at most.
+        return np.concatenate([np.full(text, CLIP), *matched, np.ones(basis + 1)]) * (1 + 1e-6)
+
     @property
     def raw_width(self) -> int:
         """Number of raw features that are read: those of the text and its match features."""
@@ -134,18 +163,19 @@ class Standardiser:
                 match.width]`. A model that does not read prompts ignores the match. Further columns are ignored.
         """
         dim, raw_width = len(self.centre), self.raw_width
-        wide = np.clip((vectors[:, :dim].astype(np.float64) - self.centre) / self.scale, -CLIP, CLIP)
-        parts = [wide]
+        widths = self.widths
+        x = np.empty((len(vectors), sum(widths)))
+        wide, matched, basis = np.split(x, np.cumsum(widths)[:-1], axis=1)[:3]
+        wide[:] = vectors[:, :dim]
+        wide -= self.centre
+        wide /= self.scale
+        np.clip(wide, -CLIP, CLIP, out=wide)
         if self.match is not None:
-            is_known = vectors.shape[1] > dim
-            parts.append(
-                self.match(vectors[:, dim:raw_width])
-                if is_known
-                else np.zeros((len(vectors), len(self.match)))
-            )
+            matched[:] = self.match(vectors[:, dim:raw_width]) if vectors.shape[1] > dim else 0.0
         if self.basis is not None:
-            parts.append(self.basis(wide))
-        return np.concatenate([*parts, np.ones((len(wide), 1))], axis=1)
+            basis[:] = self.basis(round_to_grid(wide))
+        x[:, -1] = 1.0
+        return round_to_grid(x)
 
 
 def _radial_basis(wide: Vector, blocks: tuple[int, ...], seed: int) -> RadialBasis | None:
@@ -210,10 +240,23 @@ class LinearTextPrior:
 
     def predict(self, x: Vector) -> tuple[Vector, Vector]:
         """Return mean and variance `[n, m]` given x `[n, d]`. Cost: O(n d m r), dominated by the variance."""
-        # One product per coordinate, `[m, n, r]`: for a few texts einsum takes five times as long.
-        reduction = np.matmul(x.astype(np.float32), self.learned).astype(np.float64)
-        variance = (x**2) @ self.prior_variance - (reduction**2).sum(axis=2).T
-        return x @ self.weights, np.maximum(variance, 0.0) + self.residual_variance
+        means, variance, reduction = self._products
+        reductions = reduction(x).reshape(len(x), *self.learned.shape[::2])
+        reductions *= reductions
+        variances = variance(round_to_grid(x * x, SQUARES_GRID)) - reductions.sum(axis=2)
+        return means(x), np.maximum(variances, 0.0) + self.residual_variance
+
+    @cached_property
+    def _products(self) -> tuple[ExactProduct, ExactProduct, ExactProduct]:
+        """Products with the weights, with the prior variances and with the learned directions of all coordinates."""
+        bounds = self.standardiser.bounds
+        learned = self.learned.transpose(1, 0, 2).reshape(len(self.weights), -1)
+        return (
+            ExactProduct(self.weights, bounds),
+            ExactProduct(self.prior_variance, bounds**2, step=SQUARES_GRID),
+            # One part represents float16 numbers as well as two.
+            ExactProduct(learned, bounds, parts=1),
+        )
 
     def insert_rows(self, standardiser: Standardiser, at: int, rows: Vector) -> "LinearTextPrior":
         """Return this prior on wider features x, with weights that are known exactly.

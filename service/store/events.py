@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from sqlalchemy import Connection, and_, delete, exists, func, select
+from sqlalchemy import Connection, and_, bindparam, delete, exists, func, select
 
-from penchant.models.encoding.features import get_embedding, join_vectors, unpack_features, unpack_match
+from penchant.models.encoding.features import TextFeatures, get_embedding, join_vectors, read_vector_bytes
 from penchant.models.encoding.match import MATCH_NAMES, convert_match, have_same_definitions
 from penchant.service.store.features import drop_unneeded, find_features
 from penchant.service.store.statements import AnyRow, chunks
@@ -23,7 +23,33 @@ HISTORY: Final = "history"
 _ROWS_AT_ONCE: Final = 1000  # rows in memory while a whole tenant is read
 _PAYLOADS_AT_ONCE: Final = 8  # a payload may have megabytes
 
-_JUDGED = (
+_EVENTS_AT_ONCE: Final = 256  # events of a replay in memory, with the features of their texts
+
+_LOGGED: Final = (
+    select(
+        feedback_events.c.seq,
+        feedback_events.c.event_id,
+        feedback_events.c.type,
+        feedback_events.c.value,
+        feedback_events.c.weight,
+        feedback_events.c.discount,
+        feedback_events.c.groups,
+        feedback_events.c.target_event_id,
+        feedback_events.c.source,
+        feedback_events.c.received_at,
+        feedback_events.c.happened_at,
+        feedback_events.c.flags,
+        feedback_events.c.replaced,
+    )
+    .where(
+        feedback_events.c.tenant == bindparam("tenant"),
+        feedback_events.c.user_id == bindparam("user"),
+        feedback_events.c.seq.between(bindparam("since"), bindparam("until")),
+    )
+    .order_by(feedback_events.c.seq)
+    .limit(_EVENTS_AT_ONCE)
+)
+_JUDGED: Final = (
     select(
         judged_items.c.seq,
         judged_items.c.item_key,
@@ -39,6 +65,12 @@ _JUDGED = (
             features.c.extractor == judged_items.c.extractor,
             features.c.feature_key == judged_items.c.feature_key,
         ),
+    )
+    .where(
+        judged_items.c.tenant == bindparam("tenant"),
+        judged_items.c.user_id == bindparam("user"),
+        judged_items.c.extractor == bindparam("extractor"),
+        judged_items.c.seq.between(bindparam("since"), bindparam("until")),
     )
     .order_by(judged_items.c.seq, judged_items.c.position)
 )
@@ -280,85 +312,118 @@ def replay_events(
         reads_prompt_embedding: Whether vectors also hold the embedding of the prompt, NaN if it is not stored.
         since: First seq.
         until: Last seq.
+
+    Cost: two queries for every `_EVENTS_AT_ONCE` events, which are in memory together; about 25 µs for a pair in SQLite.
     """
-    log, items = feedback_events.c, judged_items.c
-    judged: dict[int, list[AnyRow]] = {}
-    for text in connection.execute(
-        _JUDGED.where(
-            items.tenant == tenant,
-            items.user_id == user,
-            items.extractor == extractor,
-            items.seq.between(since, until),
-        )
-    ):
-        judged.setdefault(text.seq, []).append(text)
-    prompts: dict[bytes, NDArray[np.float16]] | None = None
-    if reads_prompt_embedding:
-        keys = dict.fromkeys(
-            text.prompt_key for texts in judged.values() for text in texts if text.prompt_key
-        )
-        found = find_features(connection, tenant, extractor, list(keys))
-        prompts = {key: prompt.vector for key, prompt in found.items()}
-    for row in connection.execute(
-        select(
-            log.seq,
-            log.event_id,
-            log.type,
-            log.value,
-            log.weight,
-            log.discount,
-            log.groups,
-            log.target_event_id,
-            log.source,
-            log.received_at,
-            log.happened_at,
-            log.flags,
-            log.replaced,
-        )
-        .where(log.tenant == tenant, log.user_id == user, log.seq.between(since, until))
-        .order_by(log.seq)
-    ):
-        texts = judged.get(row.seq, [])
-        yield LoggedJudgement(
-            seq=row.seq,
-            event_id=row.event_id,
-            type=row.type,
-            value=row.value,
-            weight=row.weight,
-            discount=row.discount,
-            groups=tuple(orjson.loads(row.groups)) if row.groups else (),
-            target=row.target_event_id,
-            source=row.source,
-            received_at=row.received_at,
-            happened_at=row.received_at if row.happened_at is None else row.happened_at,
-            flags=row.flags,
-            is_replaced=bool(row.replaced),
-            item_keys=tuple(text.item_key for text in texts),
-            vectors=_read_vectors(texts, match_version, prompts),
-            is_matched=not match_version
-            or all(have_same_definitions(text.match_version or "", match_version) for text in texts),
-        )
+    parameters: dict[str, str | int] = {"tenant": tenant, "user": user, "extractor": extractor}
+    while since <= until:
+        rows = connection.execute(_LOGGED, parameters | {"since": since, "until": until}).all()
+        if not rows:
+            return
+        first, last = rows[0].seq, rows[-1].seq
+        texts = connection.execute(_JUDGED, parameters | {"since": first, "until": last}).all()
+        judged = _JudgedTexts(texts, match_version)
+        if reads_prompt_embedding:
+            judged.add_prompts(find_features(connection, tenant, extractor, judged.prompt_keys))
+        vectors = judged.join()
+        for (
+            seq,
+            event_id,
+            kind,
+            value,
+            weight,
+            discount,
+            groups,
+            target,
+            source,
+            received_at,
+            happened_at,
+            flags,
+            replaced,
+        ) in rows:
+            start, end = judged.places.get(seq, (0, 0))
+            yield LoggedJudgement(
+                seq,
+                event_id,
+                kind,
+                value,
+                weight,
+                tuple(orjson.loads(groups)) if groups else (),
+                target,
+                source,
+                received_at,
+                received_at if happened_at is None else happened_at,
+                item_keys=judged.item_keys[start:end],
+                vectors=vectors[start:end] if start < end and all(judged.is_stored[start:end]) else None,
+                discount=discount,
+                flags=flags,
+                is_replaced=bool(replaced),
+                is_matched=all(judged.is_matched[start:end]),
+            )
+        since = last + 1 if len(rows) == _EVENTS_AT_ONCE else until + 1
 
 
-def _read_vectors(
-    texts: Sequence[AnyRow], match_version: str, prompts: Mapping[bytes, NDArray[np.float16]] | None
-) -> NDArray[np.float16] | None:
-    """Return the raw vectors of an event's texts. None if the features of one are not stored.
+class _JudgedTexts:
+    """The judged texts of some events, whose features are unpacked together.
 
     Args:
-        texts: Rows of the texts.
+        rows: Rows of `_JUDGED`.
         match_version: Version of the match features. Empty for none.
-        prompts: Feature vectors of prompts, by key, if vectors hold the embedding of the prompt.
+
+    Attributes:
+        places: Start and end of each event's texts, by seq.
+        item_keys: Key of each text.
+        is_stored: Whether the features of each text are stored.
+        is_matched: Whether the match features of each text are known.
     """
-    if not texts or any(text.vector is None for text in texts):
-        return None
-    match = np.full((len(texts), len(MATCH_NAMES) if match_version else 0), np.nan, np.float16)
-    for row, text in enumerate(texts):
-        if match_version and have_same_definitions(text.match_version or "", match_version):
-            match[row] = convert_match(unpack_match(text.match), text.match_version, match_version)
-    vectors = np.stack([unpack_features(text.vector)[0] for text in texts])
-    if prompts is None:
-        return join_vectors(vectors, match)
-    unknown = np.full(vectors.shape[1], np.nan, np.float16)
-    found = [get_embedding(prompts.get(text.prompt_key, unknown)) for text in texts]
-    return join_vectors(vectors, match, np.concatenate(found))
+
+    def __init__(self, rows: Sequence[AnyRow], match_version: str) -> None:
+        seqs, item_keys, matches, versions, prompt_keys, contents = (
+            zip(*rows, strict=True) if rows else ((),) * 6
+        )
+        self.item_keys: tuple[bytes, ...] = item_keys
+        self._prompt_keys: tuple[bytes | None, ...] = prompt_keys
+        self.places: dict[int, tuple[int, int]] = {}
+        for place, seq in enumerate(seqs):
+            self.places[seq] = (self.places.get(seq, (place, 0))[0], place + 1)
+        vectors = [None if content is None else read_vector_bytes(content) for content in contents]
+        self.is_stored = [vector is not None for vector in vectors]
+        self._vectors = _unpack_rows(vectors)
+        known = {version: have_same_definitions(version or "", match_version) for version in set(versions)}
+        self.is_matched = [not match_version or known[version] for version in versions]
+        self._match = np.full((len(rows), len(MATCH_NAMES) if match_version else 0), np.nan, np.float16)
+        for version in [version for version, is_known in known.items() if is_known and match_version]:
+            own = [place for place, one in enumerate(versions) if one == version]
+            stored = _unpack_rows([matches[place] for place in own])
+            self._match[own] = convert_match(stored, version, match_version)
+        self._prompts: NDArray[np.float16] | None = None
+
+    @property
+    def prompt_keys(self) -> list[bytes]:
+        """Keys of the prompts' features, without repetitions."""
+        return list(dict.fromkeys(key for key in self._prompt_keys if key))
+
+    def add_prompts(self, found: Mapping[bytes, TextFeatures]) -> None:
+        """Add the embeddings of prompts. Those that were not found are NaN."""
+        unknown = np.full(self._vectors.shape[1], np.nan, np.float16)
+        embeddings = {key: get_embedding(prompt.vector)[0] for key, prompt in found.items()}
+        own = [embeddings.get(key, get_embedding(unknown)[0]) for key in self._prompt_keys]
+        self._prompts = np.array(own, np.float16).reshape(len(own), -1)
+
+    def join(self) -> NDArray[np.float16]:
+        """Return the raw vectors of the texts as a reward model reads them. Those of texts that are not stored are 0."""
+        return join_vectors(self._vectors, self._match, self._prompts)
+
+
+def _unpack_rows(contents: Sequence[bytes | None]) -> NDArray[np.float16]:
+    """Return float16 vectors of one width as the rows of an array. A vector that is None is 0.
+
+    Raises:
+        ValueError: If their widths differ.
+    """
+    sizes = {len(content) for content in contents if content is not None}
+    if len(sizes) > 1:
+        raise ValueError(f"stored vectors of one kind have {sorted(sizes)} bytes")
+    empty = bytes(sizes.pop() if sizes else 0)
+    joined = b"".join([empty if content is None else content for content in contents])
+    return np.frombuffer(joined, "<f2").reshape(len(contents), -1 if joined else 0)

@@ -9,7 +9,7 @@ from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.taste.likelihood import compute_site
 from penchant.models.taste.observations import Pair, Ranking, Rating, RatingScale, Vote
-from penchant.models.taste.reward import build_observation
+from penchant.models.taste.observing import build_observation
 from penchant.models.testing import tiny_bundle
 
 

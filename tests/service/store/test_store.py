@@ -19,7 +19,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
-from penchant.models.taste.reward import build_observation
+from penchant.models.taste.observing import build_judgement
 from penchant.models.testing import tiny_bundle
 from penchant.service import store as store_package
 from penchant.service.bundles.loading import check_match
@@ -594,9 +594,9 @@ def test_one_request_of_a_group_cannot_fail_another(client, monkeypatch):
     def explode(*arguments, weight, **named):
         if weight == 0.125:
             raise ArithmeticError("secret reason")
-        return build_observation(*arguments, weight=weight, **named)
+        return build_judgement(*arguments, weight=weight, **named)
 
-    monkeypatch.setattr(fold, "build_observation", explode)
+    monkeypatch.setattr(fold, "build_judgement", explode)
     paused_writer = PausedWriter(client)
     batch = {"events": [VOTE | {"text": "in a batch"}, VOTE | {"weight": 0.125}]}
     answers_ = paused_writer.send(VOTE, VOTE | {"weight": 0.125}, VOTE | {"text": "other"}, batch)
