@@ -15,9 +15,9 @@ from penchant.models.ranking.selection import preference_logits
 from penchant.models.taste.cohort import JudgementSteps, is_rank_one, learn_online
 from penchant.models.taste.items import Items, item_key
 from penchant.models.taste.observations import Observation
+from penchant.models.taste.observing import build_observation
 from penchant.models.taste.population import Beliefs
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.observing import build_observation
 from penchant.models.taste.reward import RewardModel
 
 Vector = NDArray[np.float64]

@@ -7,8 +7,10 @@ In reading order:
 - `match_basis`: functions of the match of a prompt and a text
 - `gate`: taste that depends on the kind of prompt
 - `text_prior`: the distribution of an item given its text
+- `exact_product`: products that do not depend on how many texts are described together
 - `observations`: judgements as the user model sees them, winner first
-- `reward`: from feature vectors to items, and from judgements to observations
+- `reward`: from feature vectors to items
+- `observing`: from judgements to observations
 - `posterior`: the posterior of one user, and detection of a changed user
 - `likelihood`: the evidence of a judgement, one Gaussian site
 - `linear_predictor`: what a pair, vote or rating depends on, and its distribution

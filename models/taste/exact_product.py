@@ -1,10 +1,10 @@
 """Products of matrices whose results do not depend on how many rows are computed together.
 
 BLAS adds numbers in an order that depends on the shape of a product, the number of threads and the processor. The last
-bits of a text's coordinates would therefore depend on the texts that are described with it, and a user's state on how the
-events of the log are grouped. Here nothing is rounded, so that the order does not matter: the numbers of x are multiples
-of a power of two (`round_to_grid`), the matrix is a sum of parts whose numbers are multiples of larger or smaller powers
-of two, and every sum of their products has at most 53 binary digits, which float64 represents exactly.
+bits of a text's coordinates would therefore depend on the texts that are described with it, and a user's state on how
+the events of the log are grouped. Here nothing is rounded, so that the order does not matter: the numbers of x are
+multiples of a power of two (`round_to_grid`), the matrix is a sum of parts whose numbers are multiples of powers of two
+as well, and every sum of their products has at most 53 binary digits, which float64 represents exactly.
 """
 
 from typing import Final
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Vector = NDArray[np.float64]
 
 GRID: Final = 2.0**-18
-"""Distance between two values of a standardised feature: a hundredth of the rounding of the float16 that it stems from."""
+"""Distance between two values of a standardised feature: a hundredth of the rounding of the float16 it stems from."""
 
 _SUM_BITS: Final = 52
 """Binary digits of the largest sum. One of float64's 53 is left for the rounding of the matrix."""

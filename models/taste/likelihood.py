@@ -122,7 +122,7 @@ def compute_site(observation: Observation, user: AnyBeliefs, prior: AnyBeliefs) 
     judgement = _read(observation)
     if isinstance(judgement, Ranking):
         return _ranking_site(judgement, user, prior)
-    predictor, weight, flip, value, scale = judgement
+    predictor, weight, _, value, scale = judgement
     mixture, residual = predictor.project(user)
     log_likelihood, responsibility = _log_likelihood(judgement, mixture)
     ratio = 0.0

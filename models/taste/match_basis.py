@@ -55,7 +55,7 @@ class MatchBasis:
         np.clip(values, self.low, self.high, out=values)  # NaN stays NaN
         values -= self._at_anchor
         applies = (self.kind < 0) | (raw[:, self.kind_column, None] == self.kind)
-        applies &= values == values
+        applies &= ~np.isnan(values)
         return np.where(applies, values, 0.0)
 
     def extend(self, column: int, low: float, high: float, anchor: float) -> "MatchBasis":

@@ -88,7 +88,7 @@ class Ranking:
 
 
 class LinearJudgement(NamedTuple):
-    """A pair, vote or rating as the likelihood reads it. Those of a log are built like this, without `Items` of their own.
+    """A pair, vote or rating as the likelihood reads it. Those of a log are built like this, without `Items`.
 
     Attributes:
         predictor: The linear predictor ψ: of the winner minus the loser, or of the text, with the sign of a vote.

@@ -126,7 +126,7 @@ class RewardModel:
     def _fixed(self) -> ExactProduct:
         """Product with the loadings, and with those of the gate if there is one."""
         loadings = [self.loadings] if self.gate is None else [self.loadings, self.gate.loadings]
-        return ExactProduct(np.concatenate(loadings, axis=1), self.text_prior.standardiser.bounds, parts=1)
+        return ExactProduct(np.concatenate(loadings, axis=1), self.text_prior.standardiser.bounds)
 
     def compute_gates(self, vectors: NDArray[np.float16]) -> NDArray[np.float64]:
         """Return the gate values `[n, g]` of the prompts of texts; 0 if the vectors hold none. Without a gate, g = 0."""

@@ -140,7 +140,7 @@ class Standardiser:
     @cached_property
     def bounds(self) -> Vector:
         """`[d]` largest absolute value of each column of x."""
-        text, match, basis, _ = self.widths
+        text, _, basis, _ = self.widths
         matched = [self.match.bounds] if self.match is not None else []
         # The features of a radial basis have length 1 at most.
         return np.concatenate([np.full(text, CLIP), *matched, np.ones(basis + 1)]) * (1 + 1e-6)

@@ -47,7 +47,7 @@ _LOGGED: Final = (
         feedback_events.c.seq.between(bindparam("since"), bindparam("until")),
     )
     .order_by(feedback_events.c.seq)
-    .limit(_EVENTS_AT_ONCE)
+    .limit(bindparam("limit"))
 )
 _JUDGED: Final = (
     select(
@@ -315,7 +315,12 @@ def replay_events(
 
     Cost: two queries for every `_EVENTS_AT_ONCE` events, which are in memory together; about 25 µs for a pair in SQLite.
     """
-    parameters: dict[str, str | int] = {"tenant": tenant, "user": user, "extractor": extractor}
+    parameters: dict[str, str | int] = {
+        "tenant": tenant,
+        "user": user,
+        "extractor": extractor,
+        "limit": _EVENTS_AT_ONCE,
+    }
     while since <= until:
         rows = connection.execute(_LOGGED, parameters | {"since": since, "until": until}).all()
         if not rows:
@@ -407,7 +412,7 @@ class _JudgedTexts:
         """Add the embeddings of prompts. Those that were not found are NaN."""
         unknown = np.full(self._vectors.shape[1], np.nan, np.float16)
         embeddings = {key: get_embedding(prompt.vector)[0] for key, prompt in found.items()}
-        own = [embeddings.get(key, get_embedding(unknown)[0]) for key in self._prompt_keys]
+        own = [embeddings.get(key or b"", get_embedding(unknown)[0]) for key in self._prompt_keys]
         self._prompts = np.array(own, np.float16).reshape(len(own), -1)
 
     def join(self) -> NDArray[np.float16]:

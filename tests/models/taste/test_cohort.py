@@ -14,9 +14,9 @@ from penchant.models.taste.fixed_points import ConvergenceFailures
 from penchant.models.taste.items import Items
 from penchant.models.taste.logistic import BOUND_NAME
 from penchant.models.taste.observations import RatingScale
+from penchant.models.taste.observing import build_observation
 from penchant.models.taste.population import Beliefs, Population
 from penchant.models.taste.posterior import UserPosterior
-from penchant.models.taste.observing import build_observation
 from penchant.models.taste.reward import RewardModel
 from penchant.models.testing import tiny_bundle
 

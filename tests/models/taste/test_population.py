@@ -69,9 +69,9 @@ def test_factors_give_the_distribution_of_linear_functions(rng, make_population,
     precision, linear = root @ root.T, rng.normal(size=q)
     covariances = np.linalg.inv(population.precisions + precision)
     means = (covariances @ (population.linear + linear)[:, :, None])[:, :, 0]
-    factored, coordinates = FactoredBeliefs(population, precision, linear), [0, q - 1]
+    factored, coordinates = FactoredBeliefs(population, precision, linear), (0, q - 1)
     weights = population.update(precision, linear).weights
-    squares = (weights @ (means**2 + covariances.diagonal(0, 1, 2)))[coordinates]
+    squares = (weights @ (means**2 + covariances.diagonal(0, 1, 2)))[[0, q - 1]]
 
     directions = rng.normal(size=(3, q))
     beliefs, expected_squares = factored.project(directions, coordinates)
