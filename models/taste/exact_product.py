@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 
-GRID: Final = 2.0**-18
-"""Distance between two values of a standardised feature: a hundredth of the rounding of the float16 it stems from."""
+GRID: Final = 2.0**-22
+"""Distance between two values of a standardised feature: about the accuracy of float32."""
 
 _SUM_BITS: Final = 52
 """Binary digits of the largest sum. One of float64's 53 is left for the rounding of the matrix."""
@@ -40,7 +40,7 @@ class ExactProduct:
         bounds: `[d]` largest absolute value of each column of x.
         step: Distance of the grid on which x lies, a power of two.
         parts: Number of matrices whose sum represents W. The error of a number of W, relative to the largest value that
-            its column of |x||W| can have, is 2⁻³⁴ for one part at the default grid, and below float64's own for two. The
+            its column of |x||W| can have, is 2⁻³⁰ for one part at the default grid, and 2⁻⁵⁴ for two. The
             cost is proportional.
 
     Cost: O(n d p) in float64 for n rows.

@@ -254,7 +254,7 @@ class LinearTextPrior:
         return (
             ExactProduct(self.weights, bounds),
             ExactProduct(self.prior_variance, bounds**2, step=SQUARES_GRID),
-            # One part represents float16 numbers as well as two.
+            # Bundles hold float16, which one part represents well enough.
             ExactProduct(learned, bounds, parts=1),
         )
 
