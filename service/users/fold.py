@@ -65,7 +65,7 @@ class Fold:
                 finite.
 
         Cost: `RewardModel.describe` of the judged texts and one `UserPosterior.fold`; with the default bundle about
-            0.3 ms for a pair.
+            0.45 ms for a pair.
         """
         return self.extend(evidence, [event])
 
@@ -86,7 +86,7 @@ class Fold:
         Raises:
             ValueError: If `learn` raises it for an event.
 
-        Cost: with the default bundle about 0.15 ms for a pair.
+        Cost: with the default bundle about 0.22 ms for a pair.
         """
         events = list(log)
         if any(event.target is not None for event in events):
