@@ -19,7 +19,8 @@ from penchant.service.feedback.trust import (
 from penchant.service.log.rows import build_event_row, build_feature_rows, build_item_rows
 from penchant.service.store import tables, users
 from penchant.service.store.event_ids import mark_replaced
-from penchant.service.store.events import HISTORY, LoggedJudgement, has_retraction, replay_events
+from penchant.service.store.events import HISTORY, has_retraction
+from penchant.service.store.judgements import LoggedJudgement, replay_events
 from penchant.service.store.long_logs.checkpoints import put_checkpoints
 from penchant.service.store.statements import add
 from penchant.service.users.catching_up import learn_events

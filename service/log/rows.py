@@ -14,7 +14,7 @@ from penchant.models.encoding.features import (
     pack_features,
     pack_match,
 )
-from penchant.service.store.events import LoggedJudgement
+from penchant.service.store.judgements import LoggedJudgement
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from penchant.models.taste.reward import RewardModel
 from penchant.service.errors import InvalidRequestError
 from penchant.service.log.reading import get_judged_texts, in_force
 from penchant.service.store.database import Store
-from penchant.service.store.events import LoggedJudgement, find_payloads, find_start_of_newest, replay_events
+from penchant.service.store.events import find_payloads, find_start_of_newest
+from penchant.service.store.judgements import LoggedJudgement, replay_events
 
 MAX_JUDGED_TEXTS: Final = 200
 """Largest number of judged texts, the newest first, from which a user's reasons are computed."""

@@ -10,7 +10,8 @@ In reading order:
 - `expiry_clock`: the clock by which data expires, which does not follow jumps
 - `probe`: whether the store answers
 - `users`: users, their states, and their locks
-- `events`: the feedback log, with the features of the texts that its events judged
+- `events`: the feedback log: what it holds, and what is removed from it
+- `judgements`: judgements as the user model learns from them, with the features of the texts that they judged
 - `event_ids`: which events of the log ids name
 - `features`: features of texts and prompts
 - `judged_items`: the texts that events judged, as keys, and their match with the prompt

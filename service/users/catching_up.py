@@ -15,14 +15,8 @@ from sqlalchemy import Connection
 from penchant.service.log.reading import find_withdrawn, in_force
 from penchant.service.log.rows import JudgedFeatures
 from penchant.service.store import users
-from penchant.service.store.events import (
-    LoggedJudgement,
-    find_first_seq,
-    find_named_events,
-    find_retractions,
-    has_retraction,
-    replay_events,
-)
+from penchant.service.store.events import find_first_seq, find_named_events, find_retractions, has_retraction
+from penchant.service.store.judgements import LoggedJudgement, replay_events
 from penchant.service.store.long_logs.checkpoints import find_checkpoint
 from penchant.service.users.completion import Shortfall, TextExtractor, complete_events
 from penchant.service.users.fold import Fold

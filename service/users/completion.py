@@ -26,9 +26,10 @@ from penchant.models.encoding.match import (
 from penchant.models.taste.items import item_key
 from penchant.service.log.reading import get_judged_texts, hash_context
 from penchant.service.log.rows import JudgedFeatures
-from penchant.service.store.events import LoggedJudgement, find_payloads
+from penchant.service.store.events import find_payloads
 from penchant.service.store.features import find_features
 from penchant.service.store.judged_items import find_judged_items
+from penchant.service.store.judgements import LoggedJudgement
 from penchant.service.store.statements import AnyRow
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import UserKey

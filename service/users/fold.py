@@ -15,7 +15,7 @@ from penchant.models.taste.observing import build_judgement
 from penchant.models.taste.posterior import UserPosterior
 from penchant.models.taste.reward import RewardModel
 from penchant.service.log.reading import in_force
-from penchant.service.store.events import LoggedJudgement
+from penchant.service.store.judgements import LoggedJudgement
 from penchant.service.users.states import Evidence, Forgetting
 
 _BATCH_TEXTS: Final = 128

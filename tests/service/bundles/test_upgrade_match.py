@@ -11,7 +11,7 @@ from penchant.models.bundle import Bundle
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.match import COSINE, COVERAGE, MATCH_VERSION
 from penchant.models.testing import tiny_bundle
-from penchant.service.store.events import replay_events
+from penchant.service.store.judgements import replay_events
 
 from ..conftest import Store, WatchedEncoder
 from .conftest import World, wait_for_bundle, wait_until

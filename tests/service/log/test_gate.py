@@ -15,7 +15,7 @@ from penchant.models.testing import tiny_bundle
 from penchant.service.access.limits import TenantSettings, put_settings
 from penchant.service.log.judgements import read_judgements
 from penchant.service.log.reading import hash_context
-from penchant.service.store.events import replay_events
+from penchant.service.store.judgements import replay_events
 from penchant.service.users.catching_up import replay_log
 from penchant.service.users.completion import Shortfall
 from penchant.service.users.fold import Fold

@@ -18,9 +18,9 @@ from penchant.models.testing import tiny_bundle
 from penchant.service.access.limits import TenantSettings, put_settings
 from penchant.service.log.judgements import StoredJudgements, read_judgements
 from penchant.service.log.reading import hash_context
-from penchant.service.store.events import replay_events
 from penchant.service.store.features import find_features
 from penchant.service.store.judged_items import find_judged_items
+from penchant.service.store.judgements import replay_events
 from penchant.service.users.catching_up import catch_up, replay_log
 from penchant.service.users.completion import Shortfall
 from penchant.service.users.fold import Fold

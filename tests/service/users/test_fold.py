@@ -13,7 +13,7 @@ from penchant.models.taste.observing import build_observation
 from penchant.models.taste.population import Population
 from penchant.models.taste.reward import ItemMemory, RewardModel
 from penchant.models.testing import tiny_bundle
-from penchant.service.store.events import LoggedJudgement
+from penchant.service.store.judgements import LoggedJudgement
 from penchant.service.users import fold as fold_module
 from penchant.service.users.fold import Fold
 from penchant.service.users.states import Evidence, Forgetting

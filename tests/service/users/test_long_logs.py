@@ -12,7 +12,7 @@ from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
 from penchant.service.log.reading import find_withdrawn, in_force
-from penchant.service.store.events import LoggedJudgement, replay_events
+from penchant.service.store.judgements import LoggedJudgement, replay_events
 from penchant.service.users import catching_up
 from penchant.service.users.catching_up import CHECKPOINT_EVENTS
 

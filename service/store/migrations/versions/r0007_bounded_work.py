@@ -2,7 +2,7 @@
 
 - The time that an event's age counts from, which may be earlier than its arrival.
 - Ids of events are unique among the events that no later event has replaced.
-- Checkpoints of users' states, from which a log is replayed in part.
+- Checkpoints of users' states, from which a log is replayed in part. All states are learned again once.
 - Which users a stored answer names, in a table with a key instead of a list that must be searched.
 - The size of each ranking, for a tenant's quota.
 - Changes of a user that are made in several transactions.
@@ -59,6 +59,8 @@ def upgrade() -> None:
         postgresql_where=_IS_RETRACTION,
     )
     _read_timestamps()
+    # Ages count from another time, and texts are described with other rounding. States are learned again from the log.
+    op.execute("DELETE FROM user_states")
     op.create_table(
         "checkpoints",
         sa.Column("tenant", sa.String(64), primary_key=True),
@@ -87,7 +89,7 @@ def upgrade() -> None:
 
 
 def _read_timestamps() -> None:
-    """Fill `happened_at` from the events' own timestamps, and drop the states that forget by age."""
+    """Fill `happened_at` from the events' own timestamps."""
     connection = op.get_bind()
     rows = connection.execute(
         sa.text(
@@ -99,10 +101,6 @@ def _read_timestamps() -> None:
         "UPDATE feedback_events SET happened_at = :at"
         " WHERE tenant = :tenant AND user_id = :user AND seq = :seq"
     )
-    forget = sa.text(
-        "DELETE FROM user_states WHERE tenant = :tenant AND user_id = :user AND half_life_days IS NOT NULL"
-    )
-    users = set()
     while some := rows.fetchmany(_ROWS_AT_ONCE):
         older = []
         for row in some:
@@ -112,9 +110,6 @@ def _read_timestamps() -> None:
                 older.append({"tenant": row.tenant, "user": row.user_id, "seq": row.seq, "at": at})
         if older:
             connection.execute(update, older)
-            users |= {(row["tenant"], row["user"]) for row in older}
-    if users:
-        connection.execute(forget, [{"tenant": tenant, "user": user} for tenant, user in users])
 
 
 def _list_users_of_answers() -> None:
