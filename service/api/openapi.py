@@ -54,9 +54,10 @@ _CHARACTERS: Final = (  # those of UTF-8 except control characters, by their fir
 )
 _ENCODED_USER: Final = {
     "title": "EncodedUserId",
-    "description": "A user id as percent-encoded UTF-8: 1 to 128 characters, none of them a control character.",
+    "description": "A user id as percent-encoded UTF-8: 1 to 128 characters, none of them a control character. "
+    "An empty one names nobody.",
     "type": "string",
-    "pattern": f"^({'|'.join(_CHARACTERS)}){{1,{MAX_USER_CHARS}}}$",
+    "pattern": f"^({'|'.join(_CHARACTERS)}){{0,{MAX_USER_CHARS}}}$",
 }
 _CONNECTION_CODES: Final = frozenset(
     {Code.MALFORMED_REQUEST, Code.REQUEST_TIMEOUT, Code.HEADERS_TOO_LARGE, Code.TOO_MANY_CONNECTIONS}
