@@ -21,7 +21,7 @@ from penchant.service.validation import (
     UserId,
 )
 
-_TEXT: Final = {"type": "string", "maxLength": "max_text_chars"}
+_TEXT: Final[JsonDict] = {"type": "string", "maxLength": "max_text_chars"}
 Document = Annotated[
     Any,
     WithJsonSchema(

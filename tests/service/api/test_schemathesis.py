@@ -151,10 +151,9 @@ def assert_accepted(case, response, session, cures):
         if not unexpected:
             return not list_problems(response)
         problem = unexpected[0]
-        name = next(
-            (name for name in cures if name == problem["code"] or problem["detail"].endswith(name)), None
-        )
-        assert name is not None and name not in used, (problem, case.as_curl_command())
+        fitting = [name for name in cures if name == problem["code"] or problem["detail"].endswith(name)]
+        assert set(fitting) - used, (problem, case.as_curl_command())
+        (name,) = fitting
         used.add(name)
         cures[name](case)
         response = case.call(session=session)
