@@ -4,6 +4,7 @@ Schemathesis makes the requests, always the same ones. What fits the document is
 """
 
 import re
+from itertools import count
 
 import pytest
 import schemathesis
@@ -25,7 +26,7 @@ from penchant.service.settings import Settings
 
 EXAMPLES = 10
 KNOWN = "0"  # a user with feedback
-EVENT = "liked"  # the id of that feedback
+EVENTS = (f"event {n}" for n in count())
 ALLOWED = {"Authorization": "Bearer acme-key"}
 CHECKS = [
     checks.status_code_conformance,
@@ -85,9 +86,11 @@ def session(start):
 
 
 def learn(client):
-    """Lets the known user say something."""
-    vote = {"type": "vote", "user": KNOWN, "event_id": EVENT, "text": "boats at sea", "value": 1}
+    """Lets the known user say something. Returns the id of the event."""
+    event_id = next(EVENTS)
+    vote = {"type": "vote", "user": KNOWN, "event_id": event_id, "text": "boats at sea", "value": 1}
     assert client.post("/v1/feedback", json=vote, headers=ALLOWED).status_code == 200
+    return event_id
 
 
 def list_problems(response):
@@ -124,14 +127,25 @@ def change(field, value):
     return apply
 
 
-def make_cures(rank_id):
+def make_cures(session):
     """How to mend a request that was refused for what only the server knows, or for what its parts say together."""
+    asked = {"query": "", "documents": ["boats", "trains", "planes"], "user": KNOWN}
+    rank_id, event_id = session.post("/v1/rerank", json=asked).json()["id"], learn(session)
+
+    def name_known_user(case):
+        learn(session)  # an earlier request may have deleted the user
+        case.path_parameters["user"] = KNOWN
+
+    def name_known_event(case):
+        change("target_event_id", event_id)(case)
+        name_one_user(case)
+
     return {
         "user_conflict": name_one_user,
-        "user_not_found": lambda case: case.path_parameters.update(user=KNOWN),
+        "user_not_found": name_known_user,
         "model_not_found": change("model", "penchant"),
         "rank_not_found": change("rank_id", rank_id),
-        "event_not_found": change("target_event_id", EVENT),
+        "event_not_found": name_known_event,
         "event_id_conflict": change("event_id", None),
         "idempotency_key_reused": lambda case: case.headers.pop("Idempotency-Key"),
         "The event names no user. Send `user`, `X-User-Id` or a `rank_id`.": name_one_user,
@@ -177,8 +191,7 @@ def is_understood(case):
 def test_answers_are_as_documented(session, label, mode):
     operation = OPERATIONS[label]
     learn(session)
-    asked = {"query": "", "documents": ["boats", "trains", "planes"], "user": KNOWN}
-    cures = make_cures(session.post("/v1/rerank", json=asked).json()["id"])
+    cures = make_cures(session)
     accepted = 0
 
     @settings(
