@@ -139,7 +139,9 @@ def create_app(
         if not cached_document:
             # In a thread, because it takes a quarter of a second.
             cached_document.append(
-                await asyncio.to_thread(lambda: openapi.serialize_document(openapi.build_document(app)))
+                await asyncio.to_thread(
+                    lambda: openapi.serialize_document(openapi.build_document(app, settings))
+                )
             )
         return Response(cached_document[0], media_type="application/json")
 

@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
+_RFC3339: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:)(\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _FIRST: Final = datetime.min.replace(tzinfo=UTC).timestamp()
 
 
@@ -20,11 +20,13 @@ def format_rfc3339(seconds: float, *, whole_seconds: bool = False) -> str:
 
 
 def parse_rfc3339(text: str) -> datetime:
-    """Return the moment of a timestamp that has an offset.
+    """Return the moment of a timestamp that has an offset. A leap second is read as the second before it.
 
     Raises:
         ValueError: If the text is not a timestamp of RFC 3339.
     """
-    if not _RFC3339.fullmatch(text):
+    match = _RFC3339.fullmatch(text.upper())
+    if match is None:
         raise ValueError(f"{text!r} is not a timestamp of RFC 3339")
-    return datetime.fromisoformat(text.upper())
+    minute, second, fraction, offset = match.groups(default="")
+    return datetime.fromisoformat(minute + second.replace("60", "59") + fraction + offset)

@@ -6,7 +6,7 @@ unknown fields (`LenientModel`), all other requests refuse them (`ExactModel`).
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +24,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _MAX_NAME_CHARS: Final = 128
 _MAX_DIGITS: Final = 19
+MAX_DIGITS_VALUE: Final = 10 ** (_MAX_DIGITS - 1)
 
 
 def validate(model: type[Model], data: object, *, pointer: str = "") -> Model:
@@ -75,12 +76,12 @@ def read_digits(text: str) -> int | None:
     """Return a whole number that a caller sent as decimal digits, or None if it is something else.
 
     Python refuses to convert a text of thousands of digits. Here, zeros in front do not count, and anything above
-    10¹⁸ is 10¹⁸.
+    `MAX_DIGITS_VALUE`, 10¹⁸, is read as that.
     """
     if not (text.isascii() and text.isdigit()):
         return None
     digits = text.lstrip("0")
-    return int(digits or "0") if len(digits) < _MAX_DIGITS else 10 ** (_MAX_DIGITS - 1)
+    return int(digits or "0") if len(digits) < _MAX_DIGITS else MAX_DIGITS_VALUE
 
 
 def _strip_prefix(text: str) -> str:
@@ -106,21 +107,27 @@ def _validate_user_id(user: str) -> str:
     return user
 
 
-UserId = Annotated[
-    str,
-    AfterValidator(_validate_user_id),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": MAX_USER_CHARS,
-            "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f]+$",
-        }
-    ),
-]
+USER_SCHEMA: Final[Mapping[str, Any]] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_USER_CHARS,
+    "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f]+$",
+}
+
+UserId = Annotated[str, AfterValidator(_validate_user_id), WithJsonSchema({**USER_SCHEMA})]
+
+LimitedText = Annotated[str, Field(json_schema_extra={"maxLength": "max_text_chars"})]
+"""A text. `Task.within_limits` checks its length; the OpenAPI document states the setting's value."""
 
 
-Text = Annotated[str, Field(min_length=1)]
+def _read_integer(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# An integer of JSON, where 1.0 is the integer 1. It may be larger than any that a database can store.
+Integer = Annotated[int, BeforeValidator(_read_integer)]
+NonNegativeInteger = Annotated[int, Field(ge=0), BeforeValidator(_read_integer)]
+PositiveInteger = Annotated[int, Field(ge=1), BeforeValidator(_read_integer)]
 
 
 def _validate_strength(value: object) -> object:

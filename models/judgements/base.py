@@ -77,6 +77,7 @@ class JudgementKind(BaseModel):
         text_fields: Payload fields that hold texts, as sent or as logged.
         line_keys: Keys of which a line of a judgement file has at least one if it is of this kind.
         sent_as: Payload field that holds the texts if they are sent in full rather than by `rank_id`.
+        shown_as: Payload field that is only for the candidates of a ranking, and never beside `sent_as`.
         measures_change: Whether the weight compares two texts, which takes time for long ones.
     """
 
@@ -87,6 +88,7 @@ class JudgementKind(BaseModel):
     text_fields: ClassVar[frozenset[str]]
     line_keys: ClassVar[frozenset[str]]
     sent_as: ClassVar[str] = ""
+    shown_as: ClassVar[str] = ""
     measures_change: ClassVar[bool] = False
 
     if TYPE_CHECKING:  # each subclass declares them, in the order of its schema

@@ -13,12 +13,20 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from penchant.models.judgements.base import FULL_SCALE, Fault, JudgementKind, Payload, Statement, edit_weight
 from penchant.models.judgements.lines import Line
 
 Text = Annotated[str, Field(min_length=1)]
+
+
+MAX_INDEX: Final = 2**31 - 1
+"""Far above the number of texts in any ranking, and small enough for every log and every JSON parser."""
+
+
+def _read_integer(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _check_vote(value: int) -> int:
@@ -27,7 +35,17 @@ def _check_vote(value: int) -> int:
     return value
 
 
-VoteValue = Annotated[int, AfterValidator(_check_vote), WithJsonSchema({"type": "integer", "enum": [1, -1]})]
+# In JSON, 1.0 is the integer 1.
+Index = Annotated[int, Field(ge=0, le=MAX_INDEX), BeforeValidator(_read_integer)]
+
+VoteValue = Annotated[
+    int,
+    AfterValidator(_check_vote),
+    BeforeValidator(_read_integer),
+    WithJsonSchema({"type": "integer", "enum": [1, -1]}),
+]
+
+Tied = Annotated[list[Text], Field(min_length=1, fail_fast=True, json_schema_extra={"uniqueItems": True})]
 
 
 class Preference(JudgementKind):
@@ -75,16 +93,22 @@ class Choice(JudgementKind):
     text_fields = frozenset({"candidates", "chosen", "others"})
     line_keys = frozenset({"candidates"})
     sent_as = "candidates"
+    shown_as = "seen"
 
     type: Literal["choice"]
     prompt: str | None = None
     candidates: list[Text] | None = Field(
-        default=None, min_length=2, fail_fast=True, description="all that were shown"
+        default=None,
+        min_length=2,
+        fail_fast=True,
+        json_schema_extra={"uniqueItems": True},
+        description="all that were shown",
     )
-    index: int = Field(ge=0, description="the one picked, among `candidates` or those of the ranking")
-    seen: list[Annotated[int, Field(ge=0)]] | None = Field(
+    index: Index = Field(description="the one picked, among `candidates` or those of the ranking")
+    seen: list[Index] | None = Field(
         default=None,
         fail_fast=True,
+        json_schema_extra={"uniqueItems": True},
         description="with `rank_id`: the candidates that were seen, all unless given; the one picked is implied",
     )
 
@@ -163,8 +187,11 @@ class Ranking(JudgementKind):
 
     type: Literal["ranking"]
     prompt: str | None = None
-    order: list[Annotated[list[Text], Field(min_length=1, fail_fast=True)]] = Field(
-        min_length=1, fail_fast=True, description="best first; texts in one list are tied"
+    order: list[Tied] = Field(
+        min_length=1,
+        fail_fast=True,
+        json_schema_extra={"if": {"maxItems": 1}, "then": {"items": {"minItems": 2}}},
+        description="best first; texts in one list are tied",
     )
 
     def sent_texts(self) -> Iterator[tuple[str, str]]:
@@ -247,10 +274,11 @@ class SingleText(JudgementKind):
 
     text_fields = frozenset({"text"})
     sent_as = "text"
+    shown_as = "index"
 
     prompt: str | None = None
     text: Text | None = None
-    index: int | None = Field(default=None, ge=0)
+    index: Index | None = None
 
     def sent_texts(self) -> Iterator[tuple[str, str]]:
         if self.text is not None:

@@ -17,6 +17,8 @@ from penchant.service.api.answers.base import Problem
 from penchant.service.api.routing import LeanRoute
 from penchant.service.errors import PROBLEM_JSON, STATUS, Code
 from penchant.service.feedback.schemas import EVENT_MODELS, FeedbackBatch
+from penchant.service.settings import Settings
+from penchant.service.validation import MAX_USER_CHARS, USER_SCHEMA
 
 
 def _describe_header(text: str) -> dict[str, Any]:
@@ -24,6 +26,7 @@ def _describe_header(text: str) -> dict[str, Any]:
 
 
 _TOO_MANY: Final = 429
+_LIMITS: Final = ("maximum", "maxItems", "maxLength")
 _RETRY_STATUSES: Final = (409, _TOO_MANY, 503, 504)
 _REF: Final = "#/components/schemas/{model}"
 _EVENTS: Final[tuple[type[BaseModel], ...]] = tuple(EVENT_MODELS.values())
@@ -33,7 +36,28 @@ _USER_PARAMETER: Final = {
     "in": "path",
     "required": True,
     "description": "user id, percent-encoded",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+    "schema": {**USER_SCHEMA},
+}
+_HEX: Final = "[0-9A-Fa-f]"
+_BYTE: Final = f"%[89ABab]{_HEX}"  # a later byte of a character
+_CHARACTERS: Final = (  # those of UTF-8 except control characters, by their first byte
+    "[!-$&-~]",
+    f"%([2-6]{_HEX}|7[0-9A-Ea-e])",
+    f"%[Cc]2%[ABab]{_HEX}",
+    f"%([Cc][3-9A-Fa-f]|[Dd]{_HEX}){_BYTE}",
+    f"%[Ee]0%[ABab]{_HEX}{_BYTE}",
+    f"%[Ee][1-9A-CEFa-cef]{_BYTE}{_BYTE}",
+    f"%[Ee][Dd]%[89]{_HEX}{_BYTE}",
+    f"%[Ff]0%[9ABab]{_HEX}{_BYTE}{_BYTE}",
+    f"%[Ff][1-3]{_BYTE}{_BYTE}{_BYTE}",
+    f"%[Ff]4%8{_HEX}{_BYTE}{_BYTE}",
+)
+_ENCODED_USER: Final = {
+    "title": "EncodedUserId",
+    "description": "A user id as percent-encoded UTF-8: 1 to 128 characters, none of them a control character. "
+    "An empty one names nobody.",
+    "type": "string",
+    "pattern": f"^({'|'.join(_CHARACTERS)}){{0,{MAX_USER_CHARS}}}$",
 }
 _CONNECTION_CODES: Final = frozenset(
     {Code.MALFORMED_REQUEST, Code.REQUEST_TIMEOUT, Code.HEADERS_TOO_LARGE, Code.TOO_MANY_CONNECTIONS}
@@ -132,8 +156,8 @@ def describe_route(
     return {"responses": responses, "openapi_extra": extra, "body_models": bodies}
 
 
-def build_document(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI document of an application."""
+def build_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
+    """Return the OpenAPI document of an application, with the limits that its settings have."""
     document = get_openapi(
         title=app.title,
         version=app.version,
@@ -150,6 +174,7 @@ def build_document(app: FastAPI) -> dict[str, Any]:
     event = TypeAdapter(any_event).json_schema(ref_template=_REF)
     event.pop("$defs")
     schemas["Event"] = event
+    schemas["EncodedUserId"] = _ENCODED_USER
     schemas["FeedbackBatch"]["properties"]["events"]["items"] = {"$ref": _REF.format(model="Event")}
     schemas["Problem"]["properties"]["code"]["enum"] = [str(code) for code in STATUS]
     for unused in ("HTTPValidationError", "ValidationError"):
@@ -165,12 +190,27 @@ def build_document(app: FastAPI) -> dict[str, Any]:
             _add_security(document["paths"][route.path_format][method.lower()], route.required_scope)
     for path in sorted(route.path_format for route in routes if route.per_user):
         document["paths"][f"/users/{{user}}{path}"] = _copy_for_user(document["paths"][path])
-    return document
+    filled: dict[str, Any] = _fill_in_limits(document, settings)
+    return filled
 
 
 def serialize_document(document: Mapping[str, Any]) -> bytes:
     """Return the document in the form of docs/openapi.json."""
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _fill_in_limits(node: Any, settings: Settings) -> Any:  # noqa: ANN401 - a part of the document
+    """Return a copy in which each limit that is the name of a setting is the setting's value."""
+    if isinstance(node, list):
+        return [_fill_in_limits(inner, settings) for inner in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: getattr(settings, inner)
+        if key in _LIMITS and isinstance(inner, str)
+        else _fill_in_limits(inner, settings)
+        for key, inner in node.items()
+    }
 
 
 def _add_security(operation: dict[str, Any], scope: Scope | None) -> None:
@@ -194,26 +234,33 @@ def _list_parameters(kind: RouteKind) -> Iterator[dict[str, Any]]:
         yield _USER_PARAMETER
     if kind in ("ranking", "feedback"):
         yield _describe_parameter(
-            "X-User-Id", "header", "user id, percent-encoded: one of the ways to name the user"
+            "X-User-Id",
+            "header",
+            "user id, percent-encoded: one of the ways to name the user",
+            {"$ref": _REF.format(model="EncodedUserId")},
         )
     if kind == "feedback":
         text = "a repeated request with this key gets the first one's answer, for 24 h"
-        yield _describe_parameter("Idempotency-Key", "header", text, minLength=1, maxLength=255)
-    if kind == "page":
-        yield _describe_parameter("cursor", "query", "`next_cursor` of the page before", pattern="^[0-9]*$")
         yield _describe_parameter(
-            "limit", "query", "events in a page", type="integer", minimum=1, maximum=100
+            "Idempotency-Key", "header", text, {"type": "string", "minLength": 1, "maxLength": 255}
+        )
+    if kind == "page":
+        yield _describe_parameter(
+            "cursor",
+            "query",
+            "`next_cursor` of the page before",
+            {"type": "string", "pattern": "^[0-9]*$"},
+        )
+        yield _describe_parameter(
+            "limit",
+            "query",
+            "events in a page",
+            {"type": "integer", "minimum": 1, "maximum": "max_page_items"},
         )
 
 
-def _describe_parameter(name: str, place: str, text: str, **schema: object) -> dict[str, Any]:
-    return {
-        "name": name,
-        "in": place,
-        "required": False,
-        "description": text,
-        "schema": {"type": "string"} | schema,
-    }
+def _describe_parameter(name: str, place: str, text: str, schema: Mapping[str, object]) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": False, "description": text, "schema": {**schema}}
 
 
 def _reference_models(models: tuple[type[BaseModel], ...]) -> dict[str, Any]:

@@ -96,8 +96,9 @@ def openapi() -> None:
     from penchant.service.app import create_app
     from penchant.service.telemetry.metrics import Tracing
 
+    settings = read_settings(None)
     sys.stdout.buffer.write(
-        serialize_document(build_document(create_app(read_settings(None), tracing=Tracing())))
+        serialize_document(build_document(create_app(settings, tracing=Tracing()), settings))
     )
 
 

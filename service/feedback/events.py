@@ -10,7 +10,7 @@ import orjson
 
 from penchant.models.judgements.base import JudgementKind
 from penchant.service.errors import ApiError, Code, InvalidRequestError
-from penchant.service.feedback.schemas import EVENT_MODELS, Event, FeedbackBatch, RetractEvent
+from penchant.service.feedback.schemas import EVENT_MODELS, Event, FeedbackBatch
 from penchant.service.parsing import is_deeper
 from penchant.service.settings import Settings
 from penchant.service.timestamps import parse_rfc3339
@@ -172,8 +172,6 @@ def _find_faults(event: Event, settings: Settings) -> Iterator[tuple[str, str]]:
             yield "/metadata", fault
     if isinstance(event, JudgementKind):
         yield from _find_judgement_faults(event, event.rank_id, settings)
-    elif isinstance(event, RetractEvent) and event.weight not in (None, 1.0):
-        yield "/weight", "An event can only be retracted as a whole."
 
 
 def _find_judgement_faults(

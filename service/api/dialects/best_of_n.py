@@ -8,20 +8,30 @@ from penchant.service.api.answers.base import Answer
 from penchant.service.api.answers.ranking import EXPLANATION, Explanation
 from penchant.service.ranking.results import ChoiceResult, Task, add_explanation
 from penchant.service.settings import Settings
-from penchant.service.validation import ExactModel, PersonalizationStrength, UserId
+from penchant.service.validation import (
+    ExactModel,
+    LimitedText,
+    NonNegativeInteger,
+    PersonalizationStrength,
+    UserId,
+)
 
 
 class BestOfNRequest(ExactModel):
     """Candidates from which one is chosen for a user."""
 
     user: UserId | None = None
-    prompt: str | None = None
-    candidates: list[str] = Field(min_length=1, fail_fast=True)
+    prompt: LimitedText | None = None
+    candidates: list[LimitedText] = Field(
+        min_length=1, fail_fast=True, json_schema_extra={"maxItems": "max_candidates"}
+    )
     strategy: Literal["mean"] | None = None
     accept_threshold: float | None = Field(
         None, ge=0, le=1, description="smallest `probability_acceptable` of a candidate that may be chosen"
     )
-    n_return: int | None = Field(default=None, ge=0, description="number of results; absent or 0 means all")
+    n_return: NonNegativeInteger | None = Field(
+        default=None, description="number of results; absent or 0 means all"
+    )
     explain: bool | None = Field(default=None, description="an `explanation` in each result")
     personalization: PersonalizationStrength = None
 

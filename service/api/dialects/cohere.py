@@ -1,44 +1,65 @@
 """`/v1/rerank`, `/v2/rerank` and `/rerank`, in the dialect of Cohere, Jina and vLLM."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import ConfigDict, Field, WithJsonSchema
+from pydantic.config import JsonDict
 
 from penchant.service.api.answers.base import Answer
 from penchant.service.api.answers.ranking import EXPLANATION, Explanation, Usage
 from penchant.service.errors import InvalidRequestError
 from penchant.service.ranking.results import RankingResult, Task, add_explanation, check_number, format_usage
 from penchant.service.settings import Settings
-from penchant.service.validation import LenientModel, PersonalizationStrength, UserId
+from penchant.service.validation import (
+    Integer,
+    LenientModel,
+    LimitedText,
+    NonNegativeInteger,
+    PersonalizationStrength,
+    PositiveInteger,
+    UserId,
+)
 
+_TEXT: Final[JsonDict] = {"type": "string", "maxLength": "max_text_chars"}
 Document = Annotated[
     Any,
     WithJsonSchema(
         {
-            "anyOf": [{"type": "string"}, {"type": "object", "properties": {"text": {"type": "string"}}}],
+            "anyOf": [_TEXT, {"type": "object"}],
             "description": "a text, or an object that holds it under `text` (or the keys of `rank_fields`)",
         }
     ),
 ]
+_TEXT_UNLESS_RANK_FIELDS: Final[JsonDict] = {
+    "if": {"required": ["rank_fields"], "properties": {"rank_fields": {"type": "array", "minItems": 1}}},
+    "else": {"properties": {"documents": {"items": {"required": ["text"], "properties": {"text": _TEXT}}}}},
+}
 
 
 class RerankRequest(LenientModel):
     """Candidates to rank for a user (Cohere v1 and v2, Jina, vLLM)."""
 
+    model_config = ConfigDict(json_schema_extra=_TEXT_UNLESS_RANK_FIELDS)
+
     model: str | None = None
-    query: str
-    documents: list[Document] = Field(min_length=1)
-    top_n: int | None = Field(default=None, ge=0, description="number of results; absent or 0 means all")
+    query: LimitedText
+    documents: list[Document] = Field(min_length=1, json_schema_extra={"maxItems": "max_candidates"})
+    top_n: NonNegativeInteger | None = Field(
+        default=None, description="number of results; absent or 0 means all"
+    )
     return_documents: bool | None = None
-    rank_fields: list[str] | None = Field(default=None, fail_fast=True)
-    max_tokens_per_doc: int | None = Field(
+    rank_fields: list[str] | None = Field(
         default=None,
-        ge=1,
+        fail_fast=True,
+        description="keys whose texts are ranked; each document that is an object has at least one of them",
+    )
+    max_tokens_per_doc: PositiveInteger | None = Field(
+        default=None,
         description="tokens of the encoder to which each document is cut; absent means that only the limits of "
         "GET /v1/models apply",
     )
-    priority: int | None = Field(default=None, description="accepted and ignored")
+    priority: Integer | None = Field(default=None, description="accepted and ignored")
     explain: bool | None = Field(default=None, description="an `explanation` in each result")
     personalization: PersonalizationStrength = None
     user: UserId | None = None

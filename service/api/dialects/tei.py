@@ -8,15 +8,18 @@ from penchant.service.api.answers.base import Answer
 from penchant.service.api.answers.ranking import EXPLANATION, Explanation
 from penchant.service.ranking.results import RankingResult, Task, add_explanation
 from penchant.service.settings import Settings
-from penchant.service.validation import LenientModel, PersonalizationStrength, UserId
+from penchant.service.validation import LenientModel, LimitedText, PersonalizationStrength, UserId
 
 
 class TeiRequest(LenientModel):
     """Texts to rank for a user (text-embeddings-inference)."""
 
     model: str | None = None
-    query: str
-    texts: list[str] = Field(min_length=1, fail_fast=True)
+    query: LimitedText
+    texts: list[LimitedText] = Field(
+        min_length=1, fail_fast=True, json_schema_extra={"maxItems": "max_candidates"}
+    )
+    documents: None = Field(default=None, description="with `documents`, it is a request of Cohere's")
     raw_scores: bool | None = Field(default=None, description="utilities in place of probabilities")
     return_text: bool | None = None
     truncate: bool | None = Field(default=None, description="accepted; long texts are always truncated")

@@ -1,10 +1,11 @@
 """`/v1/score` and `/score`, in the dialect of vLLM."""
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Final, Literal
 
 import orjson
-from pydantic import Field, WithJsonSchema
+from pydantic import ConfigDict, Field, WithJsonSchema
+from pydantic.config import JsonDict
 
 from penchant.service.api.answers.base import Answer
 from penchant.service.api.answers.ranking import EXPLANATION, Explanation, Usage
@@ -14,13 +15,51 @@ from penchant.service.ranking.results import Task, add_explanation, format_usage
 from penchant.service.settings import Settings
 from penchant.service.validation import LenientModel, PersonalizationStrength, UserId
 
+_TEXT: Final[JsonDict] = {"type": "string", "maxLength": "max_text_chars"}
 TextOrTexts = Annotated[
-    Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _TEXT,
+                {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": "max_candidates"},
+                {"type": "null"},
+            ]
+        }
+    ),
 ]
+_NULL: Final[JsonDict] = {"type": "null"}
+_FIRST_PAIR: Final = ("text_1", "text_2")
+_SECOND_PAIR: Final = ("queries", "documents")
+
+
+def _demand(names: Sequence[str]) -> JsonDict:
+    return {"required": [*names], "properties": {name: {"not": _NULL} for name in names}}
+
+
+_TEXT_PAIRS: Final[JsonDict] = {
+    "if": {"properties": dict.fromkeys(_FIRST_PAIR, _NULL)},
+    "then": _demand(_SECOND_PAIR),
+    "else": _demand(_FIRST_PAIR),
+}
+_ONE_USER_OR_SEVERAL: Final[JsonDict] = {
+    "dependentSchemas": {
+        "users": {
+            "if": {"properties": {"users": {"type": "array"}}},
+            "then": {
+                "properties": {"user": _NULL},
+                "if": {"required": ["explain"], "properties": {"explain": {"const": True}}},
+                "then": {"properties": {"users": {"maxItems": 1}}},
+            },
+        }
+    }
+}
 
 
 class ScoreRequest(LenientModel):
     """Pairs to score (vLLM): one prompt for all texts, or one prompt for each, for one user or several."""
+
+    model_config = ConfigDict(json_schema_extra=_TEXT_PAIRS | _ONE_USER_OR_SEVERAL)
 
     model: str | None = None
     text_1: TextOrTexts = None
@@ -40,15 +79,13 @@ class ScoreRequest(LenientModel):
 
 def build_score_task(request: ScoreRequest, settings: Settings) -> Task:
     """Return the task of a request, with one prompt for all texts or one for each."""
-    if request.text_1 is not None or request.text_2 is not None:
-        names, prompts, texts = ("text_1", "text_2"), request.text_1, request.text_2
-    else:
-        names, prompts, texts = ("queries", "documents"), request.queries, request.documents
-    prompt_list, text_list = _strings(prompts, names[0]), _strings(texts, names[1])
-    if len(prompt_list) not in (1, len(text_list)):
-        fault = f"{len(prompt_list)} prompts do not fit {len(text_list)} texts: send one, or one a text."
+    sent = {name: _read_texts(getattr(request, name), name) for name in (*_FIRST_PAIR, *_SECOND_PAIR)}
+    names = _SECOND_PAIR if all(sent[name] is None for name in _FIRST_PAIR) else _FIRST_PAIR
+    prompts, texts = (_require(sent[name], name) for name in names)
+    if len(prompts) not in (1, len(texts)):
+        fault = f"{len(prompts)} prompts do not fit {len(texts)} texts: send one, or one a text."
         raise InvalidRequestError((f"/{names[0]}", fault))
-    return Task.within_limits(tuple(prompt_list), names[0], text_list, names[1], settings)
+    return Task.within_limits(tuple(prompts), names[0], texts, names[1], settings)
 
 
 def select_users(
@@ -73,9 +110,15 @@ def select_users(
     return tuple(request.users)
 
 
-def _strings(value: object, name: str) -> list[str]:
-    if value is None:
+def _require(texts: list[str] | None, name: str) -> list[str]:
+    if texts is None:
         raise InvalidRequestError((f"/{name}", "Field required"))
+    return texts
+
+
+def _read_texts(value: object, name: str) -> list[str] | None:
+    if value is None:
+        return None
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list):

@@ -26,7 +26,7 @@ from penchant.service.errors import ApiError, Code, InvalidRequestError
 from penchant.service.store.long_logs.user_log import list_events
 from penchant.service.timestamps import format_rfc3339
 from penchant.service.users.states import UserState, compute_share_of_prior_std
-from penchant.service.validation import ExactModel, UserId, read_digits
+from penchant.service.validation import MAX_DIGITS_VALUE, ExactModel, UserId, read_digits
 
 router = LeanRouter(prefix="/v1/users", tags=["users"])
 
@@ -117,7 +117,7 @@ async def get_feedback(request: Request) -> Response:
     runtime, tenant = get_runtime(request), authorize(request)
     user = read_path_user(request)
     limit = _integer(request, "limit", DEFAULT_LIMIT, 1, runtime.settings.max_page_items)
-    after = _integer(request, "cursor", 0, 0, 2**53)
+    after = _integer(request, "cursor", 0, 0, MAX_DIGITS_VALUE)
     await _known(get_served_model(request), tenant, user)
     page = await runtime.store.read_snapshot(
         _write_page, tenant, user, after=after, limit=limit, max_bytes=runtime.settings.max_page_bytes
