@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from penchant.service.store.database import FILE_NAME
-from tests.proxy import FreezableProxy
+from benchmarks.faults.proxy import FreezableProxy
 
 pytestmark = pytest.mark.slow
 

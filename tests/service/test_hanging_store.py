@@ -20,7 +20,7 @@ from penchant.service.store.database import (
     is_lost_connection,
     is_unreachable,
 )
-from tests.proxy import FreezableProxy
+from benchmarks.faults.proxy import FreezableProxy
 
 VOTE = {"type": "vote", "user": "u", "text": "boat sea", "value": 1}
 LIMIT = 1.0
