@@ -41,6 +41,8 @@ class Sizes:
         log_events: Events in a long log.
         stored_answers: Stored answers to requests with an idempotency key.
         deletions: Users that are deleted.
+        store_timeout_seconds: Limit of the server for a call to a database that hangs.
+        shutdown_seconds: Limit of the server for its last answers after a stop signal.
     """
 
     rankings: int = 1000
@@ -56,6 +58,8 @@ class Sizes:
     log_events: int = 20_000
     stored_answers: int = 100_000
     deletions: int = 60
+    store_timeout_seconds: float = 10.0
+    shutdown_seconds: int = 5
 
 
 @dataclass(frozen=True)

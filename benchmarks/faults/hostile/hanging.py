@@ -7,6 +7,7 @@ from typing import Final
 
 import httpx
 
+from benchmarks.faults.hostile.cases import Sizes
 from benchmarks.faults.outcome import Outcome
 from benchmarks.faults.processes import Server
 from benchmarks.faults.proxy import FreezableProxy, Lost
@@ -15,29 +16,29 @@ from benchmarks.faults.stores import Store
 HEALING_SECONDS: Final = 15.0
 """Limit of the time from the moment when new connections work to the next acknowledged vote, and to readiness."""
 
-_SHUTDOWN_SECONDS: Final = 5
-_STOP_SECONDS: Final = _SHUTDOWN_SECONDS + 5.0 + 1.0
-"""Limit of a server's stop: its setting, the time to write what is pending, and the time to log what has not ended."""
+_STOP_MARGIN_SECONDS: Final = 6.0
+"""Time beyond the server's setting to write what is pending, and to log what has not ended."""
 
-_OUTAGE_SECONDS: Final = 3.0
 _PAUSE_SECONDS: Final = 0.1
 _OK: Final = 200
 _UNAVAILABLE: Final = 503
 
 
-def hanging(store: Store, outcome: Outcome) -> None:
+def hanging(store: Store, sizes: Sizes, outcome: Outcome) -> None:
     """Let connections hang in four ways, and record how long the server needs to heal, and to stop.
 
     It has healed when a vote is acknowledged and /readyz succeeds.
 
     Args:
         store: A PostgreSQL store.
+        sizes: The server's limits of time.
         outcome: Outcome to which the figures and faults are added.
     """
     with _proxied(store) as proxy:
         settings = {
             "PENCHANT_STORE_URL": proxy.url,
-            "PENCHANT_SHUTDOWN_TIMEOUT_SECONDS": str(_SHUTDOWN_SECONDS),
+            "PENCHANT_STORE_TIMEOUT_SECONDS": str(sizes.store_timeout_seconds),
+            "PENCHANT_SHUTDOWN_TIMEOUT_SECONDS": str(sizes.shutdown_seconds),
         }
         with store.launcher().serving(**settings) as server:
             _vote_until_accepted(server)
@@ -47,11 +48,10 @@ def hanging(store: Store, outcome: Outcome) -> None:
                 _heal(server, outcome, f"healed_seconds_after_lost_{lose}")
             proxy.freeze(new=True)
             _wait_for_readiness(server, _UNAVAILABLE, outcome)
-            time.sleep(_OUTAGE_SECONDS)
             proxy.lose_new = "nothing"
             _heal(server, outcome, "healed_seconds_after_an_outage")
             proxy.freeze(new=True)
-            _stop(server, outcome)
+            _stop(server, sizes.shutdown_seconds + _STOP_MARGIN_SECONDS, outcome)
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def _wait_for_readiness(server: Server, status: int, outcome: Outcome) -> None:
             time.sleep(_PAUSE_SECONDS)
 
 
-def _stop(server: Server, outcome: Outcome) -> None:
+def _stop(server: Server, limit_seconds: float, outcome: Outcome) -> None:
     """Ask the server to stop while a vote waits for the database."""
     vote = {"type": "vote", "user": "u", "text": "t", "value": 1}
     with server.client(timeout=1.0) as client, suppress(httpx.TimeoutException):
@@ -104,5 +104,5 @@ def _stop(server: Server, outcome: Outcome) -> None:
     server.stop()
     seconds = round(time.monotonic() - started, 1)
     outcome.figures["stopped_seconds"] = seconds
-    if seconds > _STOP_SECONDS:
+    if seconds > limit_seconds:
         outcome.faults.append(f"the server stopped after {seconds} s")

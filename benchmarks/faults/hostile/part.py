@@ -61,7 +61,7 @@ def hostile(store: Store, sizes: Sizes, attacks: Collection[str] = ATTACKS) -> O
         if name in groups:
             _attack(groups[name], store, sizes, outcome)
         elif store.url is not None:
-            hanging(store, outcome)
+            hanging(store, sizes, outcome)
     return outcome
 
 
