@@ -77,5 +77,10 @@ def _attack(group: _Group, store: Store, sizes: Sizes, outcome: Outcome) -> None
         vote = {"type": "vote", "user": "innocent", "text": "b", "value": 1}
         target.send(post("/v1/feedback", vote))
         for case in group.cases(sizes):
-            outcome.attack(measure(case, target, sizes))
+            row = measure(case, target, sizes)
+            outcome.attack(row)
+            print(
+                f"  {row.case}: p99 {row.p99_ms} ms, {row.memory_above_mb:+} MB {'; '.join(row.faults)}",
+                flush=True,
+            )
         server.stop()
