@@ -44,19 +44,17 @@ def refused_cases(sizes: Sizes) -> Iterator[Case]:
 
 
 def _bodies(size: int) -> Iterator[tuple[str, Request]]:
+    """Yield bodies with as many wrong values as the limit allows, and what is wrong with them."""
     texts = b'{"query":"q","texts":['
-    within = min(_MOST_VALUES, size // 4)
-    digits = max(1, size // within - 1)
-    yield (
-        "wrong texts within the limit of values",
-        post("/rerank", _repeat(texts, b"1" * digits + b",", size, b"1]}")),
-    )
-    yield "NaN", post("/rerank", _repeat(texts, b"NaN,", size, b"1]}"))
-    fields = b",".join(b'"k%07d":1' % number for number in range(size // 13))
-    yield (
-        "unknown fields",
-        post("/v1/feedback", b'{"type":"vote","user":"u","text":"t","value":1,' + fields + b"}"),
-    )
+    width = max(4, size // _MOST_VALUES + 1)  # bytes of a value
+    ones = _repeat(texts, b"1" * width + b",", size, b"1]}")
+    yield "wrong texts within the limit of values", post("/rerank", ones)
+    yield "NaN", post("/rerank", _repeat(texts, b"NaN".ljust(width) + b",", size, b"1]}"))
+    number = min(_MOST_VALUES, size // 13)
+    digits = size // number - 6
+    fields = b",".join(b'"k%0*d":1' % (digits, field) for field in range(number))
+    vote = b'{"type":"vote","user":"u","text":"t","value":1,'
+    yield "unknown fields", post("/v1/feedback", vote + fields[: size - 100].rpartition(b",")[0] + b"}")
     yield "deep lists", post("/v1/rerank", b'{"query":' + b"[" * (size // 2) + b"]" * (size // 2) + b"}")
     yield (
         "a huge integer",
