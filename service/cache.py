@@ -19,6 +19,7 @@ class BoundedCache(Generic[_Key, _Value]):
         size: Function that returns the size of a value in the unit of the limit; it must not change while the value is
             cached. By default every entry has size 1, so that the limit is a number of entries.
         min_entries: Number of most recent entries that are kept whatever their size.
+        on_eviction: Function that is called with the key and the value of each entry that is dropped for lack of space.
 
     Attributes:
         size: Total size of the entries.
@@ -28,12 +29,18 @@ class BoundedCache(Generic[_Key, _Value]):
     """
 
     def __init__(
-        self, limit: int, *, size: Callable[[_Value], int] | None = None, min_entries: int = 0
+        self,
+        limit: int,
+        *,
+        size: Callable[[_Value], int] | None = None,
+        min_entries: int = 0,
+        on_eviction: Callable[[_Key, _Value], object] | None = None,
     ) -> None:
         self.size = 0
         self._limit = limit
         self._min_entries = min_entries
         self._size_of = size or _count_one
+        self._on_eviction = on_eviction
         self._entries: OrderedDict[_Key, _Value] = OrderedDict()
 
     def __len__(self) -> int:
@@ -63,8 +70,10 @@ class BoundedCache(Generic[_Key, _Value]):
         self._entries[key] = value
         self.size += self._size_of(value)
         while self.size > self._limit and len(self._entries) > self._min_entries:
-            _, dropped = self._entries.popitem(last=False)
+            evicted, dropped = self._entries.popitem(last=False)
             self.size -= self._size_of(dropped)
+            if self._on_eviction is not None:
+                self._on_eviction(evicted, dropped)
 
     def replace(self, key: _Key, value: _Value) -> None:
         """Replace the value of an entry that must not grow, without marking it as used.

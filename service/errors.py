@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import orjson
 from starlette.responses import Response
@@ -121,6 +121,15 @@ class ApiError(Exception):
     def status(self) -> int:
         """HTTP status of the error."""
         return STATUS[self.code][0]
+
+    def detach(self) -> Self:
+        """Return this error without its traceback, to be kept.
+
+        The traceback refers to everything in the functions that the error has left, such as the parsed body. If one of
+        them keeps the error, all of that stays in memory until Python looks for cycles.
+        """
+        self.__context__ = None
+        return self.with_traceback(None)
 
 
 class InvalidRequestError(ApiError):

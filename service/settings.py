@@ -217,7 +217,7 @@ class Settings(BaseSettings):
     )
     max_queued_rankings: int = Field(default=10_000, gt=0)
     max_queued_ranking_bytes: int = Field(
-        default=64 * 2**20,
+        default=32 * 2**20,
         gt=0,
         description="Rankings that wait to be written. Feedback cannot refer to one beyond it for long.",
     )

@@ -7,6 +7,7 @@ In reading order:
 - `events`, `load`: clients that send every kind of event and record what was acknowledged
 - `audit`: reads the log back, and learns every state again from it
 - `outcome`: the result of one part
-- `crashes`, `sharing`, `slowness`: the parts
+- `proxy`: a proxy in front of PostgreSQL that can stop forwarding
+- `crashes`, `sharing`, `slowness`, `hostile`: the parts
 - `report`: writes the results
 """

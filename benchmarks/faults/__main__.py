@@ -9,13 +9,15 @@ import typer
 
 from benchmarks.faults import report
 from benchmarks.faults.crashes import clock, database, disk, kill
+from benchmarks.faults.hostile.cases import Sizes
+from benchmarks.faults.hostile.part import ATTACKS, hostile
 from benchmarks.faults.outcome import Outcome
 from benchmarks.faults.sharing import WRITERS, replicas
 from benchmarks.faults.slowness import slow
 from benchmarks.faults.stores import Cluster, Store, new_store, postgresql
 
 STORES: Final = ("sqlite", "postgresql")
-PARTS: Final = ("kill", "database", "replicas", "disk", "clock", "slow")
+PARTS: Final = ("kill", "database", "replicas", "disk", "clock", "slow", "hostile")
 
 ONLY: Final = {"database": "postgresql", "replicas": "postgresql", "disk": "sqlite"}
 """Parts that only one kind of store can run. A SQLite file has a single server, and no database server to restart."""
@@ -28,6 +30,16 @@ def main(  # noqa: PLR0917 - the command line's options, in order
     seconds: Annotated[float, typer.Option(min=1, help="How long two replicas share one user.")] = 60.0,
     writers: Annotated[int, typer.Option(min=1, help="Clients that write about that user.")] = WRITERS,
     slow_clients: Annotated[int, typer.Option(min=2, help="Concurrent slow clients.")] = 100,
+    attacks: Annotated[str, typer.Option(help="Kinds of hostile requests, separated by commas.")] = ",".join(
+        ATTACKS
+    ),
+    rankings: Annotated[
+        int, typer.Option(min=1, help="Rankings of an innocent client beside each attack.")
+    ] = 1000,
+    log_events: Annotated[
+        int, typer.Option(min=1000, help="Events in a long log, a multiple of 500.")
+    ] = 20_000,
+    stored_answers: Annotated[int, typer.Option(min=1, help="Stored answers beside deletions.")] = 100_000,
     seed: Annotated[int, typer.Option(help="Seed of the events and of the moments of kills.")] = 0,
     out: Annotated[Path, typer.Option(help="Path of the results, without extension.")] = Path(
         "benchmarks/results/faults"
@@ -35,6 +47,8 @@ def main(  # noqa: PLR0917 - the command line's options, in order
 ) -> None:
     """Inject faults while clients send feedback. The exit code is 1 if an event is lost or duplicated."""
     wanted = _listed(parts, PARTS)
+    kinds = _listed(attacks, ATTACKS)
+    sizes = Sizes(rankings=rankings, log_events=log_events, stored_answers=stored_answers)
     runs: dict[str, Callable[[Store], Outcome]] = {
         "kill": lambda store: kill(store, rounds, seed),
         "database": lambda store: database(store, rounds, seed),
@@ -42,6 +56,7 @@ def main(  # noqa: PLR0917 - the command line's options, in order
         "disk": lambda store: disk(store, max(1, rounds // 10), seed),
         "clock": lambda store: clock(store, max(1, rounds // 5), seed),
         "slow": lambda store: slow(store, slow_clients),
+        "hostile": lambda store: hostile(store, sizes, kinds),
     }
     outcomes: list[Outcome] = []
     for kind, cluster in _clusters(_listed(stores, STORES)):

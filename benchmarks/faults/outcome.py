@@ -9,6 +9,35 @@ from benchmarks.faults.load import Ledger
 
 
 @dataclass
+class Beside:
+    """What an innocent client experienced beside one kind of attack, and what it cost the server.
+
+    Attributes:
+        case: Name of the attack.
+        rankings: Number of the client's rankings.
+        p50_ms: Median wait for a ranking.
+        p99_ms: 99th percentile of the waits.
+        longest_ms: Longest wait.
+        longest_vote_ms: Longest wait for a vote. None if the client did not vote.
+        memory_above_mb: Peak memory of the server above that of an ordinary request of as many bytes, in MiB.
+        attack_seconds: Duration of one attack.
+        answers: Number of answers to the attack by status.
+        faults: Descriptions of everything that went wrong.
+    """
+
+    case: str
+    rankings: int
+    p50_ms: float
+    p99_ms: float
+    longest_ms: float
+    longest_vote_ms: float | None
+    memory_above_mb: float
+    attack_seconds: float
+    answers: dict[str, int]
+    faults: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Outcome:
     """The result of one part on one store.
 
@@ -20,6 +49,7 @@ class Outcome:
         replays: Results of every comparison of the states.
         figures: Other measurements; names carry their units.
         faults: Descriptions of everything that went wrong.
+        beside: Results of every case of an attack.
     """
 
     part: str
@@ -29,6 +59,12 @@ class Outcome:
     replays: list[Replay] = field(default_factory=list)
     figures: dict[str, float | int | str | dict[str, int]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    beside: list[Beside] = field(default_factory=list)
+
+    def attack(self, row: Beside) -> None:
+        """Record the result of an attack."""
+        self.beside.append(row)
+        self.faults += [f"{row.case}: {fault}" for fault in row.faults]
 
     def check(self, audit: Audit, when: str) -> None:
         """Record an audit of the log."""

@@ -43,6 +43,9 @@ def markdown(about: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
     for outcome in outcomes:
         figures = ", ".join(f"{name} {_said(value)}" for name, value in outcome.figures.items())
         lines.append(f"- **{outcome.part}**, {outcome.store}: {figures}.")
+    for outcome in outcomes:
+        if outcome.beside:
+            lines += ["", *_attacked(outcome)]
     faults = [f"- {o.part}, {o.store}: {fault}" for o in outcomes for fault in o.faults]
     if faults:
         lines += ["", "## Faults found", "", *faults]
@@ -64,6 +67,36 @@ def _row(outcome: Outcome) -> str:
         "no" if outcome.faults else "yes",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _attacked(outcome: Outcome) -> list[str]:
+    """Return the table of what an innocent client experienced."""
+    lines = [
+        f"## Beside hostile requests, on {outcome.store}",
+        "",
+        "An innocent client asks for small cached rankings at a steady pace while an attack is repeated, and until it "
+        "has enough of them. The waits include those of the requests that a long wait kept it from sending. *Vote* is "
+        "the longest wait for a vote. *Memory* is the peak of the server above its peak during an ordinary request of "
+        "as many bytes, which is a ranking.",
+        "",
+        "| attack | seconds | answers | rankings | p50 ms | p99 ms | longest ms | vote ms | memory MB | as expected |",
+        "|---|--:|---|--:|--:|--:|--:|--:|--:|---|",
+    ]
+    for row in outcome.beside:
+        cells = [
+            row.case,
+            f"{row.attack_seconds:g}",
+            _said(row.answers),
+            f"{row.rankings:,}",
+            f"{row.p50_ms:.1f}",
+            f"{row.p99_ms:.1f}",
+            f"{row.longest_ms:.1f}",
+            "" if row.longest_vote_ms is None else f"{row.longest_vote_ms:.1f}",
+            f"{row.memory_above_mb:+.1f}",
+            "no" if row.faults else "yes",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def _said(value: float | str | dict[str, int]) -> str:

@@ -90,7 +90,7 @@ def parse_request(
                 parse_event(event, index, is_bare=is_bare, header_user=header_user, settings=settings)
             )
         except ApiError as error:
-            events.append(error)
+            events.append(error.detach())
     return FeedbackRequest(tuple(events), is_bare, request_hash)
 
 

@@ -195,15 +195,17 @@ class Learner:
         ready: list[ReadyEvent] = []
         rejected: list[tuple[int, ApiError]] = []
         for index, received in enumerate(request.events):
-            try:
-                if isinstance(received, ApiError):
-                    raise received
-                ready.append(await self._resolver.resolve(tenant, received))
-            except ApiError as error:
-                if is_bare:
-                    self._telemetry.events.labels("invalid", "rejected").inc()
-                    raise
-                rejected.append((index, error))
+            if isinstance(received, ApiError):
+                resolved: ReadyEvent | ApiError = received
+            else:
+                resolved = await self._resolver.resolve(tenant, received)
+            if not isinstance(resolved, ApiError):
+                ready.append(resolved)
+                continue
+            if is_bare:
+                self._telemetry.events.labels("invalid", "rejected").inc()
+                raise resolved
+            rejected.append((index, resolved))
         texts = sum(len(event.statement.texts) for event in ready)
         if texts > (limit := self._settings.max_feedback_texts):
             fault = f"The events judge {texts} texts; the limit for one request is {limit}."
@@ -267,26 +269,25 @@ class ReferenceResolver:
     rankings: Rankings
     settings: Settings
 
-    async def resolve(self, tenant: str, received: ReceivedEvent) -> ReadyEvent:
-        """Return an event with its user, its texts and its statement about them.
+    async def resolve(self, tenant: str, received: ReceivedEvent) -> ReadyEvent | ApiError:
+        """Return an event with its user, its texts and its statement about them, or why it is rejected.
 
         If its ranking has expired but the caller chose the event's id, the event may already be in the log. It is then
         returned with a `fault`, and the ledger decides.
 
-        Raises:
-            ApiError: If the event refers to an unknown ranking (`rank_not_found`), to another user's ranking
-                (`user_conflict`), or to candidates that the ranking does not have (`validation_failed`).
+        An event is rejected if it refers to an unknown ranking (`rank_not_found`), to another user's ranking
+        (`user_conflict`), or to candidates that the ranking does not have (`validation_failed`).
         """
         event = received.event
         refers = isinstance(event, JudgementKind) and event.refers_to_ranking
-        if received.user is not None and not refers:
-            return await _build_ready_event(received, received.user)
         try:
+            if received.user is not None and not refers:
+                return await _build_ready_event(received, received.user)
             return await self._resolve_ranking(tenant, received)
         except ApiError as error:
             if received.is_callers_id and error.code is Code.RANK_NOT_FOUND:
-                return ReadyEvent(received, received.user or "", fault=error)
-            raise
+                return ReadyEvent(received, received.user or "", fault=error.detach())
+            return error.detach()
 
     async def _resolve_ranking(self, tenant: str, received: ReceivedEvent) -> ReadyEvent:
         base, event = received.pointer, received.event

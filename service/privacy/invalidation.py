@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -124,11 +123,10 @@ class CacheInvalidator:
         if self._relevance is not None:
             self._relevance.remove(deletion.tenant, deletion.items)
         if user is not None:
-            self._rankings.drop(lambda *key: key == (deletion.tenant, user))
-        elif (
-            deletion.user is not None
-        ):  # another server deleted the user, and this one may still write a ranking
-            dropped = self._rankings.drop(cache(partial(self._is_deleted, deletion)))
+            self._rankings.drop(deletion.tenant, user)
+        elif deletion.user is not None:  # another server deleted the user; this one may still write a ranking
+            deleted = [key for key in self._rankings.list_users() if self._is_deleted(deletion, *key)]
+            dropped = [rank_id for key in deleted for rank_id in self._rankings.drop(*key)]
             if dropped and deletion.erased:
                 self._erase(deletion.tenant, dropped)
 
@@ -138,7 +136,8 @@ class CacheInvalidator:
             model.describer.clear()
         if self._relevance is not None:
             self._relevance.clear()
-        self._rankings.drop(lambda _tenant, _user: True)
+        for key in self._rankings.list_users():
+            self._rankings.drop(*key)
 
     def _is_deleted(self, deletion: Deletion, tenant: str, user: str) -> bool:
         return tenant == deletion.tenant and self._telemetry.hash_user(tenant, user) == deletion.user

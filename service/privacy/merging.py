@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from penchant.service.errors import ApiError, Code, user_busy_error
 from penchant.service.feedback.trust import TrustState
-from penchant.service.store.long_logs.user_changes import PART_EVENTS, list_places, move_requests, move_run
+from penchant.service.store.long_logs.user_changes import PART_EVENTS, list_places, move_requests, move_runs
 from penchant.service.store.statements import AnyRow
 from penchant.service.store.users import (
     drop_states,
@@ -138,12 +138,14 @@ def _move_part(connection: Connection, tenant: str, user: str, plan: MergePlan) 
     )
     moved, merged, cursor, latest = plan.moved, plan.merged, list(plan.cursor), list(plan.latest)
     order = merge_order(logs, plan.latest, PART_EVENTS)
+    runs: tuple[list[tuple[int, int, int]], ...] = ([], [])
     for which, places in _group_runs(order):
-        first, last, to = places[0], places[-1], plan.offset + moved + 1
-        move_run(connection, tenant, names[which], user, first=first, last=last, to=to)
+        runs[which].append((places[0], places[-1], plan.offset + moved + 1))
         moved += len(places)
         merged += which * len(places)
         cursor[which] = places[-1]
+    for name, moves in zip(names, runs, strict=True):
+        move_runs(connection, tenant, name, user, moves)
     for which, _, time in order:
         latest[which] = time
     is_done = len(order) == sum(len(log) for log in logs)

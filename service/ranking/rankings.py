@@ -15,7 +15,9 @@ from penchant.service.store.database import Store
 from penchant.service.store.requests import find_ranking
 from penchant.service.store.statements import AnyRow
 
-_OVERHEAD_BYTES: Final = 300
+_Key = tuple[str, str]  # (tenant, rank_id)
+
+_OVERHEAD_BYTES: Final = 600
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,12 @@ class Rankings:
         self._write = write
         self._tenancy = tenancy
         self._store = store
-        self._recent: BoundedCache[tuple[str, str], Ranking] = BoundedCache(
-            max_bytes, size=attrgetter("size"), min_entries=1
+        self._recent: BoundedCache[_Key, Ranking] = BoundedCache(
+            max_bytes, size=attrgetter("size"), min_entries=1, on_eviction=self._unlist
         )
-        self._unwritten: dict[tuple[str, str], Ranking] = {}
+        self._unwritten: dict[_Key, Ranking] = {}
+        # Keys of what is in either, by (tenant, user), in order. Deleting a user must not search all rankings.
+        self._by_user: dict[tuple[str, str], dict[_Key, None]] = {}
 
     def add(
         self, tenant: str, rank_id: str, user: str | None, prompts: tuple[str, ...], texts: tuple[str, ...]
@@ -114,16 +118,36 @@ class Rankings:
             prompts = prompts[:1]
         ranking = Ranking.create(tenant, rank_id, user, (prompts, texts), self._store.clock())
         key = (tenant, rank_id)
+        if user is not None:
+            self._by_user.setdefault((tenant, user), {})[key] = None
         self._recent.put(key, ranking)
         if not self._tenancy.get(tenant).keep_texts:
             return
         self._unwritten[key] = ranking
-        self._write(ranking, lambda: self._unwritten.pop(key, None))
+        self._write(ranking, lambda: self._finish_writing(key))
+
+    def _finish_writing(self, key: _Key) -> None:
+        ranking = self._unwritten.pop(key, None)
+        if ranking is not None:
+            self._unlist(key, ranking)
+
+    def _unlist(self, key: _Key, ranking: Ranking) -> None:
+        """Remove a ranking from its user's, unless it is still in memory."""
+        if ranking.user is None or key in self._recent or key in self._unwritten:
+            return
+        user = (ranking.tenant, ranking.user)
+        keys = self._by_user.get(user, {})
+        keys.pop(key, None)
+        if not keys:
+            self._by_user.pop(user, None)
+
+    def _get(self, key: _Key) -> Ranking | None:
+        return self._recent.peek(key) or self._unwritten.get(key)
 
     async def find(self, tenant: str, rank_id: str) -> Ranking | None:
         """Return a ranking. Return None if it is unknown or older than the time limit."""
         key = (tenant, rank_id)
-        ranking = self._recent.peek(key) or self._unwritten.get(key)
+        ranking = self._get(key)
         if ranking is None:
             row = await self._store.read(find_ranking, tenant, rank_id)
             ranking = None if row is None else _read_row(tenant, rank_id, row)
@@ -133,33 +157,31 @@ class Rankings:
 
     def find_texts(self, tenant: str, user: str) -> list[tuple[str, str]]:
         """Return the (prompt, text) of each candidate in a user's rankings that are in memory."""
-        in_memory = (self._unwritten | dict(self._recent.items())).values()
-        rankings = [ranking for ranking in in_memory if ranking.tenant == tenant and ranking.user == user]
+        rankings = [ranking for key in self._by_user.get((tenant, user), {}) if (ranking := self._get(key))]
         return [ranking.get_candidate(index) for ranking in rankings for index in range(len(ranking.texts))]
 
-    def drop(self, is_unwanted: Callable[[str, str], bool]) -> list[str]:
-        """Drop the rankings of some users from memory, and return their ids.
+    def drop(self, tenant: str, user: str) -> list[str]:
+        """Drop the rankings of a user from memory, and return their ids."""
+        keys = self._by_user.pop((tenant, user), {})
+        for key in keys:
+            self._recent.remove(key)
+            self._unwritten.pop(key, None)
+        return [rank_id for _, rank_id in keys]
 
-        Args:
-            is_unwanted: Function of tenant and user that returns whether to drop the user's rankings.
-        """
-        dropped: dict[str, None] = {}
-        for rankings in (self._recent, self._unwritten):
-            for key, ranking in list(rankings.items()):
-                if ranking.user is not None and is_unwanted(ranking.tenant, ranking.user):
-                    self._recent.remove(key)
-                    self._unwritten.pop(key, None)
-                    dropped[ranking.rank_id] = None
-        return list(dropped)
+    def list_users(self) -> list[tuple[str, str]]:
+        """Return the (tenant, user) of all rankings in memory."""
+        return list(self._by_user)
 
     def reassign(self, tenant: str, source: str, user: str) -> None:
         """Reassign the rankings in memory of the user `source` to `user`."""
-        for key, ranking in self._recent.items():
-            if ranking.tenant == tenant and ranking.user == source:
-                self._recent.replace(key, replace(ranking, user=user))
-        for key, ranking in self._unwritten.items():
-            if ranking.tenant == tenant and ranking.user == source:
-                self._unwritten[key] = replace(ranking, user=user)
+        keys = self._by_user.pop((tenant, source), {})
+        for key in keys:
+            if (recent := self._recent.peek(key)) is not None:
+                self._recent.replace(key, replace(recent, user=user))
+            if (unwritten := self._unwritten.get(key)) is not None:
+                self._unwritten[key] = replace(unwritten, user=user)
+        if keys:
+            self._by_user.setdefault((tenant, user), {}).update(keys)
 
 
 def _read_row(tenant: str, rank_id: str, row: AnyRow) -> Ranking:

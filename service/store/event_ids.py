@@ -13,19 +13,20 @@ from penchant.service.store.tables import feedback_events
 Place = tuple[str, str, int]
 """(tenant, user, seq): the place of an event in the log."""
 
-# The number is a part of the statement, because an index of the rows that are not replaced is only used then.
-_IS_NAMED: Final = feedback_events.c.replaced == literal_column("0")
-_NAMED_EVENTS: Final = select(
-    feedback_events.c.event_id,
-    feedback_events.c.content_hash,
-    feedback_events.c.user_id,
-    feedback_events.c.seq,
-).where(
-    feedback_events.c.tenant == bindparam("tenant"),
-    feedback_events.c.event_id.in_(bindparam("ids", expanding=True)),
-    _IS_NAMED,
-)
-# A list of ids would make SQLite scan the tenant's events, because it cannot know that their number is large.
+# SQLite cannot know that a tenant has many events, and would scan them for three ids. So it gets the ids as a table, for
+# whose rows it uses the index. `replaced = 0` is a part of the statements, because the index is only used with it.
+_LISTED: Final = {
+    "sqlite": "SELECT value AS id FROM json_each(:ids)",
+    "postgresql": "SELECT id FROM json_array_elements_text(CAST(:ids AS json)) AS listed(id)",
+}
+_HOLDERS: Final = {
+    dialect: text(
+        f"WITH named AS ({listed})"  # noqa: S608 - both parts are constants
+        " SELECT event_id, content_hash, user_id, seq FROM named CROSS JOIN feedback_events"
+        " WHERE tenant = :tenant AND event_id = id AND replaced = 0"
+    )
+    for dialect, listed in _LISTED.items()
+}
 _NAMED_BY_DIALECT: Final = {
     "sqlite": "SELECT json_extract(value, '$[0]') AS of_user, json_extract(value, '$[1]') AS at_seq,"
     " json_extract(value, '$[2]') AS id FROM json_each(:events)",
@@ -43,11 +44,15 @@ _RETRACTIONS: Final = {
 }
 
 
-def find_holders(connection: Connection, tenant: str, event_ids: Sequence[str]) -> list[AnyRow]:
-    """Return (event_id, content_hash, user_id, seq) of the events that these ids name. Replaced events have no name."""
+def find_holders(connection: Connection, tenant: str, event_ids: Iterable[str]) -> list[AnyRow]:
+    """Return (event_id, content_hash, user_id, seq) of the events that these ids name. Replaced events have no name.
+
+    Cost: a look-up in an index for each id.
+    """
     rows: list[AnyRow] = []
     for ids in chunks(event_ids):
-        rows += connection.execute(_NAMED_EVENTS, {"tenant": tenant, "ids": ids})
+        parameters = {"tenant": tenant, "ids": orjson.dumps(list(ids)).decode()}
+        rows += connection.execute(_HOLDERS[connection.dialect.name], parameters)
     return rows
 
 

@@ -5,7 +5,7 @@ The column `vector` holds the feature vector and the windows of a text, as `pack
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, bindparam, delete, exists, select
+from sqlalchemy import Connection, bindparam, delete, select
 
 from penchant.models.encoding.features import TextFeatures, unpack_features
 from penchant.service.store.statements import chunks
@@ -39,9 +39,11 @@ def drop_unneeded(connection: Connection, tenant: str, judged: Iterable[tuple[st
     removed: list[bytes] = []
     items, c = judged_items.c, features.c
     same = (items.tenant == c.tenant, items.extractor == c.extractor)
-    # Each of the two stops at the first judgement: a popular text may have been judged a million times.
-    judged_text = exists().where(*same, items.feature_key == c.feature_key)
-    judged_prompt = exists().where(*same, items.prompt_key == c.feature_key)
+    # Each of the two stops at the first judgement: a popular text may have been judged a million times. They select what
+    # the indexes hold. For whole rows, SQLite would search the primary key, which means every judgement of the tenant.
+    judgement = select(items.seq).where(*same)
+    judged_text = judgement.where(items.feature_key == c.feature_key).exists()
+    judged_prompt = judgement.where(items.prompt_key == c.feature_key).exists()
     for extractor, keys in by_extractor.items():
         for some in chunks(keys):
             unneeded = delete(features).where(

@@ -11,8 +11,8 @@ from contextlib import closing, suppress
 import httpx
 import pytest
 
+from benchmarks.faults.proxy import FreezableProxy
 from penchant.service.store.database import FILE_NAME
-from tests.proxy import FreezableProxy
 
 pytestmark = pytest.mark.slow
 

@@ -63,6 +63,15 @@ def test_none_can_be_cached():
     assert ("a" in cache, "b" in cache) == (True, False)
 
 
+def test_entries_that_are_dropped_for_lack_of_space_are_told():
+    evicted = []
+    cache = make(10, on_eviction=lambda key, value: evicted.append((key, value)))
+    for key, size in (("a", 4), ("b", 5), ("a", 3), ("c", 9)):
+        cache.put(key, size)
+    cache.remove("c")
+    assert evicted == [("b", 5), ("a", 3)]
+
+
 def test_removed_entries_no_longer_count():
     cache = make(10)
     cache.put("a", 4)

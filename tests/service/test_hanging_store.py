@@ -8,6 +8,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
+from benchmarks.faults.proxy import FreezableProxy
 from penchant.models.encoding.features import FeatureExtractor
 from penchant.models.encoding.hashing import HashingEncoder
 from penchant.models.testing import tiny_bundle
@@ -20,7 +21,6 @@ from penchant.service.store.database import (
     is_lost_connection,
     is_unreachable,
 )
-from tests.proxy import FreezableProxy
 
 VOTE = {"type": "vote", "user": "u", "text": "boat sea", "value": 1}
 LIMIT = 1.0

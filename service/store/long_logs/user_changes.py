@@ -7,7 +7,7 @@ start of this one, can continue. The caller holds the locks of the users.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from penchant.service.store.events import drop_events
 from penchant.service.store.statements import AnyRow, insert_new
@@ -21,7 +21,7 @@ from penchant.service.store.tables import (
 )
 
 PART_EVENTS = 200
-"""Events that are deleted or moved in one transaction, which takes about 20 ms."""
+"""Events that are deleted or moved in one transaction, which takes about 20 ms, and 40 ms if two logs alternate."""
 
 PART_ROWS = 500
 """Rankings or stored answers that are deleted or moved in one transaction."""
@@ -110,27 +110,29 @@ def list_places(
     return connection.execute(statement.order_by(c.seq).limit(PART_EVENTS + 1)).all()
 
 
-def move_run(
-    connection: Connection, tenant: str, source: str, into: str, *, first: int, last: int, to: int
+def move_runs(
+    connection: Connection, tenant: str, source: str, into: str, runs: Sequence[tuple[int, int, int]]
 ) -> None:
-    """Move the events of one user from place `first` to place `last` into another user's log.
+    """Move runs of one user's events into another user's log.
+
+    The events of two logs may alternate, so that each run is one event. All runs are therefore one call to the database.
 
     Args:
         connection: Connection in a write transaction.
         tenant: Tenant of both users.
         source: User who has the events.
         into: User who gets them, who may be the same.
-        first: Place of the first event.
-        last: Place of the last event.
-        to: New place of the first event. The others follow at the same distances. The new places must be free.
+        runs: For each run, the place of its first and of its last event, and the new place of the first. The others
+            follow at the same distances. The new places must be free.
     """
+    if not runs:
+        return
+    places = [{"first": first, "last": last, "shift": to - first} for first, last, to in runs]
     for table in _LOG_TABLES:
         c = table.c
-        connection.execute(
-            update(table)
-            .where(c.tenant == tenant, c.user_id == source, c.seq.between(first, last))
-            .values(user_id=into, seq=c.seq + (to - first))
-        )
+        run = c.seq.between(bindparam("first"), bindparam("last"))
+        move = update(table).where(c.tenant == tenant, c.user_id == source, run)
+        connection.execute(move.values(user_id=into, seq=c.seq + bindparam("shift")), places)
 
 
 def move_requests(connection: Connection, tenant: str, source: str, into: str) -> bool:

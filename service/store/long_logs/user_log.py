@@ -112,10 +112,13 @@ def find_states(connection: Connection, tenant: str, user: str) -> Sequence[AnyR
 def iterate_rankings(connection: Connection, tenant: str, user: str) -> Iterator[Sequence[AnyRow]]:
     """Yield the rankings made for a user in parts, oldest first."""
     c = rankings.c
+    oldest_first = (
+        c.created_at + 0.0
+    )  # by the column itself, SQLite would scan the tenant's rankings, which are sorted
     listed = connection.execute(
         select(c.rank_id, func.length(c.shown).label("size"))
         .where(c.tenant == tenant, c.user_id == user)
-        .order_by(c.created_at, c.rank_id)
+        .order_by(oldest_first, c.rank_id)
         .execution_options(yield_per=_PART_ROWS)
     )
     for part in _split(listed, PART_BYTES):

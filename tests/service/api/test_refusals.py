@@ -1,10 +1,12 @@
 """Refusing a request costs no more than serving one: faults are counted, and large bodies do not hold up others."""
 
 import asyncio
+import gc
 import json
 import random
 import threading
 import tracemalloc
+import weakref
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -137,6 +139,27 @@ def make_value(rng, depth):
 
 def make_text(rng):
     return "".join(rng.choices(',[]{}:"\\ ab\n', k=rng.randrange(8)))
+
+
+def test_a_refused_event_keeps_nothing_of_the_body_in_memory():
+    """Not even until Python looks for cycles, which takes many requests."""
+
+    class Raw(dict):
+        """A dictionary that can be watched."""
+
+    raw = Raw(type="vote", user="u", text="t", value=1, **{f"k{n}": n for n in range(MAX_FAULTS + 9)})
+    watched = [weakref.ref(raw)]
+    wrong = Raw(type="vote", user="u", text="t", value="x")
+    watched.append(weakref.ref(wrong))
+    gc.disable()
+    try:
+        body = {"events": [raw, wrong]}
+        request = parse_request(body, header_user=None, is_hashed=False, settings=Settings())
+        del body, raw, wrong
+        assert [type(event) for event in request.events] == [InvalidRequestError] * 2
+        assert [watch() for watch in watched] == [None, None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 65536])

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from starlette.testclient import TestClient
 
 from penchant.service.privacy import merging
@@ -78,6 +78,25 @@ def test_a_merge_in_parts_is_the_same_as_one_log(serve: Serve, clock: Any, fresh
     other = serve(**fresh.place)
     teach(other, clock, "a" * len(PLAN))
     assert results(other, "a") == merged
+
+
+@pytest.mark.parametrize("plan", ["a" * 12 + "b" * 12, "ab" * 12])
+def test_a_part_of_a_merge_takes_few_statements_however_the_logs_alternate(
+    serve: Serve, settings: Settings, clock: Any, monkeypatch: pytest.MonkeyPatch, plan: str
+) -> None:
+    monkeypatch.setattr(user_changes, "PART_EVENTS", 24)
+    monkeypatch.setattr(merging, "PART_EVENTS", 24)
+    teach(serve(), clock, plan)
+    statements: list[str] = []
+    store = Store.open(settings, exclusive=False)
+    event.listen(
+        store._writer, "before_cursor_execute", lambda _connection, _cursor, sql, *_: statements.append(sql)
+    )
+    with store.writing() as connection:
+        assert merge_step(connection, "default", "a", "b").merged == 12
+    store.close()
+    assert sum(sql.startswith("UPDATE feedback_events") for sql in statements) == 2
+    assert sum(sql.startswith("UPDATE judged_items") for sql in statements) == 2
 
 
 @pytest.mark.parametrize("steps", [1, 4, 7])
