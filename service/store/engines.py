@@ -10,7 +10,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.pool import QueuePool
 
 if TYPE_CHECKING:  # an extra
-    from penchant.service.store.limited import LimitedConnection
+    from penchant.service.store.limited import LimitedConnection, Losses
 
 _PATIENT_BUSY_SECONDS: Final = 3600.0  # longest wait of a patient command for a lock on a SQLite file
 _CONNECT_SECONDS: Final = 3
@@ -67,10 +67,13 @@ def postgres_engines(url: URL, readers: int, seconds: float | None) -> tuple[Eng
     Raises:
         ImportError: If the driver is not installed.
     """
+    from penchant.service.store.limited import Losses  # noqa: PLC0415 - an extra
+
+    losses = Losses()
     # When a connection of a writer hangs, the server must drop its locks before the writer tries again on another one.
-    writer = _postgres(url, _POSTGRES_WRITERS, "READ COMMITTED", seconds, idle_seconds=seconds)
+    writer = _postgres(url, losses, _POSTGRES_WRITERS, "READ COMMITTED", seconds, idle_seconds=seconds)
     reader = _postgres(
-        url, readers, "REPEATABLE READ", seconds, idle_seconds=seconds and _READER_IDLES * seconds
+        url, losses, readers, "REPEATABLE READ", seconds, idle_seconds=seconds and _READER_IDLES * seconds
     )
     return writer, reader.execution_options(postgresql_readonly=True)
 
@@ -119,7 +122,13 @@ def _sqlite(path: Path, *, connections: int, begin: str, seconds: float) -> Engi
 
 
 def _postgres(
-    url: URL, connections: int, isolation: str, seconds: float | None, *, idle_seconds: float | None
+    url: URL,
+    losses: "Losses",
+    connections: int,
+    isolation: str,
+    seconds: float | None,
+    *,
+    idle_seconds: float | None,
 ) -> Engine:
     from penchant.service.store.limited import LimitedConnection  # noqa: PLC0415 - an extra
 
@@ -132,6 +141,7 @@ def _postgres(
         pool_size=connections,
         max_overflow=0,
         pool_timeout=_POOL_SECONDS,
+        pool_use_lifo=True,  # a connection keeps a buffer of the size of the largest row that it has read
         pool_pre_ping=True,  # replaces a broken connection before it is used
         connect_args={"connect_timeout": _CONNECT_SECONDS, "application_name": "penchant"} | _TCP,
     )
@@ -141,7 +151,7 @@ def _postgres(
         _dialect: object, _record: object, arguments: Sequence[Any], options: dict[str, Any]
     ) -> LimitedConnection:
         connection = LimitedConnection.connect(*arguments, **options)
-        connection.seconds = seconds
+        connection.limit(seconds, losses)
         return connection
 
     @event.listens_for(engine, "connect")

@@ -38,9 +38,10 @@ def drop_unneeded(connection: Connection, tenant: str, judged: Iterable[tuple[st
         by_extractor.setdefault(extractor, []).append(key)
     removed: list[bytes] = []
     items, c = judged_items.c, features.c
-    same = (items.tenant == c.tenant, items.extractor == c.extractor)
-    # Each of the two stops at the first judgement: a popular text may have been judged a million times. They select what
-    # the indexes hold. For whole rows, SQLite would search the primary key, which means every judgement of the tenant.
+    # Each of the two stops at the first judgement: a popular text may have been judged a million times. As expressions,
+    # tenant and extractor leave only the index by the key. Otherwise PostgreSQL, before it has counted the rows, may
+    # choose another one and search every judgement of the tenant. So does SQLite if whole rows are selected.
+    same = (items.tenant.concat("") == c.tenant, items.extractor.concat("") == c.extractor)
     judgement = select(items.seq).where(*same)
     judged_text = judgement.where(items.feature_key == c.feature_key).exists()
     judged_prompt = judgement.where(items.prompt_key == c.feature_key).exists()

@@ -85,8 +85,9 @@ judged_items: Final = Table(
     Column("match", LargeBinary),
     Column("match_version", String(16)),
     Column("prompt_key", LargeBinary(16)),  # the prompt's features; null if it is blank or unknown
-    Index("judged_items_by_feature", "tenant", "extractor", "feature_key"),
-    Index("judged_items_by_prompt", "tenant", "extractor", "prompt_key"),
+    # The keys come first, so that `drop_unneeded` finds them without the tenant.
+    Index("judged_items_by_feature", "feature_key", "tenant", "extractor"),
+    Index("judged_items_by_prompt", "prompt_key", "tenant", "extractor"),
     sqlite_with_rowid=False,
 )
 

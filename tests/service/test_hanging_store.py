@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 from sqlalchemy import event, text
@@ -21,6 +22,7 @@ from penchant.service.store.database import (
     is_lost_connection,
     is_unreachable,
 )
+from penchant.service.store.limited import Losses
 
 VOTE = {"type": "vote", "user": "u", "text": "boat sea", "value": 1}
 LIMIT = 1.0
@@ -78,6 +80,27 @@ def test_connections_that_hang_are_replaced(client, proxy, lose):
     assert logged(client) == [f"e{number}" for number in range(5)]
     assert client.get("/v1/users/u").json()["feedback_events"] == 5
     assert client.get("/readyz").status_code == 200
+
+
+def test_when_one_connection_hangs_nobody_waits_for_another(database, proxy, monkeypatch):
+    one, hung = text("SELECT 1"), []
+    add = Losses.add
+    monkeypatch.setattr(Losses, "add", lambda losses, before: (hung.append(before), add(losses, before)))
+    waits = [database.reading, database.reading, database.writing]
+
+    def use_all():
+        with ExitStack() as stack:
+            return [stack.enter_context(begin()).scalar(one) for begin in waits]
+
+    assert use_all() == [1, 1, 1]
+    proxy.freeze("answers")
+    with database.reading() as connection:  # the pool replaces the first one after its time is up
+        assert connection.scalar(one) == 1
+    assert hung == [0]
+    now = time.monotonic()
+    monkeypatch.setattr("penchant.service.store.limited.time.monotonic", lambda: now)  # nobody's time is up
+    assert use_all() == [1, 1, 1]
+    assert set(hung) == {0}
 
 
 @pytest.mark.parametrize("lose", ["requests", "answers"])

@@ -20,10 +20,10 @@ from penchant.service.store.tables import (
     users,
 )
 
-PART_EVENTS = 200
-"""Events that are deleted or moved in one transaction, which takes about 20 ms, and 40 ms if two logs alternate."""
+PART_EVENTS = 100
+"""Events that are deleted or moved in one transaction, which takes about 15 ms, and 30 ms if two logs alternate."""
 
-PART_ROWS = 500
+PART_ROWS = 250
 """Rankings or stored answers that are deleted or moved in one transaction."""
 
 PART_BYTES = 8 * 2**20

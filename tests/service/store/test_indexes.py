@@ -3,6 +3,7 @@
 import sqlite3
 from contextlib import closing
 
+import psycopg
 import pytest
 from sqlalchemy import Engine, event
 
@@ -54,6 +55,23 @@ def use(client, user):
     assert client.post("/v1/feedback", json=retraction).json()["accepted"] == 1
     for path in ("", "/feedback", "/export"):
         assert client.get(f"/v1/users/{user}{path}").status_code == 200
+
+
+@pytest.mark.parametrize("new_store", ["postgresql"], indirect=True)
+def test_postgresql_finds_what_features_are_needed_for_by_their_keys(serve, statements, settings):
+    """Also before it has counted the rows of the tables, as after an import."""
+    client = serve()
+    use(client, "u")
+    assert client.delete("/v1/users/u").status_code == 204
+    [(statement, parameters)] = [
+        (statement, parameters)
+        for statement, parameters in statements.items()
+        if statement.startswith("DELETE FROM features")
+    ]
+    with psycopg.connect(settings.store_url.get_secret_value()) as connection:
+        plan = "\n".join(step for (step,) in connection.execute(f"EXPLAIN {statement}", parameters))
+    for index in ("judged_items_by_feature", "judged_items_by_prompt"):
+        assert f"using {index} " in plan, plan
 
 
 @pytest.mark.parametrize("new_store", ["sqlite"], indirect=True)

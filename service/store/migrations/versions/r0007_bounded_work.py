@@ -6,6 +6,7 @@
 - Which users a stored answer names, in a table with a key instead of a list that must be searched.
 - The size of each ranking, for a tenant's quota.
 - Changes of a user that are made in several transactions.
+- Indexes of judged texts that start with the key.
 """
 
 import orjson
@@ -20,6 +21,7 @@ branch_labels = None
 depends_on = None
 
 _ROWS_AT_ONCE = 1000
+_KEYS = {"judged_items_by_feature": "feature_key", "judged_items_by_prompt": "prompt_key"}
 _NOT_REPLACED = sa.text("replaced = 0")
 _IS_RETRACTION = sa.text("target_event_id IS NOT NULL")
 _IS_CHANGING = sa.text("pending IS NOT NULL")
@@ -40,6 +42,9 @@ _JOIN_USERS = {
 
 def upgrade() -> None:
     """Add the columns, tables and indexes, and fill them from what is stored."""
+    for name, key in _KEYS.items():
+        op.drop_index(name, "judged_items")
+        op.create_index(name, "judged_items", [key, "tenant", "extractor"])
     op.add_column("feedback_events", sa.Column("happened_at", sa.Float()))
     op.add_column("feedback_events", sa.Column("replaced", sa.Integer(), nullable=False, server_default="0"))
     op.drop_index("feedback_events_by_event_id", "feedback_events")
@@ -147,6 +152,9 @@ def downgrade() -> None:
     op.create_index("feedback_events_by_event_id", "feedback_events", ["tenant", "event_id"], unique=True)
     op.drop_column("feedback_events", "replaced")
     op.drop_column("feedback_events", "happened_at")
+    for name, key in _KEYS.items():
+        op.drop_index(name, "judged_items")
+        op.create_index(name, "judged_items", ["tenant", "extractor", key])
 
 
 def _make_ids_unique() -> None:
