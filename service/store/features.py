@@ -40,18 +40,19 @@ def drop_unneeded(connection: Connection, tenant: str, judged: Iterable[tuple[st
     items, c = judged_items.c, features.c
     same = (items.tenant == c.tenant, items.extractor == c.extractor)
     # Each of the two stops at the first judgement: a popular text may have been judged a million times. They select what
-    # the indexes hold. For whole rows, SQLite would search the primary key, which means every judgement of the tenant.
-    judgement = select(items.seq).where(*same)
-    judged_text = judgement.where(items.feature_key == c.feature_key).exists()
-    judged_prompt = judgement.where(items.prompt_key == c.feature_key).exists()
+    # the indexes hold, because for whole rows SQLite would search the judgements of the whole tenant. They have a limit,
+    # because PostgreSQL would make a join of `NOT EXISTS`, and read all judgements for it.
+    judgement = select(items.seq).where(*same).limit(1)
+    judged_text = judgement.where(items.feature_key == c.feature_key).scalar_subquery()
+    judged_prompt = judgement.where(items.prompt_key == c.feature_key).scalar_subquery()
     for extractor, keys in by_extractor.items():
         for some in chunks(keys):
             unneeded = delete(features).where(
                 c.tenant == tenant,
                 c.extractor == extractor,
                 c.feature_key.in_(some),
-                ~judged_text,
-                ~judged_prompt,
+                judged_text.is_(None),
+                judged_prompt.is_(None),
             )
             removed += connection.scalars(unneeded.returning(c.feature_key))
     return removed
