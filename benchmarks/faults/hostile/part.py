@@ -44,8 +44,9 @@ def hostile(
     }
     names = [name for name in attacks if name in _CASES]
     if names:
-        _prepare(store, sizes, names, settings)
+        _teach(store, sizes, names, settings)
     for group in [names] if one_server else [[name] for name in names]:
+        _seed(store, sizes, group)
         with store.launcher().serving(**settings) as server:
             _attack(Target(server, store), sizes, group, outcome)
             server.stop()
@@ -54,8 +55,8 @@ def hostile(
     return outcome
 
 
-def _prepare(store: Store, sizes: Sizes, names: Sequence[str], settings: Mapping[str, str]) -> None:
-    """Send what the cases need to a server, and multiply it in the store."""
+def _teach(store: Store, sizes: Sizes, names: Sequence[str], settings: Mapping[str, str]) -> None:
+    """Send what the cases need to a server."""
     with store.launcher().serving(**settings) as server:
         vote = {"type": "vote", "user": "innocent", "text": "b", "value": 1}
         send(server.port, post("/v1/feedback", vote))
@@ -64,6 +65,10 @@ def _prepare(store: Store, sizes: Sizes, names: Sequence[str], settings: Mapping
         if "logs" in names:
             teach_logs(server, sizes)
         server.stop()
+
+
+def _seed(store: Store, sizes: Sizes, names: Sequence[str]) -> None:
+    """Multiply what was sent. This comes just before an attack, because any server would begin to learn long logs."""
     if "enormous" in names:
         seed_large_log(store, sizes)
     if "logs" in names:
