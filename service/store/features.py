@@ -39,20 +39,21 @@ def drop_unneeded(connection: Connection, tenant: str, judged: Iterable[tuple[st
     removed: list[bytes] = []
     items, c = judged_items.c, features.c
     # Each of the two stops at the first judgement: a popular text may have been judged a million times. As expressions,
-    # tenant and extractor leave only the index by the key. Otherwise PostgreSQL, before it has counted the rows, may
-    # choose another one and search every judgement of the tenant. So does SQLite if whole rows are selected.
+    # tenant and extractor leave only the index by the key. Otherwise SQLite, and PostgreSQL before it has counted the
+    # rows, may search all judgements of the tenant. There is a limit because PostgreSQL would make a join of `NOT EXISTS`,
+    # and read all judgements for it.
     same = (items.tenant.concat("") == c.tenant, items.extractor.concat("") == c.extractor)
-    judgement = select(items.seq).where(*same)
-    judged_text = judgement.where(items.feature_key == c.feature_key).exists()
-    judged_prompt = judgement.where(items.prompt_key == c.feature_key).exists()
+    judgement = select(items.seq).where(*same).limit(1)
+    judged_text = judgement.where(items.feature_key == c.feature_key).scalar_subquery()
+    judged_prompt = judgement.where(items.prompt_key == c.feature_key).scalar_subquery()
     for extractor, keys in by_extractor.items():
         for some in chunks(keys):
             unneeded = delete(features).where(
                 c.tenant == tenant,
                 c.extractor == extractor,
                 c.feature_key.in_(some),
-                ~judged_text,
-                ~judged_prompt,
+                judged_text.is_(None),
+                judged_prompt.is_(None),
             )
             removed += connection.scalars(unneeded.returning(c.feature_key))
     return removed

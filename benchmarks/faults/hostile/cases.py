@@ -38,6 +38,7 @@ class Sizes:
         header_mb: Size of an endless header, in MiB.
         header_lines: Number of header lines.
         connections: Connections that say nothing.
+        first_byte_seconds: Limit of the server for the first byte of a connection.
         log_events: Events in a long log.
         stored_answers: Stored answers to requests with an idempotency key.
         deletions: Users that are deleted.
@@ -55,6 +56,7 @@ class Sizes:
     header_mb: float = 80.0
     header_lines: int = 2_000_000
     connections: int = 1100
+    first_byte_seconds: float = 2.0
     log_events: int = 20_000
     stored_answers: int = 100_000
     deletions: int = 60

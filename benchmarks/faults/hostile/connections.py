@@ -13,9 +13,6 @@ from typing import Final
 from benchmarks.faults.hostile.cases import Case, Sizes, Target
 from benchmarks.faults.hostile.sending import MB, ordinary_ranking, send_raw
 
-FIRST_BYTE_SECONDS: Final = 2.0
-"""Setting of the server: time from the opening of a connection to its first byte."""
-
 _PIECE: Final = b"y" * 2**16
 _LINES: Final = b"a: b\r\n" * 10_000
 _MARGIN_SECONDS: Final = 5.0
@@ -41,15 +38,16 @@ def connection_cases(sizes: Sizes) -> Iterator[Case]:
     for peers in (["127.0.0.1"], [f"127.0.1.{number}" for number in range(1, 5)]):
         yield Case(
             f"{sizes.connections:,} silent connections of {len(peers)} {'address' if len(peers) == 1 else 'addresses'}",
-            lambda target, peers=peers: _say_nothing(target, sizes.connections, peers),  # type: ignore[misc]
+            lambda target, peers=peers: _say_nothing(target, sizes, peers),  # type: ignore[misc]
             {"closed"},
             ordinary,
             reconnects=True,
         )
 
 
-def _say_nothing(target: Target, number: int, peers: Sequence[str]) -> Counter[str]:
+def _say_nothing(target: Target, sizes: Sizes, peers: Sequence[str]) -> Counter[str]:
     """Open connections, and return how many the server closed in time and how many it left open."""
+    number = sizes.connections
     _allow_files(number + _SPARE_FILES)
     with ExitStack() as stack:
         opened = [
@@ -60,7 +58,7 @@ def _say_nothing(target: Target, number: int, peers: Sequence[str]) -> Counter[s
             )
             for peer in itertools.islice(itertools.cycle(peers), number)
         ]
-        until = time.monotonic() + FIRST_BYTE_SECONDS + _MARGIN_SECONDS
+        until = time.monotonic() + sizes.first_byte_seconds + _MARGIN_SECONDS
         left = {connection.fileno(): connection for connection in opened}
         poll = select.poll()
         for file in left:
