@@ -40,7 +40,7 @@ def drop_unneeded(connection: Connection, tenant: str, judged: Iterable[tuple[st
     items, c = judged_items.c, features.c
     # Each of the two stops at the first judgement: a popular text may have been judged a million times. As expressions,
     # tenant and extractor leave only the index by the key. Otherwise SQLite, and PostgreSQL before it has counted the
-    # rows, may search all judgements of the tenant. There is a limit because PostgreSQL would make a join of `NOT EXISTS`,
+    # rows, may search all judgements of the tenant. There is a limit because PostgreSQL would make a join of an EXISTS,
     # and read all judgements for it.
     same = (items.tenant.concat("") == c.tenant, items.extractor.concat("") == c.extractor)
     judgement = select(items.seq).where(*same).limit(1)
