@@ -63,6 +63,7 @@ def delete_step(
     if row is not None and row.pending not in (None, BEING_DELETED):
         raise user_busy_error(user)
     part = delete_part(connection, tenant, user)
+    is_first = row is None or row.pending is None
     if row is not None and row.pending is None:
         drop_states(connection, tenant, [user])
     if part.is_last:
@@ -72,7 +73,7 @@ def delete_step(
     texts = [*recent, *(pair for stored in part.shown for pair in _read_shown(stored))]
     deletion = Deletion(
         tenant,
-        user_hash,
+        user_hash if is_first or part.is_last else None,  # other servers search their caches for the user
         [*part.features, *_cached_keys(keys, texts)],
         [*part.items, *(item_key(prompt, text) for prompt, text in texts)],
     )

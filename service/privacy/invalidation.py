@@ -14,6 +14,7 @@ from penchant.service.ranking.rankings import Rankings
 from penchant.service.store import feed
 from penchant.service.store.feed import Change
 from penchant.service.telemetry.metrics import Telemetry
+from penchant.service.users.states import UserKey
 
 CHANGE: Final = "forget"
 """Kind of the changes that tell other servers what to drop."""
@@ -101,33 +102,41 @@ class CacheInvalidator:
             deletion: The deleted data.
             user: Id of the deleted user, whose states the caller has dropped. None if the user still exists.
         """
-        self._loop.call_soon_threadsafe(self._drop, deletion, user)
+        users = [] if user is None else [(deletion.tenant, user)]
+        self._loop.call_soon_threadsafe(self._drop, deletion, users, False)
 
     def handle(self, change: Change) -> None:
-        """Drop the data that another server deleted. For the kind "all", drop everything."""
+        """Drop the data that another server deleted. For the kind "all", drop everything.
+
+        Cost: a hash of each cached user if a user was deleted. The feed's thread computes them, so that nobody waits.
+        """
         if change.kind == ALL:
             for model in self._models.held:
                 model.cache.clear()
             self._loop.call_soon_threadsafe(self._drop_all)
         else:
             deletion = Deletion.from_detail(change.tenant, change.detail)
+            users = []
             if deletion.user is not None:
                 for model in self._models.held:
                     model.cache.drop(lambda key: self._is_deleted(deletion, *key))
-            self._loop.call_soon_threadsafe(self._drop, deletion, None)
+                users = [key for key in self._rankings.list_users() if self._is_deleted(deletion, *key)]
+            self._loop.call_soon_threadsafe(self._drop, deletion, users, deletion.erased)
 
-    def _drop(self, deletion: Deletion, user: str | None) -> None:
+    def _drop(self, deletion: Deletion, users: Sequence[UserKey], erase: bool) -> None:
+        """Drop data from the caches, and the rankings of users from memory.
+
+        With `erase` those rankings leave the store, too: this server may have written one after another server deleted
+        the user.
+        """
         for model in self._models.held:
             model.source.cache.remove(deletion.tenant, deletion.features)
             model.describer.remove(deletion.tenant, deletion.items)
         if self._relevance is not None:
             self._relevance.remove(deletion.tenant, deletion.items)
-        if user is not None:
-            self._rankings.drop(deletion.tenant, user)
-        elif deletion.user is not None:  # another server deleted the user; this one may still write a ranking
-            deleted = [key for key in self._rankings.list_users() if self._is_deleted(deletion, *key)]
-            dropped = [rank_id for key in deleted for rank_id in self._rankings.drop(*key)]
-            if dropped and deletion.erased:
+        for key in users:
+            dropped = self._rankings.drop(*key)
+            if dropped and erase:
                 self._erase(deletion.tenant, dropped)
 
     def _drop_all(self) -> None:

@@ -169,7 +169,7 @@ class Rankings:
         return [rank_id for _, rank_id in keys]
 
     def list_users(self) -> list[tuple[str, str]]:
-        """Return the (tenant, user) of all rankings in memory."""
+        """Return the (tenant, user) of all rankings in memory. Any thread may call this."""
         return list(self._by_user)
 
     def reassign(self, tenant: str, source: str, user: str) -> None:

@@ -155,6 +155,23 @@ def test_a_deletion_in_parts_leaves_nothing(serve: Serve, clock: Any, store: Any
     assert event_ids(client, "b") == [f"e{number}" for number, user in enumerate(PLAN) if user == "b"]
 
 
+def test_other_servers_search_their_caches_for_a_deleted_user_twice(
+    serve: Serve, settings: Settings, clock: Any
+) -> None:
+    """When the user becomes unknown, and when nothing is left, however many parts there are between."""
+    teach(serve(), clock, PLAN)
+    store = Store.open(settings, exclusive=False)
+    told, is_done = [], False
+    while not is_done:
+        with store.writing() as connection:
+            step = delete_step(connection, "default", "a", user_hash="hash", keys=[])
+        told.append(step.deletion.user)
+        is_done = step.is_done
+    store.close()
+    assert len(told) > 3
+    assert told == ["hash", *[None] * (len(told) - 2), "hash"]
+
+
 def test_an_interrupted_deletion_makes_the_user_unknown_and_is_continued(
     serve: Serve, settings: Settings, clock: Any, store: Any
 ) -> None:
