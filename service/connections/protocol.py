@@ -8,6 +8,7 @@ the registry's sweep looks at the deadlines.
 """
 
 import asyncio
+import time
 from enum import IntEnum
 from typing import Any, ClassVar, Final
 
@@ -67,6 +68,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_new = True  # no whole headers have arrived yet
         self._has_begun = False  # the request that is being received has a first line
         self._requests = 0
+        self._answered_at = 0.0
         self._head_bytes = 0
         self._body_bytes = 0
         self._framing_bytes = 0
@@ -204,6 +206,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on with pipelined requests."""
+        self._answered_at = time.monotonic()  # uvloop's own time has milliseconds, in which several are answered
         super().on_response_complete()
         if self._held and not self.transport.is_closing():
             held, self._held = self._held, b""
@@ -214,7 +217,7 @@ class BoundedProtocol(HttpToolsProtocol):
     @property
     def idle_since(self) -> float | None:
         """Time at which the last request was answered. None while a request is in progress."""
-        return None if self.timeout_keep_alive_task is None else self.timeout_keep_alive_task.when()
+        return None if self.timeout_keep_alive_task is None else self._answered_at
 
     def check(self, now: float) -> None:
         """Close the connection if it has been too slow."""
