@@ -206,7 +206,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on with pipelined requests."""
-        self._answered_at = time.monotonic()  # uvloop's own time has milliseconds, in which several are answered
+        # The loop's own time may have milliseconds, in which several connections are answered.
+        self._answered_at = time.monotonic()
         super().on_response_complete()
         if self._held and not self.transport.is_closing():
             held, self._held = self._held, b""
