@@ -10,8 +10,8 @@ def test_a_ranking_and_a_preference_pass_through_few_files():
     assert "models/taste/posterior.py" in preference.files
     assert len(ranking.files) <= 24
     # Two are for a bundle that reads prompts: match.py computes the match, match_basis.py turns it into features.
-    # Another two give a text the same coordinates whatever is described with it. Ten keep one preference from stopping
-    # anybody: the writer's work and its expiry are bounded, every call to the store has a limit, ids are unique among
-    # events in force, and a state is saved on the way.
+    # Two make the coordinates of a text independent of the texts described with it. Ten keep one preference from holding
+    # up others: they bound the writer's work and its expiry, limit every call to the store, keep ids unique among events
+    # in force, and save a state on the way.
     assert len(preference.files) <= 49
     assert ranking.callers["service/users"] == {"service/ranking/scoring.py"}

@@ -88,7 +88,7 @@ class Case:
     Attributes:
         name: Name.
         attack: Carries it out once, and returns the number of answers by status.
-        expected: Statuses that are right. `0` stands for no answer, `closed` for a closed connection.
+        expected: Statuses that the attack may be answered with. `0` means no answer, `closed` a closed connection.
         ordinary: A request of as many bytes that is served, with whose peak memory the attack's is compared.
         repeats: Whether it is repeated as long as the innocent client needs for its rankings.
         reconnects: Whether the innocent client opens a connection for each ranking.

@@ -53,7 +53,7 @@ class Experience:
     Attributes:
         waits: Seconds that each ranking took.
         vote_waits: Seconds that each vote took until it was durable.
-        answers: Number of answers by status. Status 0 stands for no answer.
+        answers: Number of answers by status. Status 0 means no answer.
     """
 
     waits: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Whatever feedback is answered 200 can be read, exported, replayed, backed up and restored."""
+"""All accepted feedback can be read, exported, replayed, backed up and restored."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Rankings in memory are found by user: whatever is added, dropped, written or reassigned."""
+"""The index by user stays correct as rankings in memory are added, dropped, written and reassigned."""
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ USERS = ["u", "v", None]
 
 @dataclass
 class Writer:
-    """Takes rankings and finishes them when it is told to."""
+    """A writer that finishes writing its rankings on demand."""
 
     waiting: list = field(default_factory=list)
 

@@ -35,7 +35,7 @@ def statements():
 
 
 def use(client, user):
-    """Do for a user whatever a client may ask for."""
+    """Make every kind of request that concerns a user."""
     choice = {
         "type": "choice",
         "prompt": "p",
